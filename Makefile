@@ -1,0 +1,50 @@
+# `make help` lists what there is. Override what you need to:
+#   PYTHON    the Python to build on, 3.10 to 3.13; that of your ROS 2 where one is sourced
+#   PIP_ARGS  further arguments for pip install, such as an index that has CPU builds of PyTorch
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+supported := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$name -c '$(supported)' 2>/dev/null && echo $$name && break; done)
+PIP_ARGS ?=
+VENV := .venv
+# ROS 2 wherever it comes from: the environment's own prefix and messages.
+ROS := source $(VENV)/ros.sh &&
+
+# Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help env demo test lint format bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+env: ## Make .venv with all that is needed, and build the messages; quick when nothing changed
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: no Python from 3.10 to 3.13 was found; name one, as in make PYTHON=/usr/bin/python3.12" >&2; \
+		exit 2; fi
+	@$(PYTHON) tools/environment.py --venv $(VENV) --pip-args='$(PIP_ARGS)'
+
+demo: env ## Play a sample bag through the real node; tables and pictures in out/demo
+	@$(ROS) $(VENV)/bin/siglip-perception demo
+
+test: lint ## All tests, on the core and over real ROS 2 (lint first)
+	@$(ROS) PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: env ## ruff and mypy (strict)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(ROS) $(VENV)/bin/mypy
+
+format: env ## Format and mend what ruff can
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+bench: env ## The node's own overhead, by image size and transport
+	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program" $(BENCH_ARGS); done
+
+clean: ## Remove the environment and all that was built or written
+	rm -rf $(VENV) build install log out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find siglip_perception test tools launch examples bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""Start the perception node: brought to active, and respawned when it dies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+RESPAWN_DELAY_S = 2.0
+
+
+def profile_environment(config: Path) -> dict[str, str]:
+    """Name the Fast DDS profile that keeps large messages alive, unless the user chose one."""
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        return {}
+    return {name: str(config / "fastdds.xml") for name in PROFILE_VARIABLES}
+
+
+def make_node(context: LaunchContext) -> list[LifecycleNode]:
+    config = Path(get_package_share_directory("siglip_perception")) / "config"
+
+    def argument(name: str) -> LaunchConfiguration:
+        return LaunchConfiguration(name)
+
+    # The node brings itself to active, so a respawned one needs nobody to do it again.
+    parameters: list[object] = [
+        argument("params_file"),
+        {
+            "use_sim_time": ParameterValue(argument("use_sim_time"), value_type=bool),
+            "autostart": ParameterValue(argument("autostart"), value_type=bool),
+        },
+    ]
+    if context.perform_substitution(argument("model")):
+        parameters.append({"model": ParameterValue(argument("model"), value_type=str)})
+    node = LifecycleNode(
+        package="siglip_perception",
+        executable="perception_node",
+        name="siglip_perception",
+        namespace=argument("namespace"),
+        parameters=parameters,
+        ros_arguments=["--log-level", argument("log_level")],
+        additional_env=profile_environment(config),
+        output="both",
+        emulate_tty=True,
+        respawn=True,
+        respawn_delay=RESPAWN_DELAY_S,
+    )
+    return [node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    share = Path(get_package_share_directory("siglip_perception"))
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=str(share / "config" / "siglip_perception.yaml"),
+                description="YAML file with the node's parameters; copy the default and edit it.",
+            ),
+            DeclareLaunchArgument(
+                "namespace",
+                default_value="",
+                description="Namespace of the node and of its relative topics, such as `image`.",
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="false",
+                choices=["true", "false"],
+                description="Take the time from /clock, as with a simulator or a played bag.",
+            ),
+            DeclareLaunchArgument(
+                "autostart",
+                default_value="true",
+                choices=["true", "false"],
+                description="Bring the node to active; otherwise it waits, unconfigured.",
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=["debug", "info", "warn", "error", "fatal"],
+                description="Least severity of the messages that are logged.",
+            ),
+            DeclareLaunchArgument(
+                "model",
+                default_value="",
+                description="A packaged model or a folder of weights; empty: as in params_file.",
+            ),
+            OpaqueFunction(function=make_node),
+        ]
+    )

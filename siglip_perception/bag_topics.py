@@ -1,0 +1,82 @@
+"""Which topics of a bag are images, which camera each belongs to, and where its outputs go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rosbags.interfaces import Connection
+
+from siglip_perception.errors import BagError
+
+RAW = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+NODE = "/siglip_perception"
+# Last parts of a topic that say how an image came, not from which camera.
+_PLAIN = frozenset(
+    (
+        *("image", "image_raw", "image_rect", "image_color", "image_rect_color", "image_mono"),
+        *("color", "rgb", "raw", "compressed"),
+    )
+)
+
+
+def choose_topics(
+    connections: Iterable[Connection], asked: tuple[str, ...], bag: Path
+) -> tuple[str, ...]:
+    """The image topics to replay, sorted; those asked for, or every one that is a camera's.
+
+    A compressed topic is left out where the raw one of the same name is there, and so are depth
+    images and this package's own outputs. Raises BagError where there is nothing to replay.
+    """
+    types = {connection.topic: connection.msgtype for connection in connections}
+    there = sorted(topic for topic, kind in types.items() if kind in (RAW, COMPRESSED))
+    missing = [topic for topic in asked if topic not in there]
+    if missing:
+        raise BagError(
+            f"The bag {bag} has no images on {missing[0]}: it has"
+            f" {', '.join(there) if there else 'no image topic at all'}."
+        )
+    if asked:
+        return tuple(sorted(set(asked)))
+    chosen = tuple(
+        topic
+        for topic in there
+        if not topic.startswith(f"{NODE}/")
+        and "depth" not in topic.lower()
+        and not (topic.endswith("/compressed") and topic.removesuffix("/compressed") in there)
+    )
+    if not chosen:
+        raise BagError(
+            f"The bag {bag} has no camera images: name the topic to take with --image-topic."
+        )
+    return chosen
+
+
+def camera_names(topics: Iterable[str]) -> Mapping[str, str]:
+    """A camera's name for each topic, "" where there is only one topic.
+
+    "/front/image_raw/compressed" -> "front"; else the whole topic with "_", where two would agree.
+    """
+    given = list(topics)
+    if len(given) == 1:
+        return {given[0]: ""}
+    short = {topic: _camera(topic) for topic in given}
+    often = Counter(short.values())
+    return {
+        topic: name if name and often[name] == 1 else topic.strip("/").replace("/", "_")
+        for topic, name in short.items()
+    }
+
+
+def under(camera: str, part: str) -> str:
+    """The topic of an output: /siglip_perception/tokens, or with the camera's name before it."""
+    return f"{NODE}/{camera}/{part}" if camera else f"{NODE}/{part}"
+
+
+def _camera(topic: str) -> str:
+    parts = [part for part in topic.split("/") if part]
+    while parts and parts[-1] in _PLAIN:
+        parts.pop()
+    return "_".join(parts)

@@ -1,0 +1,209 @@
+"""siglip-perception: the pipeline without ROS, a command for each use."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from siglip_perception import __version__
+from siglip_perception.config import Settings
+from siglip_perception.errors import PerceptionError
+
+_HELP = {
+    "tokens": "fused tokens of one image -> .npz",
+    "ground": "find what an instruction names in one image",
+    "replay": "run the pipeline over a bag -> a bag of tokens and objects",
+    "doctor": "what is installed here, what is missing and how to get it",
+    "train": "train the embedded default on generated scenes",
+    "evaluate": "measure a model on generated scenes that training never saw",
+    "demo": "the whole main job over ROS 2, on a sample bag",
+}
+# These bring their own arguments; they are imported only when they are asked for.
+_DELEGATED = {
+    "train": "siglip_perception.contrastive.train",
+    "evaluate": "siglip_perception.contrastive.evaluate",
+    "demo": "siglip_perception.demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. 2: something that the user can mend, said in one line."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in given if not word.startswith("-")), "")
+    args = _parser(command).parse_args(given)
+    try:
+        code = _run(args)
+        sys.stdout.flush()
+        return code
+    except PerceptionError as error:
+        print(f"siglip-perception: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output went away; without this, Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("siglip-perception: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.command in _DELEGATED:
+        return int(importlib.import_module(_DELEGATED[args.command]).run(args))
+    if args.command == "doctor":
+        from siglip_perception import doctor
+
+        return doctor.run(args.model, as_json=args.json)
+    from siglip_perception import commands
+
+    run = {"tokens": commands.tokens, "ground": commands.ground, "replay": commands.replay}
+    return run[args.command](args)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="siglip-perception",
+        description="Fused SigLIP and DINOv2 tokens, and the objects that an instruction names.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    added = {
+        name: commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for name, text in _HELP.items()
+    }
+    _tokens(added["tokens"])
+    _ground(added["ground"])
+    _replay(added["replay"])
+    doctor = added["doctor"]
+    doctor.add_argument("--model", default="tabletop", help="model to check (default: tabletop)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    if command in _DELEGATED:
+        importlib.import_module(_DELEGATED[command]).add_arguments(added[command])
+    return parser
+
+
+def _tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="JPEG or PNG file")
+    _model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="TOKENS.npz",
+        help="arrays tokens float32 [rows * cols, dim], grid [rows, cols], contract, fingerprint",
+    )
+
+
+def _ground(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="JPEG or PNG file")
+    parser.add_argument("instruction", help='"pick up the red cup", or a list: "red cup. plate."')
+    _model(parser)
+    _threshold(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON; boxes are [x, y, w, h]")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="OUT", help="write the marked image, .png or .jpg"
+    )
+
+
+def _replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bag", type=Path, metavar="BAG", help="rosbag2 folder, or its .mcap or .db3 file"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new bag"
+    )
+    _model(parser)
+    _threshold(parser)
+    parser.add_argument(
+        "--image-topic",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="images to take, once for each camera (default: every camera of the bag)",
+    )
+    parser.add_argument(
+        "--instruction-topic",
+        default="/instruction",
+        metavar="TOPIC",
+        help="std_msgs/String (default: /instruction)",
+    )
+    parser.add_argument(
+        "--instruction", default="", metavar="TEXT", help="holds until the bag's first instruction"
+    )
+    parser.add_argument(
+        "--tokens-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default=Settings.tokens_dtype,
+        help="element type of the tokens (default: %(default)s)",
+    )
+    parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
+    )
+    parser.add_argument(
+        "--overlay-every",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="of every N images one (default: %(default)s)",
+    )
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=Settings.model,
+        metavar="FOLDER",
+        help="packaged model, or folder with siglip/ and dinov2/ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--contract", default=Settings.contract, metavar="NAME", help="default: the model's own"
+    )
+    for name, choices in (
+        ("backend", ("auto", "torch", "openvino", "tensorrt")),
+        ("device", ("auto", "cpu", "cuda")),
+        ("precision", ("auto", "fp32", "bf16", "fp16")),
+    ):
+        parser.add_argument(
+            f"--{name}", choices=choices, default="auto", help="default: %(default)s"
+        )
+
+
+def _threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold",
+        type=_probability,
+        default=Settings.threshold,
+        metavar="P",
+        help="least score of an object, in [0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-objects",
+        type=_positive,
+        default=Settings.max_objects,
+        metavar="N",
+        help="most objects in one image, up to 255 (default: %(default)s)",
+    )
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""What the commands tokens, ground and replay do."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+from siglip_perception import bag, images, instruction, overlay
+from siglip_perception.config import Settings
+from siglip_perception.errors import BackendError, ImageError, InstructionError, PerceptionError
+from siglip_perception.files import write_atomically
+from siglip_perception.pipeline import Pipeline, PipelineOptions, Query, Result
+from siglip_perception.types import Frame, Grounding, UInt8Array
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_MAX_FILE_BYTES = 512 * 2**20
+
+
+def tokens(args: argparse.Namespace) -> int:
+    """One image -> an .npz of its tokens."""
+    image = read_image(args.image)
+    _check_folder(args.output)
+    pipeline = Pipeline.load(_options(args))
+    grid = _process(pipeline, image, None).tokens
+    if grid is None:
+        raise BackendError(f"The backend {pipeline.backend} gave no tokens.")
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        tokens=grid.data,
+        grid=np.array([grid.rows, grid.cols]),
+        contract=np.array(grid.contract),
+        fingerprint=np.array(grid.fingerprint),
+    )
+    _write(args.output, buffer.getvalue())
+    print(
+        f"{args.output}: {grid.rows} x {grid.cols} tokens of {grid.dim} channels,"
+        f" contract {grid.contract}, fingerprint {grid.fingerprint[:12]}"
+    )
+    return 0
+
+
+def ground(args: argparse.Namespace) -> int:
+    """One image and an instruction -> objects, as text or JSON, and as a picture."""
+    asked = instruction.parse(args.instruction)
+    if not asked.phrases:
+        raise InstructionError(
+            'The instruction names no object: say, for example, "pick up the red cup".'
+        )
+    image = read_image(args.image)
+    if args.overlay is not None:
+        _check_folder(args.overlay)
+        _format(args.overlay)
+    pipeline = Pipeline.load(_options(args))
+    query = pipeline.query(asked, 1)
+    grounding = _process(pipeline, image, query, with_mask=args.overlay is not None).grounding
+    if grounding is None:
+        raise BackendError(f"The backend {pipeline.backend} gave no objects.")
+    if args.overlay is not None:
+        write_picture(args.overlay, overlay.draw(image, grounding))
+    if args.json:
+        print(json.dumps(as_json(grounding), ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(_sentences(grounding)))
+    return 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """A bag -> a bag of tokens and objects."""
+    bag.check_paths(args.bag, args.output)
+    if args.overlay is not None:
+        try:
+            args.overlay.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PerceptionError(f"Cannot write to {args.overlay} ({error.strerror}).") from error
+
+    def picture(camera: str, number: int, image: UInt8Array, grounding: Grounding) -> None:
+        if (number - 1) % args.overlay_every == 0:
+            name = f"{camera}_{number:06d}.jpg" if camera else f"{number:06d}.jpg"
+            write_picture(args.overlay / name, overlay.draw(image, grounding))
+
+    options = bag.ReplayOptions(
+        image_topics=tuple(args.image_topic),
+        instruction_topic=args.instruction_topic,
+        instruction=args.instruction,
+        with_mask=args.mask,
+        overlay=picture if args.overlay is not None else None,
+    )
+    with bag.deterministic():
+        pipeline = Pipeline.load(_options(args))
+        summary = bag.replay(args.bag, args.output, pipeline, options, progress(sys.stderr))
+    print("\n".join(_report(summary, args.output)))
+    return 0
+
+
+def read_image(path: Path) -> UInt8Array:
+    """A JPEG or PNG file as uint8 [H, W, 3] RGB, by the same checked decoders as the node's.
+
+    Raises PerceptionError for a file that cannot be read, ImageError for one that is refused.
+    """
+    if not path.is_file():
+        raise PerceptionError(f"There is no image file {path}.")
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise PerceptionError(f"{path} is larger than {_MAX_FILE_BYTES >> 20} MiB.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise PerceptionError(f"Cannot read {path} ({error.strerror}).") from error
+    try:
+        return images.decode_compressed(path.suffix, data, max_pixels=Settings.max_pixels)
+    except ImageError as error:
+        raise ImageError(error.reason, f"{path}: {error}") from error
+
+
+def write_picture(path: Path, image: UInt8Array) -> None:
+    """Write uint8 [H, W, 3] RGB as .png or .jpg; PerceptionError where that cannot be."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, _format(path), quality=90)
+    _write(path, buffer.getvalue())
+
+
+def as_json(grounding: Grounding) -> dict[str, Any]:
+    """A grounding as JSON values; boxes are [x, y, width, height] in pixels."""
+    return {
+        "instruction": grounding.instruction,
+        "contract": grounding.contract,
+        "phrases": list(grounding.phrases),
+        "presence": [round(value, 6) for value in grounding.presence],
+        "objects": [
+            {
+                "phrase": found.phrase,
+                "role": found.role.name.lower(),
+                "score": round(found.score, 6),
+                "logit": round(found.logit, 6),
+                "box": [found.box.x, found.box.y, found.box.width, found.box.height],
+                "area": round(found.area, 6),
+            }
+            for found in grounding.objects
+        ],
+    }
+
+
+def progress(stream: TextIO) -> Callable[[int, int], None]:
+    """A progress bar on a terminal, a plain line at every tenth of the way elsewhere."""
+    if not stream.isatty():
+
+        def plain(done: int, total: int) -> None:
+            if done % max(1, total // 10) == 0 or done == total:
+                print(f"{done} of {total} images", file=stream, flush=True)
+
+        return plain
+
+    from tqdm import tqdm
+
+    bar = tqdm(unit="image", file=stream)
+
+    def drawn(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return drawn
+
+
+def _options(args: argparse.Namespace) -> PipelineOptions:
+    return PipelineOptions(
+        model=args.model,
+        contract=args.contract,
+        backend=args.backend,
+        device=args.device,
+        precision=args.precision,
+        threshold=getattr(args, "threshold", Settings.threshold),
+        max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
+        tokens_dtype=getattr(args, "tokens_dtype", "float32"),
+    )
+
+
+def _process(
+    pipeline: Pipeline, image: UInt8Array, query: Query | None, *, with_mask: bool = False
+) -> Result:
+    try:
+        return pipeline.process(
+            Frame(image), query, with_tokens=query is None, with_mask=with_mask
+        )
+    except FloatingPointError as error:
+        raise BackendError(
+            f"{error} Check the weights, or use --precision fp32 --backend torch."
+        ) from error
+
+
+def _sentences(grounding: Grounding) -> list[str]:
+    lines = []
+    for phrase, presence in zip(grounding.phrases, grounding.presence, strict=True):
+        found = [answer for answer in grounding.objects if answer.phrase == phrase]
+        lines.append(f"{phrase}: in view {presence:.2f}" + ("" if found else ", not found"))
+        lines += [
+            f"  score {answer.score:.2f}, box x {answer.box.x} y {answer.box.y}"
+            f" {answer.box.width} x {answer.box.height}"
+            + (f", {answer.role.name.lower()}" if answer.role else "")
+            for answer in found
+        ]
+    return lines
+
+
+def _report(summary: bag.Summary, out: Path) -> list[str]:
+    dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.dropped.items()))
+    lines = [
+        f"{out}: {summary.images} images in, {summary.tokens} token and {summary.objects} object"
+        f" messages out, {sum(summary.dropped.values())} dropped{f' ({dropped})' * bool(dropped)}",
+        f"{summary.instructions} instructions taken, {summary.rejected} rejected",
+    ]
+    for text, phrases in summary.found.items():
+        seen = ", ".join(f"{phrase} {count}" for phrase, count in phrases.items())
+        lines.append(f"  {text!r}: {summary.grounded[text]} images, found in: {seen}")
+    return lines
+
+
+def _check_folder(path: Path) -> None:
+    """Say early that an output cannot be written: before the model is loaded."""
+    if not path.parent.is_dir():
+        raise PerceptionError(f"There is no folder {path.parent} to write {path.name} into.")
+
+
+def _format(path: Path) -> str:
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise PerceptionError(f"Cannot write {path}: name a .png or .jpg file.")
+    return kind
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise PerceptionError(f"Cannot write {path} ({error.strerror}).") from error

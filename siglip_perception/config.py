@@ -1,0 +1,337 @@
+"""Every parameter of the node, declared once: the fields of Settings.
+
+The ROS descriptors, config/siglip_perception.yaml and the README's table are made from them:
+
+    python -m siglip_perception.config yaml > config/siglip_perception.yaml
+    python -m siglip_perception.config table
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal
+
+from siglip_perception.errors import PerceptionError
+from siglip_perception.types import TokenDtype
+
+Value = bool | int | float | str | tuple[str, ...]
+
+MAX_CAMERAS = 16
+_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TYPE_NAMES: dict[type, Literal["bool", "int", "double", "string", "string[]"]] = {
+    bool: "bool",
+    int: "int",
+    float: "double",
+    str: "string",
+    tuple: "string[]",
+}
+
+
+class ConfigError(PerceptionError):
+    """A parameter has a value that it cannot take."""
+
+
+class Change(Enum):
+    """When a parameter may be set."""
+
+    ANY_TIME = "any time"
+    UNCONFIGURED = "while unconfigured"
+    START = "at the start"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter; its default gives its type, minimum and maximum are inclusive.
+
+    change: ANY_TIME, or only while the node is UNCONFIGURED (it belongs to what `configure`
+    loads), or only at the START of the process (read-only to ROS).
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    change: Change = Change.ANY_TIME
+
+    @property
+    def type(self) -> Literal["bool", "int", "double", "string", "string[]"]:
+        return _TYPE_NAMES[type(self.default)]
+
+    @property
+    def read_only(self) -> bool:
+        return self.change is Change.START
+
+    @property
+    def constraint(self) -> str:
+        """The range or the choices, in words; empty where anything of the type goes."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.minimum is None or self.maximum is None:
+            return ""
+        return f"{self.minimum:.15g} to {self.maximum:.15g}"
+
+    def check(self, value: Any) -> Value:
+        """The value in this parameter's own type; otherwise ConfigError with one sentence."""
+        checked = self._typed(value)
+        wrong = bool(self.choices) and checked not in self.choices
+        if isinstance(checked, (int, float)) and self.minimum is not None:
+            wrong = not self.minimum <= checked <= (self.maximum or self.minimum)
+        if wrong:
+            raise ConfigError(f"{self.name} is {_shown(value)}; it must be {self.constraint}.")
+        return checked
+
+    def _typed(self, value: Any) -> Value:
+        kind = self.type
+        if kind == "double" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if kind == "string[]" and isinstance(value, Sequence) and not isinstance(value, str):
+            if all(isinstance(item, str) for item in value):
+                return tuple(value)
+        elif isinstance(value, (bool, int, float, str)) and type(value) is type(self.default):
+            return value
+        raise ConfigError(f"{self.name} is {_shown(value)}; it must be of type {kind}.")
+
+
+def _parameter(default: Value, description: str, *, name: str = "", **more: Any) -> Any:
+    return field(default=default, metadata={"name": name, "description": description, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of all parameters. Settings.of() checks them; the constructor does not."""
+
+    model: str = _parameter(
+        "tabletop",
+        "Weights: the name of a packaged model, or a folder that holds siglip/ and dinov2/.",
+        change=Change.UNCONFIGURED,
+    )
+    contract: str = _parameter(
+        "", "Token contract to keep; empty: the model's own.", change=Change.UNCONFIGURED
+    )
+    backend: str = _parameter(
+        "auto",
+        "What runs the encoders; auto: the fastest that passes its self-test.",
+        choices=("auto", "torch", "openvino", "tensorrt"),
+        change=Change.UNCONFIGURED,
+    )
+    device: str = _parameter(
+        "auto",
+        "Where they run; auto: a GPU if there is one.",
+        choices=("auto", "cpu", "cuda"),
+        change=Change.UNCONFIGURED,
+    )
+    precision: str = _parameter(
+        "auto",
+        "Arithmetic of the encoders; auto: fp32 on a CPU, half precision on a GPU.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        change=Change.UNCONFIGURED,
+    )
+    allow_download: bool = _parameter(
+        False,
+        "Whether weights may be fetched over the network; not available yet: true is refused.",
+        change=Change.UNCONFIGURED,
+    )
+    tokens_dtype: TokenDtype = _parameter(  # noqa: RUF009 - it makes a dataclasses.field()
+        "float32",
+        "Element type of ~/tokens.",
+        name="tokens.dtype",
+        choices=("float32", "float16", "bfloat16"),
+        change=Change.UNCONFIGURED,
+    )
+    threshold: float = _parameter(
+        0.5, "Least score of an object, SigLIP's own probability.", minimum=0.0, maximum=1.0
+    )
+    max_objects: int = _parameter(20, "Most objects in one message.", minimum=1, maximum=255)
+    publish_mask: bool = _parameter(False, "Whether ~/objects carries its objects' mask.")
+    instruction: str = _parameter(
+        "",
+        "Instruction at the start; one that arrives on the topic takes its place.",
+        change=Change.UNCONFIGURED,
+    )
+    cameras: tuple[str, ...] = _parameter(
+        ("",),
+        "Names of the cameras, each on <name>/image; one empty name: a single one, on image.",
+        change=Change.UNCONFIGURED,
+    )
+    image_transport: str = _parameter(
+        "raw",
+        "Whether images come as sensor_msgs/Image (raw) or CompressedImage, on image/compressed.",
+        choices=("raw", "compressed"),
+        change=Change.UNCONFIGURED,
+    )
+    image_reliability: str = _parameter(
+        "best_effort",
+        "QoS of the image subscriptions: best_effort hears every publisher, reliable asks again "
+        "for what was lost but hears reliable publishers only.",
+        choices=("best_effort", "reliable"),
+        change=Change.START,
+    )
+    max_age: float = _parameter(
+        0.0,
+        "A frame older than this on arrival, or when its turn comes, is dropped; 0: no limit.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+    )
+    max_pixels: int = _parameter(
+        7680 * 4320,
+        "An image with more pixels is refused before it is decoded.",
+        unit="pixels",
+        minimum=1,
+        maximum=2**28,
+    )
+    mono16_white: int = _parameter(
+        0,
+        "The value of 16-bit grey images (mono16, 16UC1) that is white; 0: they are refused.",
+        minimum=0,
+        maximum=65535,
+    )
+    expected_rate: float = _parameter(
+        0.0,
+        "Frames a second of each camera, by which a silent one is told; 0: learned from it.",
+        unit="Hz",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    overlay_quality: int = _parameter(
+        80,
+        "JPEG quality of ~/overlay/compressed.",
+        name="overlay.quality",
+        minimum=1,
+        maximum=100,
+    )
+    autostart: bool = _parameter(
+        True,
+        "Whether the node configures and activates itself at the start.",
+        change=Change.START,
+    )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings out of parameters' names and values; one that is not named keeps its default.
+
+        Raises ConfigError, one sentence, for an unknown name or a value out of type or range.
+        """
+        unknown = sorted(set(values) - set(BY_NAME))
+        if unknown:
+            raise ConfigError(f"there is no parameter {_shown(unknown[0])}.")
+        checked: dict[str, Any] = {
+            field_name(name): BY_NAME[name].check(value) for name, value in values.items()
+        }
+        if "cameras" in checked:
+            checked["cameras"] = _cameras(checked["cameras"])
+        if checked.get("allow_download"):
+            raise ConfigError(
+                "allow_download is true, but this version fetches nothing; put the weights into "
+                "a folder and name it in the parameter model."
+            )
+        return cls(**checked)
+
+    def values(self) -> dict[str, Value]:
+        """Every parameter's name and value; Settings.of() of it is equal to this."""
+        return {name: getattr(self, field_name(name)) for name in BY_NAME}
+
+
+def field_name(name: str) -> str:
+    """The field of Settings that holds the parameter of this name."""
+    return name.replace(".", "_")
+
+
+def _declared() -> tuple[Parameter, ...]:
+    found = []
+    for item in fields(Settings):
+        declared: dict[str, Any] = {"default": item.default, **item.metadata}
+        declared["name"] = declared["name"] or item.name
+        found.append(Parameter(**declared))
+    return tuple(found)
+
+
+PARAMETERS = _declared()
+BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def _cameras(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Camera names, checked; ("",) where there is a single camera without a name."""
+    given = tuple(name for name in names if name)
+    for name in given:
+        if not _CAMERA_NAME.fullmatch(name):
+            raise ConfigError(
+                f"cameras has the name {_shown(name)}; a name is letters, digits and underscores, "
+                "a letter first."
+            )
+    if len(set(given)) < len(given) or len(given) > MAX_CAMERAS:
+        raise ConfigError(f"cameras must be at most {MAX_CAMERAS} names, each of them once.")
+    return given or ("",)
+
+
+def _shown(value: Any) -> str:
+    text = ascii(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _literal(value: Value) -> str:
+    """A value as YAML (and JSON) writes it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def yaml_text() -> str:
+    """config/siglip_perception.yaml: every parameter with its default, explained."""
+    lines = [
+        "# Every parameter of the node with its default. Copy this file, change what you need and",
+        "# start the node with it: ros2 launch siglip_perception perception.launch.py "
+        "params_file:=<copy>",
+        "# Made from siglip_perception/config.py by `python -m siglip_perception.config yaml`.",
+        "",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for parameter in PARAMETERS:
+        limits = f"{parameter.constraint} {parameter.unit}".strip()
+        when = f"can be set {parameter.change.value}"
+        for note in (parameter.description, f"{limits}; {when}" if limits else when):
+            lines += textwrap.wrap(note, 95, initial_indent="    # ", subsequent_indent="    # ")
+        lines += [f"    {parameter.name}: {_literal(parameter.default)}", ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def table_text() -> str:
+    """The README's table of parameters, in Markdown, without a line end after it."""
+    rows = ["| parameter | type | default | range | can be set | what it does |"]
+    rows.append("|---|---|---|---|---|---|")
+    for parameter in PARAMETERS:
+        limits = f"{parameter.constraint.removeprefix('one of ')} {parameter.unit}".strip()
+        cells = (
+            f"`{parameter.name}`",
+            parameter.type,
+            f"`{_literal(parameter.default)}`",
+            limits,
+            parameter.change.value,
+            parameter.description.replace("<", "\\<"),
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`yaml` or `table`: prints it. Returns the exit code."""
+    if list(arguments) == ["yaml"]:
+        sys.stdout.write(yaml_text())
+    elif list(arguments) == ["table"]:
+        sys.stdout.write(table_text() + "\n")
+    else:
+        print("usage: python -m siglip_perception.config yaml | table", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,219 @@
+"""What is installed here, whether the main job runs, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from siglip_perception.errors import PerceptionError
+
+# Distributions that the main job needs, and those that add to it.
+_NEEDED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "opencv-python-headless|opencv-python",
+    "pillow",
+    "simplejpeg",
+    "rosbags",
+)
+_EXTRA = ("tqdm", "openvino", "onnx", "onnxruntime", "tensorrt")
+_ROS_MODULES = {
+    "rclpy": "the node: source a ROS 2 (Jazzy or newer), or run `make demo`, which fetches one",
+    "siglip_perception_msgs": "the node: build it with colcon (see the README) or run `make demo`",
+    "cv_bridge": "rare image encodings: apt install ros-$ROS_DISTRO-cv-bridge",
+    "vision_msgs": "~/detections: apt install ros-$ROS_DISTRO-vision-msgs",
+    "launch_ros": "ros2 launch: apt install ros-$ROS_DISTRO-launch-ros",
+}
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
+_ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve")
+_GOOD_BUFFER = 4 * 2**20
+
+
+@dataclass
+class Report:
+    """What was found out; ready: a frame went through the model, tokens and objects came out."""
+
+    ready: bool = False
+    python: str = ""
+    system: str = ""
+    cpu: dict[str, str] = field(default_factory=dict)
+    gpus: list[str] = field(default_factory=list)
+    packages: dict[str, str | None] = field(default_factory=dict)
+    ros: dict[str, str | None] = field(default_factory=dict)
+    backends: dict[str, str] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def run(model: str, *, as_json: bool) -> int:
+    """Print the report; 0 where the main job runs here, otherwise 1."""
+    report = examine(model)
+    print(json.dumps(asdict(report), indent=2) if as_json else "\n".join(_lines(report)))
+    return 0 if report.ready else 1
+
+
+def examine(model: str) -> Report:
+    """Look at this machine, then load the model and run a frame through it."""
+    report = Report(python=platform.python_version(), system=platform.platform())
+    report.cpu = _cpu()
+    lacking: list[str] = []
+    for entry in (*_NEEDED, *_EXTRA):
+        name, version = _version(entry)
+        report.packages[name] = version
+        if version is None and entry in _NEEDED:
+            lacking.append(name)
+    report.missing += [f"{name}, for the main job: pip install {name}" for name in lacking]
+    _ros(report)
+    if report.packages["torch"] is not None:
+        _torch(report)
+    if not lacking:
+        _main_job(report, model)
+    return report
+
+
+def _version(entry: str) -> tuple[str, str | None]:
+    """The first distribution of "a|b" that is installed, and its version."""
+    names = entry.split("|")
+    for name in names:
+        try:
+            return name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return names[0], None
+
+
+def _cpu() -> dict[str, str]:
+    found = {"cores": str(os.cpu_count() or 0), "machine": platform.machine()}
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        pairs = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        fields = {name.strip(): value.strip() for name, value in pairs}
+        found["name"] = fields.get("model name", fields.get("CPU part", "unknown"))
+        flags = set(fields.get("flags", fields.get("Features", "")).split())
+        known = _CPU_FLAGS if "flags" in fields else _ARM_FLAGS
+        found["features"] = " ".join(flag for flag in known if flag in flags) or "none of note"
+    return found
+
+
+def _ros(report: Report) -> None:
+    # Found, not imported: what has no rclpy must not load it, and it may not be loadable.
+    for name, use in _ROS_MODULES.items():
+        there = importlib.util.find_spec(name) is not None
+        report.ros[name] = "installed" if there else None
+        if not there:
+            report.missing.append(f"{name}, for {use}")
+    for variable in ("ROS_DISTRO", "RMW_IMPLEMENTATION", "ROS_DOMAIN_ID"):
+        report.ros[variable] = os.environ.get(variable)
+    profiles = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    report.ros["Fast DDS profile"] = next(filter(None, map(os.environ.get, profiles)), None)
+    limit = Path("/proc/sys/net/core/rmem_max")
+    if limit.is_file():
+        size = int(limit.read_text())
+        report.ros["net.core.rmem_max"] = str(size)
+        if size < _GOOD_BUFFER:
+            report.missing.append(
+                f"receive buffers of {_GOOD_BUFFER} bytes, for large images over the network:"
+                f" sudo sysctl -w net.core.rmem_max={_GOOD_BUFFER}"
+            )
+
+
+def _torch(report: Report) -> None:
+    import torch
+
+    report.cpu["threads"] = str(torch.get_num_threads())
+    report.backends["torch cpu"] = f"ready, PyTorch {torch.__version__}"
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(i)
+            report.gpus.append(
+                f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
+            )
+        report.backends["torch cuda"] = f"ready, CUDA {torch.version.cuda}"
+        return
+    report.backends["torch cuda"] = "no GPU that PyTorch sees"
+    cards = _nvidia_smi()
+    if cards:
+        report.gpus += cards
+        report.missing.append(
+            "a PyTorch with CUDA, for the GPU that is there: see pytorch.org/get-started"
+        )
+
+
+def _nvidia_smi() -> list[str]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        listed = subprocess.run(
+            [program, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return [f"nvidia-smi fails ({type(error).__name__})"]
+    return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
+
+
+def _main_job(report: Report, model: str) -> None:
+    import numpy as np
+
+    from siglip_perception import checkpoints, instruction
+    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.types import Frame
+
+    try:
+        folder = checkpoints.resolve(model)
+        report.model["folder"] = str(folder)
+        report.model["sha256"] = checkpoints.verify(folder)
+        vouched = checkpoints.is_vouched_for(folder)
+        report.model["verified"] = "yes" if vouched else "no manifest.json to hold it against"
+        pipeline = Pipeline.load(PipelineOptions(model=model))
+        frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
+        query = pipeline.query(instruction.from_phrases(["red cup"]))
+        began = time.perf_counter()
+        pipeline.process(frame, query)
+        report.model["contract"] = pipeline.contract.name
+        report.model["fingerprint"] = pipeline.fingerprint
+        report.model["serves"] = pipeline.backend
+        report.model["frame"] = f"{(time.perf_counter() - began) * 1000:.0f} ms for 640x480"
+        report.ready = True
+    except (PerceptionError, FloatingPointError) as error:
+        report.missing.append(f"a model that runs: {error}")
+
+
+def _lines(report: Report) -> list[str]:
+    lines = [f"Python {report.python}, {report.system}", _table("CPU", report.cpu)]
+    lines.append("GPU: " + ("; ".join(report.gpus) or "none"))
+    for title, values in (
+        ("Packages", report.packages),
+        ("ROS 2", report.ros),
+        ("Backends", report.backends),
+        ("Model", report.model),
+    ):
+        lines.append(_table(title, values))
+    if report.missing:
+        lines.append("Missing:")
+        lines += [f"  - {line}" for line in report.missing]
+    lines.append(
+        "The main job runs here." if report.ready else "The main job does not run here: see above."
+    )
+    return lines
+
+
+def _table(title: str, values: Mapping[str, str | None]) -> str:
+    rows = [f"  {name}: {value if value is not None else '-'}" for name, value in values.items()]
+    return "\n".join([f"{title}:", *rows])

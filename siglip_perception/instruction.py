@@ -1,0 +1,142 @@
+"""A spoken or typed instruction -> the phrases that name its objects.
+
+English and Korean sentences are read by rules; explicit lists ("red cup. plate.") work in every
+language; a sentence in any other language is one phrase, whole.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from siglip_perception.errors import InstructionError
+from siglip_perception.phrases import english, korean
+from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.types import Role
+
+MAX_BYTES = 1024
+MAX_PHRASES = 32
+MAX_PHRASE_CHARS = 128
+
+# <s>, </s>, <|endoftext|>, <unused0>, [CLS], [/INST]: text that a tokenizer may take for its own.
+_SPECIAL = re.compile(r"<[^<>]{0,64}>|\[/?[A-Z_]{2,16}\d{0,4}\]")
+_LINE_ENDS = dict.fromkeys(map(ord, "\t\n\r\v\f\x85\u2028\u2029"), " ")
+_SPACE = re.compile(r"\s+")
+_SENTENCE_ENDS = re.compile(r"[.;。；]+\s*")
+_EDGES = " \t.,;:!?、。，\"'“”‘’()[]{}"
+
+
+@dataclass(frozen=True)
+class Sanitised:
+    """Text that is safe to tokenise, log and publish.
+
+    changed: control, bidi, special-token or unassigned characters were taken out. Normalising
+    (NFKC) and collapsing white space do not count.
+    """
+
+    text: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What an instruction asks for.
+
+    text: the sanitised sentence. phrases: what it names, each once, in its order; at most
+    MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase.
+    changed: something was stripped or cut; worth a warning.
+    """
+
+    text: str
+    phrases: tuple[str, ...]
+    roles: tuple[Role, ...]
+    changed: bool = False
+
+
+def sanitise(text: str) -> Sanitised:
+    """NFKC, without control, bidi and special-token text, white space collapsed.
+
+    Raises InstructionError where the text is over 1 KiB of UTF-8, before or after NFKC.
+    """
+    _check_size(text, "")
+    visible, stripped = _visible(text)
+    normal = unicodedata.normalize("NFKC", visible)
+    _check_size(normal, " after Unicode normalisation")
+    normal, stripped_again = _visible(normal)  # NFKC can bring such characters forth
+    changed = stripped or stripped_again
+    while True:  # what is left after one token is taken out can be the next: "<<s>s>"
+        shorter = _SPECIAL.sub(" ", normal)
+        if shorter == normal:
+            break
+        normal, changed = shorter, True
+    return Sanitised(_SPACE.sub(" ", normal).strip(), changed)
+
+
+def parse(text: str) -> Instruction:
+    """Sanitise a sentence and take its phrases; an empty sentence has none.
+
+    Phrases beyond MAX_PHRASES are left out and longer ones cut, which `changed` shows.
+    Raises InstructionError where the text is over 1 KiB.
+    """
+    clean = sanitise(text)
+    if korean.is_korean(clean.text):
+        found = korean.parse(clean.text)
+    elif english.is_english(clean.text):
+        found = english.parse(clean.text)
+    else:
+        parts = _SENTENCE_ENDS.split(clean.text)
+        found = [Phrase(part, Role.UNKNOWN) for part in parts]
+    return _instruction(clean.text, found, clean.changed)
+
+
+def from_phrases(phrases: Iterable[str]) -> Instruction:
+    """Take phrases as they are given, each sanitised; empty ones and repetitions are left out.
+
+    `text` is the phrases joined by ". ". Raises InstructionError where a phrase is over 1 KiB, or
+    for more than MAX_PHRASES phrases.
+    """
+    given = list(phrases)
+    if len(given) > MAX_PHRASES:
+        raise InstructionError(
+            f"{len(given)} phrases are too many: ask for at most {MAX_PHRASES} at once."
+        )
+    clean = [sanitise(phrase) for phrase in given]
+    found = [Phrase(phrase.text, Role.UNKNOWN) for phrase in clean]
+    taken = _instruction("", found, any(phrase.changed for phrase in clean))
+    return Instruction(". ".join(taken.phrases), taken.phrases, taken.roles, taken.changed)
+
+
+def _instruction(text: str, found: Iterable[Phrase], changed: bool) -> Instruction:
+    roles: dict[str, Role] = {}
+    spelling: dict[str, str] = {}
+    for phrase in found:
+        whole = phrase.text.strip(_EDGES)
+        short = whole[:MAX_PHRASE_CHARS].rstrip()
+        key = short.casefold()
+        if not any(character.isalnum() for character in key):
+            continue
+        if key not in roles and len(roles) == MAX_PHRASES:
+            changed = True
+            break
+        changed = changed or short != whole
+        spelling.setdefault(key, short)
+        # "pick up the cup and move the cup": a known role wins over an unknown one.
+        roles[key] = roles.get(key) or phrase.role
+    return Instruction(text, tuple(spelling.values()), tuple(roles.values()), changed)
+
+
+def _check_size(text: str, when: str) -> None:
+    # The number of characters first: encoding a megabyte to learn that it is too long is waste.
+    if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise InstructionError(
+            f"The instruction is longer than {MAX_BYTES} bytes{when}: say it in fewer words."
+        )
+
+
+def _visible(text: str) -> tuple[str, bool]:
+    """Without control, format, surrogate, private and unassigned characters."""
+    spaced = text.translate(_LINE_ENDS)
+    kept = "".join(c for c in spaced if not unicodedata.category(c).startswith("C"))
+    return kept, len(kept) != len(spaced)

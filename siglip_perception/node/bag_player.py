@@ -1,0 +1,264 @@
+"""Plays a bag of compressed images and instructions into a running node, and records its answers.
+
+    python -m siglip_perception.node.bag_player BAG OUT
+
+It waits until the node is active and everybody listens, plays at the bag's own pace, waits until
+the node has accounted for every frame, and writes OUT/results.json and OUT/frames/*.jpg, the
+pictures of ~/overlay/compressed.
+
+Images are stamped anew, with the time at which they are played: a frame as old as its recording
+would be dropped by `max_age`, and its latency would mean nothing. A result is matched with its
+frame by that stamp, which the node copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import CompressedImage
+from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
+from std_msgs.msg import String
+
+from siglip_perception.client import tokens_to_numpy
+from siglip_perception.errors import PerceptionError
+
+READY_S = 120.0
+SETTLE_S = 20.0
+# A frame reaches the node within this time, or not at all.
+TRANSIT_NS = 500_000_000
+TURN_S = 0.1
+NODE = "siglip_perception"
+
+
+class PlayerError(PerceptionError):
+    """The node did not get ready, or did not account for what it was sent."""
+
+
+class Recorder:
+    """What the node answered. Frames are numbered in the order in which they were played."""
+
+    def __init__(self, node: Node, frames: Path) -> None:
+        self._frames = frames
+        self._numbers: dict[int, int] = {}
+        self.tokens: list[dict[str, Any]] = []
+        self.groundings: list[dict[str, Any]] = []
+        self.pictures: list[int] = []
+        self.foreign = 0
+        self.statuses: dict[str, dict[str, str]] = {}
+        self.node_error = ""
+        self.told_at_ns = 0
+        node.create_subscription(TokenSequence, f"{NODE}/tokens", self._on_tokens, 10)
+        node.create_subscription(GroundedObjectArray, f"{NODE}/objects", self._on_objects, 10)
+        node.create_subscription(
+            CompressedImage, f"{NODE}/overlay/compressed", self._on_overlay, 10
+        )
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
+
+    def played(self, stamp_ns: int) -> None:
+        self._numbers[stamp_ns] = len(self._numbers)
+
+    def _number(self, message: Any) -> int | None:
+        number = self._numbers.get(nanoseconds(message.header.stamp))
+        self.foreign += number is None
+        return number
+
+    def _on_tokens(self, message: TokenSequence) -> None:
+        number = self._number(message)
+        tokens = tokens_to_numpy(message)
+        self.tokens.append(
+            {
+                "frame": number,
+                "received_s": time.monotonic(),
+                "shape": list(tokens.shape),
+                "dtype": str(tokens.dtype),
+                "contract": message.contract,
+                "fingerprint": message.fingerprint,
+                "finite": bool(np.isfinite(tokens).all()),
+            }
+        )
+
+    def _on_objects(self, message: GroundedObjectArray) -> None:
+        objects = [
+            {
+                "phrase": item.phrase,
+                "score": item.score,
+                "box": [
+                    item.box.x_offset,
+                    item.box.y_offset,
+                    item.box.width,
+                    item.box.height,
+                ],
+            }
+            for item in message.objects
+        ]
+        self.groundings.append(
+            {
+                "frame": self._number(message),
+                "instruction": message.instruction,
+                "phrases": list(message.phrases),
+                "presence": list(message.presence),
+                "objects": objects,
+            }
+        )
+
+    def _on_overlay(self, message: CompressedImage) -> None:
+        number = self._number(message)
+        if number is not None:
+            (self._frames / f"{number:06d}.jpg").write_bytes(message.data)
+            self.pictures.append(number)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            sender, _, name = status.name.partition(": ")
+            if sender != NODE:
+                continue
+            self.statuses[name] = {item.key: item.value for item in status.values}
+            if name == "node":
+                failed = status.level == DiagnosticStatus.ERROR
+                self.node_error = status.message if failed else ""
+            if name == "camera":
+                self.told_at_ns = nanoseconds(message.header.stamp)
+
+
+class Player(Node):  # type: ignore[misc]
+    def __init__(self, out: Path) -> None:
+        super().__init__("sample_camera")
+        self.recorder = Recorder(self, out / "frames")
+        self.instructions: list[str] = []
+        self.frames = 0
+        self.last_stamp_ns = 0
+        self._images = self.create_publisher(CompressedImage, "image/compressed", 5)
+        # Latched, as a person's last word holds for whoever comes later.
+        latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        self._spoken = self.create_publisher(String, "instruction", latched)
+        self._state = self.create_client(GetState, f"{NODE}/get_state")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+
+    def wait_until_ready(self, listeners: int) -> None:
+        """Until the node is active, hears the camera, and `listeners` hear its tokens."""
+        deadline = time.monotonic() + READY_S
+        asked = None
+        active = False
+        while True:
+            if asked is not None and asked.done():
+                active = asked.result().current_state.id == State.PRIMARY_STATE_ACTIVE
+                asked = None
+            if asked is None and self._state.service_is_ready():
+                asked = self._state.call_async(GetState.Request())
+            heard = self._images.get_subscription_count() and self._spoken.get_subscription_count()
+            if active and heard and self.count_subscribers(f"{NODE}/tokens") >= listeners:
+                return
+            if self.recorder.node_error:
+                raise PlayerError(f"The node cannot start: {self.recorder.node_error}")
+            if time.monotonic() > deadline:
+                state = "active" if active else "not active"
+                raise PlayerError(f"After {READY_S:.0f} s the node is {state}; its log says more.")
+            self._executor.spin_once(timeout_sec=TURN_S)
+
+    def play(self, bag: Path) -> None:
+        """Publish the bag's images and instructions, as far apart as they were recorded."""
+        started = time.monotonic()
+        first_ns: int | None = None
+        for stamp_ns, message in recorded(bag):
+            first_ns = stamp_ns if first_ns is None else first_ns
+            due = started + (stamp_ns - first_ns) / 1e9
+            while (wait := due - time.monotonic()) > 0:
+                self._executor.spin_once(timeout_sec=wait)
+            if isinstance(message, String):
+                self.instructions.append(message.data)
+                self._spoken.publish(message)
+                continue
+            now = self.get_clock().now()
+            message.header.stamp = now.to_msg()
+            self.last_stamp_ns = now.nanoseconds
+            self.recorder.played(now.nanoseconds)
+            self.frames += 1
+            self._images.publish(message)
+
+    def wait_until_settled(self) -> None:
+        """Until diagnostics sent after the last frame show that none is in flight."""
+        deadline = time.monotonic() + SETTLE_S
+        heard_by_ns = self.last_stamp_ns + TRANSIT_NS
+        while time.monotonic() < deadline:
+            counts = self.recorder.statuses.get("camera", {})
+            if self.recorder.told_at_ns > heard_by_ns and counts.get("in_flight") == "0":
+                return
+            self._executor.spin_once(timeout_sec=TURN_S)
+        raise PlayerError(f"After {SETTLE_S:.0f} s the node still has frames in flight.")
+
+    def results(self) -> dict[str, Any]:
+        recorder = self.recorder
+        return {
+            "played": self.frames,
+            "instructions": self.instructions,
+            "tokens": recorder.tokens,
+            "groundings": recorder.groundings,
+            "pictures": sorted(recorder.pictures),
+            "foreign": recorder.foreign,
+            "camera": recorder.statuses.get("camera", {}),
+            "node": recorder.statuses.get("node", {}),
+        }
+
+
+def nanoseconds(stamp: Any) -> int:
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def recorded(bag: Path) -> Iterator[tuple[int, Any]]:
+    """The CompressedImage and String messages of a bag, each with its time in nanoseconds."""
+    classes = {
+        "sensor_msgs/msg/CompressedImage": CompressedImage,
+        "std_msgs/msg/String": String,
+    }
+    with Reader(bag) as reader:
+        wanted = [c for c in reader.connections if c.msgtype in classes]
+        for connection, stamp_ns, data in reader.messages(wanted):
+            yield stamp_ns, deserialize_message(bytes(data), classes[connection.msgtype])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Play a bag into a running node.")
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("out", type=Path, help="an existing folder")
+    parser.add_argument(
+        "--listeners", type=int, default=2, help="on ~/tokens, this one included; waited for"
+    )
+    arguments = parser.parse_args()
+    (arguments.out / "frames").mkdir(exist_ok=True)
+    try:
+        rclpy.init()
+        player = Player(arguments.out)
+        player.wait_until_ready(arguments.listeners)
+        print("the node is active; playing", flush=True)
+        player.play(arguments.bag)
+        player.wait_until_settled()
+        (arguments.out / "results.json").write_text(json.dumps(player.results()))
+    except PlayerError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

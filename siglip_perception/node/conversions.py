@@ -1,0 +1,136 @@
+"""Messages -> Frame, and the message classes of the ROS 2 that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, Vector3
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from siglip_perception_msgs.msg import GroundedObject, GroundedObjectArray, TokenSequence
+from std_msgs.msg import Header
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import ImageError
+from siglip_perception.images import ENCODINGS, convert, decode_compressed
+from siglip_perception.pixels import check_size
+from siglip_perception.types import Frame, Grounding, UInt8Array
+from siglip_perception.wire import MessageTypes, as_array, as_float_array
+
+NANOSECONDS = 1_000_000_000
+
+
+def rclpy_types() -> MessageTypes:
+    """The classes that wire.py makes messages of, for rclpy."""
+    return MessageTypes(
+        Header=Header,
+        Image=Image,
+        RegionOfInterest=RegionOfInterest,
+        Point=Point,
+        Vector3=Vector3,
+        TokenSequence=TokenSequence,
+        GroundedObject=GroundedObject,
+        GroundedObjectArray=GroundedObjectArray,
+        uint8_array=as_array,
+        float32_array=as_float_array,
+    )
+
+
+def stamp_ns(header: Any) -> int:
+    """The header's stamp in nanoseconds; 0 where the camera sets none."""
+    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
+
+
+def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
+    """A sensor_msgs/Image or CompressedImage as a Frame; raises ImageError."""
+    if isinstance(message, CompressedImage):
+        image = decode_compressed(
+            message.format,
+            message.data,
+            max_pixels=settings.max_pixels,
+            mono16_white=settings.mono16_white,
+        )
+    else:
+        image = _raw(message, settings)
+    return Frame(image, stamp_ns(message.header), message.header.frame_id, camera)
+
+
+def _raw(message: Image, settings: Settings) -> UInt8Array:
+    if message.encoding not in ENCODINGS and cv_bridge_installed():
+        return _by_cv_bridge(message, settings)
+    return convert(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        bool(message.is_bigendian),
+        message.data,
+        max_pixels=settings.max_pixels,
+        mono16_white=settings.mono16_white,
+    )
+
+
+@lru_cache(maxsize=1)
+def cv_bridge_installed() -> bool:
+    return importlib.util.find_spec("cv_bridge") is not None
+
+
+def _by_cv_bridge(message: Image, settings: Settings) -> UInt8Array:
+    """An encoding that convert() does not take, by cv_bridge; raises ImageError."""
+    from cv_bridge import CvBridge, CvBridgeError
+
+    check_size(message.height, message.width, settings.max_pixels)
+    # cv_bridge's Python side takes whatever step it is given, and returns garbage.
+    if message.step < message.width or message.step * message.height != len(message.data):
+        raise ImageError(
+            "malformed",
+            f"the image's data have {len(message.data)} bytes, which {message.height} rows of "
+            f"step {message.step} and {message.width} pixels do not take.",
+        )
+    try:
+        pixels = CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except (CvBridgeError, TypeError, ValueError) as error:
+        raise ImageError(
+            "encoding",
+            f"the image's encoding {message.encoding[:40]!a} is not supported, nor can "
+            "cv_bridge make rgb8 of it.",
+        ) from error
+    return np.ascontiguousarray(pixels, np.uint8)
+
+
+@lru_cache(maxsize=1)
+def detection_type() -> Any | None:
+    """vision_msgs' Detection2DArray; None where vision_msgs is not installed."""
+    if importlib.util.find_spec("vision_msgs") is None:
+        return None
+    from vision_msgs.msg import Detection2DArray
+
+    return Detection2DArray
+
+
+def detections_message(header: Any, grounding: Grounding) -> Any:
+    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its centre and size."""
+    from vision_msgs.msg import (
+        BoundingBox2D,
+        Detection2D,
+        Detection2DArray,
+        ObjectHypothesis,
+        ObjectHypothesisWithPose,
+    )
+
+    result = Detection2DArray(header=header)
+    for found in grounding.objects:
+        box = BoundingBox2D(size_x=float(found.box.width), size_y=float(found.box.height))
+        box.center.position.x = found.box.x + found.box.width / 2
+        box.center.position.y = found.box.y + found.box.height / 2
+        hypothesis = ObjectHypothesis(class_id=found.phrase, score=float(found.score))
+        result.detections.append(
+            Detection2D(
+                header=header,
+                results=[ObjectHypothesisWithPose(hypothesis=hypothesis)],
+                bbox=box,
+            )
+        )
+    return result

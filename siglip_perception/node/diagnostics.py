@@ -1,0 +1,94 @@
+"""/diagnostics: every status once a second, and at once when one of them changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+from siglip_perception.node.counters import Level
+from siglip_perception.node.health import Status
+
+PERIOD = 1.0
+# How often changes are looked for: a silent camera is told at most so much later, in seconds.
+WATCH_PERIOD = 0.1
+LOG_PERIOD = 10.0
+
+
+class Diagnostics:
+    """Publishes what `statuses` returns; any thread."""
+
+    def __init__(self, node: Node, statuses: Callable[[], Sequence[Status]]) -> None:
+        self._node = node
+        self._statuses = statuses
+        self._publisher: Any = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._lock = threading.Lock()
+        self._known: list[tuple[str, Level, tuple[str, ...]]] = []
+        self._published_at = 0.0
+        self._logged: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._final = False
+
+    def watch(self) -> None:
+        """Publishes where the second is up or something has changed; call it WATCH_PERIOD."""
+        statuses = self._statuses()
+        known = [(status.name, status.level, status.reasons) for status in statuses]
+        with self._lock:
+            due = time.monotonic() - self._published_at >= PERIOD - WATCH_PERIOD / 2
+            if due or known != self._known:
+                self._log(statuses)
+                self._publish(statuses, known)
+
+    def finish(self) -> None:
+        """Publishes every status as STALE: nobody speaks for this node from now on."""
+        statuses = [
+            Status(status.name, Level.STALE, ("ended",), "the node has ended", status.values)
+            for status in self._statuses()
+        ]
+        with self._lock:
+            self._publish(statuses, [])
+            self._final = True
+
+    def _log(self, statuses: Sequence[Status]) -> None:
+        """Tells the log of what is newly wrong, the same thing at most every LOG_PERIOD.
+
+        The node's own troubles are in the log where they happen.
+        """
+        now = time.monotonic()
+        logger = self._node.get_logger()
+        for status in statuses:
+            mark = (status.name, status.reasons)
+            told = now - self._logged.get(mark, -LOG_PERIOD) < LOG_PERIOD
+            if status.level < Level.WARN or status.name == "node" or told:
+                continue
+            self._logged[mark] = now
+            text = f"{status.name}: {status.message}"
+            if status.level == Level.WARN:
+                logger.warning(text)
+            else:
+                logger.error(text)
+
+    def _publish(
+        self, statuses: Sequence[Status], known: list[tuple[str, Level, tuple[str, ...]]]
+    ) -> None:
+        if self._final:
+            return
+        self._known = known
+        self._published_at = time.monotonic()
+        message = DiagnosticArray(
+            status=[
+                DiagnosticStatus(
+                    level=bytes([status.level]),
+                    name=f"{self._node.get_name()}: {status.name}",
+                    message=status.message,
+                    hardware_id=self._node.get_fully_qualified_name(),
+                    values=[KeyValue(key=key, value=value) for key, value in status.values],
+                )
+                for status in statuses
+            ]
+        )
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)

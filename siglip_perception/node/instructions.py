@@ -1,0 +1,81 @@
+"""Which instruction is the newest: one slot, at most RATE_HZ a second, doubles left out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+RATE_HZ = 10.0
+# Both subscriptions queue at most this many; a double is never further away than that.
+DEPTH = 10
+
+
+class InstructionSlot:
+    """The newest instruction that waits to be encoded; a source of work for the Worker.
+
+    A latched publisher is heard twice, by the volatile and by the transient-local subscription:
+    both deliveries bear the same source timestamp, and the second one is left out.
+    """
+
+    def __init__(
+        self,
+        accept: Callable[[str], None],
+        notify: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accept = accept
+        self._notify = notify
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._text: str | None = None
+        self._open = False
+        self._due = 0.0
+        self._superseded = 0
+        self._seen: deque[tuple[int, int]] = deque(maxlen=8 * DEPTH)
+
+    @property
+    def superseded(self) -> int:
+        """Instructions that a newer one replaced before they were looked at."""
+        with self._lock:
+            return self._superseded
+
+    def offer(self, text: str, source_timestamp: int = 0) -> None:
+        """Keeps the text as the newest; source_timestamp: the publisher's, 0 for none."""
+        with self._lock:
+            mark = (source_timestamp, hash(text))
+            if source_timestamp:
+                if mark in self._seen:
+                    return
+                self._seen.append(mark)
+            if self._text is not None:
+                self._superseded += 1
+            self._text = text
+        self._notify()
+
+    def open(self) -> None:
+        """From now on texts are handed on: there is a model that can encode them."""
+        with self._lock:
+            self._open = True
+        self._notify()
+
+    def close(self) -> None:
+        """Keeps texts until open()."""
+        with self._lock:
+            self._open = False
+
+    def delay(self) -> float | None:
+        """Seconds until the text may be looked at; None without one."""
+        with self._lock:
+            if self._text is None or not self._open:
+                return None
+            return max(0.0, self._due - self._clock())
+
+    def run(self) -> None:
+        """Hands the newest text on, on the worker's thread."""
+        with self._lock:
+            text, self._text = self._text, None
+            self._due = self._clock() + 1.0 / RATE_HZ
+        if text is not None:
+            self._accept(text)

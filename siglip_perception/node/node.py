@@ -1,0 +1,250 @@
+"""The node's wiring: topics, services and timers -> cameras -> mailbox -> worker -> outputs."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from sensor_msgs.msg import CompressedImage, Image
+from siglip_perception_msgs.srv import Ground
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import PerceptionError
+from siglip_perception.node.cameras import CameraFeed
+from siglip_perception.node.diagnostics import WATCH_PERIOD, Diagnostics
+from siglip_perception.node.ground import GroundService
+from siglip_perception.node.health import (
+    NodeView,
+    Status,
+    camera_status,
+    instruction_status,
+    node_status,
+    topics_status,
+)
+from siglip_perception.node.instruction_topic import InstructionTopic
+from siglip_perception.node.instructions import InstructionSlot
+from siglip_perception.node.lifecycle import (
+    INACTIVE,
+    UNCONFIGURED,
+    LifecycleState,
+    ManagedNode,
+    TransitionCallbackReturn,
+)
+from siglip_perception.node.mailbox import Mailbox
+from siglip_perception.node.outputs import NodeOutputs
+from siglip_perception.node.parameters import LiveSettings
+from siglip_perception.node.perceiver import Loader, Perceiver, load_pipeline
+from siglip_perception.node.qos import QosWatch, image_qos, overridable
+from siglip_perception.node.worker import Worker
+
+# ~/ground does not answer from a frame that came longer ago than this.
+NEWEST_SECONDS = 2.0
+
+
+class PerceptionNode(ManagedNode):
+    """Loads the model in configure, uses it in active, frees it in cleanup.
+
+    Spin it with a MultiThreadedExecutor of THREADS threads. end: called once, from any thread,
+    with a sentence when only a new process can help.
+    Raises ConfigError where a parameter given at the start is wrong.
+    """
+
+    # A slow transition, a question about the state meanwhile, ~/ground, and everything else.
+    THREADS = 4
+
+    def __init__(
+        self, end: Callable[[str], None], load: Loader = load_pipeline, **options: Any
+    ) -> None:
+        super().__init__("siglip_perception", **options)
+        self._end = end
+        self._error = self._fatal = ""
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._settings = LiveSettings(self, lambda: self.state_id == UNCONFIGURED)
+        self._watch = QosWatch(self)
+        self._outputs = NodeOutputs(self, self._watch)
+        self._worker = Worker(self._crashed)
+        self._perceiver = Perceiver(
+            self._outputs,
+            load,
+            self._settings.get,
+            self._now_ns,
+            lambda camera: self._mailbox.epoch(camera),
+            self.get_logger().error,
+            self._give_up,
+        )
+        self._mailbox = Mailbox(self._perceiver.serve, self._worker.notify)
+        self._instructions = InstructionSlot(self._perceiver.hear, self._worker.notify)
+        self._worker.add(self._instructions)
+        self._worker.add(self._mailbox)
+        self._feeds: dict[str, CameraFeed] = {}
+        self._image_subscriptions: list[Any] = []
+
+        self._diagnostics = Diagnostics(self, self._statuses)
+        self._topic = InstructionTopic(self, self._watch, self._instructions.offer)
+        ground = GroundService(self, self._worker, self._perceiver, self._newest)
+        self.create_service(
+            Ground, "~/ground", ground, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        # A timer on simulated time would stand still with it, and so would the watch on silence.
+        self.create_timer(WATCH_PERIOD, self._diagnostics.watch, clock=self._steady)
+        self.create_timer(WATCH_PERIOD, self._topic.watch, clock=self._steady)
+        self._jump = self.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            ),
+            post_callback=self._on_clock_jump,
+        )
+        self._worker.start()
+        if self._settings.get().autostart:
+            self._once = self.create_timer(
+                0.0, self._start, callback_group=self.lifecycle_group, clock=self._steady
+            )
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("activate", self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("cleanup", self._cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("shutdown", self._release)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transit("recovery", self._release)
+
+    def stop(self, grace: float) -> None:
+        """Ends all work; what is under way gets `grace` seconds to be finished and published."""
+        self._worker.stop(grace)
+        self._mailbox.close()
+        self._outputs.close()
+        self._diagnostics.finish()
+
+    def _start(self) -> None:
+        """Configures and activates once, without anybody asking."""
+        self._once.cancel()
+        if self.transition(self.trigger_configure, UNCONFIGURED):
+            self.transition(self.trigger_activate, INACTIVE)
+
+    def _transit(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        result, error = self.guarded(what, step)
+        if what != "recovery":
+            self._error = error
+        return result
+
+    def _configure(self) -> None:
+        settings = self._settings.get()
+        self.get_logger().info(f"loading the model {settings.model!a}")
+        self._worker.call(self._perceiver.load)
+        self._outputs.create(settings.cameras)
+        self._feeds = {name: self._feed(name, settings) for name in settings.cameras}
+        self._instructions.open()
+        model = self._perceiver.model_state
+        self.get_logger().info(f"loaded: {model.backend}; contract {model.contract}")
+
+    def _activate(self) -> None:
+        self._outputs.open()
+        self._mailbox.open()
+        settings = self._settings.get()
+        for feed in self._feeds.values():
+            feed.start()
+            self._image_subscriptions.append(self._subscribe_images(feed, settings))
+
+    def _deactivate(self) -> None:
+        while self._image_subscriptions:
+            self.destroy_subscription(self._image_subscriptions.pop())
+        self._mailbox.close()
+        # The frame that is being processed is still published: wait for it.
+        self._worker.call(lambda: None)
+        self._outputs.close()
+        for feed in self._feeds.values():
+            feed.stop()
+            self._watch.clear(feed.topic)
+
+    def _cleanup(self) -> None:
+        self._instructions.close()
+        self._worker.call(self._perceiver.unload)
+        self._outputs.destroy()
+
+    def _release(self) -> None:
+        self._deactivate()
+        self._cleanup()
+
+    def _feed(self, name: str, settings: Settings) -> CameraFeed:
+        """The camera's feed, with the counts that it has where its topic is the same."""
+        topic = f"{name}/image" if name else "image"
+        if settings.image_transport == "compressed":
+            topic += "/compressed"
+        resolved = self.resolve_topic_name(topic)
+        known = self._feeds.get(name)
+        if known is not None and known.topic == resolved:
+            return known
+        return CameraFeed(name, resolved, self._mailbox, self._settings.get, self._now_ns)
+
+    def _subscribe_images(self, feed: CameraFeed, settings: Settings) -> Any:
+        profile = image_qos(settings.image_reliability)
+        return self.create_subscription(
+            CompressedImage if settings.image_transport == "compressed" else Image,
+            feed.topic,
+            feed.receive,
+            profile,
+            event_callbacks=self._watch.subscription(feed.topic, feed.ledger.lose),
+            qos_overriding_options=overridable(),
+        )
+
+    def _newest(self, camera: str) -> tuple[Any, str]:
+        """The newest message of a camera, the first one's where no name is given, and its name."""
+        feeds = self._feeds
+        if camera and camera not in feeds:
+            known = ", ".join(name for name in feeds if name) or "none has a name"
+            raise PerceptionError(f"there is no camera {camera[:40]!a}; cameras: {known}.")
+        feed = feeds[camera] if camera else next(iter(feeds.values()))
+        message, since = feed.newest()
+        if message is None:
+            raise PerceptionError(f"no usable frame has come on {feed.topic} yet.")
+        if since > NEWEST_SECONDS:
+            raise PerceptionError(f"the newest frame on {feed.topic} came {since:.1f} s ago.")
+        return message, feed.name
+
+    def _statuses(self) -> list[Status]:
+        now = time.monotonic()
+        rate = self._settings.get().expected_rate
+        mismatches = self._watch.mismatches()
+        feeds = list(self._feeds.values())
+        cameras = [
+            camera_status(feed.view(), now, rate, mismatches.pop(feed.topic, None))
+            for feed in feeds
+        ]
+        view = NodeView(self.state_label, self._error, self._perceiver.model_state, self._fatal)
+        return [
+            node_status(view, now),
+            instruction_status(self._perceiver.instruction_state, self._instructions.superseded),
+            topics_status(list(mismatches.values())),
+            *cameras,
+        ]
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        for feed in self._feeds.values():
+            feed.flush("the clock jumped back")
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _crashed(self, error: BaseException) -> None:
+        self.get_logger().fatal("".join(traceback.format_exception(error)))
+        self._give_up(f"the worker failed: {type(error).__name__}")
+
+    def _give_up(self, sentence: str) -> None:
+        self._fatal = sentence
+        self.get_logger().fatal(sentence)
+        self._end(sentence)

@@ -1,0 +1,122 @@
+"""The publishers of every camera's results, behind a gate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
+
+from siglip_perception.node.conversions import detection_type, detections_message, rclpy_types
+from siglip_perception.node.mailbox import Item
+from siglip_perception.node.qos import QosWatch, output_qos, overridable
+from siglip_perception.overlay import draw
+from siglip_perception.types import Frame, Grounding
+from siglip_perception.wire import as_array, objects_message, tokens_message
+
+
+@dataclass(frozen=True)
+class _Publishers:
+    tokens: Any
+    objects: Any
+    overlay: Any
+    detections: Any | None
+
+    def all(self) -> list[Any]:
+        every = (self.tokens, self.objects, self.overlay, self.detections)
+        return [publisher for publisher in every if publisher is not None]
+
+
+class NodeOutputs:
+    """Publishes while the gate is open: a frame's tokens and objects both, or neither."""
+
+    def __init__(self, node: Node, watch: QosWatch) -> None:
+        self._node = node
+        self._watch = watch
+        self._types = rclpy_types()
+        self._lock = threading.Lock()
+        self._open = False
+        self._publishers: dict[str, _Publishers] = {}
+
+    def create(self, cameras: Sequence[str]) -> None:
+        """Creates ~/tokens and the like, and ~/<camera>/tokens for cameras with a name."""
+        detections = detection_type()
+        for camera in cameras:
+            prefix = f"~/{camera}/" if camera else "~/"
+            self._publishers[camera] = _Publishers(
+                tokens=self._create(TokenSequence, f"{prefix}tokens"),
+                objects=self._create(GroundedObjectArray, f"{prefix}objects"),
+                overlay=self._create(CompressedImage, f"{prefix}overlay/compressed"),
+                detections=self._create(detections, f"{prefix}detections") if detections else None,
+            )
+
+    def _create(self, kind: Any, topic: str) -> Any:
+        return self._node.create_publisher(
+            kind,
+            topic,
+            output_qos(),
+            event_callbacks=self._watch.publisher(self._node.resolve_topic_name(topic)),
+            qos_overriding_options=overridable(),
+        )
+
+    def destroy(self) -> None:
+        for publishers in self._publishers.values():
+            for publisher in publishers.all():
+                self._watch.clear(publisher.topic_name)
+                self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
+    def open(self) -> None:
+        with self._lock:
+            self._open = True
+
+    def close(self) -> None:
+        """Waits for a frame that is being published; nothing is published afterwards."""
+        with self._lock:
+            self._open = False
+
+    def wants_mask(self, camera: str) -> bool:
+        return bool(self._publishers[camera].overlay.get_subscription_count() > 0)
+
+    def publish(self, item: Item, frame: Frame, result: Any, publish_mask: bool) -> bool:
+        header = item.message.header
+        publishers = self._publishers[item.camera]
+        tokens = tokens_message(self._types, header, result.tokens)
+        grounding: Grounding | None = result.grounding
+        objects = detections = None
+        if grounding is not None:
+            shown = grounding if publish_mask else replace(grounding, mask=None)
+            objects = objects_message(self._types, header, shown)
+            if publishers.detections is not None:
+                detections = detections_message(header, grounding)
+        with self._lock:
+            if not self._open:
+                return False
+            publishers.tokens.publish(tokens)
+            if objects is not None:
+                publishers.objects.publish(objects)
+            if detections is not None and publishers.detections is not None:
+                publishers.detections.publish(detections)
+        return True
+
+    def publish_overlay(self, item: Item, frame: Frame, result: Any, quality: int) -> None:
+        overlay = self._publishers[item.camera].overlay
+        if overlay.get_subscription_count() == 0:
+            return
+        grounding = result.grounding or Grounding("", 0, (), (), (), result.tokens.contract)
+        picture = draw(frame.image, grounding)
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality)
+        message = CompressedImage(
+            header=item.message.header,
+            format="jpeg",
+            data=as_array(np.frombuffer(data, np.uint8)),
+        )
+        with self._lock:
+            if self._open:
+                overlay.publish(message)

@@ -1,0 +1,79 @@
+"""The executable `perception_node`: runs the node until SIGINT, SIGTERM or a fatal error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from siglip_perception.node.process import StopRequest
+
+# Seconds that work under way gets to finish in once the end is asked for.
+GRACE = 1.0
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Ends the process: with 0 after a signal, 1 after a fatal error; 2 where it cannot start."""
+    # First of all: a signal that comes during the imports below ends the node cleanly, too.
+    stop = StopRequest()
+    import rclpy
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.impl.implementation_singleton import rclpy_implementation
+    from rclpy.signals import SignalHandlerOptions
+
+    from siglip_perception.config import ConfigError
+    from siglip_perception.node.node import PerceptionNode
+
+    failures: list[str] = []
+
+    def end(sentence: str) -> None:
+        failures.append(sentence)
+        stop.request()
+
+    try:
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        node = PerceptionNode(end)
+    except (ConfigError, rclpy_implementation.RCLError) as error:
+        print(f"perception_node: {str(error).splitlines()[0]}", file=sys.stderr)
+        rclpy.try_shutdown()
+        _leave(2)
+    executor = MultiThreadedExecutor(PerceptionNode.THREADS)
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except Exception:  # noqa: BLE001 - reported, and the process ends
+            traceback.print_exc()
+            end("a callback failed")
+
+    spinner = threading.Thread(target=spin, name="executor", daemon=True)
+    spinner.start()
+    stop.wait()
+    node.stop(GRACE)
+    executor.shutdown(timeout_sec=0)
+    spinner.join(GRACE / 2)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    _leave(1 if failures else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once.
+
+    A model that is being loaded or run cannot be interrupted, only left behind; and to take
+    Python and PyTorch down takes a busy machine seconds.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The values that flow through the pipeline; shapes, dtypes, units and ranges are stated here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+TokenDtype = Literal["float32", "float16", "bfloat16"]
+
+
+class Role(IntEnum):
+    """What the instruction wants of an object; the values are those of GroundedObject.msg."""
+
+    UNKNOWN = 0
+    TARGET = 1
+    PLACE = 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image.
+
+    image: uint8 [height, width, 3], RGB, C-contiguous, values in [0, 255].
+    stamp_ns: time of capture in nanoseconds since the epoch (or since sim time's zero).
+    frame_id: the camera's optical frame, copied from the message's header.
+    camera: name out of the parameter `cameras`; empty where there is only one.
+    """
+
+    image: UInt8Array
+    stamp_ns: int = 0
+    frame_id: str = ""
+    camera: str = ""
+
+    @property
+    def height(self) -> int:
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.image.shape[1])
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The fused token sequence of one frame, in the order that the contract states.
+
+    data: [rows * cols, dim], row-major over the image from the top left; float32 or float16, or
+        uint16 holding bfloat16 bit patterns (numpy has no bfloat16). `dtype` says which.
+    """
+
+    data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+    dtype: TokenDtype
+    rows: int
+    cols: int
+    contract: str
+    fingerprint: str
+
+    @property
+    def dim(self) -> int:
+        return int(self.data.shape[1])
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in camera pixels, the origin at the top left; inside the image, at least 1x1."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with another box, in [0, 1]."""
+        across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        if across <= 0 or down <= 0:
+            return 0.0
+        common = across * down
+        return common / (self.width * self.height + other.width * other.height - common)
+
+
+@dataclass(frozen=True)
+class GroundedObject:
+    """One region that a phrase names.
+
+    score: SigLIP's own probability sigmoid(logit), in [0, 1], independent of every other phrase.
+    area: share of the image that the mask covers, in [0, 1].
+    """
+
+    phrase: str
+    score: float
+    logit: float
+    box: Box
+    area: float
+    role: Role = Role.UNKNOWN
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Everything that was found in one frame for one query.
+
+    presence: for each phrase the probability, in [0, 1], that it is in view at all.
+    objects: best first within a phrase, phrases in the order of the query.
+    mask: uint8 [height, width] of the camera image, 0 or the object's index + 1 (at most 255
+        objects); None unless it was asked for.
+    """
+
+    instruction: str
+    instruction_id: int
+    phrases: tuple[str, ...]
+    presence: tuple[float, ...]
+    objects: tuple[GroundedObject, ...]
+    contract: str
+    mask: UInt8Array | None = None

@@ -1,0 +1,389 @@
+"""Bag in, bag out: topics, stamps, counts, byte-equal runs, and nothing left after a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import write_random_model
+
+from siglip_perception import bag
+from siglip_perception.bag_topics import COMPRESSED, RAW, camera_names, choose_topics
+from siglip_perception.client import tokens_to_numpy
+from siglip_perception.errors import BagError, InstructionError
+from siglip_perception.instruction import parse
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import Frame
+
+START = 1_700_000_000_123_456_789
+STEP = 33_333_333
+TOKENS, OBJECTS = "/siglip_perception/tokens", "/siglip_perception/objects"
+STORE = bag.typestore()
+TYPES = STORE.types
+
+Row = tuple[str, int, bytes]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("model")
+    write_random_model(folder)
+    return Pipeline.load(PipelineOptions(model=str(folder), threshold=0.0, max_objects=3))
+
+
+def photo(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def jpeg(seed: int) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(photo(seed), 90))
+
+
+def stamp(i: int) -> int:
+    return START + i * STEP
+
+
+def write_sample(path: Path, storage: str = "mcap") -> None:
+    """Six frames; instructions before the first, at the third, and a refused one at the fifth."""
+    frames = [(stamp(i), jpeg(i)) for i in range(6)]
+    words = [
+        (stamp(0) - 1, "pick up the red cup"),
+        (stamp(2), "빨간 컵을 집어서 접시 위에 놓아라"),
+        (stamp(4), "x" * 2000),
+    ]
+    bag.write_sample_bag(path, frames, words, storage=storage)
+
+
+def rows(path: Path) -> list[Row]:
+    with Reader(path) as reader:
+        return [(c.topic, t, bytes(data)) for c, t, data in reader.messages(reader.connections)]
+
+
+def messages(path: Path, topic: str) -> Iterator[Any]:
+    kind = "TokenSequence" if topic.endswith("tokens") else "GroundedObjectArray"
+    for name, _, data in rows(path):
+        if name == topic:
+            yield STORE.deserialize_cdr(data, f"siglip_perception_msgs/msg/{kind}")
+
+
+def header(i: int, frame_id: str = "cam") -> Any:
+    time = TYPES["builtin_interfaces/msg/Time"](sec=stamp(i) // 10**9, nanosec=stamp(i) % 10**9)
+    return TYPES["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+
+def raw_image(i: int, **changes: Any) -> bytes:
+    fields = {
+        "header": header(i),
+        "height": 48,
+        "width": 64,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": 192,
+        "data": photo(i).reshape(-1),
+    }
+    return bytes(STORE.serialize_cdr(TYPES[RAW](**{**fields, **changes}), RAW))
+
+
+def compressed_image(i: int, data: bytes) -> bytes:
+    message = TYPES[COMPRESSED](header(i), "jpeg", np.frombuffer(data, np.uint8))
+    return bytes(STORE.serialize_cdr(message, COMPRESSED))
+
+
+def write_bag(path: Path, entries: list[tuple[str, str, int, bytes]]) -> None:
+    """(topic, type, time, bytes) -> an sqlite3 bag."""
+    with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        made: dict[str, Any] = {}
+        for topic, kind, time, data in entries:
+            if topic not in made:
+                made[topic] = writer.add_connection(topic, kind, typestore=STORE)
+            writer.write(made[topic], time, data)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_two_runs_write_byte_equal_messages(
+    pipeline: Pipeline, tmp_path: Path, storage: str
+) -> None:
+    write_sample(tmp_path / "in", storage)
+    for name in ("first", "second"):
+        bag.replay(tmp_path / "in", tmp_path / name, pipeline)
+    first = rows(tmp_path / "first")
+    assert first == rows(tmp_path / "second")
+    assert len(first) == 6 + 4
+    suffix = {"mcap": "mcap", "sqlite3": "db3"}[storage]
+    assert (tmp_path / "first" / f"first.{suffix}").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "in", "second"]
+
+
+def test_outputs_carry_the_images_stamps_and_the_newest_instruction(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    write_sample(tmp_path / "in")
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert (summary.images, summary.tokens, summary.objects) == (6, 6, 4)
+    assert (summary.instructions, summary.rejected) == (2, 1)
+    recorded = [(topic, time) for topic, time, _ in rows(tmp_path / "out")]
+    assert [time for topic, time in recorded if topic == TOKENS] == [stamp(i) for i in range(6)]
+    assert [time for topic, time in recorded if topic == OBJECTS] == [stamp(i) for i in range(4)]
+    for i, message in enumerate(messages(tmp_path / "out", TOKENS)):
+        taken = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        assert taken == stamp(i)
+        assert message.header.frame_id == "camera_optical_frame"
+    found = list(messages(tmp_path / "out", OBJECTS))
+    assert [message.instruction_id for message in found] == [1, 1, 2, 2]
+    assert found[0].phrases == ["red cup"]
+    assert found[2].phrases == ["빨간 컵", "접시"]
+    assert found[2].instruction == "빨간 컵을 집어서 접시 위에 놓아라"
+    assert found[0].mask.width == 0
+
+
+def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_bag(tmp_path / "in", [("/image", RAW, stamp(0), raw_image(0))])
+    options = bag.ReplayOptions(instruction="find the red cup", with_mask=True)
+    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    query = pipeline.query(parse("find the red cup"), 1)
+    wanted = pipeline.process(Frame(photo(0)), query, with_mask=True)
+    assert wanted.tokens is not None
+    assert wanted.grounding is not None
+    (tokens,) = messages(tmp_path / "out", TOKENS)
+    np.testing.assert_array_equal(tokens_to_numpy(tokens, "tabletop"), wanted.tokens.data)
+    assert tokens.fingerprint == pipeline.fingerprint
+    (objects,) = messages(tmp_path / "out", OBJECTS)
+    assert len(objects.objects) == len(wanted.grounding.objects) > 0
+    assert objects.objects[0].score == np.float32(wanted.grounding.objects[0].score)
+    assert objects.objects[0].box.width == wanted.grounding.objects[0].box.width
+    assert wanted.grounding.mask is not None
+    np.testing.assert_array_equal(objects.mask.data, wanted.grounding.mask.reshape(-1))
+
+
+def test_raw_and_compressed_images_are_the_same_to_the_pipeline(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    decoded = simplejpeg.decode_jpeg(jpeg(0)).reshape(-1)
+    write_bag(tmp_path / "raw", [("/image", RAW, stamp(0), raw_image(0, data=decoded))])
+    write_bag(tmp_path / "packed", [("/i", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)))])
+    for name in ("raw", "packed"):
+        bag.replay(tmp_path / name, tmp_path / f"{name}_out", pipeline)
+    assert rows(tmp_path / "raw_out") == rows(tmp_path / "packed_out")
+
+
+def test_bad_images_are_counted_by_reason_and_the_rest_goes_on(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    bad = [
+        raw_image(0, step=1),
+        raw_image(1, encoding="32FC1"),
+        raw_image(2, height=0),
+        raw_image(3)[:40],
+        raw_image(4),
+    ]
+    entries = [("/image", RAW, stamp(i), data) for i, data in enumerate(bad)]
+    write_bag(tmp_path / "in", entries)
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert dict(summary.dropped) == {"malformed": 3, "encoding": 1}
+    assert summary.images == summary.tokens + sum(summary.dropped.values())
+    assert [time for _, time, _ in rows(tmp_path / "out")] == [stamp(4)]
+
+
+def test_a_truncated_jpeg_and_one_too_large_are_dropped(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    entries = [
+        ("/c", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)[:200])),
+        ("/c", COMPRESSED, stamp(1), compressed_image(1, jpeg(1))),
+    ]
+    write_bag(tmp_path / "in", entries)
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert dict(summary.dropped) == {"corrupt": 1}
+    options = bag.ReplayOptions(max_pixels=48 * 64 - 1)
+    summary = bag.replay(tmp_path / "in", tmp_path / "small", pipeline, options)
+    assert dict(summary.dropped) == {"corrupt": 1, "too_large": 1}
+
+
+def test_several_cameras_have_topics_of_their_own(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_bag(
+        tmp_path / "in",
+        [
+            ("/front/image_raw", RAW, stamp(0), raw_image(0)),
+            ("/wrist/image/compressed", COMPRESSED, stamp(1), compressed_image(1, jpeg(1))),
+            ("/front/image_raw", RAW, stamp(2), raw_image(2)),
+        ],
+    )
+    options = bag.ReplayOptions(instruction="red cup")
+    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    topics = [topic for topic, _, _ in rows(tmp_path / "out")]
+    assert topics.count("/siglip_perception/front/tokens") == 2
+    assert topics.count("/siglip_perception/wrist/objects") == 1
+    one = bag.ReplayOptions(image_topics=("/wrist/image/compressed",))
+    bag.replay(tmp_path / "in", tmp_path / "one", pipeline, one)
+    assert [row[:2] for row in rows(tmp_path / "one")] == [(TOKENS, stamp(1))]
+
+
+def test_depth_twins_and_own_outputs_are_not_cameras(tmp_path: Path) -> None:
+    write_bag(
+        tmp_path / "in",
+        [
+            ("/front/image_raw", RAW, stamp(0), raw_image(0)),
+            ("/front/image_raw/compressed", COMPRESSED, stamp(0), compressed_image(0, jpeg(0))),
+            ("/front/depth/image_raw", RAW, stamp(0), raw_image(0)),
+            ("/siglip_perception/overlay/compressed", COMPRESSED, stamp(0), b"\0" * 8),
+        ],
+    )
+    with Reader(tmp_path / "in") as reader:
+        assert choose_topics(reader.connections, (), tmp_path) == ("/front/image_raw",)
+        asked = ("/front/depth/image_raw",)
+        assert choose_topics(reader.connections, asked, tmp_path) == asked
+        with pytest.raises(BagError, match="no images on /nope: it has /front/depth"):
+            choose_topics(reader.connections, ("/nope",), tmp_path)
+
+
+def test_names_of_cameras() -> None:
+    assert camera_names(["/a/image"]) == {"/a/image": ""}
+    assert camera_names(["/a/image_raw/compressed", "/b/image"]) == {
+        "/a/image_raw/compressed": "a",
+        "/b/image": "b",
+    }
+    assert camera_names(["/a/image", "/a/image_rect"]) == {
+        "/a/image": "a_image",
+        "/a/image_rect": "a_image_rect",
+    }
+
+
+def test_overlays_are_asked_for_each_grounded_image(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    seen: list[tuple[str, int, bool]] = []
+    options = bag.ReplayOptions(
+        overlay=lambda camera, number, image, grounding: seen.append(
+            (camera, number, grounding.mask is not None and grounding.mask.shape == (48, 64))
+        )
+    )
+    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    assert seen == [("", number, True) for number in (1, 2, 3, 4)]
+    assert all(message.mask.width == 0 for message in messages(tmp_path / "out", OBJECTS))
+
+
+def test_progress_reaches_the_end(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    steps: list[tuple[int, int]] = []
+    bag.replay(
+        tmp_path / "in",
+        tmp_path / "out",
+        pipeline,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert steps == [(i + 1, 6) for i in range(6)]
+
+
+class Stop(BaseException):
+    """Stands for Ctrl-C and for faults of our own."""
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, ValueError])
+def test_nothing_is_left_of_a_run_that_was_stopped(
+    pipeline: Pipeline, tmp_path: Path, error: type[BaseException]
+) -> None:
+    write_sample(tmp_path / "in")
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise error
+
+    with pytest.raises(error):
+        bag.replay(tmp_path / "in", tmp_path / "deep" / "out", pipeline, progress=stop)
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_an_output_that_is_there_is_never_touched(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BagError, match="exists already"):
+        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("keep", [0, 10, 3000])
+def test_a_broken_bag_is_refused_in_one_sentence(
+    pipeline: Pipeline, tmp_path: Path, storage: str, keep: int
+) -> None:
+    write_sample(tmp_path / "in", storage)
+    (stored,) = (path for path in (tmp_path / "in").iterdir() if path.name != "metadata.yaml")
+    stored.write_bytes(stored.read_bytes()[:keep])
+    with pytest.raises(BagError) as caught:
+        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert str(caught.value).startswith(f"The bag {tmp_path / 'in'} cannot be read")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_no_bag_no_metadata_and_no_images(pipeline: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="There is no bag"):
+        bag.replay(tmp_path / "nope", tmp_path / "out", pipeline)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BagError, match="cannot be read"):
+        bag.replay(tmp_path / "empty", tmp_path / "out", pipeline)
+    bag.write_sample_bag(tmp_path / "words", [], [(1, "red cup")])
+    with pytest.raises(BagError, match="no images on /image: it has /image/compressed"):
+        bag.replay(
+            tmp_path / "words",
+            tmp_path / "out",
+            pipeline,
+            bag.ReplayOptions(image_topics=("/image",)),
+        )
+    with pytest.raises(BagError, match="no images on /image/compressed: record"):
+        bag.replay(tmp_path / "words", tmp_path / "out", pipeline)
+
+
+def test_a_refused_first_instruction_is_an_error(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    with pytest.raises(InstructionError):
+        bag.replay(
+            tmp_path / "in",
+            tmp_path / "out",
+            pipeline,
+            bag.ReplayOptions(instruction="x" * 2000),
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_single_file_is_a_bag_too(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    shutil.copy(tmp_path / "in" / "in.mcap", tmp_path / "alone.mcap")
+    bag.replay(tmp_path / "alone.mcap", tmp_path / "out", pipeline)
+    bag.replay(tmp_path / "in", tmp_path / "same", pipeline)
+    assert rows(tmp_path / "out") == rows(tmp_path / "same")
+
+
+def test_the_packages_copies_of_the_messages_are_the_messages() -> None:
+    source = Path(__file__).resolve().parents[2] / "siglip_perception_msgs" / "msg"
+    copies = {path.name: path.read_text() for path in bag.MESSAGES.glob("*.msg")}
+    assert copies == {path.name: path.read_text() for path in source.glob("*.msg")}
+    assert copies
+
+
+@pytest.mark.parametrize("kind", ["TokenSequence", "GroundedObject", "GroundedObjectArray"])
+def test_types_in_bags_are_those_that_ros_builds(kind: str) -> None:
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    described = [
+        Path(p, "share/siglip_perception_msgs/msg", f"{kind}.json") for p in prefixes if p
+    ]
+    built = next((path for path in described if path.is_file()), None)
+    if built is None:
+        pytest.skip("siglip_perception_msgs is not built here")
+    name = f"siglip_perception_msgs/msg/{kind}"
+    hashes = {
+        entry["type_name"]: entry["hash_string"]
+        for entry in json.loads(built.read_text())["type_hashes"]
+    }
+    assert STORE.hash_rihs01(name) == hashes[name]

@@ -1,0 +1,281 @@
+"""Model folders: what is loaded is what was verified, and every broken one is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import byte_tokenizer, random_dinov2, random_siglip, write_random_model
+from safetensors.torch import load_file, save_file
+
+from siglip_perception import checkpoints, contracts
+from siglip_perception.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random")
+    write_random_model(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "model"))
+
+
+def edit_json(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    tokenizer = byte_tokenizer()
+    siglip, dinov2 = random_siglip(len(tokenizer)), random_dinov2()
+    siglip.save_pretrained(tmp_path / "siglip")
+    dinov2.save_pretrained(tmp_path / "dinov2")
+    tokenizer.save_pretrained(tmp_path / "siglip")
+    checkpoints.write_manifest(tmp_path)
+    models = checkpoints.load(tmp_path)
+    for saved, loaded in ((siglip, models.siglip), (dinov2, models.dinov2)):
+        assert saved.state_dict().keys() == loaded.state_dict().keys()
+        for name, tensor in saved.state_dict().items():
+            assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert models.verified
+    assert models.grounding == {}
+
+
+def test_float16_becomes_float32_ready_to_serve(original: Path) -> None:
+    models = checkpoints.load(original)
+    for model in (models.siglip, models.dinov2):
+        assert not model.training
+        assert model.config._attn_implementation == "sdpa"
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    positions = models.siglip.vision_model.embeddings.position_ids
+    assert positions.tolist() == [list(range(256))]
+    assert models.siglip.text_model.embeddings.position_ids.tolist() == [list(range(32))]
+    assert models.grounding == {"affinity_scale": 10.0, "affinity_bias": -5.0}
+
+
+def test_the_parts_load_alone_and_alike(original: Path) -> None:
+    siglip, tokenizer = checkpoints.load_siglip(original)
+    dinov2 = checkpoints.load_dinov2(original)
+    models = checkpoints.load(original)
+    assert torch.equal(siglip.logit_scale, models.siglip.logit_scale)
+    assert torch.equal(dinov2.embeddings.cls_token, models.dinov2.embeddings.cls_token)
+    assert tokenizer("red cup")["input_ids"] == models.tokenizer("red cup")["input_ids"]
+
+
+def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
+    def as_published(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["vision_model.embeddings.position_ids"] = torch.arange(256)[None]
+
+    stored = load_file(folder / "dinov2/model.safetensors")
+    assert "encoder.layer.0.attention.attention.query.weight" in stored  # as facebook's are
+    edit_weights(folder / "siglip/model.safetensors", as_published)
+    checkpoints.write_manifest(folder)
+    models = checkpoints.load(folder)
+    query = models.dinov2.encoder.layer[0].attention.q_proj.weight
+    saved = stored["encoder.layer.0.attention.attention.query.weight"]
+    assert torch.equal(query, saved.float())
+
+
+@pytest.mark.parametrize(
+    "name", ["dinov2/model.safetensors", "siglip/config.json", "siglip/tokenizer.json"]
+)
+def test_a_changed_file_is_refused_with_both_hashes(folder: Path, name: str) -> None:
+    listed = json.loads((folder / "manifest.json").read_text())["files"][name]
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    found = hashlib.sha256(data).hexdigest()
+    with pytest.raises(CheckpointError, match=f"{found}.*{listed}"):
+        checkpoints.verify(folder)
+    with pytest.raises(CheckpointError, match=f"{found}.*{listed}"):
+        checkpoints.load(folder)
+
+
+def test_the_bytes_that_are_verified_are_the_ones_that_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.relative_to(folder).as_posix())
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    checkpoints.load(folder)
+    assert sorted(reads) == sorted(set(reads))
+    assert {"dinov2/model.safetensors", "siglip/model.safetensors"} <= set(reads)
+
+
+@pytest.mark.parametrize("name", [*checkpoints.ENCODER_FILES, *checkpoints.TOKENIZER_FILES])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_missing_file_is_named(folder: Path, name: str, manifest: bool) -> None:
+    (folder / name).unlink()
+    if not manifest:
+        (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("name", checkpoints.ENCODER_FILES)
+@pytest.mark.parametrize("keep", [0, 7, 100])
+def test_a_truncated_file_is_refused(folder: Path, name: str, keep: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:keep])
+    checkpoints.write_manifest(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json is not|not a whole safetensors"):
+        checkpoints.load(folder)
+
+
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(folder: Path) -> None:
+    weights = folder / "dinov2/model.safetensors"
+    (folder / "manifest.json").unlink()
+    good = weights.read_bytes()
+    edit_weights(weights, lambda tensors: tensors.pop("layernorm.weight"))
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 tensor\(s\), the first 'layernorm.weight'"
+    ):
+        checkpoints.load_dinov2(folder)
+    weights.write_bytes(good)
+    edit_weights(weights, lambda tensors: tensors.update(extra=torch.zeros(1)))
+    with pytest.raises(CheckpointError, match=r"unexpected 1 tensor\(s\), the first 'extra'"):
+        checkpoints.load_dinov2(folder)
+    weights.write_bytes(good)
+    edit_weights(weights, lambda tensors: tensors.update({"layernorm.weight": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r"wrong shape for 1 tensor\(s\)"):
+        checkpoints.load_dinov2(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "clip"}, "of the type 'clip' and has to be 'siglip'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
+        ({"vision_config": {"hidden_size": "wide"}}, "cannot be understood"),
+    ],
+)
+def test_a_config_that_is_not_supported_is_refused(
+    folder: Path, fields: dict[str, Any], message: str
+) -> None:
+    (folder / "manifest.json").unlink()
+    edit_json(folder / "siglip/config.json", **fields)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load(folder)
+
+
+def test_a_config_cannot_bring_code_along(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    edit_json(
+        folder / "dinov2/config.json",
+        _attn_implementation="someone/kernels",
+        attn_implementation="someone/kernels",
+        auto_map={"AutoModel": "evil.Model"},
+    )
+    model = checkpoints.load_dinov2(folder)
+    assert type(model).__module__.startswith("transformers.models.dinov2_with_registers")
+    assert model.config._attn_implementation == "sdpa"
+    assert not hasattr(model.config, "auto_map")
+
+
+def test_pickled_weights_are_not_loaded(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "siglip/model.safetensors").rename(folder / "siglip/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"\.bin files are not loaded"):
+        checkpoints.load(folder)
+
+
+def test_another_kind_of_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    edit_json(folder / "siglip/tokenizer_config.json", tokenizer_class="BertTokenizer")
+    with pytest.raises(CheckpointError, match=r"'BertTokenizer'.*not supported"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("SiglipTokenizer", "  Red   CUP, the big one! "), ("GemmaTokenizer", "RED cup the big one")],
+)
+def test_the_tokenizers_of_stock_checkpoints_lower_case_first(
+    folder: Path, kind: str, text: str
+) -> None:
+    (folder / "manifest.json").unlink()
+    path = folder / "siglip/tokenizer.json"
+    edit_json(path, normalizer=None)
+    edit_json(folder / "siglip/tokenizer_config.json", tokenizer_class=kind)
+    _, tokenizer = checkpoints.load_siglip(folder)
+    assert tokenizer(text)["input_ids"] == tokenizer("red cup the big one")["input_ids"]
+
+
+def test_padding_is_on_the_right_to_the_text_context(original: Path) -> None:
+    _, tokenizer = checkpoints.load_siglip(original)
+    ids = tokenizer(["a", "빨간 컵"], padding="max_length", truncation=True)["input_ids"]
+    assert [len(row) for row in ids] == [32, 32]
+    assert ids[0][-1] == tokenizer.pad_token_id == 0
+    assert ids[0][0] != 0
+
+
+def test_a_folder_without_a_manifest_loads_and_says_so(folder: Path) -> None:
+    before = checkpoints.verify(folder)
+    (folder / "manifest.json").unlink()
+    models = checkpoints.load(folder)
+    assert not models.verified
+    assert models.digest == before
+
+
+def test_the_fingerprint_covers_weights_and_preprocessing(folder: Path) -> None:
+    contract = contracts.get("tabletop")
+    digest = checkpoints.verify(folder)
+    first = checkpoints.fingerprint(digest, contract)
+    assert len(first) == 64
+    assert checkpoints.fingerprint(digest, replace(contract, description="?")) == first
+    assert checkpoints.fingerprint(digest, replace(contract, image_size=448)) != first
+    edit_weights(
+        folder / "dinov2/model.safetensors", lambda tensors: tensors["layernorm.bias"].add_(1)
+    )
+    checkpoints.write_manifest(folder)
+    assert checkpoints.fingerprint(checkpoints.verify(folder), contract) != first
+
+
+@pytest.mark.parametrize("name", ["", "no-such-model", "/no/such/folder"])
+def test_an_unknown_model_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(CheckpointError, match="tabletop"):
+        checkpoints.resolve(name)
+
+
+def test_a_folder_is_its_own_name(folder: Path) -> None:
+    assert checkpoints.resolve(str(folder)) == folder
+
+
+def test_the_embedded_model_is_whole_and_keeps_its_contract() -> None:
+    folder = checkpoints.resolve("tabletop")
+    models = checkpoints.load(folder)
+    assert models.verified
+    assert checkpoints.verify(folder) == models.digest
+    contracts.check(contracts.get("tabletop"), models.siglip.config, models.dinov2.config)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12 * 2**20
+
+
+def test_the_network_is_switched_off() -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"

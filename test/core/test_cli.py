@@ -1,0 +1,263 @@
+"""The commands, run as a user runs them, and what importing them loads."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import write_random_model
+
+from siglip_perception import bag, cli, commands, doctor
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import Frame
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    write_random_model(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def image(tmp_path: Path, pixels: np.ndarray) -> Path:
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """The one line that a refused command says."""
+    assert cli.main([str(word) for word in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("siglip-perception: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_tokens_are_the_pipelines(
+    model: str, image: Path, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tokens.npz"
+    argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
+    assert cli.main(argv) == 0
+    assert "16 x 16 tokens of 320 channels" in capsys.readouterr().out
+    pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
+    wanted = pipeline.process(Frame(pixels), None).tokens
+    assert wanted is not None
+    with np.load(out, allow_pickle=False) as stored:
+        np.testing.assert_array_equal(stored["tokens"], wanted.data)
+        assert stored["tokens"].dtype == np.float32
+        assert stored["grid"].tolist() == [16, 16]
+        assert str(stored["contract"]) == "tabletop"
+        assert str(stored["fingerprint"]) == pipeline.fingerprint
+    first = out.read_bytes()
+    assert cli.main(argv) == 0
+    assert out.read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "tokens.npz"]
+
+
+def test_ground_prints_json(
+    model: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "out.png"
+    sentence = "빨간 컵을 집어서 접시 위에 놓아라"
+    argv = ["ground", str(image), sentence, "--model", model, "--threshold", "0", "--json"]
+    assert cli.main([*argv, "--overlay", str(overlay)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["phrases"] == ["빨간 컵", "접시"]
+    assert printed["instruction"] == sentence
+    assert len(printed["presence"]) == 2
+    assert printed["objects"]
+    assert {found["phrase"] for found in printed["objects"]} <= {"빨간 컵", "접시"}
+    for found in printed["objects"]:
+        x, y, width, height = found["box"]
+        assert 0 <= x < x + width <= 64
+        assert 0 <= y < y + height <= 48
+        assert found["score"] == pytest.approx(1 / (1 + np.exp(-found["logit"])), abs=1e-5)
+        assert found["role"] in ("target", "place")
+    with Image.open(overlay) as drawn:
+        assert drawn.size == (64, 48)
+
+
+def test_ground_prints_text_and_says_what_was_not_found(
+    model: str, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ground", str(image), "red cup", "--model", model, "--threshold", "1"]) == 0
+    assert "red cup: in view 0." in capsys.readouterr().out
+    assert cli.main(["ground", str(image), "red cup", "--model", model, "--threshold", "0"]) == 0
+    assert "  score 0." in capsys.readouterr().out
+
+
+def test_replay_writes_a_bag_and_pictures(
+    model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "JPEG")
+    frames = [(i * 10**8 + 1, stored.getvalue()) for i in range(3)]
+    bag.write_sample_bag(tmp_path / "in", frames, [(0, "find the red cup")])
+    argv = ["replay", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", model]
+    argv += ["--overlay", str(tmp_path / "pictures"), "--overlay-every", "2", "--threshold", "0"]
+    assert cli.main(argv) == 0
+    said = capsys.readouterr()
+    assert "3 images in, 3 token and 3 object messages out, 0 dropped" in said.out
+    assert "'find the red cup': 3 images, found in: red cup 3" in said.out
+    assert "3 of 3 images" in said.err
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == [
+        "000001.jpg",
+        "000003.jpg",
+    ]
+    assert (tmp_path / "out" / "metadata.yaml").is_file()
+
+
+def test_what_a_user_got_wrong_is_one_line(
+    model: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("no image")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:60])
+    out = tmp_path / "t.npz"
+    assert "no image file" in refused(capsys, "tokens", tmp_path / "nope.jpg", "-o", out)
+    assert "send JPEG or PNG" in refused(capsys, "tokens", text, "-o", out)
+    assert "broken.png" in refused(capsys, "tokens", broken, "-o", out)
+    assert "no folder" in refused(capsys, "tokens", image, "-o", tmp_path / "no" / "t.npz")
+    assert "model folder" in refused(capsys, "tokens", image, "-o", out, "--model", "nope")
+    assert "token contract 'x'" in refused(
+        capsys, "tokens", image, "-o", out, "--model", model, "--contract", "x"
+    )
+    assert "hidden_size" in refused(
+        capsys, "tokens", image, "-o", out, "--model", model, "--contract", "openvla-224"
+    )
+    assert "names no object" in refused(capsys, "ground", image, " ")
+    assert "1024 bytes" in refused(capsys, "ground", image, "cup " * 1000)
+    assert ".png or .jpg" in refused(
+        capsys, "ground", image, "cup", "--model", model, "--overlay", tmp_path / "o.gif"
+    )
+    assert "no bag" in refused(capsys, "replay", tmp_path / "nope", "-o", tmp_path / "out")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["fly"],
+        ["tokens", "image.png"],
+        ["ground", "image.png", "cup", "--threshold", "2"],
+        ["replay", "bag", "-o", "out", "--overlay-every", "0"],
+        ["tokens", "image.png", "-o", "t.npz", "--backend", "magic"],
+    ],
+)
+def test_wrong_arguments_are_refused(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+
+
+def test_ctrl_c_ends_with_130_and_one_line(
+    model: str,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "process", interrupt)
+    argv = ["tokens", str(image), "--model", model, "-o", str(tmp_path / "t.npz")]
+    assert cli.main(argv) == 130
+    assert capsys.readouterr().err == "siglip-perception: interrupted\n"
+
+
+def test_nan_is_withheld_with_a_sentence(
+    model: str,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = PipelineOptions(model=model)
+    loaded = Pipeline.load(options)
+
+    def withhold(*_: object, **__: object) -> None:
+        raise FloatingPointError("The encoders gave NaN or infinity; the tokens are withheld.")
+
+    monkeypatch.setattr(Pipeline, "load", lambda _: loaded)
+    monkeypatch.setattr(loaded, "process", withhold)
+    assert "NaN" in refused(capsys, "tokens", image, "-o", tmp_path / "t.npz")
+    assert not (tmp_path / "t.npz").exists()
+
+
+def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ready"] is True
+    assert report["model"]["contract"] == "tabletop"
+    assert report["model"]["verified"] == "yes"
+    assert report["packages"]["torch"]
+    assert report["backends"]["torch cpu"].startswith("ready")
+    assert int(report["cpu"]["cores"]) >= 1
+    assert cli.main(["doctor", "--model", model]) == 0
+    assert "The main job runs here." in capsys.readouterr().out
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
+    assert "siglip/config.json is missing" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "_NEEDED", ("torch", "no-such-package"))
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "no-such-package, for the main job: pip install no-such-package" in said
+
+
+def test_an_image_file_is_read_as_the_node_reads_it(image: Path, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(commands.read_image(image), pixels)
+
+
+def modules_after(statement: str) -> set[str]:
+    """Names of the modules that a fresh Python has loaded after the statement."""
+    code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_the_core_loads_no_ros() -> None:
+    core = [
+        f"siglip_perception.{path.relative_to(ROOT / 'siglip_perception').with_suffix('')}"
+        for path in (ROOT / "siglip_perception").glob("*.py")
+        if path.stem not in ("__init__", "demo")
+    ]
+    assert "siglip_perception.pipeline" in core
+    loaded = modules_after(f"import {', '.join(core)}")
+    assert set(core) <= loaded
+    ros = {"rclpy", "sensor_msgs", "std_msgs", "siglip_perception_msgs", "ament_index_python"}
+    assert not {name.split(".")[0] for name in loaded} & ros
+
+
+def test_help_is_quick_and_a_policys_import_light() -> None:
+    heavy = {"torch", "transformers", "cv2", "rosbags"}
+    assert not modules_after("import siglip_perception.cli as c; c._parser('')") & heavy
+    assert not modules_after("import siglip_perception.client") & heavy

@@ -1,0 +1,107 @@
+"""TokenSequence messages -> numpy and torch, for the classes of rclpy and rosbags alike."""
+
+from __future__ import annotations
+
+import array
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from siglip_perception import bag, wire
+from siglip_perception.client import TokensError, tokens_to_numpy, tokens_to_torch
+from siglip_perception.types import TokenDtype, TokenGrid
+
+VALUES = np.arange(24, dtype=np.float32).reshape(6, 4) / 3 - 2
+
+
+def grid(dtype: TokenDtype) -> TokenGrid:
+    stored: Any = {
+        "float32": VALUES,
+        "float16": VALUES.astype(np.float16),
+        "bfloat16": torch.from_numpy(VALUES).bfloat16().view(torch.int16).numpy().view(np.uint16),
+    }[dtype]
+    return TokenGrid(stored, dtype, 2, 3, "tabletop", "0" * 64)
+
+
+def rosbags_message(dtype: TokenDtype) -> Any:
+    """A message that went through a bag's bytes."""
+    store = bag.typestore()
+    types = wire.rosbags_types(store)
+    time = store.types["builtin_interfaces/msg/Time"](sec=1, nanosec=2)
+    message = wire.tokens_message(types, types.Header(stamp=time, frame_id="c"), grid(dtype))
+    kind = "siglip_perception_msgs/msg/TokenSequence"
+    return store.deserialize_cdr(store.serialize_cdr(message, kind), kind)
+
+
+def rclpy_message(dtype: TokenDtype) -> Any:
+    """The same fields as rclpy's generated class has them: uint8[] is array.array("B")."""
+    made = grid(dtype)
+    return SimpleNamespace(
+        contract=made.contract,
+        rows=made.rows,
+        cols=made.cols,
+        dim=made.dim,
+        dtype=wire.DTYPE_CODES[dtype],
+        data=wire.as_array(made.data),
+    )
+
+
+@pytest.fixture(params=[rosbags_message, rclpy_message], ids=["rosbags", "rclpy"])
+def message(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_floats_come_back_as_they_were(message: Any, dtype: TokenDtype) -> None:
+    tokens = tokens_to_numpy(message(dtype))
+    np.testing.assert_array_equal(tokens, VALUES.astype(dtype))
+    assert tokens.dtype == np.dtype(dtype)
+    made = tokens_to_torch(message(dtype))
+    assert made.dtype is getattr(torch, dtype)
+    assert torch.equal(made, torch.from_numpy(VALUES.astype(dtype)))
+
+
+def test_bfloat16_comes_back(message: Any) -> None:
+    wanted = torch.from_numpy(VALUES).bfloat16()
+    tokens = tokens_to_torch(message("bfloat16"))
+    assert tokens.dtype is torch.bfloat16
+    assert torch.equal(tokens, wanted)
+    as_float = tokens_to_numpy(message("bfloat16"))
+    assert as_float.dtype == np.float32
+    np.testing.assert_array_equal(as_float, wanted.float().numpy())
+
+
+def test_rclpys_memory_is_not_copied() -> None:
+    message = rclpy_message("bfloat16")
+    address, _ = message.data.buffer_info()
+    assert tokens_to_torch(message).data_ptr() == address
+    message = rclpy_message("float32")
+    address, _ = message.data.buffer_info()
+    assert tokens_to_numpy(message).ctypes.data == address
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": 3}, "96 bytes, but 3 x 3 tokens of 4 channels take 144"),
+        ({"dim": 0}, "take 0"),
+        ({"data": array.array("B")}, "0 bytes"),
+        ({"dtype": 7}, "dtype 7 is unknown"),
+    ],
+)
+def test_a_message_that_contradicts_itself_is_refused(change: dict[str, Any], said: str) -> None:
+    message = rclpy_message("float32")
+    vars(message).update(change)
+    for convert in (tokens_to_numpy, tokens_to_torch):
+        with pytest.raises(TokensError, match=said):
+            convert(message)
+
+
+def test_another_contract_than_the_policys_is_refused() -> None:
+    message = rclpy_message("float32")
+    assert tokens_to_numpy(message, "tabletop").shape == (6, 4)
+    with pytest.raises(TokensError, match="'tabletop' and 'openvla-224' is expected"):
+        tokens_to_numpy(message, "openvla-224")

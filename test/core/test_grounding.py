@@ -1,0 +1,116 @@
+"""Regions, boxes and masks from features made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from siglip_perception.grounding import (
+    GroundingSettings,
+    Scores,
+    find_regions,
+    label_mask,
+    region_mask,
+    select_objects,
+    sigmoid,
+)
+from siglip_perception.types import Box, Role
+
+SHARP = GroundingSettings(affinity_scale=20.0, affinity_bias=-10.0)
+
+
+def two_things() -> torch.Tensor:
+    """A 4x4 grid: background, a 2x2 thing in the corner, a 1x2 thing at the bottom."""
+    features = torch.zeros(4, 4, 3)
+    features[..., 0] = 1
+    features[:2, :2] = torch.tensor([0.0, 1.0, 0.0])
+    features[3, 2:] = torch.tensor([0.0, 0.0, 1.0])
+    return features.view(16, 3)
+
+
+def test_regions_are_the_things_and_cover_every_patch() -> None:
+    regions = find_regions(two_things(), SHARP) > 0.5
+    found = {tuple(torch.nonzero(region).flatten().tolist()) for region in regions}
+    assert (0, 1, 4, 5) in found
+    assert (14, 15) in found
+    assert len(found) == 3
+    assert bool(regions.any(dim=0).all())
+
+
+def test_regions_without_known_settings_take_the_cut_from_the_frame() -> None:
+    regions = find_regions(two_things(), GroundingSettings()) > 0.5
+    assert (0, 1, 4, 5) in {tuple(torch.nonzero(r).flatten().tolist()) for r in regions}
+
+
+def test_a_uniform_image_is_one_region() -> None:
+    assert find_regions(torch.ones(16, 3), SHARP).shape == (1, 16)
+
+
+def test_features_in_which_nothing_belongs_together_give_no_region() -> None:
+    never = GroundingSettings(affinity_scale=1.0, affinity_bias=-5.0)
+    assert find_regions(torch.eye(16), never).shape == (0, 16)
+
+
+def test_presence_is_that_of_the_best_region_or_of_the_whole() -> None:
+    scores = _scores([[-4.0, 2.0, -4.0], [-4.0, -4.0, -4.0]])
+    scores = Scores(scores.maps, scores.logits, np.array([-1.0, 1.0], dtype=np.float32))
+    assert scores.presence() == pytest.approx(sigmoid(np.array([2.0, 1.0])))
+    nowhere = Scores(scores.maps[:0], scores.logits[:, :0], scores.whole)
+    assert nowhere.presence() == pytest.approx(sigmoid(np.array([-1.0, 1.0])))
+
+
+def test_a_mask_follows_the_grid_into_camera_pixels() -> None:
+    soft = np.zeros((4, 4), dtype=np.float32)
+    soft[1:3, 2] = 1.0
+    mask = region_mask(soft, 400, 200)
+    ys, xs = np.nonzero(mask)
+    # Halfway between patch centres: the true edges, x in [200, 300), y in [50, 150).
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (200, 299, 50, 149)
+
+
+def test_only_the_largest_piece_of_a_mask_stays() -> None:
+    soft = np.zeros((8, 8), dtype=np.float32)
+    soft[0:3, 0:3] = 1.0
+    soft[7, 7] = 1.0
+    mask = region_mask(soft, 80, 80)
+    assert mask[79, 79] == 0
+    assert mask[10, 10] == 1
+
+
+def _scores(logits: list[list[float]]) -> Scores:
+    maps = np.zeros((3, 4, 4), dtype=np.float32)
+    maps[0, :2, :2] = 1
+    maps[1, 3, 2:] = 1
+    maps[2, :2, :2] = 0.9
+    return Scores(maps, np.array(logits, dtype=np.float32), np.zeros(1, dtype=np.float32))
+
+
+def test_objects_come_best_first_and_the_same_thing_once() -> None:
+    objects, masks = select_objects(
+        _scores([[2.0, 3.0, 1.0]]), ("cup",), (Role.TARGET,), 80, 80, 0.5, 20
+    )
+    assert [o.logit for o in objects] == [3.0, 2.0]
+    assert objects[0].box == Box(40, 60, 40, 20)
+    assert objects[1].score == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert objects[1].area == pytest.approx(0.25, abs=0.02)
+    assert objects[0].role is Role.TARGET
+    assert len(masks) == 2
+
+
+def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
+    scores = _scores([[-1.0, -2.0, -3.0], [4.0, 3.0, -9.0]])
+    objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, 80, 80, 0.5, 1)
+    assert [(o.phrase, o.logit) for o in objects] == [("b", 4.0)]
+
+
+def test_label_mask_numbers_objects_from_one_and_the_first_wins() -> None:
+    left, both = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
+    left[:, :2] = 1
+    assert label_mask([left, both], 4, 2).tolist() == [[1, 1, 2, 2]] * 2
+
+
+def test_sigmoid_is_right_at_both_ends() -> None:
+    assert sigmoid(0.0) == 0.5
+    assert sigmoid(-800.0) == 0.0
+    assert sigmoid(800.0) == 1.0

@@ -1,0 +1,541 @@
+"""Raw and compressed images: every encoding on examples checked by hand, and every refusal."""
+
+from __future__ import annotations
+
+import array
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from siglip_perception.errors import ImageError
+from siglip_perception.images import ENCODINGS, MAX_JPEG_SCANS, convert, decode_compressed
+
+LIMIT = 1_000_000
+RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def raw(encoding: str, pixels: np.ndarray[Any, Any], **changes: Any) -> Any:
+    """convert() of pixels [height, width(, channels)] without padding."""
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1)
+    call = {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "step": rows.shape[1],
+        "is_bigendian": False,
+        "data": rows.tobytes(),
+        "max_pixels": LIMIT,
+    }
+    return convert(encoding, **{**call, **changes})
+
+
+@contextmanager
+def refused(reason: str, *words: str) -> Iterator[pytest.ExceptionInfo[ImageError]]:
+    """Expects an ImageError of this reason whose text is one sentence with these words."""
+    pattern = "(?s)" + "".join(f"(?=.*{word})" for word in words) + r".*\.$"
+    with pytest.raises(ImageError, match=pattern) as caught:
+        yield caught
+    assert caught.value.reason == reason
+
+
+def outcome(call: Callable[[], np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
+    """The reason of the refusal or the shape of the result; any other exception gets through."""
+    try:
+        return call().shape
+    except ImageError as error:
+        return error.reason
+
+
+def picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A smooth RGB picture in which every pixel differs from its neighbours."""
+    down, across = np.mgrid[0:height, 0:width]
+    return np.stack(
+        [
+            across * 255 // max(width - 1, 1),
+            down * 255 // max(height - 1, 1),
+            (across + down) % 256,
+        ],
+        axis=-1,
+    ).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixel", "expected"),
+    [
+        ("rgb8", (1, 2, 3), (1, 2, 3)),
+        ("bgr8", (1, 2, 3), (3, 2, 1)),
+        ("rgba8", (1, 2, 3, 4), (1, 2, 3)),
+        ("bgra8", (1, 2, 3, 4), (3, 2, 1)),
+        ("8UC3", (1, 2, 3), (3, 2, 1)),
+        ("8UC4", (1, 2, 3, 4), (3, 2, 1)),
+        ("mono8", (7,), (7, 7, 7)),
+        ("8UC1", (7,), (7, 7, 7)),
+    ],
+)
+def test_8_bit_samples_are_reordered(
+    encoding: str, pixel: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    pixels = np.tile(np.array(pixel, np.uint8), (2, 3, 1))
+    pixels[1, 2] += 10
+    result = raw(encoding, pixels)
+    assert result.shape == (2, 3, 3)
+    assert result.dtype == np.uint8
+    assert result.flags["C_CONTIGUOUS"]
+    assert tuple(result[0, 0]) == expected
+    assert tuple(result[1, 2]) == tuple(value + 10 for value in expected)
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "pixel", "expected"),
+    [
+        ("rgb16", (0, 257 * 2, 65535), (0, 2, 255)),
+        ("bgr16", (0, 257 * 2, 65535), (255, 2, 0)),
+        ("rgba16", (0, 257 * 2, 65535, 9), (0, 2, 255)),
+        ("bgra16", (0, 257 * 2, 65535, 9), (255, 2, 0)),
+    ],
+)
+def test_16_bit_colour_is_scaled(
+    encoding: str, pixel: tuple[int, ...], expected: tuple[int, ...], bigendian: bool
+) -> None:
+    pixels = np.tile(np.array(pixel, ">u2" if bigendian else "<u2"), (2, 3, 1))
+    result = raw(encoding, pixels, is_bigendian=bigendian)
+    assert (result == np.array(expected)).all()
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1"])
+def test_16_bit_grey_is_scaled_by_white_and_saturates(encoding: str, bigendian: bool) -> None:
+    pixels = np.array([[0, 500, 1000, 4000]], ">u2" if bigendian else "<u2")
+    result = raw(encoding, pixels, is_bigendian=bigendian, mono16_white=1000)
+    assert result[0, :, 0].tolist() == [0, 128, 255, 255]
+    assert (result[..., :1] == result).all()
+
+
+def test_16_bit_grey_is_refused_without_white() -> None:
+    with refused("encoding", "mono16_white"):
+        raw("mono16", np.zeros((2, 2), np.uint16))
+
+
+@pytest.mark.parametrize("encoding", ["32FC1", "rgb9", "", "\x00\n" * 50, "h264"])
+def test_unknown_encodings_are_refused(encoding: str) -> None:
+    with refused("encoding", "rgb8") as caught:
+        raw(encoding, np.zeros((2, 2), np.uint8))
+    assert str(caught.value).isprintable()
+
+
+# The mosaic's first two rows by name, in ROS's reading: the first row's two letters, the second's.
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_patterns_give_the_colour_that_their_name_says(pattern: str, depth: int) -> None:
+    colour = {"r": 200, "g": 100, "b": 50}
+    tile = np.array([[colour[letter] for letter in pattern[:2]], [colour[c] for c in pattern[2:]]])
+    mosaic = np.tile(tile, (4, 4)).astype(np.uint8)
+    pixels = mosaic if depth == 8 else mosaic.astype(np.uint16) * 257
+    result = raw(f"bayer_{pattern}{depth}", pixels)
+    assert (result[2:-2, 2:-2] == (200, 100, 50)).all()
+
+
+# BT.601, limited range: black is Y 16, white Y 235, red (Y, U, V) = (81, 90, 240).
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("uyvy", "UYVY"), ("yuv422", "UYVY"), ("yuyv", "YUYV"), ("yuv422_yuy2", "YUYV")],
+)
+@pytest.mark.parametrize(
+    ("yuv", "expected"),
+    [((16, 128, 128), (0, 0, 0)), ((235, 128, 128), (255, 255, 255)), ((81, 90, 240), RED)],
+)
+def test_yuv_422(
+    encoding: str, order: str, yuv: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    quad = [dict(zip("YUV", yuv, strict=True))[letter] for letter in order]
+    result = raw(encoding, np.tile(np.array(quad, np.uint8).reshape(1, 2, 2), (2, 2, 1)))
+    assert result.shape == (2, 4, 3)
+    assert np.abs(result.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize(("encoding", "pair"), [("nv12", (90, 240)), ("nv21", (240, 90))])
+def test_two_plane_yuv_with_padding(encoding: str, pair: tuple[int, int]) -> None:
+    height, width, step = 4, 6, 10
+    data = np.full((height * 3 // 2, step), 255, np.uint8)
+    data[:height, :width] = 81
+    data[height:, :width] = np.tile(pair, width // 2)
+    result = convert(encoding, height, width, step, False, data.tobytes(), max_pixels=LIMIT)
+    assert result.shape == (4, 6, 3)
+    assert np.abs(result.astype(int) - RED).max() <= 2
+
+
+@pytest.mark.parametrize("padding", [1, 3, 64])
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+def test_padding_changes_nothing(encoding: str, padding: int) -> None:
+    kind = ENCODINGS[encoding]
+    height, width = 6, 8
+    rows = height * 3 // 2 if kind.layout == "two_plane" else height
+    content = np.random.default_rng(5).integers(
+        0, 256, (rows, width * kind.channels * kind.depth), np.uint8
+    )
+    padded = np.pad(content, ((0, 0), (0, padding)), constant_values=77)
+    results = [
+        convert(
+            encoding,
+            height,
+            width,
+            data.shape[1],
+            False,
+            data.tobytes(),
+            max_pixels=LIMIT,
+            mono16_white=65535,
+        )
+        for data in (content, padded)
+    ]
+    assert (results[0] == results[1]).all()
+    assert results[0].shape == (height, width, 3)
+
+
+def test_every_kind_of_buffer_is_taken() -> None:
+    pixels = picture(4, 5)
+    for data in (
+        pixels.tobytes(),
+        bytearray(pixels.tobytes()),
+        memoryview(pixels.tobytes()),
+        array.array("B", pixels.tobytes()),
+        pixels.reshape(-1),
+    ):
+        assert (convert("rgb8", 4, 5, 15, False, data, max_pixels=LIMIT) == pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"height": 0}, "malformed", ("height", "zero")),
+        ({"width": 0}, "malformed", ("width", "zero")),
+        ({"step": 11}, "malformed", ("step", "11", "12")),
+        ({"step": 0}, "malformed", ("step",)),
+        ({"data": b""}, "malformed", ("data", "0 bytes")),
+        ({"data": b"x" * 35}, "malformed", ("data", "35", "36")),
+        ({"data": b"x" * 37}, "malformed", ("data", "37", "36")),
+        ({"step": 2**31}, "malformed", ("step", "32 bits")),
+        ({"width": 2**32 - 1, "height": 2**32 - 1}, "too_large", ("max_pixels",)),
+        ({"max_pixels": 11}, "too_large", ("4x3", "11")),
+    ],
+)
+def test_wrong_shapes_are_refused(
+    changes: dict[str, Any], reason: str, words: tuple[str, ...]
+) -> None:
+    with refused(reason, *words):
+        raw("rgb8", np.zeros((3, 4, 3), np.uint8), **changes)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shape", "word"),
+    [
+        ("uyvy", (2, 3, 2), "width"),
+        ("nv12", (3, 4), "height"),
+        ("nv21", (4, 3), "width"),
+        ("bayer_rggb8", (2, 4), "height"),
+    ],
+)
+def test_shapes_that_an_encoding_cannot_have(
+    encoding: str, shape: tuple[int, ...], word: str
+) -> None:
+    with refused("malformed", word):
+        raw(encoding, np.zeros(shape, np.uint8))
+
+
+@given(
+    encoding=st.sampled_from([*sorted(ENCODINGS), "32FC1", "?"]),
+    height=st.integers(0, 9) | st.integers(0, 2**32 - 1),
+    width=st.integers(0, 9) | st.integers(0, 2**32 - 1),
+    step=st.integers(0, 80) | st.integers(0, 2**32 - 1),
+    bigendian=st.booleans(),
+    data=st.binary(max_size=700) | st.integers(0, 100).map(bytes),
+    white=st.integers(0, 65535),
+)
+@settings(max_examples=500, deadline=None)
+def test_convert_refuses_or_converts_whatever_comes(
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    bigendian: bool,
+    data: bytes,
+    white: int,
+) -> None:
+    came_out = outcome(
+        lambda: convert(
+            encoding, height, width, step, bigendian, data, max_pixels=LIMIT, mono16_white=white
+        )
+    )
+    assert came_out in ("malformed", "encoding", "too_large", (height, width, 3))
+
+
+@given(
+    encoding=st.sampled_from(sorted(ENCODINGS)),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    padding=st.integers(0, 5),
+)
+@settings(max_examples=300, deadline=None)
+def test_convert_takes_every_well_formed_image(
+    encoding: str, height: int, width: int, padding: int
+) -> None:
+    kind = ENCODINGS[encoding]
+    rows = height
+    if kind.layout in ("even", "two_plane"):
+        width *= 2
+    if kind.layout == "two_plane":
+        height, rows = 2 * height, 3 * height
+    if kind.layout == "bayer":
+        height, width = height + 2, width + 2
+        rows = height
+    step = width * kind.channels * kind.depth + padding
+    result = convert(
+        encoding,
+        height,
+        width,
+        step,
+        False,
+        bytes(rows * step),
+        max_pixels=LIMIT,
+        mono16_white=1,
+    )
+    assert result.shape == (height, width, 3)
+
+
+def test_jpeg_in_colour_and_grey() -> None:
+    pixels = picture(48, 64)
+    colour = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+    result = decode_compressed("rgb8; jpeg compressed bgr8", colour, max_pixels=LIMIT)
+    assert result.shape == (48, 64, 3)
+    assert np.abs(result.astype(int) - pixels).mean() < 3
+    grey = simplejpeg.encode_jpeg(np.full((8, 8, 1), 100, np.uint8), colorspace="GRAY")
+    assert np.abs(decode_compressed("jpeg", grey, max_pixels=LIMIT).astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize("kept", [3, 20, 300, 0.5, 0.9, 0.99])
+def test_truncated_jpeg_is_refused(kept: float) -> None:
+    data = simplejpeg.encode_jpeg(picture(120, 160))
+    data = data[: int(kept if kept > 1 else kept * len(data))]
+    with refused("corrupt", "JPEG"):
+        decode_compressed("jpeg", data, max_pixels=LIMIT)
+
+
+def test_cmyk_jpeg_is_refused() -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (16, 16)).save(file, "JPEG")
+    with refused("encoding", "CMYK|YCCK"):
+        decode_compressed("jpeg", file.getvalue(), max_pixels=LIMIT)
+
+
+def test_jpeg_with_endless_scans_is_refused() -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture(64, 64)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert decode_compressed("jpeg", data, max_pixels=LIMIT).shape == (64, 64, 3)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * (MAX_JPEG_SCANS + 1) + data[-2:]
+    with refused("corrupt", "scans"):
+        decode_compressed("jpeg", bomb, max_pixels=LIMIT)
+
+
+def png(mode: str, size: tuple[int, int] = (5, 4), **options: Any) -> bytes:
+    """A PNG file of one of Pillow's modes."""
+    file = io.BytesIO()
+    colour = {"P": 3, "1": 1, "L": 90, "LA": (90, 10), "RGB": (9, 60, 200)}
+    Image.new(mode, size, colour.get(mode, (9, 60, 200, 30))).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("RGB", (9, 60, 200)),
+        ("RGBA", (9, 60, 200)),
+        ("L", (90, 90, 90)),
+        ("LA", (90, 90, 90)),
+        ("1", (255, 255, 255)),
+    ],
+)
+def test_png_of_8_bits_or_less(mode: str, expected: tuple[int, ...]) -> None:
+    result = decode_compressed("rgb8; png compressed bgr8", png(mode), max_pixels=LIMIT)
+    assert result.shape == (4, 5, 3)
+    assert (result == expected).all()
+
+
+def test_png_with_a_palette() -> None:
+    image = Image.new("P", (5, 4), 1)
+    image.putpalette([0, 0, 0, 9, 60, 200])
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=1)
+    assert (decode_compressed("png", file.getvalue(), max_pixels=LIMIT) == (9, 60, 200)).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_png_in_16_bit_colour(channels: int) -> None:
+    bgr = np.tile(np.array([0, 514, 65535, 9][:channels], np.uint16), (4, 5, 1))
+    data = cv2.imencode(".png", bgr)[1].tobytes()
+    assert (decode_compressed("png", data, max_pixels=LIMIT) == (255, 2, 0)).all()
+
+
+def test_png_in_16_bit_grey_needs_white() -> None:
+    data = cv2.imencode(".png", np.full((4, 5), 500, np.uint16))[1].tobytes()
+    with refused("encoding", "mono16_white"):
+        decode_compressed("16UC1; png compressed", data, max_pixels=LIMIT)
+    assert (decode_compressed("png", data, max_pixels=LIMIT, mono16_white=1000) == 128).all()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+    return PNG_START + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    )
+
+
+def test_a_bomb_is_refused_fast_and_small() -> None:
+    pixels = zlib.compress(bytes(50_000_000), 9)
+    bomb = header(40_000, 40_000) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    decode = lambda: decode_compressed("png", bomb, max_pixels=7680 * 4320)  # noqa: E731
+    tracemalloc.start()
+    with refused("too_large", "40000x40000", "max_pixels"):
+        decode()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    fastest = 1.0
+    for _ in range(5):
+        start = time.perf_counter()
+        with pytest.raises(ImageError):
+            decode()
+        fastest = min(fastest, time.perf_counter() - start)
+    assert fastest < 0.001
+
+
+def test_a_jpeg_bomb_is_refused_before_decoding() -> None:
+    data = bytearray(simplejpeg.encode_jpeg(picture(16, 16)))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    with refused("too_large", "65500x65500"):
+        decode_compressed("jpeg", bytes(data), max_pixels=7680 * 4320)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_png_with_too_few_pixels_is_refused(depth: int) -> None:
+    rows = bytes(3 * (1 + 4 * 3 * depth // 8))
+    data = header(4, 4, depth) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    with refused("corrupt", "PNG"):
+        decode_compressed("png", data, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(3, 2), (8, 5), (16, 3), (0, 0)])
+def test_png_headers_against_the_standard_are_refused(depth: int, colour: int) -> None:
+    with refused("corrupt", "header"):
+        decode_compressed("png", header(4, 4, depth, colour), max_pixels=LIMIT)
+
+
+def test_png_with_a_side_of_zero_is_refused() -> None:
+    with refused("malformed", "zero"):
+        decode_compressed("png", header(0, 4), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("jpeg", b"", "corrupt"),
+        ("png", b"not a png", "corrupt"),
+        ("rgb8; jpeg compressed bgr8", b"\xff\xd8", "corrupt"),
+        ("webp", b"RIFF....WEBP", "encoding"),
+        ("16UC1; compressedDepth png", bytes(12) + PNG_START, "encoding"),
+        ("", b"", "encoding"),
+        ("h264", b"\x00\x00\x00\x01\x67", "encoding"),
+    ],
+)
+def test_other_compressed_formats(name: str, data: bytes, reason: str) -> None:
+    with refused(reason):
+        decode_compressed(name, data, max_pixels=LIMIT)
+
+
+FILES = [
+    simplejpeg.encode_jpeg(picture(24, 32)),
+    png("RGB", (32, 24)),
+    png("P", (9, 9)),
+    cv2.imencode(".png", np.arange(1200, dtype=np.uint16).reshape(20, 20, 3) * 50)[1].tobytes(),
+]
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
+    file = bytearray(data.draw(st.sampled_from(FILES)))
+    for at, bit in data.draw(
+        st.lists(st.tuples(st.integers(0, len(file) - 1), st.integers(0, 7)), max_size=4)
+    ):
+        file[at] ^= 1 << bit
+    del file[data.draw(st.just(len(file)) | st.integers(0, len(file))) :]
+    came_out = outcome(
+        lambda: decode_compressed("jpeg", bytes(file), max_pixels=100_000, mono16_white=9)
+    )
+    assert came_out in ("corrupt", "too_large", "encoding", "malformed") or came_out[2:] == (3,)
+
+
+@given(
+    width=st.integers(0, 40),
+    height=st.integers(0, 40),
+    depth=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    colour=st.integers(0, 7),
+    chunks=st.lists(
+        st.tuples(
+            st.sampled_from([b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"acTL", b"IHDR"]),
+            st.binary(max_size=60) | st.integers(0, 20000).map(lambda n: zlib.compress(bytes(n))),
+        ),
+        max_size=4,
+    ),
+    extra=st.binary(max_size=8),
+)
+@settings(max_examples=400, deadline=None)
+def test_invented_pngs_never_raise_anything_else(
+    width: int,
+    height: int,
+    depth: int,
+    colour: int,
+    chunks: list[tuple[bytes, bytes]],
+    extra: bytes,
+) -> None:
+    body = b"".join(chunk(name, data) for name, data in chunks)
+    file = header(width, height, depth, colour) + body + chunk(b"IEND", b"") + extra
+    came_out = outcome(lambda: decode_compressed("png", file, max_pixels=1000, mono16_white=65535))
+    assert came_out in ("corrupt", "too_large", "malformed", (height, width, 3))
+
+
+def test_equal_to_cv_bridge() -> None:
+    """Needs cv_bridge, which comes with a ROS 2 installation and not from PyPI."""
+    cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 only")
+    messages = pytest.importorskip("sensor_msgs.msg")
+    not_theirs = ("nv", "8UC", "16UC")
+    for encoding, kind in ENCODINGS.items():
+        if encoding.startswith(not_theirs):
+            continue
+        shape = (6, 8 * kind.channels * kind.depth)
+        data = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+        message = messages.Image(height=6, width=8, encoding=encoding, step=shape[1])
+        message.data.frombytes(data.tobytes())
+        theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+        ours = convert(
+            encoding, 6, 8, shape[1], False, message.data, max_pixels=LIMIT, mono16_white=65535
+        )
+        assert (ours == theirs).all(), encoding

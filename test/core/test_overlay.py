@@ -1,0 +1,124 @@
+"""The picture that a person looks at, by its pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import ImageFont
+
+from siglip_perception.overlay import FONT, PALETTE, draw
+from siglip_perception.types import Box, GroundedObject, Grounding, Role, UInt8Array
+
+GREY = 90
+
+
+def picture(height: int = 240, width: int = 320) -> UInt8Array:
+    return np.full((height, width, 3), GREY, dtype=np.uint8)
+
+
+def found(phrase: str, box: Box, role: Role = Role.TARGET) -> GroundedObject:
+    return GroundedObject(phrase, 0.91, 2.3, box, 0.1, role)
+
+
+def grounding(
+    phrases: tuple[str, ...], objects: tuple[GroundedObject, ...], mask: UInt8Array | None = None
+) -> Grounding:
+    presence = (0.5,) * len(phrases)
+    return Grounding("find it", 1, phrases, presence, objects, "tabletop", mask)
+
+
+def is_color(image: UInt8Array, color: tuple[int, int, int]) -> np.ndarray:
+    return np.asarray((image == np.array(color)).all(axis=2))
+
+
+def test_the_box_is_outlined_in_the_phrases_colour_and_the_inside_is_left_alone() -> None:
+    box = Box(100, 90, 80, 60)
+    drawn = draw(picture(), grounding(("cup", "ball"), (found("ball", box),)))
+    lit = is_color(drawn, PALETTE[1])
+    for row, column in ((90, 140), (149, 140), (120, 100), (120, 179)):
+        assert lit[row, column]
+    assert (drawn[100:140, 110:170] == GREY).all()
+    assert (drawn[155:, :] == GREY).all()
+    assert (drawn[95:145, :95] == GREY).all()
+    assert (drawn[95:145, 185:] == GREY).all()
+
+
+def test_the_mask_is_outlined_along_its_contour() -> None:
+    mask = np.zeros((240, 320), dtype=np.uint8)
+    rows, columns = np.mgrid[:240, :320]
+    inside = (rows - 150) ** 2 + (columns - 200) ** 2 <= 40**2
+    mask[inside] = 1
+    one = (found("cup", Box(160, 110, 81, 81)),)
+    drawn = draw(picture(), grounding(("cup",), one, mask))
+    plain = draw(picture(), grounding(("cup",), one))
+    added = (drawn != plain).any(axis=2)
+    distance = np.hypot(rows - 150, columns - 200)
+    assert added.sum() > 200
+    assert np.abs(distance[added] - 40).max() < 4
+    assert is_color(drawn, PALETTE[0])[150 - 28, 200 - 28]
+
+
+def test_the_caller_keeps_its_image() -> None:
+    image = picture()
+    image.flags.writeable = False
+    drawn = draw(image, grounding(("cup",), (found("cup", Box(0, 0, 50, 50)),)))
+    assert (image == GREY).all()
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    assert drawn.flags.writeable
+
+
+def test_what_was_not_found_is_listed_in_its_colour_and_what_was_found_is_not() -> None:
+    nothing = draw(picture(), grounding(("cup", "ball"), ()))
+    assert is_color(nothing, PALETTE[0])[:60].any()
+    assert is_color(nothing, PALETTE[1])[:60].any()
+    assert (nothing[100:] == GREY).all()
+    one = draw(picture(), grounding(("cup", "ball"), (found("cup", Box(100, 150, 60, 60)),)))
+    assert not is_color(one, PALETTE[0])[:100].any()
+    assert is_color(one, PALETTE[1])[:60].any()
+
+
+def test_korean_is_drawn_with_its_own_shapes() -> None:
+    def label(phrase: str) -> UInt8Array:
+        return draw(picture(), grounding((phrase,), (found(phrase, Box(60, 120, 200, 80)),)))
+
+    font = ImageFont.truetype(str(FONT), 24)
+    missing = bytes(font.getmask("\U0001f600"))
+    shapes = {
+        bytes(font.getmask(syllable)) for syllable in "빨간컵을집어라접시위에놓아파란공초록병"
+    }
+    assert len(shapes) == 19
+    assert missing not in shapes
+    assert (label("빨간 컵") != label("파란 공")).any()
+
+
+def test_every_syllable_of_ks_x_1001_is_in_the_font() -> None:
+    font = ImageFont.truetype(str(FONT), 16)
+    missing = bytes(font.getmask("\U0001f600"))
+    syllables = [
+        bytes([high, low]).decode("euc_kr")
+        for high in range(0xB0, 0xC9)
+        for low in range(0xA1, 0xFF)
+    ]
+    assert len(syllables) == 2350
+    assert all(bytes(font.getmask(syllable)) != missing for syllable in syllables)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 5), (30, 2000), (1080, 1920)])
+def test_every_size_of_image_is_drawn(shape: tuple[int, int]) -> None:
+    height, width = shape
+    whole = found("a phrase that is much longer than the image is wide", Box(0, 0, width, height))
+    mask = np.ones(shape, dtype=np.uint8)
+    drawn = draw(picture(height, width), grounding((whole.phrase, "cup"), (whole,), mask))
+    assert drawn.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 40, 20), Box(290, 0, 30, 30), Box(0, 220, 320, 20)])
+def test_labels_stay_inside_the_image(box: Box) -> None:
+    drawn = draw(picture(), grounding(("cup",), (found("cup", box),)))
+    outlined = draw(picture(), grounding((), ()))
+    label = is_color(drawn, PALETTE[0]) & ~is_color(outlined, PALETTE[0])
+    inside = np.zeros_like(label)
+    inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
+    # More of the colour than the frame of the box has: the label's plate is there.
+    assert label.sum() > 2 * 3 * (box.width + box.height) or (label & ~inside).sum() > 500

@@ -1,0 +1,146 @@
+"""The pipeline on random weights (plumbing: shapes, dtypes, refusals), never accuracy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import write_random_model
+
+from siglip_perception.errors import BackendError, CheckpointError, ContractError
+from siglip_perception.instruction import from_phrases
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import Frame
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model")
+    write_random_model(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Pipeline:
+    return Pipeline.load(PipelineOptions(model=str(folder), contract="tabletop"))
+
+
+@pytest.fixture
+def frame() -> Frame:
+    rng = np.random.default_rng(0)
+    return Frame(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+
+
+def test_tokens_are_the_contracts(pipeline: Pipeline, frame: Frame) -> None:
+    result = pipeline.process(frame, None)
+    assert result.grounding is None
+    assert result.tokens is not None
+    assert result.tokens.data.shape == (256, pipeline.contract.dim)
+    assert result.tokens.data.dtype == np.float32
+    assert result.tokens.contract == "tabletop"
+    assert len(result.tokens.fingerprint) == 64
+
+
+def test_the_same_frame_gives_the_same_bytes(pipeline: Pipeline, frame: Frame) -> None:
+    query = pipeline.query(from_phrases(["red cup"]))
+    first, second = (pipeline.process(frame, query, with_mask=True) for _ in range(2))
+    assert first.tokens is not None
+    assert second.tokens is not None
+    assert first.tokens.data.tobytes() == second.tokens.data.tobytes()
+    assert first.grounding is not None
+    assert second.grounding is not None
+    assert first.grounding.objects == second.grounding.objects
+    assert first.grounding.presence == second.grounding.presence
+
+
+def test_tokens_do_not_depend_on_the_query(pipeline: Pipeline, frame: Frame) -> None:
+    alone = pipeline.process(frame, None).tokens
+    beside = pipeline.process(frame, pipeline.query(from_phrases(["cup", "공"]))).tokens
+    assert alone is not None
+    assert beside is not None
+    np.testing.assert_array_equal(alone.data, beside.data)
+
+
+def test_every_region_is_found_at_threshold_zero_and_lies_in_the_image(
+    pipeline: Pipeline, frame: Frame
+) -> None:
+    pipeline.threshold = 0.0
+    try:
+        query = pipeline.query(from_phrases(["cup"]), instruction_id=3)
+        grounding = pipeline.process(frame, query, with_mask=True).grounding
+    finally:
+        pipeline.threshold = 0.5
+    assert grounding is not None
+    assert grounding.instruction_id == 3
+    assert grounding.mask is not None
+    assert grounding.mask.shape == (120, 160)
+    assert 1 <= len(grounding.objects) <= pipeline.max_objects
+    for item in grounding.objects:
+        assert item.box.x >= 0
+        assert item.box.x + item.box.width <= 160
+        assert item.box.y >= 0
+        assert item.box.y + item.box.height <= 120
+        assert 0 <= item.score <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (700, 3)])
+def test_odd_images_are_handled(pipeline: Pipeline, shape: tuple[int, int]) -> None:
+    frame = Frame(np.full((*shape, 3), 128, dtype=np.uint8))
+    result = pipeline.process(frame, pipeline.query(from_phrases(["cup"])), with_mask=True)
+    assert result.grounding is not None
+    assert result.grounding.mask is not None
+    assert result.grounding.mask.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element"),
+    [("float32", np.float32), ("float16", np.float16), ("bfloat16", np.uint16)],
+)
+def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> None:
+    options = PipelineOptions(model=str(folder), tokens_dtype=dtype)  # type: ignore[arg-type]
+    tokens = Pipeline.load(options).process(frame, None).tokens
+    assert tokens is not None
+    assert tokens.data.dtype == element
+    if dtype == "bfloat16":
+        widened = (tokens.data.astype(np.uint32) << 16).view(np.float32)
+        assert np.isfinite(widened).all()
+        assert widened.std() > 0
+
+
+def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
+    pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
+    with torch.no_grad():
+        pipeline._encoders.siglip.embeddings.patch_embedding.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="withheld"):
+        pipeline.process(frame, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"model": "no-such-model"}, CheckpointError, "no-such-model"),
+        ({"contract": "openvla-224"}, ContractError, "hidden_size"),
+        ({"contract": "nothing"}, ContractError, "nothing"),
+        ({"backend": "tensorrt"}, BackendError, "tensorrt"),
+        ({"device": "tpu"}, BackendError, "tpu"),
+        ({"precision": "fp16", "device": "cpu"}, BackendError, "fp16"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_one_sentence(
+    folder: Path, options: dict[str, str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        Pipeline.load(PipelineOptions(**{"model": str(folder), **options}))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
+    with pytest.raises(BackendError, match="CUDA"):
+        Pipeline.load(PipelineOptions(model=str(folder), device="cuda"))

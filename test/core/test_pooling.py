@@ -1,0 +1,52 @@
+"""The pooling head over regions, held against transformers' own head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+from siglip_perception.pooling import head_keys, pool_regions, pool_single
+
+TOKENS = 12
+
+
+@pytest.fixture
+def head() -> SiglipMultiheadAttentionPoolingHead:
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_attention_heads=4)
+    made = SiglipMultiheadAttentionPoolingHead(config).eval()
+    for parameter in made.parameters():  # biases start at zero, where errors hide
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+@torch.inference_mode()
+def test_the_whole_image_is_the_head_itself(head: SiglipMultiheadAttentionPoolingHead) -> None:
+    tokens = torch.randn(2, TOKENS, 16)
+    pooled = pool_regions(head, head_keys(head, tokens), torch.ones(2, 1, TOKENS))
+    torch.testing.assert_close(pooled[:, 0], head(tokens), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_region_is_the_head_on_its_tokens_alone(
+    head: SiglipMultiheadAttentionPoolingHead,
+) -> None:
+    tokens = torch.randn(1, TOKENS, 16)
+    weights = torch.zeros(1, 2, TOKENS)
+    weights[0, 0, 3:7] = 1
+    weights[0, 1, 9] = 1
+    keys = head_keys(head, tokens)
+    pooled = pool_regions(head, keys, weights)
+    torch.testing.assert_close(pooled[:, 0], head(tokens[:, 3:7]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled[:, 1], head(tokens[:, 9:10]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pool_single(head, keys.values[:, 9]), pooled[:, 1])
+
+
+@torch.inference_mode()
+def test_an_empty_region_gives_numbers(head: SiglipMultiheadAttentionPoolingHead) -> None:
+    pooled = pool_regions(
+        head, head_keys(head, torch.randn(1, TOKENS, 16)), torch.zeros(1, 1, TOKENS)
+    )
+    assert bool(pooled.isfinite().all())

@@ -1,0 +1,67 @@
+"""The trainer: a few real steps, resumed, exported and loaded as the node loads a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from siglip_perception import checkpoints
+from siglip_perception.cli import main
+from siglip_perception.contrastive.evaluate import area_under_roc
+from siglip_perception.contrastive.train import Recipe, train_tower
+from siglip_perception.errors import PerceptionError
+
+TINY = {"batch": 2, "warmup": 2}
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    recipe = Recipe("dinov2", steps=4, **TINY)
+    options: dict[str, Any] = {"bf16": False, "validation_scenes": 4}
+    assert train_tower(recipe, tmp_path / "whole", **options)
+    while not train_tower(recipe, tmp_path / "parts", **options, stop_after=0.0):
+        pass
+    whole, parts = (_rows(tmp_path / name)[-1] for name in ("whole", "parts"))
+    assert parts["step"] == whole["step"] == 4
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    assert parts["mask_iou"] == pytest.approx(whole["mask_iou"], abs=1e-3)
+
+
+def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
+    train_tower(
+        Recipe("dinov2", steps=2, **TINY),
+        tmp_path,
+        bf16=False,
+        validation_scenes=2,
+        stop_after=0.0,
+    )
+    with pytest.raises(PerceptionError, match="another recipe"):
+        train_tower(Recipe("dinov2", steps=3, **TINY), tmp_path, bf16=False, validation_scenes=2)
+
+
+def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    short = ["--steps", "2", "--batch", "2", "--validation", "4", "--fp32"]
+    assert main(["train", "-o", str(output), *short]) == 0
+    models = checkpoints.load(output)
+    assert models.verified
+    assert models.grounding["affinity_scale"] > 0
+    assert models.siglip.logit_bias.item() == pytest.approx(-10, abs=0.1)
+    assert next(models.siglip.parameters()).dtype == torch.float32
+    ids = models.tokenizer(["빨간 컵", "red cup 🤖"])["input_ids"]
+    assert all(len(row) > 1 for row in ids)
+    assert sum(f.stat().st_size for f in output.rglob("*") if f.is_file()) < 12e6
+
+
+def test_area_under_roc_by_hand() -> None:
+    assert area_under_roc([0.9, 0.8], [0.1, 0.2]) == 1.0
+    assert area_under_roc([0.1], [0.9]) == 0.0
+    assert area_under_roc([0.5], [0.5]) == 0.5
+    assert area_under_roc([0.9, 0.3], [0.5]) == 0.5

@@ -1,0 +1,90 @@
+"""SIGINT and SIGTERM at any moment: exit code 0 within two seconds, and nothing half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from peer import NODE, Peer, Start, raw_image
+from watching import Process
+
+LIMIT = 2.0
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def end(process: Process, number: signal.Signals) -> None:
+    """Sends the signal and expects a clean end."""
+    start = time.monotonic()
+    process.popen.send_signal(number)
+    assert process.popen.wait(timeout=20) == 0
+    assert time.monotonic() - start < LIMIT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_the_model_is_being_loaded(start: Start, number: signal.Signals) -> None:
+    with start() as (process, _):
+        process.wait_for_line("loading the model")
+        end(process, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_frames_are_processed(
+    start: Start, picture: Picture, number: signal.Signals
+) -> None:
+    with start(instruction="find the red cup.") as (process, peer):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        stop = threading.Event()
+        publisher = peer.publisher("image", type(raw_image(picture)))
+
+        def flood() -> None:
+            while not stop.wait(0.005):
+                publisher.publish(raw_image(picture, time.time()))
+
+        camera = threading.Thread(target=flood)
+        camera.start()
+        try:
+            peer.wait(lambda: len(peer.heard[f"{NODE}/objects"]) > 3, "objects")
+            end(process, number)
+        finally:
+            stop.set()
+            camera.join()
+        peer.wait_status("camera", DiagnosticStatus.STALE)
+        expect_whole(peer)
+
+
+def expect_whole(peer: Peer) -> None:
+    """Every frame whose tokens came has its objects, too, and every message is complete."""
+    stamps = lambda topic: {  # noqa: E731
+        (m.header.stamp.sec, m.header.stamp.nanosec) for m in peer.heard[f"{NODE}/{topic}"]
+    }
+    peer.wait(lambda: stamps("tokens") == stamps("objects"), "objects to all tokens")
+    for tokens in peer.heard[f"{NODE}/tokens"]:
+        assert len(tokens.data) == tokens.rows * tokens.cols * tokens.dim * 4
+
+
+def test_with_a_model_that_cannot_be_loaded(start: Start) -> None:
+    with start(model="/nowhere") as (process, peer):
+        process.wait_for_line(r"configure failed: .*/nowhere")
+        peer.wait_status("node", DiagnosticStatus.ERROR, "/nowhere")
+        assert peer.state() == "unconfigured"
+        end(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"threshold": 7.0}, "perception_node: threshold must be 0 to 1."),
+        ({"backend": "tpu"}, "perception_node: backend is 'tpu'; it must be one of"),
+    ],
+)
+def test_a_wrong_parameter_at_the_start_is_one_sentence_and_exit_code_2(
+    start: Start, parameters: dict[str, Any], sentence: str
+) -> None:
+    with start(**parameters) as (process, _):
+        process.wait_for_line(sentence)
+        assert process.popen.wait(timeout=20) == 2

@@ -1,0 +1,100 @@
+"""Stand-ins for the model and the publishers, in tests of the node's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from siglip_perception.types import Frame, Grounding, TokenGrid
+
+
+class ManualClock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def image_message(stamp: float = 5.0, height: int = 4, width: int = 6, **changes: Any) -> Image:
+    """An rgb8 image of zeros; stamp in seconds."""
+    header = Header(stamp=Time(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)), frame_id="optical")
+    message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
+    message.data.frombytes(bytes(height * width * 3))
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+class FakePipeline:
+    """Follows pipeline.Pipeline. `fail` is called with each frame and may raise."""
+
+    def __init__(self) -> None:
+        self.contract = SimpleNamespace(name="fake")
+        self.fingerprint = "f00d"
+        self.backend = "none"
+        self.threshold = 0.0
+        self.max_objects = 0
+        self.encoded: list[tuple[str, int]] = []
+        self.truncate: tuple[str, ...] = ()
+        self.calls: list[dict[str, Any]] = []
+        self.fail: Callable[[Frame], None] = lambda frame: None
+
+    def query(self, instruction: Any, instruction_id: int = 0) -> Any:
+        self.encoded.append((instruction.text, instruction_id))
+        return SimpleNamespace(
+            instruction=instruction.text,
+            instruction_id=instruction_id,
+            phrases=instruction.phrases,
+            truncated=tuple(phrase in self.truncate for phrase in instruction.phrases),
+        )
+
+    def process(
+        self, frame: Frame, query: Any, *, with_tokens: bool = True, with_mask: bool = False
+    ) -> Any:
+        self.fail(frame)
+        self.calls.append({"query": query, "with_tokens": with_tokens, "with_mask": with_mask})
+        grounding = None
+        if query is not None:
+            grounding = Grounding(
+                query.instruction,
+                query.instruction_id,
+                query.phrases,
+                (0.5,) * len(query.phrases),
+                (),
+                "fake",
+            )
+        tokens = TokenGrid(np.zeros((4, 3), np.float32), "float32", 2, 2, "fake", "f00d")
+        return SimpleNamespace(
+            tokens=tokens if with_tokens else None, grounding=grounding, timings={"encode": 0.01}
+        )
+
+
+@dataclass
+class FakeOutputs:
+    """Follows perceiver.Outputs."""
+
+    is_open: bool = True
+    overlay: bool = False
+    published: list[Any] = field(default_factory=list)
+    overlays: int = 0
+
+    def wants_mask(self, camera: str) -> bool:
+        return self.overlay
+
+    def publish(self, item: Any, frame: Frame, result: Any, publish_mask: bool) -> bool:
+        if self.is_open:
+            self.published.append((item, frame, result, publish_mask))
+        return self.is_open
+
+    def publish_overlay(self, item: Any, frame: Frame, result: Any, quality: int) -> None:
+        self.overlays += self.overlay

@@ -1,0 +1,171 @@
+"""Mailbox and ledgers: whatever happens, every frame is accounted for, exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from doubles import ManualClock
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from siglip_perception.node.counters import REASONS, Ledger, Level
+from siglip_perception.node.mailbox import Item, Mailbox
+
+CAMERAS = ("", "wrist", "front")
+cameras = st.sampled_from(CAMERAS)
+
+
+class Frames(RuleBasedStateMachine):
+    """Frames of three cameras go in, are superseded, served, flushed and refused in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledgers = {camera: Ledger() for camera in CAMERAS}
+        self.mailbox = Mailbox(lambda item: None, lambda: None)
+        self.mailbox.open()
+        self.is_open = True
+        self.taken: list[Item] = []
+        self.received: Counter[str] = Counter()
+        self.newest: dict[str, int] = {}
+        self.number = 0
+
+    @rule(camera=cameras)
+    def receive(self, camera: str) -> None:
+        self.number += 1
+        self.mailbox.put(camera, self.number, self.ledgers[camera].receive())
+        self.received[camera] += 1
+        if self.is_open:
+            self.newest[camera] = self.number
+
+    @rule()
+    def take(self) -> None:
+        item = self.mailbox.take()
+        assert (item is None) == (not self.newest)
+        if item is not None:
+            assert item.message == self.newest.pop(item.camera)
+            self.taken.append(item)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def resolve(self, data: st.DataObject) -> None:
+        item = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
+        reason = data.draw(st.none() | st.sampled_from(sorted(REASONS)))
+        if reason is None:
+            assert item.ticket.publish() >= 0
+        else:
+            item.ticket.drop(reason)
+
+    @rule(camera=cameras)
+    def flush(self, camera: str) -> None:
+        before = self.mailbox.epoch(camera)
+        self.mailbox.flush(camera, "time_jump", "")
+        assert self.mailbox.epoch(camera) == before + 1
+        self.newest.pop(camera, None)
+
+    @rule(is_open=st.booleans())
+    def open_or_close(self, is_open: bool) -> None:
+        self.is_open = is_open
+        if is_open:
+            self.mailbox.open()
+        else:
+            self.mailbox.close()
+            self.newest.clear()
+
+    @invariant()
+    def every_frame_is_accounted_for(self) -> None:
+        for camera, ledger in self.ledgers.items():
+            counts = ledger.counts()
+            held = [item for item in self.taken if item.camera == camera]
+            assert counts.in_flight == len(held) + (camera in self.newest)
+            assert counts.received == self.received[camera]
+            assert counts.received == (
+                counts.published + sum(counts.dropped.values()) + counts.in_flight
+            )
+
+
+Frames.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+test_every_frame_is_accounted_for = Frames.TestCase
+
+
+def test_a_frame_cannot_be_counted_twice() -> None:
+    ticket = Ledger().receive()
+    ticket.publish()
+    with pytest.raises(RuntimeError, match="twice"):
+        ticket.drop("superseded")
+
+
+def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
+    mailbox, ledger, told = Mailbox(lambda item: None, lambda: told.append(1)), Ledger(), []
+    mailbox.open()
+    for camera, message in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:
+        mailbox.put(camera, message, ledger.receive())
+    served: list[Any] = [mailbox.take(), mailbox.take()]
+    assert [(item.camera, item.message) for item in served] == [("slow", 3), ("fast", 5)]
+    assert mailbox.take() is None
+    assert ledger.counts().dropped == {"superseded": 3}
+    assert len(told) == 5
+
+
+def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
+    mailbox, ledger = Mailbox(lambda item: None, lambda: None), Ledger()
+    mailbox.open()
+    served: Counter[str] = Counter()
+    for tick in range(3000):  # frames every 1 and every 10 ticks, inference takes 20
+        mailbox.put("fast", tick, ledger.receive())
+        if tick % 10 == 0:
+            mailbox.put("slow", tick, ledger.receive())
+        if tick % 20 == 19:
+            item = mailbox.take()
+            assert item is not None
+            served[item.camera] += 1
+    assert served == {"fast": 75, "slow": 75}
+
+
+def test_rates_periods_and_latencies() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock)
+    assert ledger.counts().period is None
+    assert ledger.counts().latency_p99 is None
+    for number in range(100):
+        ticket = ledger.receive()
+        clock.now += 0.02 if number < 98 else 0.08
+        latency = ticket.publish()
+        assert latency == pytest.approx(0.02 if number < 98 else 0.08)
+        clock.now += 0.1 - latency
+    counts = ledger.counts()
+    assert counts.period == pytest.approx(0.1)
+    assert counts.received_rate == pytest.approx(10, rel=0.05)
+    assert counts.published_rate == pytest.approx(10, rel=0.05)
+    assert counts.latency_p50 == pytest.approx(0.02)
+    assert counts.latency_p99 == pytest.approx(0.08)
+    clock.now += 10
+    assert ledger.counts().received_rate == 0
+    ledger.forget_rates()
+    assert ledger.counts().received == 100
+    assert ledger.counts().last_arrival is None
+
+
+def test_drops_are_remembered_with_their_level_and_text() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock)
+    ledger.receive().drop("too_old", "3 s old", Level.ERROR)
+    ledger.receive().drop("corrupt", "no JPEG")
+    ledger.receive().drop("corrupt", "still none")
+    ledger.lose(7)
+    counts = ledger.counts()
+    assert (counts.drops["too_old"].level, counts.drops["too_old"].text) == (
+        Level.ERROR,
+        "3 s old",
+    )
+    assert (counts.drops["corrupt"].level, counts.drops["corrupt"].text) == (
+        Level.WARN,
+        "still none",
+    )
+    assert counts.streak == {"too_old": 1, "corrupt": 2}
+    assert counts.lost == 7
+    ledger.receive().publish()
+    assert ledger.counts().streak == {}
+    assert ledger.counts().dropped == {"too_old": 1, "corrupt": 2}

@@ -1,0 +1,102 @@
+"""What comes from one camera, up to the mailbox."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from doubles import image_message
+
+from siglip_perception.config import Settings
+from siglip_perception.node.cameras import CameraFeed
+from siglip_perception.node.mailbox import Mailbox
+
+NOW_NS = 10_000_000_000
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    made = Mailbox(lambda item: None, lambda: None)
+    made.open()
+    return made
+
+
+@pytest.fixture
+def feed(mailbox: Mailbox) -> CameraFeed:
+    made = CameraFeed("", "/image", mailbox, lambda: Settings(max_age=5.0), lambda: NOW_NS)
+    made.start()
+    return made
+
+
+def counts(feed: CameraFeed) -> Any:
+    return feed.ledger.counts()
+
+
+def test_a_frame_waits_in_the_mailbox_and_is_the_newest(
+    feed: CameraFeed, mailbox: Mailbox
+) -> None:
+    assert feed.newest() == (None, 0.0)
+    message = image_message(stamp=9.5)
+    feed.receive(message)
+    newest, since = feed.newest()
+    assert newest is message
+    assert 0 <= since < 60
+    view = feed.view()
+    assert view.age == pytest.approx(0.5)
+    assert view.picture == "6x4 'rgb8'"
+    item = mailbox.take()
+    assert item is not None
+    assert item.message is message
+    assert counts(feed).in_flight == 1
+
+
+@pytest.mark.parametrize(("stamp", "reason"), [(2.0, "too_old"), (11.0, "future")])
+def test_a_stamp_that_forbids_it_is_counted_and_never_waits(
+    feed: CameraFeed, mailbox: Mailbox, stamp: float, reason: str
+) -> None:
+    feed.receive(image_message(stamp=stamp))
+    assert mailbox.take() is None
+    assert counts(feed).dropped == {reason: 1}
+    assert feed.newest()[0] is None
+
+
+def test_a_jump_back_drops_what_waits_and_goes_on_with_the_new_frame(
+    feed: CameraFeed, mailbox: Mailbox
+) -> None:
+    feed.receive(image_message(stamp=9.0))
+    epoch = mailbox.epoch("")
+    before = time.monotonic()
+    again = image_message(stamp=6.0)
+    feed.receive(again)
+    assert mailbox.epoch("") == epoch + 1
+    assert counts(feed).dropped == {"time_jump": 1}
+    item = mailbox.take()
+    assert item is not None
+    assert item.message is again
+    assert (feed.view().jumped_at or 0) >= before
+
+
+def test_a_camera_that_sets_no_stamp_is_served(feed: CameraFeed, mailbox: Mailbox) -> None:
+    for _ in range(2):
+        feed.receive(image_message(stamp=0.0))
+        assert mailbox.take() is not None
+    assert feed.view().age is None
+
+
+def test_after_stop_nothing_of_before_is_the_newest(feed: CameraFeed) -> None:
+    feed.receive(image_message(stamp=9.0))
+    feed.stop()
+    assert feed.newest()[0] is None
+    assert feed.view().active_since is None
+    feed.start()
+    assert feed.newest()[0] is None
+    feed.receive(image_message(stamp=5.5))
+    assert counts(feed).dropped == {"superseded": 1}
+
+
+def test_a_frame_that_comes_while_closed_is_inactive(feed: CameraFeed, mailbox: Mailbox) -> None:
+    mailbox.close()
+    feed.receive(image_message(stamp=9.0))
+    assert counts(feed).dropped == {"inactive": 1}
+    assert counts(feed).in_flight == 0

@@ -1,0 +1,188 @@
+"""From counts to statuses: every row of the table of faults that the node can tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from doubles import ManualClock
+
+from siglip_perception.node.cameras import CameraView
+from siglip_perception.node.counters import Ledger, Level
+from siglip_perception.node.health import (
+    NodeView,
+    Status,
+    camera_status,
+    instruction_status,
+    node_status,
+    topics_status,
+)
+from siglip_perception.node.perceiver import InstructionState, ModelState
+from siglip_perception.node.qos import Mismatch
+
+MISMATCH = Mismatch("/image", "RELIABILITY", "publisher")
+
+
+def receiving(clock: ManualClock, frames: int = 20, period: float = 0.1) -> Ledger:
+    """A ledger of a camera that sent frames up to now, all of them published."""
+    ledger = Ledger(clock)
+    for _ in range(frames):
+        clock.now += period
+        ledger.receive().publish()
+    return ledger
+
+
+def status(
+    ledger: Ledger, clock: ManualClock, rate: float = 0.0, mismatch: Mismatch | None = None
+) -> Status:
+    view = CameraView("", "/image", ledger.counts(), 100.0, None, 0.01, "640x480 'rgb8'")
+    return camera_status(view, clock.now, rate, mismatch)
+
+
+def test_a_camera_that_sends_is_ok_with_every_number() -> None:
+    clock = ManualClock()
+    ledger = receiving(clock)
+    ledger.receive().drop("superseded")
+    ledger.receive()
+    ledger.lose(3)
+    found = status(ledger, clock)
+    assert (found.level, found.message) == (Level.OK, "receiving")
+    values = dict(found.values)
+    assert values["received"] == "22"
+    assert values["published"] == "20"
+    assert values["dropped"] == values["dropped.superseded"] == "1"
+    assert values["in_flight"] == "1"
+    assert values["lost_by_middleware"] == "3"
+    assert float(values["received_rate_hz"]) == pytest.approx(10, rel=0.2)
+    assert values["frame_age_ms"] == "10.00"
+    assert values["latency_p99_ms"] == "0.00"
+
+
+@pytest.mark.parametrize(("rate", "late"), [(0.0, 0.1), (5.0, 0.2), (30.0, 1 / 30)])
+def test_a_silent_camera_is_stale_well_within_350_ms_of_its_period(
+    rate: float, late: float
+) -> None:
+    clock = ManualClock()
+    ledger = receiving(clock, period=0.1)
+    clock.now += late + 0.19
+    assert status(ledger, clock, rate).level == Level.OK
+    clock.now += 0.02
+    found = status(ledger, clock, rate)
+    assert found.level == Level.ERROR
+    assert found.message.startswith("stale: no frame on /image for")
+
+
+def test_a_camera_that_never_sent_is_stale() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock)
+    clock.now += 1.1
+    assert status(ledger, clock).level == Level.OK
+    clock.now += 0.2
+    found = status(ledger, clock)
+    assert found.level == Level.ERROR
+    assert "since the node became active" in found.message
+
+
+def test_an_inactive_camera_is_not_stale() -> None:
+    clock = ManualClock()
+    view = CameraView("wrist", "/wrist/image", Ledger(clock).counts(), None, None, None, "")
+    clock.now += 1000
+    found = camera_status(view, clock.now, 30.0, None)
+    assert (found.name, found.level, found.message) == ("camera wrist", Level.OK, "inactive")
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        ("malformed", Level.ERROR),
+        ("encoding", Level.ERROR),
+        ("too_large", Level.ERROR),
+        ("corrupt", Level.WARN),
+        ("future", Level.WARN),
+        ("too_old", Level.WARN),
+        ("not_finite", Level.ERROR),
+        ("out_of_memory", Level.ERROR),
+        ("superseded", Level.OK),
+    ],
+)
+def test_a_dropped_frame_colours_the_status_for_a_while(reason: str, level: Level) -> None:
+    clock = ManualClock()
+    ledger = receiving(clock)
+    ledger.receive().drop(reason, "its text")
+    found = status(ledger, clock)
+    assert found.level == level
+    assert ("its text" in found.message) == (level > Level.OK)
+    clock.now += 2.1
+    ledger.receive().publish()
+    assert status(ledger, clock).level == Level.OK
+
+
+def test_corrupt_frames_one_after_the_other_are_an_error() -> None:
+    clock = ManualClock()
+    ledger = receiving(clock)
+    for expected in [Level.WARN] * 4 + [Level.ERROR]:
+        ledger.receive().drop("corrupt", "no JPEG")
+        assert status(ledger, clock).level == expected
+    ledger.receive().publish()
+    assert status(ledger, clock).level == Level.WARN
+
+
+def test_a_jump_back_is_told_for_a_while() -> None:
+    clock = ManualClock()
+    ledger = receiving(clock)
+    view = CameraView("", "/image", ledger.counts(), 100.0, clock.now, None, "")
+    found = camera_status(view, clock.now + 0.1, 0.0, None)
+    assert (found.level, found.reasons) == (Level.WARN, ("WARN time_jump",))
+
+
+def test_a_qos_mismatch_is_named_and_an_error_only_while_nothing_comes() -> None:
+    clock = ManualClock()
+    found = status(receiving(clock), clock, mismatch=MISMATCH)
+    assert found.level == Level.WARN
+    clock.now += 5
+    found = status(Ledger(clock), clock, mismatch=MISMATCH)
+    assert found.level == Level.ERROR
+    assert "RELIABILITY" in found.message
+    assert "/image" in found.message
+    found = topics_status([Mismatch("/siglip_perception/tokens", "DURABILITY", "subscription")])
+    assert found.level == Level.ERROR
+    assert "DURABILITY" in found.message
+    assert topics_status([]).level == Level.OK
+
+
+def test_the_reasons_change_only_when_something_changes() -> None:
+    clock = ManualClock()
+    ledger = receiving(clock)
+    clock.now += 1
+    first = status(ledger, clock)
+    clock.now += 0.5
+    second = status(ledger, clock)
+    assert first.message != second.message
+    assert first.reasons == second.reasons
+
+
+def test_the_node_tells_its_state_and_why_configure_failed() -> None:
+    model = ModelState(True, "torch on cpu", "tabletop", "ab12", {"encode": 0.025})
+    found = node_status(NodeView("active", "", model), 0.0)
+    assert (found.level, found.message) == (Level.OK, "active")
+    values = dict(found.values)
+    assert values["backend"] == "torch on cpu"
+    assert values["encode_ms"] == "25.00"
+    failed = node_status(NodeView("unconfigured", "configure failed: no folder.", ModelState()), 0)
+    assert failed.level == Level.ERROR
+    assert "no folder" in failed.message
+    assert node_status(NodeView("configuring", "", ModelState()), 0).level == Level.WARN
+    assert node_status(NodeView("finalized", "", ModelState()), 0).level == Level.STALE
+    troubled = replace(model, trouble="loaded anew", trouble_at=100.0)
+    assert node_status(NodeView("active", "", troubled), 105.0).level == Level.ERROR
+    assert node_status(NodeView("active", "", troubled), 111.0).level == Level.OK
+
+
+def test_the_instruction_tells_its_state() -> None:
+    state = InstructionState("instruction", Level.OK, "", 3, "find the cup", ("cup", "접시"))
+    found = instruction_status(state, 12)
+    assert (found.level, found.message) == (Level.OK, "instruction")
+    assert dict(found.values)["phrases"] == "cup; 접시"
+    assert dict(found.values)["superseded"] == "12"
+    rejected = instruction_status(InstructionState("instruction_rejected", Level.WARN, "long"), 0)
+    assert (rejected.level, rejected.message) == (Level.WARN, "instruction_rejected: long")

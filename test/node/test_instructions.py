@@ -1,0 +1,91 @@
+"""The instruction's slot: the newest is kept, ten a second at most, doubles are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from doubles import ManualClock
+
+from siglip_perception.node.instructions import InstructionSlot
+
+Made = tuple[InstructionSlot, list[str], ManualClock]
+
+
+@pytest.fixture
+def made() -> Made:
+    accepted: list[str] = []
+    clock = ManualClock()
+    slot = InstructionSlot(accepted.append, lambda: None, clock)
+    slot.open()
+    return slot, accepted, clock
+
+
+def serve(slot: InstructionSlot) -> None:
+    while slot.delay() == 0.0:
+        slot.run()
+
+
+def test_of_a_flood_the_newest_is_kept_ten_times_a_second(made: Made) -> None:
+    slot, accepted, clock = made
+    for number in range(1000):
+        slot.offer(f"text {number}")
+        serve(slot)
+        clock.now += 0.001
+    clock.now += 0.1
+    serve(slot)
+    assert 10 <= len(accepted) <= 11
+    assert accepted[-1] == "text 999"
+    assert slot.superseded == 1000 - len(accepted)
+
+
+def test_an_instruction_waits_for_its_turn(made: Made) -> None:
+    slot, accepted, clock = made
+    assert slot.delay() is None
+    slot.offer("one")
+    assert slot.delay() == 0.0
+    serve(slot)
+    slot.offer("two")
+    assert slot.delay() == pytest.approx(0.1)
+    clock.now += 0.1
+    serve(slot)
+    assert accepted == ["one", "two"]
+
+
+def test_what_comes_while_closed_is_kept(made: Made) -> None:
+    slot, accepted, _ = made
+    slot.close()
+    slot.offer("one")
+    slot.offer("two")
+    assert slot.delay() is None
+    slot.open()
+    serve(slot)
+    assert accepted == ["two"]
+
+
+@pytest.mark.parametrize(
+    "deliver",
+    [
+        lambda slot: [slot.offer(text, at) for text, at in [("a", 1), ("a", 1), ("b", 2)]],
+        lambda slot: [slot.offer(text, at) for text, at in [("a", 1), ("b", 2), ("a", 1)]],
+        lambda slot: [slot.offer(text, at) for text, at in [("a", 1), ("b", 2)] * 2],
+    ],
+)
+def test_a_latched_publisher_is_heard_twice_and_taken_once(
+    made: Made, deliver: Callable[[InstructionSlot], object]
+) -> None:
+    slot, accepted, _ = made
+    deliver(slot)
+    serve(slot)
+    assert accepted == ["b"]
+    assert slot.superseded == 1
+
+
+def test_the_same_text_sent_again_is_no_double(made: Made) -> None:
+    slot, accepted, clock = made
+    slot.offer("a", 1)
+    serve(slot)
+    clock.now += 1
+    slot.offer("a", 2)
+    serve(slot)
+    assert accepted == ["a", "a"]

@@ -1,0 +1,166 @@
+"""The publishers: a gate, both products or neither, and the overlay only while subscribed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from doubles import image_message
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
+
+from siglip_perception.node import outputs as module
+from siglip_perception.node.counters import Ledger
+from siglip_perception.node.mailbox import Item
+from siglip_perception.node.outputs import NodeOutputs
+from siglip_perception.node.qos import QosWatch
+from siglip_perception.types import Frame, Grounding, TokenGrid
+
+TIMEOUT = 30.0
+FRAME = Frame(np.zeros((4, 6, 3), np.uint8))
+MASK = np.ones((4, 6), np.uint8)
+TOKENS = TokenGrid(np.zeros((4, 3), np.float32), "float32", 2, 2, "fake", "f00d")
+RESULT = SimpleNamespace(
+    tokens=TOKENS, grounding=Grounding("cup", 1, ("cup",), (0.5,), (), "fake", MASK)
+)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    context = Context()
+    rclpy.init(context=context, domain_id=random.SystemRandom().randint(1, 100))
+    made = Node("outputs", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(made)
+    yield made
+    executor.shutdown()
+    made.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture
+def outputs(node: Node) -> Iterator[NodeOutputs]:
+    made = NodeOutputs(node, QosWatch(node))
+    made.create(["", "wrist"])
+    yield made
+    made.destroy()
+
+
+class Ear:
+    """Hears a topic until a test has what it waits for."""
+
+    def __init__(self, node: Node, kind: Any, topic: str) -> None:
+        self._executor = node.executor
+        self.heard: list[Any] = []
+        self._subscription = node.create_subscription(kind, topic, self.heard.append, 10)
+
+    def until(self, found: Callable[[], Any]) -> Any:
+        for _ in range(int(TIMEOUT * 10)):
+            if result := found():
+                return result
+            self._executor.spin_once(timeout_sec=0.1)
+        return pytest.fail("nothing was heard")
+
+    def wait(self) -> Any:
+        return self.until(lambda: self.heard)[-1]
+
+
+def item(camera: str = "") -> Item:
+    return Item(camera, image_message(stamp=3.0), Ledger().receive())
+
+
+@pytest.mark.parametrize(("camera", "prefix"), [("", "outputs/"), ("wrist", "outputs/wrist/")])
+def test_both_products_on_the_camera_s_own_topics(
+    node: Node, outputs: NodeOutputs, camera: str, prefix: str
+) -> None:
+    tokens = Ear(node, TokenSequence, f"{prefix}tokens")
+    objects = Ear(node, GroundedObjectArray, f"{prefix}objects")
+    outputs.open()
+    assert outputs.publish(item(camera), FRAME, RESULT, publish_mask=True)
+    assert tokens.wait().header.frame_id == "optical"
+    assert list(objects.wait().mask.data) == [1] * 24
+
+
+def test_the_mask_is_left_out_unless_asked_for(node: Node, outputs: NodeOutputs) -> None:
+    objects = Ear(node, GroundedObjectArray, "outputs/objects")
+    outputs.open()
+    outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    assert len(objects.wait().mask.data) == 0
+
+
+def test_nothing_passes_a_closed_gate(node: Node, outputs: NodeOutputs) -> None:
+    assert not outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    outputs.open()
+    assert outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    outputs.close()
+    assert not outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+
+
+def test_close_waits_for_the_pair_that_is_being_published(
+    outputs: NodeOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs.open()
+    half, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    published: list[str] = []
+    publishers = outputs._publishers[""]
+
+    def tokens(message: Any) -> None:
+        half.set()
+        go_on.wait(TIMEOUT)
+        published.append("tokens")
+
+    fake = (
+        SimpleNamespace(publish=tokens),
+        SimpleNamespace(publish=lambda message: published.append("objects")),
+    )
+    monkeypatch.setitem(
+        outputs._publishers, "", module._Publishers(*fake, publishers.overlay, None)
+    )
+    worker = threading.Thread(target=outputs.publish, args=(item(), FRAME, RESULT, False))
+    worker.start()
+    assert half.wait(TIMEOUT)
+    closer = threading.Thread(target=lambda: (outputs.close(), closed.set()))
+    closer.start()
+    assert not closed.wait(0.05)
+    go_on.set()
+    assert closed.wait(TIMEOUT)
+    worker.join(TIMEOUT)
+    closer.join(TIMEOUT)
+    assert published == ["tokens", "objects"]
+    monkeypatch.undo()
+
+
+def test_the_overlay_is_drawn_only_while_someone_looks(
+    node: Node, outputs: NodeOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Grounding] = []
+
+    def draw(image: Any, grounding: Grounding) -> Any:
+        drawn.append(grounding)
+        return image
+
+    monkeypatch.setattr(module, "draw", draw)
+    outputs.open()
+    assert not outputs.wants_mask("")
+    outputs.publish_overlay(item(), FRAME, RESULT, 80)
+    assert drawn == []
+    ear = Ear(node, CompressedImage, "outputs/overlay/compressed")
+    ear.until(lambda: outputs.wants_mask(""))
+    outputs.publish_overlay(item(), FRAME, RESULT, 80)
+    overlay = ear.wait()
+    assert overlay.format == "jpeg"
+    assert bytes(overlay.data[:3]) == b"\xff\xd8\xff"
+    assert drawn == [RESULT.grounding]
+    empty = SimpleNamespace(tokens=TOKENS, grounding=None)
+    outputs.publish_overlay(item(), FRAME, empty, 80)
+    assert drawn[-1].phrases == ()

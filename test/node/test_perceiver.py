@@ -1,0 +1,327 @@
+"""What the worker does with frames, instructions and questions, with a stand-in for the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from doubles import FakeOutputs, FakePipeline, image_message
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import CheckpointError, ImageError, InstructionError, PerceptionError
+from siglip_perception.node.counters import Ledger, Level
+from siglip_perception.node.mailbox import Item
+from siglip_perception.node.perceiver import Perceiver, is_out_of_memory
+
+NOW_NS = 10_000_000_000
+
+
+@dataclass
+class Bench:
+    """A Perceiver with everything around it in a test's hands."""
+
+    pipeline: FakePipeline = field(default_factory=FakePipeline)
+    outputs: FakeOutputs = field(default_factory=FakeOutputs)
+    ledger: Ledger = field(default_factory=Ledger)
+    values: dict[str, Any] = field(default_factory=dict)
+    epochs: Counter[str] = field(default_factory=Counter)
+    reports: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    loads: int = 0
+    load_error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.perceiver = Perceiver(
+            self.outputs,
+            self.load,
+            lambda: Settings.of(self.values),
+            lambda: NOW_NS,
+            lambda camera: self.epochs[camera],
+            self.reports.append,
+            self.ends.append,
+        )
+
+    def load(self, settings: Settings) -> FakePipeline:
+        if self.load_error is not None:
+            raise self.load_error
+        self.loads += 1
+        return self.pipeline
+
+    def serve(self, **message: Any) -> None:
+        item = Item("", image_message(**message), self.ledger.receive(), self.epochs[""])
+        self.perceiver.serve(item)
+
+    def dropped(self) -> dict[str, int]:
+        counts = self.ledger.counts()
+        assert counts.in_flight == 0
+        return dict(counts.dropped)
+
+    @property
+    def state(self) -> str:
+        return self.perceiver.instruction_state.state
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.perceiver.load()
+    return made
+
+
+def test_a_frame_is_published_with_its_message(bench: Bench) -> None:
+    bench.serve(stamp=7.5)
+    ((item, frame, result, mask),) = bench.outputs.published
+    assert item.message.header.stamp.nanosec == 500_000_000
+    assert (frame.stamp_ns, frame.frame_id, frame.image.shape) == (
+        7_500_000_000,
+        "optical",
+        (4, 6, 3),
+    )
+    assert result.grounding is None
+    assert not mask
+    assert bench.ledger.counts().published == 1
+    assert bench.perceiver.model_state.timings == {"encode": 0.01}
+
+
+def test_text_is_encoded_when_it_changes_and_never_for_a_frame(bench: Bench) -> None:
+    for text in ("find the cup.", "find the cup.", "find the plate."):
+        bench.perceiver.hear(text)
+        bench.serve()
+        bench.serve()
+    assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
+    ids = [result.grounding.instruction_id for _, _, result, _ in bench.outputs.published]
+    assert ids == [1, 1, 1, 1, 2, 2]
+
+
+def test_the_parameter_instruction_is_the_first_one() -> None:
+    bench = Bench(values={"instruction": "find the cup."})
+    bench.perceiver.load()
+    assert bench.pipeline.encoded == [("find the cup.", 1)]
+    assert bench.state == "instruction"
+
+
+def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.perceiver.unload()
+    assert not bench.perceiver.model_state.loaded
+    bench.perceiver.load()
+    assert bench.pipeline.encoded == [("find the cup.", 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "level", "words"),
+    [
+        ("", "no_instruction", Level.OK, ""),
+        ("   ", "no_instruction", Level.OK, ""),
+        ("x" * 1025, "instruction_rejected", Level.WARN, "1"),
+        ("a" * 1_000_000, "instruction_rejected", Level.WARN, ""),
+        ("\ufdfa" * 60, "instruction_rejected", Level.WARN, ""),
+        ("<s></s>", "no_instruction", Level.WARN, "special-token"),
+    ],
+)
+def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
+    bench: Bench, text: str, state: str, level: Level, words: str
+) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.perceiver.hear(text)
+    assert bench.state == state
+    assert bench.perceiver.instruction_state.level == level
+    assert words in bench.perceiver.instruction_state.detail
+    bench.serve()
+    assert bench.outputs.published[0][2].grounding is None
+    assert bench.ledger.counts().published == 1
+
+
+def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench) -> None:
+    bench.pipeline.truncate = ("plate",)
+    bench.perceiver.hear("find the cup\u202e and the plate")
+    found = bench.perceiver.instruction_state
+    assert (found.state, found.level) == ("instruction", Level.WARN)
+    assert "bidi" in found.detail
+    assert "cut: plate" in found.detail
+    bench.serve()
+    assert bench.outputs.published[0][2].grounding is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"step": 5}, "malformed"),
+        ({"encoding": "32FC1"}, "encoding"),
+        ({"height": 0}, "malformed"),
+    ],
+)
+def test_bad_images_are_dropped_with_their_reason(
+    bench: Bench, message: dict[str, Any], reason: str
+) -> None:
+    made = image_message()
+    for name, value in message.items():
+        setattr(made, name, value)
+    bench.perceiver.serve(Item("", made, bench.ledger.receive()))
+    bench.serve()
+    assert bench.dropped() == {reason: 1}
+    assert len(bench.outputs.published) == 1
+    assert bench.ledger.counts().drops[reason].text.endswith(".")
+
+
+def test_a_frame_that_waited_too_long_is_dropped(bench: Bench) -> None:
+    bench.values["max_age"] = 0.5
+    bench.serve(stamp=9.0)
+    bench.serve(stamp=9.8)
+    assert bench.dropped() == {"too_old": 1}
+    assert bench.ledger.counts().published == 1
+
+
+def test_a_frame_of_before_a_jump_is_not_published(bench: Bench) -> None:
+    bench.pipeline.fail = lambda frame: bench.epochs.update([""])
+    bench.serve()
+    assert bench.dropped() == {"time_jump": 1}
+    assert bench.outputs.published == []
+
+
+def test_a_frame_that_ends_after_deactivation_is_not_published(bench: Bench) -> None:
+    bench.outputs.is_open = False
+    bench.serve()
+    assert bench.dropped() == {"inactive": 1}
+
+
+def raising(error: Exception) -> Callable[[Any], None]:
+    def fail(frame: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.pipeline.fail = raising(FloatingPointError("nan"))
+    for expected in (1, 1, 2):
+        bench.serve()
+        assert bench.loads == expected
+    assert bench.dropped() == {"not_finite": 3}
+    assert "NaN" in bench.perceiver.model_state.trouble
+    assert bench.outputs.published == []
+    bench.pipeline.fail = lambda frame: None
+    bench.serve()
+    assert bench.outputs.published[0][2].grounding.instruction_id == 1
+    assert bench.ends == []
+
+
+def test_nan_with_a_model_that_is_gone_ends_the_node(bench: Bench) -> None:
+    bench.pipeline.fail = raising(FloatingPointError("nan"))
+    bench.load_error = CheckpointError("the folder is gone.")
+    for _ in range(3):
+        bench.serve()
+    (end,) = bench.ends
+    assert "the folder is gone" in end
+
+
+def test_nan_now_and_then_loads_nothing(bench: Bench) -> None:
+    for _ in range(6):
+        bench.pipeline.fail = raising(FloatingPointError("nan"))
+        bench.serve()
+        bench.pipeline.fail = lambda frame: None
+        bench.serve()
+    assert bench.loads == 1
+    assert bench.dropped() == {"not_finite": 6}
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as PyTorch's."""
+
+
+def test_out_of_memory_three_times_ends_the_node(bench: Bench) -> None:
+    bench.pipeline.fail = raising(OutOfMemoryError("CUDA out of memory"))
+    bench.serve()
+    bench.serve()
+    assert bench.ends == []
+    bench.serve()
+    assert bench.dropped() == {"out_of_memory": 3}
+    assert len(bench.ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OutOfMemoryError("x"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_failing_model_is_reported_and_ends_the_node_at_the_third_frame(bench: Bench) -> None:
+    bench.pipeline.fail = raising(ValueError("bad shape\nand more"))
+    bench.serve()
+    assert "Traceback" in bench.reports[0]
+    bench.serve()
+    assert bench.ends == []
+    bench.serve()
+    assert len(bench.ends) == 1
+    assert bench.dropped() == {"failed": 3}
+    assert bench.ledger.counts().drops["failed"].text == "ValueError: bad shape"
+
+
+def test_settings_are_read_for_every_frame(bench: Bench) -> None:
+    bench.values.update({"threshold": 0.25, "max_objects": 3, "publish_mask": True})
+    bench.serve()
+    assert (bench.pipeline.threshold, bench.pipeline.max_objects) == (0.25, 3)
+    assert bench.pipeline.calls[-1]["with_mask"]
+    assert bench.outputs.published[-1][3]
+    bench.values["publish_mask"] = False
+    bench.serve()
+    assert not bench.pipeline.calls[-1]["with_mask"]
+
+
+def test_the_overlay_gets_a_mask_of_its_own(bench: Bench) -> None:
+    bench.outputs.overlay = True
+    bench.serve()
+    assert bench.pipeline.calls[-1]["with_mask"]
+    assert not bench.outputs.published[-1][3]
+    assert bench.outputs.overlays == 1
+
+
+def test_ground_disturbs_neither_counts_nor_instruction(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    grounding = bench.perceiver.ground(["plate", "접시"], image_message(), "", True)
+    assert (grounding.phrases, grounding.instruction_id) == (("plate", "접시"), 0)
+    assert bench.pipeline.calls[-1]["with_mask"]
+    assert not bench.pipeline.calls[-1]["with_tokens"]
+    assert bench.ledger.counts().received == 0
+    bench.serve()
+    assert bench.outputs.published[0][2].grounding.phrases == ("cup",)
+
+
+@pytest.mark.parametrize(
+    ("phrases", "message", "error"),
+    [
+        ([], {}, InstructionError),
+        (["", "  "], {}, InstructionError),
+        (["x" * 2000], {}, InstructionError),
+        ([f"cup {i}" for i in range(33)], {}, InstructionError),
+        (["cup"], {"encoding": "32FC1"}, ImageError),
+    ],
+)
+def test_ground_refuses_in_one_sentence(
+    bench: Bench, phrases: list[str], message: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        bench.perceiver.ground(phrases, image_message(**message), "", False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FloatingPointError("nan"), OutOfMemoryError("CUDA out of memory")]
+)
+def test_ground_says_why_a_model_gives_no_answer(bench: Bench, error: Exception) -> None:
+    bench.pipeline.fail = raising(error)
+    with pytest.raises(PerceptionError):
+        bench.perceiver.ground(["cup"], image_message(), "", False)

@@ -1,0 +1,137 @@
+"""The worker: one thread, turns, jobs that are waited for, and an end that frees everyone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from siglip_perception.node.worker import Worker, WorkerStoppedError
+
+TIMEOUT = 10.0
+
+
+class Queue:
+    """A source of work that a test fills; the work is due `wait` seconds after it was asked."""
+
+    def __init__(self, wait: float = 0.0) -> None:
+        self.items: list[Callable[[], None]] = []
+        self.due = time.monotonic() + wait
+
+    def delay(self) -> float | None:
+        return max(0.0, self.due - time.monotonic()) if self.items else None
+
+    def run(self) -> None:
+        self.items.pop(0)()
+
+
+@pytest.fixture
+def crashes() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+def worker(crashes: list[BaseException]) -> Iterator[Worker]:
+    made = Worker(crashes.append)
+    yield made
+    made.stop(TIMEOUT)
+
+
+def test_every_job_runs_on_the_same_other_thread(worker: Worker) -> None:
+    worker.start()
+    threads = {worker.call(threading.get_ident) for _ in range(20)}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_what_a_job_raises_is_raised_where_it_is_waited_for(worker: Worker) -> None:
+    worker.start()
+    with pytest.raises(ZeroDivisionError):
+        worker.call(lambda: 1 // 0)
+    assert worker.call(lambda: 7) == 7
+
+
+def test_sources_take_turns(worker: Worker) -> None:
+    order: list[str] = []
+    done = threading.Event()
+    sources = {name: Queue() for name in "ab"}
+    for name, source in sources.items():
+        source.items = [lambda name=name: order.append(name)] * 3  # type: ignore[misc]
+        worker.add(source)
+    sources["b"].items.append(done.set)
+    worker.start()
+    worker.notify()
+    assert done.wait(TIMEOUT)
+    assert order == ["a", "b"] * 3
+
+
+def test_work_that_is_due_later_is_done_then_without_being_notified(worker: Worker) -> None:
+    source, done = Queue(wait=0.2), threading.Event()
+    source.items.append(done.set)
+    worker.add(source)
+    start = time.monotonic()
+    worker.start()
+    assert done.wait(TIMEOUT)
+    assert time.monotonic() - start >= 0.15
+
+
+def test_a_source_that_raises_is_reported_and_ends_the_worker(
+    worker: Worker, crashes: list[BaseException]
+) -> None:
+    source = Queue()
+    source.items.append(lambda: [][0])
+    worker.add(source)
+    worker.start()
+    worker.notify()
+    assert worker.stop(TIMEOUT)
+    assert [type(error) for error in crashes] == [IndexError]
+
+
+def test_stop_frees_those_who_wait_for_a_job_that_never_ends(
+    worker: Worker,
+) -> None:
+    started, release, freed = threading.Event(), threading.Event(), threading.Event()
+
+    def job() -> None:
+        started.set()
+        release.wait(TIMEOUT)
+
+    def wait(what: Callable[[], None]) -> None:
+        with pytest.raises(WorkerStoppedError):
+            worker.call(what)
+        freed.set()
+
+    worker.start()
+    running = threading.Thread(target=wait, args=(job,))
+    running.start()
+    assert started.wait(TIMEOUT)
+    assert not worker.stop(0.01)
+    assert freed.wait(TIMEOUT)
+    running.join(TIMEOUT)
+    with pytest.raises(WorkerStoppedError):
+        worker.call(lambda: None)
+    release.set()
+    assert worker.stop(TIMEOUT)
+
+
+def test_stop_finishes_what_is_under_way_and_nothing_else(worker: Worker) -> None:
+    started, release = threading.Event(), threading.Event()
+    done: list[str] = []
+    source = Queue()
+
+    def first() -> None:
+        started.set()
+        release.wait(TIMEOUT)
+        done.append("first")
+
+    source.items += [first, lambda: done.append("second")]
+    worker.add(source)
+    worker.start()
+    worker.notify()
+    assert started.wait(TIMEOUT)
+    assert not worker.stop(0.01)
+    release.set()
+    assert worker.stop(TIMEOUT)
+    assert done == ["first"]
