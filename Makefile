@@ -47,4 +47,4 @@ bench: env ## The node's own overhead, by image size and transport
 
 clean: ## Remove the environment and all that was built or written
 	rm -rf $(VENV) build install log out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find siglip_perception test tools launch examples bench -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .git -prune -o -name __pycache__ -exec rm -rf {} +

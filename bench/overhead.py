@@ -141,13 +141,13 @@ def timed(action: Callable[[], Any], repeats: int) -> float:
 def measure(width: int, height: int, transport: str, model: str, frames: int) -> Row:
     """One row of the table, from a node of its own."""
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor
     from rclpy.parameter import Parameter
     from rclpy.serialization import deserialize_message, serialize_message
 
     from siglip_perception.config import Settings
     from siglip_perception.node.conversions import to_frame
     from siglip_perception.node.counters import Ledger
+    from siglip_perception.node.lifecycle import NodeExecutor
     from siglip_perception.node.mailbox import Item
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.outputs import NodeOutputs
@@ -182,7 +182,7 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         return latencies[-1]
 
     Ledger._publish = noted  # type: ignore[method-assign]
-    executor = MultiThreadedExecutor(PerceptionNode.THREADS)
+    executor = NodeExecutor(PerceptionNode.THREADS)
     executor.add_node(node)
     spinner = threading.Thread(target=executor.spin, daemon=True)
     spinner.start()

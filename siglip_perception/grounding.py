@@ -27,6 +27,8 @@ _PROXYCLIP_BETA = 1.2
 # Not measured on stock DINOv2: a slope under which a cosine 0.1 past the cut is a clear yes.
 _STOCK_SCALE = 20.0
 _MAX_REGIONS = 32
+# Below one half: a patch that a region half covers, at its edge, must not lead another one.
+_CLAIMED = 0.4
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
             weights = region * (region > 0.5) * unclaimed
             if not bool((weights > 0).any()):
                 break
-        unclaimed = unclaimed * (region <= 0.5)
+        unclaimed = unclaimed * (region <= _CLAIMED)
         unclaimed[leader] = 0.0
         maps.append(region)
     stacked = torch.stack(maps)

@@ -49,7 +49,7 @@ NEWEST_SECONDS = 2.0
 class PerceptionNode(ManagedNode):
     """Loads the model in configure, uses it in active, frees it in cleanup.
 
-    Spin it with a MultiThreadedExecutor of THREADS threads. end: called once, from any thread,
+    Spin it with a NodeExecutor of THREADS threads. end: called once, from any thread,
     with a sentence when only a new process can help.
     Raises ConfigError where a parameter given at the start is wrong.
     """

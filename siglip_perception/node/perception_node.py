@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from siglip_perception.node.process import StopRequest
+from siglip_perception.threads import sleep_while_waiting
 
 # Seconds that work under way gets to finish in once the end is asked for.
 GRACE = 1.0
@@ -19,12 +20,13 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Ends the process: with 0 after a signal, 1 after a fatal error; 2 where it cannot start."""
     # First of all: a signal that comes during the imports below ends the node cleanly, too.
     stop = StopRequest()
+    sleep_while_waiting()
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.signals import SignalHandlerOptions
 
     from siglip_perception.config import ConfigError
+    from siglip_perception.node.lifecycle import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
 
     failures: list[str] = []
@@ -43,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         print(f"perception_node: {str(error).splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
-    executor = MultiThreadedExecutor(PerceptionNode.THREADS)
+    executor = NodeExecutor(PerceptionNode.THREADS)
     executor.add_node(node)
 
     def spin() -> None:

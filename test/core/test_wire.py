@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,9 @@ def rclpy_library() -> Library:
 def rosbags_library() -> Library:
     store = get_typestore(Stores.ROS2_JAZZY)
     for path in sorted((ROOT / "siglip_perception_msgs" / "msg").glob("*.msg")):
-        store.register(get_types_from_msg(path.read_text(), f"siglip_perception_msgs/msg/{path.stem}"))
+        store.register(
+            get_types_from_msg(path.read_text(), f"siglip_perception_msgs/msg/{path.stem}")
+        )
     types = wire.rosbags_types(store)
 
     def there_and_back(message: Any) -> Any:

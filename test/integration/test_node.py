@@ -142,9 +142,16 @@ def test_a_bad_image_is_refused_with_its_reason_and_the_node_goes_on(
 
 
 def test_every_frame_is_accounted_for(peer: Peer, picture: Picture) -> None:
+    before = int(peer.values("camera")["received"])
     for _ in range(20):
         peer.publish("image", raw_image(picture, now()))
     peer.frame(raw_image(picture, now()))
+
+    def settled() -> bool:
+        found = peer.values("camera")
+        return int(found["received"]) > before and found["in_flight"] == "0"
+
+    peer.wait(settled, "end of all frames")
     peer.wait_status("camera", ERROR, "stale")
     values = {key: value for key, value in peer.values("camera").items() if value.isdigit()}
     count = {key: int(value) for key, value in values.items()}
