@@ -270,7 +270,7 @@ def _config(folder: _Folder, part: str, kind: type[ConfigT]) -> ConfigT:
             f"{folder.path / name} describes quantised weights: give the unquantised model."
         )
     try:
-        with _quiet():
+        with quiet():
             config: ConfigT = kind.from_dict(_without_remote_code(fields))
             return config
     except Exception as error:  # transformers raises errors of many kinds for a bad field
@@ -297,7 +297,7 @@ def _model(folder: _Folder, part: str, kind: type[ModelT], config: Any) -> Model
     model: ModelT
     report: dict[str, Any]
     try:
-        with _quiet():
+        with quiet():
             # from_pretrained over load_state_dict: it renames the keys of older checkpoints.
             model, report = loader.from_pretrained(
                 None,
@@ -368,7 +368,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and load reports: errors say what matters."""
     verbosity = _transformers_logging.get_verbosity()
     bars = _transformers_logging.is_progress_bar_enabled()

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -28,6 +29,8 @@ _NEEDED = (
     "simplejpeg",
     "rosbags",
 )
+# Older ones lack what the encoders call; setup.py says the same.
+_MINIMUM = {"torch": (2, 6), "transformers": (5, 20)}
 _EXTRA = ("tqdm", "openvino", "onnx", "onnxruntime", "tensorrt")
 _ROS_MODULES = {
     "rclpy": "the node: source a ROS 2 (Jazzy or newer), or run `make demo`, which fetches one",
@@ -75,6 +78,15 @@ def examine(model: str) -> Report:
         if version is None and entry in _NEEDED:
             lacking.append(name)
     report.missing += [f"{name}, for the main job: pip install {name}" for name in lacking]
+    for name, minimum in _MINIMUM.items():
+        version = report.packages.get(name)
+        if version is not None and _release(version) < minimum:
+            wanted = ".".join(map(str, minimum))
+            report.missing.append(
+                f"{name} {wanted} or newer, for the main job (here: {version}):"
+                f" pip install '{name}>={wanted}'"
+            )
+            lacking.append(name)
     _ros(report)
     if report.packages["torch"] is not None:
         _torch(report)
@@ -92,6 +104,11 @@ def _version(entry: str) -> tuple[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return names[0], None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
 def _cpu() -> dict[str, str]:

@@ -117,3 +117,6 @@ def save_half(model: PreTrainedModel, folder: Path) -> None:
     half.half()
     half.config.dtype = torch.float16
     half.save_pretrained(folder)
+    # transformers writes weights through a private temporary file: others must read them too.
+    for path in folder.iterdir():
+        path.chmod(0o644)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from siglip_perception.checkpoints import write_manifest
+from siglip_perception.checkpoints import quiet, write_manifest
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.objectives import AffinityObjective, SiglipObjective
 from siglip_perception.contrastive.towers import (
@@ -159,7 +159,8 @@ def train_tower(
     stop_after: seconds after which the state is written and the run left for later.
     """
     run.mkdir(parents=True, exist_ok=True)
-    objective, tokenizer = make_objective(recipe.tower, recipe.seed)
+    with quiet():
+        objective, tokenizer = make_objective(recipe.tower, recipe.seed)
     optimizer = torch.optim.AdamW(
         _groups(objective, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98)
     )
@@ -228,12 +229,14 @@ def export(runs: Path, output: Path, seed: int) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     settings: dict[str, float] = {}
     for tower in TOWERS:
-        objective, tokenizer = make_objective(tower, seed)
+        with quiet():
+            objective, tokenizer = make_objective(tower, seed)
         tensors = load_file(runs / tower / "state.safetensors")
         objective.load_state_dict(
             {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
         )
-        save_half(objective.model, fresh / tower)
+        with quiet():
+            save_half(objective.model, fresh / tower)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh / tower)
         if isinstance(objective, AffinityObjective):

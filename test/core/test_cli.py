@@ -220,6 +220,14 @@ def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]
     assert "The main job runs here." in capsys.readouterr().out
 
 
+def test_doctor_refuses_a_library_that_is_too_old(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_MINIMUM", {"torch": (99, 0)})
+    assert cli.main(["doctor"]) == 1
+    assert "pip install 'torch>=99.0'" in capsys.readouterr().out
+
+
 def test_doctor_says_what_is_missing_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
