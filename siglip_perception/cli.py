@@ -12,7 +12,7 @@ from pathlib import Path
 from siglip_perception import __version__
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.threads import sleep_while_waiting
+from siglip_perception.threads import spin_briefly
 
 _HELP = {
     "tokens": "fused tokens of one image -> .npz",
@@ -33,7 +33,7 @@ _DELEGATED = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. 2: something that the user can mend, said in one line."""
-    sleep_while_waiting()
+    spin_briefly()
     given = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in given if not word.startswith("-")), "")
     args = _parser(command).parse_args(given)

@@ -217,6 +217,10 @@ def _decode_jpeg(view: memoryview, max_pixels: int) -> UInt8Array:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(view)
     except ValueError as error:
         raise ImageError("corrupt", f"the JPEG's header cannot be read: {error}.") from error
+    except KeyError as error:  # simplejpeg has no name for 4:4:1
+        raise ImageError(
+            "corrupt", "the JPEG's colour subsampling is unknown; send 4:4:4, 4:2:2 or 4:2:0."
+        ) from error
     check_size(height, width, max_pixels)
     if colours not in ("YCbCr", "Gray", "RGB"):
         raise ImageError(
@@ -227,7 +231,7 @@ def _decode_jpeg(view: memoryview, max_pixels: int) -> UInt8Array:
         raise ImageError("corrupt", f"the JPEG has {scans} scans, more than {MAX_JPEG_SCANS}.")
     try:
         return np.asarray(simplejpeg.decode_jpeg(view, "RGB", strict=True), np.uint8)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ImageError("corrupt", f"the JPEG cannot be decoded: {error}.") from error
 
 

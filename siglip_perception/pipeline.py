@@ -150,12 +150,13 @@ class Pipeline:
         return Result(tokens, grounding, timings)
 
     def _token_grid(self, tokens: Tensor) -> TokenGrid:
-        if not bool(tokens.isfinite().all()):
-            raise FloatingPointError("The encoders gave NaN or infinity; the tokens are withheld.")
-        if self._tokens_dtype == "bfloat16":
-            data = tokens.bfloat16().view(torch.int16).cpu().numpy().view(np.uint16)
+        tokens = tokens.to(getattr(torch, self._tokens_dtype))
+        if not bool(tokens.isfinite().all()):  # after the cast: float16 ends at 65504
+            raise FloatingPointError("The tokens hold NaN or infinity and are withheld.")
+        if self._tokens_dtype == "bfloat16":  # numpy has no such type
+            data = tokens.view(torch.int16).cpu().numpy().view(np.uint16)
         else:
-            data = tokens.to(getattr(torch, self._tokens_dtype)).cpu().numpy()
+            data = tokens.cpu().numpy()
         return TokenGrid(
             data,
             self._tokens_dtype,
@@ -169,9 +170,7 @@ class Pipeline:
         self, frame: Frame, query: Query, siglip: Tensor, dinov2: Tensor, with_mask: bool
     ) -> Grounding:
         if not bool(siglip.isfinite().all() & dinov2.isfinite().all()):
-            raise FloatingPointError(
-                "The encoders gave NaN or infinity; the objects are withheld."
-            )
+            raise FloatingPointError("The features hold NaN or infinity; objects are withheld.")
         scores = self._grounder.score(siglip, dinov2, query.embeddings)
         objects, masks = select_objects(
             scores,

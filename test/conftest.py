@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siglip_perception.threads import sleep_while_waiting
+from siglip_perception.threads import spin_briefly
 
 # Before any test module imports PyTorch.
-sleep_while_waiting()
+spin_briefly()

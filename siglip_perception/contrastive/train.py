@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from siglip_perception.checkpoints import quiet, write_manifest
+from siglip_perception.checkpoints import MANIFEST, quiet, write_manifest
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.objectives import AffinityObjective, SiglipObjective
 from siglip_perception.contrastive.towers import (
@@ -249,6 +249,16 @@ def export(runs: Path, output: Path, seed: int) -> None:
     fresh.replace(output)
 
 
+def _refuse_foreign(output: Path) -> None:
+    """A model folder is replaced as a whole: one that holds anything else is left alone."""
+    if output.is_file() or (
+        output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file()
+    ):
+        raise PerceptionError(
+            f"{output} holds something else than a model: name a new folder with --output."
+        )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `siglip-perception train`."""
     parser.add_argument("--output", "-o", type=Path, required=True, help="model folder to write")
@@ -271,11 +281,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.threads:
         torch.set_num_threads(args.threads)
-    runs: Path = args.runs or args.output.with_name(args.output.name + ".runs")
+    output: Path = args.output.absolute()
+    _refuse_foreign(output)
+    runs: Path = args.runs or output.with_name(output.name + ".runs")
     for tower in TOWERS if args.tower == "both" else (args.tower,):
         recipe = Recipe(tower, args.steps, args.batch, args.lr, seed=args.seed)
         train_tower(recipe, runs / tower, bf16=not args.fp32, validation_scenes=args.validation)
     if all((runs / tower / "state.safetensors").exists() for tower in TOWERS):
-        export(runs, args.output, args.seed)
-        print(f"wrote {args.output}")
+        export(runs, output, args.seed)
+        print(f"wrote {output}")
     return 0

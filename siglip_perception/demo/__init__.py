@@ -23,6 +23,8 @@ from siglip_perception.demo.report import Results, table, write_animation, write
 LONGEST_S = 300.0
 DEFAULT_SEED = 1
 LOG_TAIL = 15
+# In a folder that a demo wrote, and may clear.
+_MARKER = ".siglip_perception_demo"
 _MADE_HERE = ("bag", "frames", "ros_log")
 
 
@@ -68,9 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, without what an earlier demo left in it."""
+    """Make the folder, without what an earlier demo left in it; touch no other files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not (out / _MARKER).is_file():
+            raise DemoError(
+                f"{out} holds files that no demo wrote: name an empty or a new folder with --out."
+            )
+        (out / _MARKER).touch()
         for name in _MADE_HERE:
             shutil.rmtree(out / name, ignore_errors=True)
         for name in ("results.json", "sheet.png", "overlay.webp"):

@@ -20,6 +20,8 @@ GAP = 8
 # The moving picture shows every so many frames.
 STEP = 2
 RIGHT_IOU = 0.5
+# Share of all the looks at a phrase that have to find it where it is, for the demo to be well.
+ENOUGH_RIGHT = 0.5
 _BACKGROUND = (250, 250, 250)
 
 
@@ -122,8 +124,16 @@ class Results:
             wrong.append(f"{self.raw['foreign']} results bear no played frame's stamp.")
         if not all(entry["finite"] for entry in self.raw["tokens"]):
             wrong.append("Some tokens are not finite.")
-        if not any(row.seen for row in self.found()):
-            wrong.append("No object was found for any instruction.")
+        rows = self.found()
+        wrong += [
+            f'Nothing was found for the instruction "{instruction}".'
+            for instruction in self.raw["instructions"]
+            if not any(row.seen for row in rows if row.instruction == instruction)
+        ]
+        there = [row for row in rows if any(row.phrase in truth for truth in self.truth)]
+        looks, right = sum(row.frames for row in there), sum(row.right for row in there)
+        if right < ENOUGH_RIGHT * looks:
+            wrong.append(f"Only {right} of {looks} looks found the object where it was drawn.")
         wrong += [
             f'Nothing was published for the instruction "{instruction}".'
             for instruction in self.raw["instructions"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from siglip_perception.node.process import StopRequest
-from siglip_perception.threads import sleep_while_waiting
+from siglip_perception.threads import spin_briefly
 
 # Seconds that work under way gets to finish in once the end is asked for.
 GRACE = 1.0
@@ -20,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Ends the process: with 0 after a signal, 1 after a fatal error; 2 where it cannot start."""
     # First of all: a signal that comes during the imports below ends the node cleanly, too.
     stop = StopRequest()
-    sleep_while_waiting()
+    spin_briefly()
     import rclpy
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.signals import SignalHandlerOptions

@@ -9,6 +9,7 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 from siglip_perception.bag import typestore
+from siglip_perception.cli import main
 from siglip_perception.demo import recording
 from siglip_perception.demo.report import Results, table
 from siglip_perception.instruction import parse
@@ -60,6 +61,19 @@ def test_the_truth_has_each_object_in_both_languages(short: None, tmp_path: Path
         assert truth[item.phrase("en")] == truth[item.phrase("ko")]
 
 
+def grounding(frame: int, x: int) -> dict[str, Any]:
+    hit = {"phrase": "컵", "score": 0.5 + frame / 4, "box": [x, 10, 20, 20]}
+    phrases = ["컵", "plate"]
+    presence = [0.9, 0.1]
+    return {
+        "frame": frame,
+        "instruction": "컵",
+        "phrases": phrases,
+        "presence": presence,
+        "objects": [hit],
+    }
+
+
 def results(**changes: Any) -> Results:
     """Two frames; the cup is found in both, in the second one beside where it is."""
     tokens = {
@@ -71,18 +85,6 @@ def results(**changes: Any) -> Results:
         "fingerprint": "0123456789abcdef",
         "finite": True,
     }
-
-    def grounding(frame: int, x: int) -> dict[str, Any]:
-        hit = {"phrase": "컵", "score": 0.5 + frame / 4, "box": [x, 10, 20, 20]}
-        phrases = ["컵", "plate"]
-        presence = [0.9, 0.1]
-        return {
-            "frame": frame,
-            "instruction": "컵",
-            "phrases": phrases,
-            "presence": presence,
-            "objects": [hit],
-        }
 
     raw = {
         "played": 4,
@@ -139,8 +141,20 @@ def test_a_good_run_has_no_problems() -> None:
         ({"played": 2}, "received 1 frames more than were played"),
         ({"foreign": 1}, "bear no played frame's stamp"),
         ({"instructions": ["컵", "책"]}, 'Nothing was published for the instruction "책"'),
-        ({"groundings": []}, "No object was found"),
+        ({"groundings": []}, "Nothing was found for the instruction"),
+        ({"groundings": [grounding(0, 100), grounding(1, 100)]}, "Only 0 of 2 looks"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], sentence: str) -> None:
     assert any(sentence in problem for problem in results(**changes).problems())
+
+
+def test_a_folder_that_no_demo_wrote_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "bag" / "mine.mcap"
+    mine.parent.mkdir()
+    mine.write_bytes(b"a day's recording")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "no demo wrote" in capsys.readouterr().err
+    assert mine.exists()

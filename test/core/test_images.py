@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import collections
 import io
+import random
 import struct
 import time
 import tracemalloc
@@ -340,6 +342,16 @@ def test_cmyk_jpeg_is_refused() -> None:
         decode_compressed("jpeg", file.getvalue(), max_pixels=LIMIT)
 
 
+def test_jpeg_in_4_4_1_is_refused() -> None:
+    """One byte of the header makes it so; simplejpeg has no name for it and raises KeyError."""
+    data = bytearray(simplejpeg.encode_jpeg(picture(24, 32)))
+    luma = data.index(b"\xff\xc0") + 11
+    assert data[luma] == 0x11
+    data[luma] = 0x14
+    with refused("corrupt", "subsampling"):
+        decode_compressed("jpeg", bytes(data), max_pixels=LIMIT)
+
+
 def test_jpeg_with_endless_scans_is_refused() -> None:
     file = io.BytesIO()
     Image.fromarray(picture(64, 64)).save(file, "JPEG", progressive=True)
@@ -491,6 +503,92 @@ def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
         lambda: decode_compressed("jpeg", bytes(file), max_pixels=100_000, mono16_white=9)
     )
     assert came_out in ("corrupt", "too_large", "encoding", "malformed") or came_out[2:] == (3,)
+
+
+def mended(file: bytes) -> bytes:
+    """A PNG whose chunks all have the right checksum, as far as its lengths can be followed."""
+    parts, at = [file[:8]], 8
+    while at + 12 <= len(file):
+        end = at + 8 + int.from_bytes(file[at : at + 4], "big")
+        if end + 4 > len(file):
+            break
+        parts += [file[at:end], struct.pack(">I", zlib.crc32(file[at + 4 : end]))]
+        at = end + 4
+    return b"".join([*parts, file[at:]])
+
+
+def unpacked(file: bytes) -> list[tuple[bytes, bytearray]]:
+    """The chunks (name, data) of a PNG, its pixel data in one chunk and inflated."""
+    chunks: list[tuple[bytes, bytearray]] = []
+    at = 8
+    while at < len(file):
+        end = at + 8 + int.from_bytes(file[at : at + 4], "big")
+        name = file[at + 4 : at + 8]
+        if name == b"IDAT" and chunks[-1][0] == b"IDAT":
+            chunks[-1][1].extend(file[at + 8 : end])
+        else:
+            chunks.append((name, bytearray(file[at + 8 : end])))
+        at = end + 4
+    return [
+        (name, bytearray(zlib.decompress(data)) if name == b"IDAT" else data)
+        for name, data in chunks
+    ]
+
+
+def packed(chunks: list[tuple[bytes, bytearray]]) -> bytes:
+    """The PNG of these chunks: checksums and compression are right whatever the data are."""
+    return PNG_START + b"".join(
+        chunk(name, zlib.compress(bytes(data), 1) if name == b"IDAT" else bytes(data))
+        for name, data in chunks
+    )
+
+
+def progressive_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(17, 19)).save(file, "JPEG", progressive=True)
+    return file.getvalue()
+
+
+def mutated(data: bytearray, rng: random.Random) -> None:
+    """Write one to three bytes over, most of them near the start, where the headers are."""
+    for _ in range(rng.randint(1, 3)):
+        within = len(data) if rng.random() < 0.5 else min(len(data), 700)
+        data[rng.randrange(within)] = rng.choice((rng.randrange(256), 0, 0xFF, 0x14, 0x7F))
+
+
+def test_twenty_thousand_mutated_files_never_raise_anything_else() -> None:
+    jpegs = [
+        *(
+            simplejpeg.encode_jpeg(picture(24, 32), colorsubsampling=sampling)
+            for sampling in ("444", "420", "411")
+        ),
+        simplejpeg.encode_jpeg(picture(9, 7)[:, :, :1].copy(), colorspace="GRAY"),
+        progressive_jpeg(),
+    ]
+    transparent = png("P", (9, 9), transparency=3)
+    pngs = [*FILES[1:], transparent, png("1", (9, 9)), png("LA", (7, 5)), png("RGBA", (7, 5))]
+    rng = random.Random(20_000)
+    counts: collections.Counter[object] = collections.Counter()
+    for number in range(20_000):
+        if number % 2:
+            data = bytearray(rng.choice(jpegs))
+            mutated(data, rng)
+        elif number % 4:
+            data = bytearray(rng.choice(pngs))
+            mutated(data, rng)
+            data = bytearray(mended(bytes(data)))
+        else:
+            chunks = unpacked(rng.choice(pngs))
+            mutated(rng.choice([inner for _, inner in chunks if inner]), rng)
+            data = bytearray(packed(chunks))
+        came_out = outcome(
+            lambda file=bytes(data): decode_compressed(  # type: ignore[misc]
+                "jpeg", file, max_pixels=20_000, mono16_white=9
+            )
+        )
+        counts["png" if data[1:4] == b"PNG" else "jpeg", isinstance(came_out, str)] += 1
+    # Both decoders were reached, and refused: neither the headers' checks nor luck did it all.
+    assert all(counts[kind, refusal] > 500 for kind in ("png", "jpeg") for refusal in (0, 1))
 
 
 @given(

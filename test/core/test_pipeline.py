@@ -121,6 +121,14 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
         pipeline.process(frame, None)
 
 
+def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
+    pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
+    with torch.no_grad():
+        pipeline._encoders.siglip.embeddings.patch_embedding.bias.fill_(70000.0)
+    with pytest.raises(FloatingPointError, match="withheld"):
+        pipeline.process(frame, None)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from siglip_perception import checkpoints
 from siglip_perception.cli import main
@@ -58,6 +59,29 @@ def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) 
     ids = models.tokenizer(["빨간 컵", "red cup 🤖"])["input_ids"]
     assert all(len(row) > 1 for row in ids)
     assert sum(f.stat().st_size for f in output.rglob("*") if f.is_file()) < 12e6
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["train", "-o", str(tmp_path), "--steps", "1"]) == 2
+    assert "something else than a model" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_embedded_model_finds_what_is_named(tmp_path: Path) -> None:
+    figures, sheet = tmp_path / "figures.json", tmp_path / "misses.png"
+    options = ["--scenes", "40", "--json", str(figures), "--failures", str(sheet)]
+    assert main(["evaluate", *options]) == 0
+    measured = json.loads(figures.read_text())
+    for language in ("en", "ko"):
+        assert measured[language]["objects"] == 120
+        assert measured[language]["top1"] >= 0.8
+        assert measured[language]["false_found"] <= 0.05
+        assert measured[language]["presence_auroc"] >= 0.95
+    with Image.open(sheet) as opened:
+        assert opened.size == (1920, opened.height)
 
 
 def test_area_under_roc_by_hand() -> None:
