@@ -202,7 +202,6 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         message = image_message(width, height, transport)
         wire = serialize_message(message)
         settings = Settings(publish_mask=False)
-        frame = to_frame(message, "", settings)
         # More publishers on the node's topics: the camera hears them, too.
         outputs = NodeOutputs(node, QosWatch(node))
         outputs.create([""])
@@ -211,7 +210,7 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         result = pipelines[0].last
         receive = timed(lambda: deserialize_message(wire, type(message)), frames)
         convert = timed(lambda: to_frame(message, "", settings), frames)
-        publish_ms = timed(lambda: outputs.publish(item, frame, result, False), frames)
+        publish_ms = timed(lambda: outputs.publish(item, result, False), frames)
     finally:
         Ledger._publish = publish  # type: ignore[method-assign]
         camera.kill()

@@ -45,6 +45,12 @@ def make_node(context: LaunchContext) -> list[LifecycleNode]:
         name="siglip_perception",
         namespace=argument("namespace"),
         parameters=parameters,
+        remappings=[
+            ("image", argument("image")),
+            # A rule is for one topic, not for those below it.
+            ("image/compressed", [argument("image"), "/compressed"]),
+            ("instruction", argument("instruction")),
+        ],
         ros_arguments=["--log-level", argument("log_level")],
         additional_env=profile_environment(config),
         output="both",
@@ -68,6 +74,19 @@ def generate_launch_description() -> LaunchDescription:
                 "namespace",
                 default_value="",
                 description="Namespace of the node and of its relative topics, such as `image`.",
+            ),
+            DeclareLaunchArgument(
+                "image",
+                default_value="image",
+                description=(
+                    "Topic of the raw images, such as /camera/color/image_raw; compressed ones "
+                    "are on <image>/compressed. Cameras with names keep their <camera>/image."
+                ),
+            ),
+            DeclareLaunchArgument(
+                "instruction",
+                default_value="instruction",
+                description="Topic that instructions come on, as std_msgs/String.",
             ),
             DeclareLaunchArgument(
                 "use_sim_time",

@@ -26,6 +26,7 @@ from siglip_perception import images, instruction, wire
 from siglip_perception.bag_topics import COMPRESSED, camera_names, choose_topics, under
 from siglip_perception.config import Settings
 from siglip_perception.errors import BagError, ImageError, InstructionError
+from siglip_perception.numbering import Numbering
 from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.types import Frame, Grounding, UInt8Array
 
@@ -212,6 +213,7 @@ class _Run:
             for part, kind in (("tokens", "TokenSequence"), ("objects", "GroundedObjectArray"))
         }
         self._query: Query | None = None
+        self._numbering = Numbering()
         if options.instruction:
             self.instruct(options.instruction, refuse=True)
 
@@ -223,10 +225,11 @@ class _Run:
             if refuse:
                 raise
             self.summary.rejected += 1
+            self._numbering.withdraw()
             self._query = None
             return
         self.summary.instructions += 1
-        number = self.summary.instructions
+        number = self._numbering.accept(parsed.text)
         self._query = self._pipeline.query(parsed, number) if parsed.phrases else None
 
     def image(self, connection: Connection, stamp: int, data: bytes) -> None:

@@ -53,6 +53,7 @@ ENCODER_FILES = (
     "dinov2/model.safetensors",
 )
 TOKENIZER_FILES = ("siglip/tokenizer.json", "siglip/tokenizer_config.json")
+_SHOWN = 200
 
 # Keys of a config.json that make transformers fetch or run code from elsewhere.
 _REMOTE_CODE_KEYS = frozenset(
@@ -95,12 +96,17 @@ def resolve(model: str) -> Path:
 
     Raises CheckpointError, naming the embedded models, where there is no such folder.
     """
-    folder = MODELS / model if model in EMBEDDED else Path(model).expanduser()
-    if not model or not folder.is_dir():
+    try:
+        folder = MODELS / model if model in EMBEDDED else Path(model).expanduser()
+        there = bool(model) and folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # no name for a path: too long, "~nobody", "\0"
+        there = False
+    if not there:
         kind = "The embedded model" if model in EMBEDDED else "There is no model folder"
         rest = " is not installed; install the package again" if model in EMBEDDED else ""
+        shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}..."
         raise CheckpointError(
-            f"{kind} {model!r}{rest}: give a folder with siglip/ and dinov2/ in it,"
+            f"{kind} {shown!r}{rest}: give a folder with siglip/ and dinov2/ in it,"
             f" or one of: {', '.join(EMBEDDED)}."
         )
     return folder
@@ -230,16 +236,6 @@ def load(folder: Path) -> Models:
     )
 
 
-def load_siglip(folder: Path) -> tuple[SiglipModel, PreTrainedTokenizerFast]:
-    """Load siglip/ alone, float32, eval mode; see `load`."""
-    return _siglip(_Folder(folder))
-
-
-def load_dinov2(folder: Path) -> Dinov2WithRegistersModel:
-    """Load dinov2/ alone, float32, eval mode; see `load`."""
-    return _dinov2(_Folder(folder))
-
-
 def _siglip(folder: _Folder) -> tuple[SiglipModel, PreTrainedTokenizerFast]:
     config = _config(folder, "siglip", SiglipConfig)
     tokenizer = load_tokenizer(
@@ -309,9 +305,10 @@ def _model(folder: _Folder, part: str, kind: type[ModelT], config: Any) -> Model
                 ignore_mismatched_sizes=True,  # they come back in the report, and are refused
                 output_loading_info=True,
             )
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
-            f"{path} cannot be loaded ({_first_line(error)}): get the model folder again."
+            f"{path} and its config.json cannot be loaded ({_first_line(error)}):"
+            " get the model folder again."
         ) from error
     _refuse_differences(path, report)
     model.eval()
@@ -344,7 +341,7 @@ def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({_first_line(error)}): get the model folder again."
         ) from error

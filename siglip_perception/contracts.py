@@ -178,8 +178,14 @@ def _compare(
     for field, wanted, found in fields:
         if wanted in ("", 0) or wanted == found:
             continue
+        mend = "choose another contract or another model"
+        if field.endswith("hidden_act") and wanted == "gelu":
+            # Stock SigLIP says gelu_pytorch_tanh; timm, which OpenVLA is built on, runs it exact.
+            mend = (
+                "the tokens of this contract are made with exact GELU, so for these weights, stock"
+                f" or converted, write {wanted!r} there, or choose another contract"
+            )
         raise ContractError(
             f"The checkpoint cannot keep the contract {contract.name}: {field} in"
-            f" {encoder}/config.json is {found!r} and has to be {wanted!r};"
-            " choose another contract or another model."
+            f" {encoder}/config.json is {found!r} and has to be {wanted!r}; {mend}."
         )

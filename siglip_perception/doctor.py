@@ -89,10 +89,28 @@ def examine(model: str) -> Report:
             lacking.append(name)
     _ros(report)
     if report.packages["torch"] is not None:
-        _torch(report)
+        try:
+            _torch(report)
+        except Exception as error:  # noqa: BLE001 - a broken library raises anything
+            report.backends["torch cpu"] = "does not start"
+            report.missing.append(f"a PyTorch that starts: {_first_line(error)}; install it again")
+            lacking.append("torch")
     if not lacking:
-        _main_job(report, model)
+        try:
+            _main_job(report, model)
+        except (PerceptionError, FloatingPointError) as error:
+            report.missing.append(f"a model that runs: {error}")
+        except Exception as error:  # noqa: BLE001 - as above
+            report.missing.append(
+                f"libraries that work together, for the main job: {_first_line(error)};"
+                " install the one that it names again"
+            )
     return report
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.:;')}" if lines else type(error).__name__
 
 
 def _version(entry: str) -> tuple[str, str | None]:
@@ -192,24 +210,21 @@ def _main_job(report: Report, model: str) -> None:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
     from siglip_perception.types import Frame
 
-    try:
-        folder = checkpoints.resolve(model)
-        report.model["folder"] = str(folder)
-        report.model["sha256"] = checkpoints.verify(folder)
-        vouched = checkpoints.is_vouched_for(folder)
-        report.model["verified"] = "yes" if vouched else "no manifest.json to hold it against"
-        pipeline = Pipeline.load(PipelineOptions(model=model))
-        frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
-        query = pipeline.query(instruction.from_phrases(["red cup"]))
-        began = time.perf_counter()
-        pipeline.process(frame, query)
-        report.model["contract"] = pipeline.contract.name
-        report.model["fingerprint"] = pipeline.fingerprint
-        report.model["serves"] = pipeline.backend
-        report.model["frame"] = f"{(time.perf_counter() - began) * 1000:.0f} ms for 640x480"
-        report.ready = True
-    except (PerceptionError, FloatingPointError) as error:
-        report.missing.append(f"a model that runs: {error}")
+    folder = checkpoints.resolve(model)
+    report.model["folder"] = str(folder)
+    report.model["sha256"] = checkpoints.verify(folder)
+    vouched = checkpoints.is_vouched_for(folder)
+    report.model["verified"] = "yes" if vouched else "no manifest.json to hold it against"
+    pipeline = Pipeline.load(PipelineOptions(model=model))
+    frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
+    query = pipeline.query(instruction.from_phrases(["red cup"]))
+    began = time.perf_counter()
+    pipeline.process(frame, query)
+    report.model["contract"] = pipeline.contract.name
+    report.model["fingerprint"] = pipeline.fingerprint
+    report.model["serves"] = pipeline.backend
+    report.model["frame"] = f"{(time.perf_counter() - began) * 1000:.0f} ms for 640x480"
+    report.ready = True
 
 
 def _lines(report: Report) -> list[str]:

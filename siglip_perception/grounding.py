@@ -7,6 +7,7 @@ nothing obliges a phrase to be found.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn import functional
 from transformers import SiglipModel
 
 from siglip_perception.contracts import Contract
+from siglip_perception.errors import CheckpointError
 from siglip_perception.pooling import head_keys, pool_regions
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
@@ -45,8 +47,24 @@ class GroundingSettings:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> GroundingSettings:
-        """From grounding.json of a model folder, empty where there is none."""
-        return cls(content.get("affinity_scale"), content.get("affinity_bias"))
+        """From grounding.json of a model folder, empty where there is none.
+
+        Raises CheckpointError where a value is no number, or one is given without the other.
+        """
+        names = ("affinity_scale", "affinity_bias")
+        if all(content.get(name) is None for name in names):
+            return cls()
+        numbers: list[float] = []
+        for name in names:
+            value = content.get(name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is None or not number or not -1e6 <= value <= 1e6:
+                raise CheckpointError(
+                    f"{name} in grounding.json is {reprlib.repr(value)} and has to be a number"
+                    " between -1e6 and 1e6: get the model folder again."
+                )
+            numbers.append(float(value))
+        return cls(*numbers)
 
 
 @dataclass(frozen=True)

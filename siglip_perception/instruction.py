@@ -45,7 +45,8 @@ class Instruction:
     """What an instruction asks for.
 
     text: the sanitised sentence. phrases: what it names, each once, in its order; at most
-    MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase.
+    MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase; what the
+    sentence forbids or leaves out ("not the red cup") is UNKNOWN: looked at, not acted on.
     changed: something was stripped or cut; worth a warning.
     """
 

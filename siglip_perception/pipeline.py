@@ -13,7 +13,7 @@ from torch import Tensor
 from siglip_perception import checkpoints, contracts
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders import Encoders, TextEncoder
-from siglip_perception.errors import BackendError, ContractError
+from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.grounding import (
     Grounder,
     GroundingSettings,
@@ -102,10 +102,24 @@ class Pipeline:
         models = checkpoints.load(folder)
         contract = _contract(options.contract, models)
         pipeline = cls(models, contract, options, device, dtype)
-        size = contract.image_size
-        query = pipeline.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
-        pipeline.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
+        try:
+            pipeline._warm_up()
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"The memory of {device} does not hold {options.model}: use a smaller model or"
+                " another device."
+            ) from error
+        except (RuntimeError, ValueError, FloatingPointError) as error:
+            raise CheckpointError(
+                f"The model in {folder} does not run ({str(error).splitlines()[0]}): its config.json"
+                " and its weights have to be those that belong together."
+            ) from error
         return pipeline
+
+    def _warm_up(self) -> None:
+        size = self.contract.image_size
+        query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
+        self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
 
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
         """Run the text tower over the instruction's phrases, of which there is at least one."""

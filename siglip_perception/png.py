@@ -23,9 +23,9 @@ _START = b"\x89PNG\r\n\x1a\n"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _GREY = (0, 4)
-# What describes the picture's pixels. Texts, profiles and other extras are left out: they say
-# nothing about RGB values and can be bombs themselves.
-_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# What describes the picture's pixels. Texts, profiles, transparency and other extras are left out:
+# they say nothing about RGB values and can be bombs themselves.
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Camera frame -> encoder input, and the exact map between their pixels."""
+"""Camera frame -> encoder input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,27 +10,6 @@ from PIL import Image
 
 from siglip_perception.contracts import Contract, EncoderName
 from siglip_perception.types import FloatArray, UInt8Array
-
-
-@dataclass(frozen=True)
-class PixelMap:
-    """Between a camera image of width x height pixels and the encoder's square of `size` pixels.
-
-    Coordinates are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1) in both images, so the
-    corners map onto the corners and pixel centres lie at + 0.5. Squash: x and y scale apart.
-    """
-
-    width: int
-    height: int
-    size: int
-
-    def to_camera(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the encoder's square, in camera pixels."""
-        return x * self.width / self.size, y * self.height / self.size
-
-    def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the camera image, in pixels of the encoder's square."""
-        return x * self.size / self.width, y * self.size / self.height
 
 
 class Preprocessor:
@@ -71,9 +49,3 @@ class Preprocessor:
                 np.take(table[channel], planes[channel], out=normalised[0, channel])
             inputs[name] = torch.from_numpy(normalised)
         return inputs
-
-    def pixel_map(self, image: UInt8Array) -> PixelMap:
-        """The map between that image, [H, W, 3], and the encoder's square."""
-        return PixelMap(
-            width=int(image.shape[1]), height=int(image.shape[0]), size=self.contract.image_size
-        )

@@ -10,7 +10,7 @@ from typing import Any
 
 from siglip_perception.config import Settings
 from siglip_perception.node.conversions import stamp_ns
-from siglip_perception.node.counters import Counts, Ledger
+from siglip_perception.node.counters import Clock, Counts, Ledger
 from siglip_perception.node.mailbox import Mailbox
 from siglip_perception.node.stamps import StampCheck
 
@@ -32,7 +32,7 @@ class CameraView:
 
 
 class CameraFeed:
-    """One camera. `receive` runs on the executor's threads."""
+    """One camera. `receive` runs on the executor's threads. clock: monotonic seconds."""
 
     def __init__(
         self,
@@ -41,16 +41,18 @@ class CameraFeed:
         mailbox: Mailbox,
         settings: Callable[[], Settings],
         now_ns: Callable[[], int],
+        clock: Clock = time.monotonic,
     ) -> None:
         self.name = name
         self.topic = topic
-        self.ledger = Ledger()
+        self.ledger = Ledger(clock)
         self._mailbox = mailbox
         self._settings = settings
         self._now_ns = now_ns
+        self._clock = clock
         self._lock = threading.Lock()
         self._stamps = StampCheck()
-        self._newest: Any = None
+        self._newest: tuple[Any, float] | None = None
         self._active_since: float | None = None
         self._jumped_at: float | None = None
         self._age: float | None = None
@@ -69,7 +71,7 @@ class CameraFeed:
             self._age = (now - stamp) / 1e9 if stamp and now else None
             self._picture = _picture(message)
             if verdict is None:
-                self._newest = message
+                self._newest = message, ticket.arrived
         if verdict is None:
             self._mailbox.put(self.name, message, ticket)
         else:
@@ -82,7 +84,7 @@ class CameraFeed:
         with self._lock:
             self._stamps.forget()
             self._newest = None
-            self._jumped_at = time.monotonic()
+            self._jumped_at = self._clock()
 
     def start(self) -> None:
         """The node is active from now on."""
@@ -90,7 +92,7 @@ class CameraFeed:
         with self._lock:
             self._stamps.forget()
             self._newest = None
-            self._active_since = time.monotonic()
+            self._active_since = self._clock()
 
     def stop(self) -> None:
         with self._lock:
@@ -98,11 +100,13 @@ class CameraFeed:
             self._newest = None
 
     def newest(self) -> tuple[Any, float]:
-        """The newest usable message and the seconds since the last arrival; None before any."""
+        """The newest usable message and the seconds since it came; None before any."""
         with self._lock:
-            message = self._newest
-        arrived = self.ledger.counts().last_arrival
-        return message, 0.0 if arrived is None else time.monotonic() - arrived
+            newest = self._newest
+        if newest is None:
+            return None, 0.0
+        message, arrived = newest
+        return message, self._clock() - arrived
 
     def view(self) -> CameraView:
         counts = self.ledger.counts()

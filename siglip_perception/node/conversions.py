@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point, Vector3
+from rclpy.logging import get_logger
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from siglip_perception_msgs.msg import GroundedObject, GroundedObjectArray, TokenSequence
 from std_msgs.msg import Header
@@ -58,8 +60,8 @@ def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
 
 
 def _raw(message: Image, settings: Settings) -> UInt8Array:
-    if message.encoding not in ENCODINGS and cv_bridge_installed():
-        return _by_cv_bridge(message, settings)
+    if message.encoding not in ENCODINGS and (bridge := cv_bridge()) is not None:
+        return _by_cv_bridge(bridge, message, settings)
     return convert(
         message.encoding,
         message.height,
@@ -73,30 +75,48 @@ def _raw(message: Image, settings: Settings) -> UInt8Array:
 
 
 @lru_cache(maxsize=1)
-def cv_bridge_installed() -> bool:
-    return importlib.util.find_spec("cv_bridge") is not None
+def cv_bridge() -> Any | None:
+    """The module cv_bridge; None where it is not installed, or, logged once, does not work."""
+    if importlib.util.find_spec("cv_bridge") is None:
+        return None
+    try:
+        module = importlib.import_module("cv_bridge")
+        # It hides until an image is converted that its compiled part was built for another numpy.
+        importlib.import_module("cv_bridge.boost.cv_bridge_boost")
+    except Exception as error:  # noqa: BLE001 - a broken cv_bridge is as good as none
+        lines = str(error).strip().splitlines() or [""]
+        get_logger("siglip_perception").warning(
+            "cv_bridge is installed but cannot be imported, so images that need it are refused "
+            f"({type(error).__name__}: {lines[0][:200]})"
+        )
+        return None
+    return module
 
 
-def _by_cv_bridge(message: Image, settings: Settings) -> UInt8Array:
+def _by_cv_bridge(bridge: Any, message: Image, settings: Settings) -> UInt8Array:
     """An encoding that convert() does not take, by cv_bridge; raises ImageError."""
-    from cv_bridge import CvBridge, CvBridgeError
-
     check_size(message.height, message.width, settings.max_pixels)
     # cv_bridge's Python side takes whatever step it is given, and returns garbage.
-    if message.step < message.width or message.step * message.height != len(message.data):
+    if message.step * message.height != len(message.data):
         raise ImageError(
             "malformed",
             f"the image's data have {len(message.data)} bytes, which {message.height} rows of "
-            f"step {message.step} and {message.width} pixels do not take.",
+            f"step {message.step} do not take.",
         )
     try:
-        pixels = CvBridge().imgmsg_to_cv2(message, "rgb8")
-    except (CvBridgeError, TypeError, ValueError) as error:
+        pixels = bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except (bridge.CvBridgeError, TypeError, ValueError) as error:
         raise ImageError(
             "encoding",
             f"the image's encoding {message.encoding[:40]!a} is not supported, nor can "
             "cv_bridge make rgb8 of it.",
         ) from error
+    if pixels.shape != (message.height, message.width, 3):
+        raise ImageError(
+            "malformed",
+            f"the image's step {message.step} does not take {message.width} pixels of its "
+            "encoding.",
+        )
     return np.ascontiguousarray(pixels, np.uint8)
 
 

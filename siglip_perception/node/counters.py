@@ -110,6 +110,7 @@ class Ledger:
         self._dropped: Counter[str] = Counter()
         self._streak: Counter[str] = Counter()
         self._drops: dict[str, Drop] = {}
+        self._last_arrival: float | None = None
         self._arrivals: deque[float] = deque(maxlen=WINDOW)
         self._publishings: deque[float] = deque(maxlen=WINDOW)
         self._latencies: deque[float] = deque(maxlen=WINDOW)
@@ -120,6 +121,7 @@ class Ledger:
             now = self._clock()
             self._received += 1
             self._in_flight += 1
+            self._last_arrival = now
             self._arrivals.append(now)
             return Ticket(self, now)
 
@@ -129,7 +131,7 @@ class Ledger:
             self._lost += count
 
     def forget_rates(self) -> None:
-        """Starts rates, periods and latencies anew; the counts stay."""
+        """Starts rates, periods and latencies anew; counts and the last arrival stay."""
         with self._lock:
             self._arrivals.clear()
             self._publishings.clear()
@@ -147,7 +149,7 @@ class Ledger:
                 lost=self._lost,
                 streak=dict(self._streak),
                 drops=dict(self._drops),
-                last_arrival=self._arrivals[-1] if self._arrivals else None,
+                last_arrival=self._last_arrival,
                 period=_period(self._arrivals),
                 received_rate=_rate(self._arrivals, now),
                 published_rate=_rate(self._publishings, now),

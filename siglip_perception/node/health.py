@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from siglip_perception.node.cameras import CameraView
 from siglip_perception.node.counters import Level
-from siglip_perception.node.perceiver import InstructionState, ModelState
+from siglip_perception.node.listener import InstructionState
+from siglip_perception.node.perceiver import ModelState
 from siglip_perception.node.qos import Mismatch
 
 # A dropped frame colours its camera's status for so long, in seconds.

@@ -19,10 +19,13 @@ class InstructionTopic:
     transient-local one does not match volatile publishers, and makes each of them warn that
     nobody will hear it: so it is there only where it is of use.
 
-    heard: gets the text and the publisher's source timestamp; twice, where both hear it.
+    heard: gets the text, the publisher's source timestamp, and whether it was the transient-local
+    one that heard it; twice, where both hear it.
     """
 
-    def __init__(self, node: Node, watch: QosWatch, heard: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, node: Node, watch: QosWatch, heard: Callable[[str, int, bool], None]
+    ) -> None:
         self._node = node
         self._qos = watch
         self._heard = heard
@@ -45,13 +48,14 @@ class InstructionTopic:
     def _subscribe(self, latched: bool) -> Any:
         # Volatile publishers are not meant to match the latched one: the other has them.
         expected = QoSPolicyKind.DURABILITY if latched else None
+
+        def receive(message: String, info: Mapping[str, int]) -> None:
+            self._heard(message.data, info["source_timestamp"], latched)
+
         return self._node.create_subscription(
             String,
             self._name,
-            self._receive,
+            receive,
             instruction_qos(latched),
             event_callbacks=self._qos.subscription(self._name, expected=expected),
         )
-
-    def _receive(self, message: String, info: Mapping[str, int]) -> None:
-        self._heard(message.data, info["source_timestamp"])

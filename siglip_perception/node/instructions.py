@@ -16,7 +16,10 @@ class InstructionSlot:
     """The newest instruction that waits to be encoded; a source of work for the Worker.
 
     A latched publisher is heard twice, by the volatile and by the transient-local subscription:
-    both deliveries bear the same source timestamp, and the second one is left out.
+    both deliveries bear the same source timestamp, and the second one is left out. What only the
+    transient-local one hears was stored before the node came, and may be older than what was
+    spoken since: it is left out if a newer one was taken. That goes by the wall clocks of the
+    publishers' machines, simulated time or not; what is spoken now is taken whatever they show.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class InstructionSlot:
         self._open = False
         self._due = 0.0
         self._superseded = 0
+        self._newest = 0
         self._seen: deque[tuple[int, int]] = deque(maxlen=8 * DEPTH)
 
     @property
@@ -41,14 +45,21 @@ class InstructionSlot:
         with self._lock:
             return self._superseded
 
-    def offer(self, text: str, source_timestamp: int = 0) -> None:
-        """Keeps the text as the newest; source_timestamp: the publisher's, 0 for none."""
+    def offer(self, text: str, source_timestamp: int = 0, latched: bool = False) -> None:
+        """Keeps the text as the newest.
+
+        source_timestamp: the publisher's, in nanoseconds, 0 for none. latched: heard by the
+        transient-local subscription, so that it may be a stored one.
+        """
         with self._lock:
             mark = (source_timestamp, hash(text))
             if source_timestamp:
-                if mark in self._seen:
+                # The mark of one that is too old is not kept: of a publisher whose clock lags, the
+                # volatile subscription is still to deliver it.
+                if mark in self._seen or (latched and source_timestamp < self._newest):
                     return
                 self._seen.append(mark)
+                self._newest = max(self._newest, source_timestamp)
             if self._text is not None:
                 self._superseded += 1
             self._text = text

@@ -84,7 +84,7 @@ class NodeOutputs:
     def wants_mask(self, camera: str) -> bool:
         return bool(self._publishers[camera].overlay.get_subscription_count() > 0)
 
-    def publish(self, item: Item, frame: Frame, result: Any, publish_mask: bool) -> bool:
+    def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
         header = item.message.header
         publishers = self._publishers[item.camera]
         tokens = tokens_message(self._types, header, result.tokens)

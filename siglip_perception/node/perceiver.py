@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
 import time
 import traceback
@@ -14,10 +12,12 @@ from typing import Any, Protocol
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, InstructionError, PerceptionError
-from siglip_perception.instruction import Instruction, from_phrases, parse
+from siglip_perception.instruction import Instruction, from_phrases
 from siglip_perception.node.conversions import stamp_ns, to_frame
-from siglip_perception.node.counters import Level
+from siglip_perception.node.counters import Clock
+from siglip_perception.node.listener import InstructionState, Listener
 from siglip_perception.node.mailbox import Item
+from siglip_perception.node.memory import free_memory, is_out_of_memory
 from siglip_perception.node.stamps import too_old
 from siglip_perception.types import Frame, Grounding
 
@@ -25,6 +25,8 @@ MAX_NOT_FINITE = 3
 MAX_FAILURES = 3
 MAX_OUT_OF_MEMORY = 3
 OUT_OF_MEMORY_SECONDS = 10.0
+# One kind of error is logged at most once in so many seconds.
+REPORT_SECONDS = 5.0
 
 
 class PipelineLike(Protocol):
@@ -75,23 +77,11 @@ class Outputs(Protocol):
     def wants_mask(self, camera: str) -> bool:
         """Whether someone looks at the overlay, which is better with masks."""
 
-    def publish(self, item: Item, frame: Frame, result: Any, publish_mask: bool) -> bool:
+    def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
         """Tokens and objects, both or neither; whether they were published."""
 
     def publish_overlay(self, item: Item, frame: Frame, result: Any, quality: int) -> None:
         """The overlay, where someone looks at it."""
-
-
-@dataclass(frozen=True)
-class InstructionState:
-    """What /diagnostics says of the instruction."""
-
-    state: str = "no_instruction"
-    level: Level = Level.OK
-    detail: str = ""
-    instruction_id: int = 0
-    text: str = ""
-    phrases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Perceiver:
     """Owns the pipeline and the query. But for the two states, call it on the worker's thread.
 
     now_ns: the node's clock. epoch: the mailbox's, of a camera. report: logs an error.
-    fatal: called with a sentence where only a new process can help.
+    fatal: called with a sentence where only a new process can help. clock: monotonic seconds.
     """
 
     def __init__(
@@ -123,6 +113,7 @@ class Perceiver:
         epoch: Callable[[str], int],
         report: Callable[[str], None],
         fatal: Callable[[str], None],
+        clock: Clock = time.monotonic,
     ) -> None:
         self._outputs = outputs
         self._load = load
@@ -131,23 +122,19 @@ class Perceiver:
         self._epoch = epoch
         self._report = report
         self._fatal = fatal
+        self._clock = clock
+        self._reported: dict[str, float] = {}
+        self._listener = Listener(self._tell, clock)
         self._pipeline: PipelineLike | None = None
-        self._query: Any = None
-        self._heard: str | None = None
-        self._text: str | None = None
-        self._numbered = ""
-        self._instruction_id = 0
         self._not_finite = 0
         self._failures = 0
         self._out_of_memory: deque[float] = deque(maxlen=MAX_OUT_OF_MEMORY)
         self._lock = threading.Lock()
-        self._instruction_state = InstructionState()
         self._model_state = ModelState()
 
     @property
     def instruction_state(self) -> InstructionState:
-        with self._lock:
-            return self._instruction_state
+        return self._listener.state
 
     @property
     def model_state(self) -> ModelState:
@@ -168,68 +155,18 @@ class Perceiver:
                 fingerprint=pipeline.fingerprint,
             )
         )
-        self._text = None
-        self._instruct(settings.instruction if self._heard is None else self._heard)
+        self._listener.start(pipeline.query, settings.instruction)
 
     def unload(self) -> None:
         """Frees the model and its memory; the instruction is kept."""
         self._pipeline = None
-        self._query = None
+        self._listener.stop()
         self._set_model_state(ModelState())
-        _free_memory()
+        free_memory()
 
     def hear(self, text: str) -> None:
         """Takes an instruction from the topic: encodes it if it differs from the one before."""
-        self._heard = text
-        self._instruct(text)
-
-    def _instruct(self, text: str) -> None:
-        pipeline = self._pipeline
-        if pipeline is None or text == self._text:
-            return
-        self._text = text
-        # Nothing of the instruction before may be answered while this one is being looked at.
-        self._query = None
-        try:
-            instruction = parse(text)
-        except InstructionError as error:
-            self._set_instruction_state(
-                InstructionState("instruction_rejected", Level.WARN, str(error))
-            )
-            return
-        if not instruction.text:
-            self._set_instruction_state(_empty(instruction))
-            return
-        if instruction.text != self._numbered:
-            self._numbered = instruction.text
-            self._instruction_id += 1
-        state = InstructionState(
-            "instruction",
-            instruction_id=self._instruction_id,
-            text=instruction.text,
-            phrases=instruction.phrases,
-        )
-        if not instruction.phrases:
-            self._set_instruction_state(
-                replace(
-                    state,
-                    state="no_phrase",
-                    level=Level.WARN,
-                    detail="the instruction names no object; tokens go on without objects",
-                )
-            )
-            return
-        query = pipeline.query(instruction, self._instruction_id)
-        self._query = query
-        warnings = []
-        if instruction.changed:
-            warnings.append("control, bidi or special-token text was taken out, or it was cut")
-        if any(query.truncated):
-            cut = [p for p, t in zip(query.phrases, query.truncated, strict=True) if t]
-            warnings.append(f"longer than the text context and cut: {', '.join(cut)}")
-        if warnings:
-            state = replace(state, level=Level.WARN, detail="; ".join(warnings))
-        self._set_instruction_state(state)
+        self._listener.hear(text)
 
     def serve(self, item: Item) -> None:
         """One frame, from its message to its outputs; it is published or dropped with a reason."""
@@ -243,16 +180,40 @@ class Perceiver:
         except ImageError as error:
             item.ticket.drop(error.reason, str(error))
             return
+        except Exception as error:  # noqa: BLE001 - whatever an image leads to, the camera goes on
+            self._drop(item, error, "an image could not be converted")
+            return
         result = self._process(item, frame, settings)
         if result is None:
             return
         if item.epoch != self._epoch(item.camera):
             item.ticket.drop("time_jump", "time jumped back while the frame was processed")
-        elif self._outputs.publish(item, frame, result, settings.publish_mask):
-            item.ticket.publish()
-            self._outputs.publish_overlay(item, frame, result, settings.overlay_quality)
-        else:
+            return
+        try:
+            published = self._outputs.publish(item, result, settings.publish_mask)
+        except Exception as error:  # noqa: BLE001 - the next frame may be published again
+            self._drop(item, error, "a frame's results could not be published")
+            return
+        if not published:
             item.ticket.drop("inactive")
+            return
+        item.ticket.publish()
+        try:
+            self._outputs.publish_overlay(item, frame, result, settings.overlay_quality)
+        except Exception as error:  # noqa: BLE001 - a picture for people must not end the node
+            if is_out_of_memory(error):
+                free_memory()
+            self._tell("the overlay could not be drawn")
+
+    def _drop(self, item: Item, error: Exception, what: str) -> bool:
+        """Drops a frame for the exception that is being handled; whether memory was used up."""
+        self._tell(what)
+        if is_out_of_memory(error):
+            item.ticket.drop("out_of_memory", _sentence(error))
+            self._count_out_of_memory()
+            return True
+        item.ticket.drop("failed", _sentence(error))
+        return False
 
     def _process(self, item: Item, frame: Frame, settings: Settings) -> Any | None:
         """The pipeline's result; None where the frame was dropped."""
@@ -260,21 +221,18 @@ class Perceiver:
         if pipeline is None:
             item.ticket.drop("inactive")
             return None
+        self._listener.retry()
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
-        with_mask = settings.publish_mask or self._outputs.wants_mask(item.camera)
         try:
-            result = pipeline.process(frame, self._query, with_mask=with_mask)
+            with_mask = settings.publish_mask or self._outputs.wants_mask(item.camera)
+            result = pipeline.process(frame, self._listener.query, with_mask=with_mask)
         except FloatingPointError as error:
             item.ticket.drop("not_finite", str(error))
             self._count_not_finite()
             return None
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the camera goes on
-            if is_out_of_memory(error):
-                item.ticket.drop("out_of_memory", _sentence(error))
-                self._count_out_of_memory()
-            else:
-                item.ticket.drop("failed", _sentence(error))
+            if not self._drop(item, error, "the model failed on a frame"):
                 self._count_failure()
             return None
         self._not_finite = self._failures = 0
@@ -294,8 +252,8 @@ class Perceiver:
             self._fatal(f"the model cannot be loaded again: {error}")
 
     def _count_out_of_memory(self) -> None:
-        _free_memory()
-        now = time.monotonic()
+        free_memory()
+        now = self._clock()
         self._out_of_memory.append(now)
         recent = [at for at in self._out_of_memory if now - at <= OUT_OF_MEMORY_SECONDS]
         if len(recent) >= MAX_OUT_OF_MEMORY:
@@ -305,7 +263,6 @@ class Perceiver:
             )
 
     def _count_failure(self) -> None:
-        self._report(f"the model failed on a frame:\n{traceback.format_exc()}")
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             self._fatal(f"the model failed on {MAX_FAILURES} frames in a row; the node ends.")
@@ -319,21 +276,28 @@ class Perceiver:
         instruction = from_phrases(phrases)
         if not instruction.phrases:
             raise InstructionError("there is no phrase to look for; name at least one.")
-        frame = to_frame(message, camera, settings)
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
         try:
+            frame = to_frame(message, camera, settings)
             query = pipeline.query(instruction, 0)
             result = pipeline.process(frame, query, with_tokens=False, with_mask=with_mask)
         except FloatingPointError as error:
             raise PerceptionError(f"the image cannot be used: {error}") from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            _free_memory()
+            free_memory()
             raise PerceptionError("there is not enough memory for this image.") from error
         grounding: Grounding = result.grounding
         return grounding
+
+    def _tell(self, what: str) -> None:
+        """Logs the exception that is being handled, each `what` once in REPORT_SECONDS."""
+        now = self._clock()
+        if now - self._reported.get(what, -REPORT_SECONDS) >= REPORT_SECONDS:
+            self._reported[what] = now
+            self._report(f"{what}:\n{traceback.format_exc()}")
 
     def _trouble(self, text: str) -> None:
         with self._lock:
@@ -341,42 +305,12 @@ class Perceiver:
                 self._model_state, trouble=text, trouble_at=time.monotonic()
             )
 
-    def _set_instruction_state(self, state: InstructionState) -> None:
-        with self._lock:
-            self._instruction_state = state
-
     def _set_model_state(self, state: ModelState) -> None:
         with self._lock:
             before = self._model_state
             self._model_state = replace(
                 state, trouble=before.trouble, trouble_at=before.trouble_at
             )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is PyTorch's or Python's way to say that memory is used up."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _empty(instruction: Instruction) -> InstructionState:
-    if not instruction.changed:
-        return InstructionState()
-    return InstructionState(
-        level=Level.WARN,
-        detail="nothing was left after control, bidi and special-token text was taken out",
-    )
 
 
 def _sentence(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from siglip_perception.types import Role
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?]")
 _SENTENCE_ENDS = frozenset(".;:!?")
+_BEFORE_GERUNDS = words.NEGATIVE_VERBS | {"without"}
 _COMMANDS = (words.PLACING | words.ACTING) - words.AMBIGUOUS
 
 
@@ -40,6 +41,10 @@ class _Clause:
     goal: bool = False
     describing: bool = False
     joined: int = -1
+    negated: bool = False  # the verb: "don't touch"
+    excluding: bool = False  # what comes up to a comma or "but": "not the cup"
+    every: bool = False
+    nothing: bool = False
 
 
 @dataclass
@@ -48,6 +53,8 @@ class _Reader:
     chunk: list[str] = field(default_factory=list)
     clause: _Clause = field(default_factory=_Clause)
     joining: bool = False
+    paused_by: str = ""  # the comma, conjunction or filler that came last
+    negation: str = ""  # waits for its verb: "verb", or "noun" where there may be none
 
     def close(self, *, joining: bool = False) -> None:
         """End the running phrase, if there is one; joining: "and" or a comma follows it."""
@@ -63,7 +70,40 @@ class _Reader:
         if word in words.COPULAS and self.clause.verb and self.clause.named:
             self.clause.describing = True  # "the cup, which is on the table, ..."
             return
-        self.clause = _Clause(verb=word, placing=word in words.PLACING)
+        last = self.clause
+        if last.relation == "without" and last.named == last.named_before_relation:
+            return  # "without moving the cup": it stays what the first verb spares
+        # "don't touch or move the knife", "don't pick up and move the knife"
+        goes_on = self.paused_by in ("or", "nor") or not (last.named or self.paused_by == ",")
+        negated = bool(self.negation) or (last.negated and goes_on)
+        negated |= word in words.NEGATIVE_VERBS
+        self.clause = _Clause(verb=word, placing=word in words.PLACING, negated=negated)
+        self.negation = ""
+
+    def negate(self, kind: str) -> None:
+        """A negation: of the next verb, or of the phrases up to a comma, "but" or verb."""
+        self.close()
+        self.negation = kind
+        self.clause.excluding = True
+
+    def pause(self, word: str) -> None:
+        """A comma, a conjunction or a filler: what of a negation goes on after it."""
+        clause = self.clause
+        if word == ",":
+            clause.excluding = False
+            if self.negation == "noun":
+                self.negation = ""
+        elif word == "but" and (clause.excluding or clause.negated):
+            clause.excluding = clause.negated = False
+            self.negation = ""
+        elif word in words.EXCEPTIONS or (word == "but" and clause.every):
+            # "don't touch anything except the cup" asks for the cup.
+            clause.excluding = not (clause.negated or clause.nothing)
+            clause.negated = False
+        elif word == "alone" and clause.verb == "leave":
+            for index in range(len(self.found) - clause.named, len(self.found)):
+                self._set_role(index, Role.UNKNOWN)
+        self.paused_by = word
 
     def relation(self, word: str) -> None:
         self.close()
@@ -81,6 +121,7 @@ class _Reader:
     def sentence(self) -> None:
         self.close()
         self.clause = _Clause()
+        self.negation = ""
 
     def _add(self, text: str) -> None:
         clause = self.clause
@@ -93,8 +134,11 @@ class _Reader:
                 clause.places.clear()
                 clause.goal = True
             clause.places.append(len(self.found))
-        clause.joined = len(self.found) if self.joining and clause.relation else -1
+        spared = clause.negated or clause.excluding
+        joined = self.joining and clause.relation and not spared
+        clause.joined = len(self.found) if joined else -1
         self.found.append(Phrase(text, role))
+        self.negation = ""
         clause.named += 1
 
     def _set_role(self, index: int, role: Role) -> None:
@@ -103,6 +147,8 @@ class _Reader:
     def _role(self) -> Role:
         clause = self.clause
         if not clause.verb or clause.relation in words.FROM:
+            return Role.UNKNOWN
+        if clause.negated or clause.excluding:
             return Role.UNKNOWN
         if not clause.relation:
             return Role.TARGET
@@ -129,8 +175,18 @@ def parse(text: str) -> list[Phrase]:
         previous = lower[i - 1] if i else ""
         content_here = after_determiner or bool(reader.chunk)
         kind = _kind(word, previous, following, content_here, bool(reader.chunk))
+        negation = _negation(word, previous, following)
+        if kind == "content" and not content_here and _is_unknown_verb(word, previous, reader):
+            kind = "break" if word.endswith("ly") or previous in _BEFORE_GERUNDS else "verb"
         after_determiner = False
-        if kind == "content":
+        reader.clause.every |= word in words.EVERY
+        reader.clause.nothing |= word in words.NOTHING
+        if negation:
+            reader.negate(negation)
+        elif word in words.REVERSING and reader.negation:
+            reader.negation = ""
+            reader.clause.excluding = False
+        elif kind == "content":
             reader.chunk.append(token)
         elif kind == "determiner":
             if reader.chunk and reader.chunk[-1].lower() != "of":
@@ -144,9 +200,31 @@ def parse(text: str) -> list[Phrase]:
             reader.sentence()
         else:
             reader.close(joining=word in (",", "and"))
+            reader.pause(word)
             reader.clause.describing &= word != ","
     reader.close()
     return reader.found
+
+
+def _negation(word: str, previous: str, following: str) -> str:
+    """ "verb" or "noun", by what it waits for, where the word is a negation, otherwise ""."""
+    if word in ("can't", "cannot"):
+        return "verb" if previous == "you" else ""  # "I can't find the cup" looks for it
+    if word == "circumstances" and previous == "no":
+        return "verb"
+    if word == "instead" and following == "of":
+        return "noun"
+    if word not in words.NEGATIONS or previous == "why" or following in ("only", "just"):
+        return ""
+    of_verb = word in words.VERB_NEGATIONS or previous in words.AUXILIARIES
+    return "verb" if of_verb or following == "to" else "noun"
+
+
+def _is_unknown_verb(word: str, previous: str, reader: _Reader) -> bool:
+    """Whether a word that no list knows has to be a verb: "don't spill", "without touching"."""
+    if previous in _BEFORE_GERUNDS or (previous == "of" and reader.negation):
+        return word.endswith("ing")
+    return reader.negation == "verb"
 
 
 def _kind(word: str, previous: str, following: str, content_here: bool, in_phrase: bool) -> str:
@@ -173,7 +251,9 @@ def _kind(word: str, previous: str, following: str, content_here: bool, in_phras
         return "content" if word == "one" and in_phrase else "determiner"
     if word in words.PRONOUNS or word in words.CONJUNCTIONS:
         return "break"
-    if word in words.FILLERS:
+    if word in words.FILLERS or word in words.NEGATIONS or word in words.EXCEPTIONS:
+        return "break"
+    if word == "alone":
         return "break"
     if word in words.PLACING or word in words.ACTING:
         return "verb"
@@ -200,6 +280,8 @@ def _is_content(word: str) -> bool:
             or word in words.PRONOUNS
             or word in words.CONJUNCTIONS
             or word in words.FILLERS
+            or word in words.NEGATIONS
+            or word in words.EXCEPTIONS
             or word in words.SIDES
             or (word in words.PLACING | words.ACTING and word not in words.AMBIGUOUS)
             or word == "of"

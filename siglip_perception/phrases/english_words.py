@@ -26,8 +26,8 @@ ACTING = _words(
     shake tap hit poke switch remove throw-away discard empty fill pinch follow track watch go
     come navigate drive walk head want need like use release let count identify check spot
     collect choose select keep help tell describe highlight segment mark knock unplug unload
-    clear tidy swap exchange start stop avoid inspect eat drink approach is are was were where
-    where's what's which what who there's
+    clear tidy swap exchange start stop avoid ignore inspect eat drink approach is are was were
+    where where's what's which what who there's
     """
 )
 # Also nouns or adjectives: content after a determiner or another content word.
@@ -94,8 +94,23 @@ FILLERS = _words(
     standing lying sitting located placed resting called named visible anywhere everywhere
     maybe perhaps first finally afterwards afterward next once twice only even ready able sure
     far adjacent forward backward backwards forwards upright straight safely properly
+    instead rather ever circumstances
     """
 )
+# What follows is not the thing to act on: "don't touch the knife", "the bowl, not the cup".
+NEGATIONS = _words(
+    "not never don't dont neither nor shouldn't mustn't won't isn't aren't doesn't didn't"
+)
+# Of these only a verb is negated; "not" is one of them after an auxiliary.
+VERB_NEGATIONS = _words("never don't dont shouldn't mustn't won't didn't")
+AUXILIARIES = _words("do does did must should may might will would could can shall")
+# They turn a negation round: "don't forget to pick up the cup".
+REVERSING = _words("forget hesitate")
+NEGATIVE_VERBS = _words("avoid ignore")
+EXCEPTIONS = _words("except excluding")
+# Before "but" they make an exception of it: "anything but the red cup".
+EVERY = _words("any all every each anything everything")
+NOTHING = _words("no none nothing")
 # Followed by "to" they are relations: "close to the plate", "next to the plate".
 BEFORE_TO = _words("next close adjacent near closer relative")
 # They mark a sentence as of another language in Latin letters, where no English verb is in it.

@@ -63,8 +63,17 @@ class _Reader:
                     break
                 noun.side, noun.particle = True, particle
 
+    def exclude(self) -> None:
+        """말고, 대신, 아니라: the noun before is not the one that is meant."""
+        self.close("말고")
+        if self.waiting:
+            self.waiting[-1].particle = "말고"
+
     def verb(self, *, placing: bool, states: bool) -> None:
-        """A verb settles every noun that waits; states: 있는, 놓인 and the like describe."""
+        """A verb settles every noun that waits.
+
+        states: it describes (있는, 놓인) or is negated, so that no noun is what to act on.
+        """
         self.close()
         for i, noun in enumerate(self.waiting):
             particle = noun.particle
@@ -117,12 +126,15 @@ def parse(text: str) -> list[Phrase]:
             reader.close(particle)
             after_numeral = True
         else:
-            _read(reader, token, noun, particle)
+            _read(reader, token, noun, particle, tokens[i + 1 : i + 3])
     reader.end()
     return reader.found
 
 
-def _read(reader: _Reader, token: str, noun: str, particle: str) -> None:
+def _read(reader: _Reader, token: str, noun: str, particle: str, after: list[str]) -> None:
+    if _excludes(reader, token, after):
+        reader.exclude()
+        return
     thing = words.THINGS.get(noun, words.THINGS.get(token))
     if thing is not None and reader.chunk:
         reader.chunk.append(thing)
@@ -151,7 +163,8 @@ def _read(reader: _Reader, token: str, noun: str, particle: str) -> None:
     if not _is_protected(token) and not (particle and _is_protected(noun)):
         verb = _verb(token)
         if verb is not None:
-            reader.verb(placing=verb == "placing", states=verb == "states")
+            states = verb == "states" or _is_negated(token, after)
+            reader.verb(placing=verb == "placing", states=states)
             return
     if token.isascii() and _is_english_filler(token):
         reader.close()
@@ -164,6 +177,30 @@ def _read(reader: _Reader, token: str, noun: str, particle: str) -> None:
         reader.chunk.append(noun)
         if particle:
             reader.close(particle)
+
+
+def _excludes(reader: _Reader, token: str, after: list[str]) -> bool:
+    if not reader.chunk and not reader.waiting:
+        return False
+    if token == words.EXCEPT:
+        return bool(reader.chunk) or bool(set(after) & set(words.REST))
+    if token == "그대로":
+        return bool(after) and after[0].startswith(words.LEAVING)
+    return token in words.EXCLUDING
+
+
+def _is_negated(verb: str, after: list[str]) -> bool:
+    """Whether a verb forbids: by its own ending, or by the words after it."""
+    following = after[0] if after else ""
+    if following.startswith(words.ASKING):  # 집어 주지 않을래? asks for it
+        return False
+    if verb.startswith(words.NEGATIVE_VERBS) or re.search(words.NEGATED_VERB_ENDING, verb):
+        return True
+    if verb.endswith(("지", "지는", "지도")):
+        return following.startswith(words.NOT_AFTER_JI)
+    if verb.endswith("면"):
+        return " ".join(after).startswith(words.NOT_ALLOWED)
+    return following in ("대신", "대신에")
 
 
 def _without_possessive(word: str) -> str:

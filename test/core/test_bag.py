@@ -148,6 +148,20 @@ def test_outputs_carry_the_images_stamps_and_the_newest_instruction(
     assert found[0].mask.width == 0
 
 
+def test_a_repeated_instruction_keeps_its_number_until_another_an_empty_or_a_refused_one(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    texts = ("cup", "cup", "", "cup", "plate", "x" * 2000, "plate", " plate ")
+    words = [(stamp(i) - 1, text) for i, text in enumerate(texts)]
+    bag.write_sample_bag(tmp_path / "in", [(stamp(i), jpeg(i)) for i in range(8)], words)
+    bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    times = {time: i for i, time in enumerate(stamp(i) for i in range(8))}
+    found = messages(tmp_path / "out", OBJECTS)
+    seen = [times[time] for topic, time, _ in rows(tmp_path / "out") if topic == OBJECTS]
+    numbers = dict(zip(seen, (message.instruction_id for message in found), strict=True))
+    assert numbers == {0: 1, 1: 1, 3: 2, 4: 3, 6: 4, 7: 4}
+
+
 def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path: Path) -> None:
     write_bag(tmp_path / "in", [("/image", RAW, stamp(0), raw_image(0))])
     options = bag.ReplayOptions(instruction="find the red cup", with_mask=True)

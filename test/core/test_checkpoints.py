@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.errors import CheckpointError
+from siglip_perception.grounding import GroundingSettings
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +75,6 @@ def test_float16_becomes_float32_ready_to_serve(original: Path) -> None:
     assert positions.tolist() == [list(range(256))]
     assert models.siglip.text_model.embeddings.position_ids.tolist() == [list(range(32))]
     assert models.grounding == {"affinity_scale": 10.0, "affinity_bias": -5.0}
-
-
-def test_the_parts_load_alone_and_alike(original: Path) -> None:
-    siglip, tokenizer = checkpoints.load_siglip(original)
-    dinov2 = checkpoints.load_dinov2(original)
-    models = checkpoints.load(original)
-    assert torch.equal(siglip.logit_scale, models.siglip.logit_scale)
-    assert torch.equal(dinov2.embeddings.cls_token, models.dinov2.embeddings.cls_token)
-    assert tokenizer("red cup")["input_ids"] == models.tokenizer("red cup")["input_ids"]
 
 
 def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
@@ -157,15 +149,15 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(folder: Path) -> No
     with pytest.raises(
         CheckpointError, match=r"lacks 1 tensor\(s\), the first 'layernorm.weight'"
     ):
-        checkpoints.load_dinov2(folder)
+        checkpoints.load(folder)
     weights.write_bytes(good)
     edit_weights(weights, lambda tensors: tensors.update(extra=torch.zeros(1)))
     with pytest.raises(CheckpointError, match=r"unexpected 1 tensor\(s\), the first 'extra'"):
-        checkpoints.load_dinov2(folder)
+        checkpoints.load(folder)
     weights.write_bytes(good)
     edit_weights(weights, lambda tensors: tensors.update({"layernorm.weight": torch.zeros(3)}))
     with pytest.raises(CheckpointError, match=r"wrong shape for 1 tensor\(s\)"):
-        checkpoints.load_dinov2(folder)
+        checkpoints.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +185,7 @@ def test_a_config_cannot_bring_code_along(folder: Path) -> None:
         attn_implementation="someone/kernels",
         auto_map={"AutoModel": "evil.Model"},
     )
-    model = checkpoints.load_dinov2(folder)
+    model = checkpoints.load(folder).dinov2
     assert type(model).__module__.startswith("transformers.models.dinov2_with_registers")
     assert model.config._attn_implementation == "sdpa"
     assert not hasattr(model.config, "auto_map")
@@ -224,12 +216,12 @@ def test_the_tokenizers_of_stock_checkpoints_lower_case_first(
     path = folder / "siglip/tokenizer.json"
     edit_json(path, normalizer=None)
     edit_json(folder / "siglip/tokenizer_config.json", tokenizer_class=kind)
-    _, tokenizer = checkpoints.load_siglip(folder)
+    tokenizer = checkpoints.load(folder).tokenizer
     assert tokenizer(text)["input_ids"] == tokenizer("red cup the big one")["input_ids"]
 
 
 def test_padding_is_on_the_right_to_the_text_context(original: Path) -> None:
-    _, tokenizer = checkpoints.load_siglip(original)
+    tokenizer = checkpoints.load(original).tokenizer
     ids = tokenizer(["a", "빨간 컵"], padding="max_length", truncation=True)["input_ids"]
     assert [len(row) for row in ids] == [32, 32]
     assert ids[0][-1] == tokenizer.pad_token_id == 0
@@ -258,10 +250,69 @@ def test_the_fingerprint_covers_weights_and_preprocessing(folder: Path) -> None:
     assert checkpoints.fingerprint(checkpoints.verify(folder), contract) != first
 
 
-@pytest.mark.parametrize("name", ["", "no-such-model", "/no/such/folder"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "no-such-model", "/no/such/folder", "x" * 5000, "~no-such-user/x", "nul\0", "a\nb"],
+    ids=lambda name: ascii(name[:20]),
+)
 def test_an_unknown_model_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(CheckpointError, match="tabletop"):
+    with pytest.raises(
+        CheckpointError, match=r"^There is no model folder .* tabletop\.$"
+    ) as caught:
         checkpoints.resolve(name)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("siglip", "vision_config", {"num_attention_heads": 0}),
+        ("dinov2", "num_attention_heads", 0),
+        ("dinov2", "image_size", []),
+    ],
+)
+def test_a_config_that_makes_no_model_is_refused(
+    folder: Path, part: str, field: str, value: Any
+) -> None:
+    (folder / "manifest.json").unlink()
+    path = folder / part / "config.json"
+    kept = json.loads(path.read_text())[field]
+    edit_json(path, **{field: {**kept, **value} if isinstance(value, dict) else value})
+    with pytest.raises(
+        CheckpointError, match=f"{part}/model.safetensors and its config.json cannot"
+    ):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"affinity_scale": "10", "affinity_bias": -5}', "affinity_scale .* is '10'"),
+        ('{"affinity_scale": 10, "affinity_bias": NaN}', "affinity_bias .* is nan"),
+        ('{"affinity_scale": Infinity, "affinity_bias": -5}', "affinity_scale .* is inf"),
+        (f'{{"affinity_scale": 1{"0" * 400}, "affinity_bias": -5}}', "affinity_scale .* is 10"),
+        ('{"affinity_scale": true, "affinity_bias": -5}', "affinity_scale .* is True"),
+        ('{"affinity_scale": 10}', "affinity_bias .* is None"),
+        ('{"affinity_scale": [10], "affinity_bias": -5}', "affinity_scale .* is "),
+        ("[" * 100_000, "not valid JSON"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_grounding_numbers_that_are_none_are_refused(
+    folder: Path, content: str, message: str
+) -> None:
+    (folder / "grounding.json").write_text(content)
+    checkpoints.write_manifest(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        GroundingSettings.from_mapping(checkpoints.load(folder).grounding)
+    assert "grounding.json" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_grounding_numbers_are_optional() -> None:
+    assert GroundingSettings.from_mapping({}) == GroundingSettings(None, None)
+    given = {"affinity_scale": 10, "affinity_bias": -5.5, "made_by": "calibration"}
+    assert GroundingSettings.from_mapping(given) == GroundingSettings(10.0, -5.5)
 
 
 def test_a_folder_is_its_own_name(folder: Path) -> None:

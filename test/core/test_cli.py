@@ -239,6 +239,36 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     assert "no-such-package, for the main job: pip install no-such-package" in said
 
 
+def doctor_with(folder: Path, package: str, content: str) -> str:
+    """What doctor prints, and ends with 1, in a fresh Python that finds `package` broken."""
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text(content)
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r});"
+        "from siglip_perception import cli; sys.exit(cli.main(['doctor', '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    report = json.loads(done.stdout)
+    assert report["ready"] is False
+    return "\n".join(report["missing"])
+
+
+def test_doctor_reports_a_torch_that_does_not_import(tmp_path: Path) -> None:
+    broken = "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
+    said = doctor_with(tmp_path, "torch", broken)
+    assert "PyTorch that starts: OSError: libcudart.so.12: cannot open shared object file;" in said
+    assert "more" not in said
+
+
+def test_doctor_reports_a_library_built_for_another_one(tmp_path: Path) -> None:
+    broken = "raise RuntimeError('numpy.dtype size changed, may indicate incompatibility')"
+    said = doctor_with(tmp_path, "transformers", broken)
+    assert "for the main job: RuntimeError: numpy.dtype size changed" in said
+
+
 def test_an_image_file_is_read_as_the_node_reads_it(image: Path, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(commands.read_image(image), pixels)
 

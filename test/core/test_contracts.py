@@ -82,6 +82,12 @@ def test_the_siglip_field_that_differs_is_named(field: str, value: object) -> No
         contracts.check(contracts.get("openvla-224"), siglip, dinov2)
 
 
+def test_a_stock_siglip_is_told_what_to_write() -> None:
+    configs = openvla_configs(hidden_act="gelu_pytorch_tanh")
+    with pytest.raises(ContractError, match=r"exact GELU, so .* write 'gelu' there, or choose"):
+        contracts.check(contracts.get("openvla-224"), *configs)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("num_register_tokens", 0), ("patch_size", 16), ("hidden_size", 768)],

@@ -148,6 +148,18 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_that_loads_but_does_not_run_is_told(tmp_path: Path) -> None:
+    write_random_model(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    config = tmp_path / "dinov2" / "config.json"
+    config.write_text(
+        config.read_text().replace('"num_attention_heads": 5', '"num_attention_heads": -1')
+    )
+    with pytest.raises(CheckpointError, match="does not run") as caught:
+        Pipeline.load(PipelineOptions(model=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(BackendError, match="CUDA"):

@@ -1,15 +1,13 @@
-"""Frame -> encoder input, held against plain arithmetic, and the pixel map's round trip."""
+"""Frame -> encoder input, held against plain arithmetic."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from siglip_perception import contracts
-from siglip_perception.preprocess import PixelMap, Preprocessor
+from siglip_perception.preprocess import Preprocessor
 
 CONTRACT = contracts.get("tabletop")
 SIZE = CONTRACT.image_size
@@ -77,24 +75,3 @@ def test_white_and_black_in_numbers(preprocess: Preprocessor) -> None:
 def test_what_is_no_frame_is_refused(preprocess: Preprocessor, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         preprocess(image)
-
-
-SIDES = st.integers(1, 8000)
-COORDINATES = st.floats(0, 8000, allow_nan=False)
-
-
-@given(SIDES, SIDES, st.sampled_from([224, 384, 518]), COORDINATES, COORDINATES)
-def test_the_pixel_map_goes_there_and_back(
-    width: int, height: int, size: int, x: float, y: float
-) -> None:
-    pixel_map = PixelMap(width, height, size)
-    assert pixel_map.to_camera(*pixel_map.to_input(x, y)) == pytest.approx((x, y), rel=1e-12)
-    assert pixel_map.to_input(*pixel_map.to_camera(x, y)) == pytest.approx((x, y), rel=1e-12)
-
-
-def test_the_pixel_map_scales_each_axis_by_its_own_factor(preprocess: Preprocessor) -> None:
-    pixel_map = preprocess.pixel_map(np.zeros((480, 640, 3), dtype=np.uint8))
-    assert pixel_map.to_camera(0, 0) == (0, 0)
-    assert pixel_map.to_camera(224, 224) == (640, 480)
-    assert pixel_map.to_camera(14, 14) == (40, 30)
-    assert pixel_map.to_input(320, 120) == (112, 56)

@@ -14,11 +14,13 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2, not fro
 
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from models import write_random_model
 from watching import Process, isolated, running, watching
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+REMAPPED = ["image:=/camera/color/image_raw", "instruction:=spoken"]
 RUNNER = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -47,6 +49,14 @@ def launch(environment: dict[str, str], folder: Path, *arguments: str) -> Any:
     return running(command, environment, folder)
 
 
+def model(folder: Path) -> Path:
+    """A small model with random weights."""
+    made = folder / "model"
+    made.mkdir()
+    write_random_model(made)
+    return made
+
+
 def started_node(process: Process) -> int:
     """Process id of the node that launch starts next."""
     return int(
@@ -59,8 +69,10 @@ def test_each_argument_is_described() -> None:
         str(LAUNCH_FILE)
     ).try_get_launch_description_without_context()
     declared = [e for e in description.entities if isinstance(e, DeclareLaunchArgument)]
-    names = {"params_file", "namespace", "use_sim_time", "autostart", "log_level", "model"}
-    assert {argument.name for argument in declared} == names
+    assert {argument.name for argument in declared} == {
+        *("params_file", "namespace", "image", "instruction"),
+        *("use_sim_time", "autostart", "log_level", "model"),
+    }
     assert all(len(argument.description) > 20 for argument in declared)
 
 
@@ -102,4 +114,44 @@ def test_arguments_reach_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         watcher.wait_for("unconfigured")
         assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in environment_of(node)
         assert environment_of(node)["FASTDDS_DEFAULT_PROFILES_FILE"] == own_profile
+        assert process.interrupt() == 0
+
+
+@pytest.mark.parametrize(
+    ("transport", "arguments", "image", "instruction"),
+    [
+        ("raw", [], "/arm/image", "/arm/instruction"),
+        ("raw", REMAPPED, "/camera/color/image_raw", "/arm/spoken"),
+        ("compressed", REMAPPED, "/camera/color/image_raw/compressed", "/arm/spoken"),
+    ],
+)
+def test_the_inputs_are_those_of_the_launch_call(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+    arguments: list[str],
+    image: str,
+    instruction: str,
+) -> None:
+    environment = isolated(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text(
+        f"/**:\n  ros__parameters:\n    model: {model(tmp_path)}\n"
+        f"    image_transport: {transport}\n"
+    )
+    with (
+        watching(environment, monkeypatch, "/arm/siglip_perception") as watcher,
+        launch(
+            environment, tmp_path, "namespace:=arm", f"params_file:={params}", *arguments
+        ) as process,
+    ):
+        watcher.wait_for("active")
+        heard = {
+            name
+            for name, _ in watcher.node.get_subscriber_names_and_types_by_node(
+                "siglip_perception", "/arm"
+            )
+        }
+        assert {image, instruction} <= heard
+        assert not {name for name in heard - {image} if "image" in name}
         assert process.interrupt() == 0

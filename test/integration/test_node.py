@@ -257,6 +257,21 @@ def test_the_overlay_is_a_jpeg_of_the_frame(peer: Peer, picture: Picture) -> Non
     peer.node.destroy_subscription(subscription)
 
 
+def test_a_frame_too_wide_for_a_jpeg_has_outputs_and_the_next_one_an_overlay(
+    peer: Peer, picture: Picture
+) -> None:
+    overlay = f"{NODE}/overlay/compressed"
+    subscription = peer.listen(CompressedImage, overlay)
+    published = int(peer.values("camera")["published"])
+    wide = raw_image(np.zeros((1, 65_501, 3), np.uint8), now())
+    assert peer.frame(wide).header == wide.header
+    image = raw_image(picture, now())
+    assert peer.frame(image, output=overlay).header == image.header
+    assert wide.header.stamp not in [message.header.stamp for message in peer.heard[overlay]]
+    peer.wait(lambda: int(peer.values("camera")["published"]) >= published + 2, "count")
+    peer.node.destroy_subscription(subscription)
+
+
 def test_a_qos_mismatch_is_named_while_it_lasts(peer: Peer) -> None:
     subscription = peer.listen(TokenSequence, f"{NODE}/tokens", LATCHED)
     status = peer.wait_status("topics", ERROR, "DURABILITY")

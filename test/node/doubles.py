@@ -36,7 +36,8 @@ def image_message(stamp: float = 5.0, height: int = 4, width: int = 6, **changes
 
 
 class FakePipeline:
-    """Follows pipeline.Pipeline. `fail` is called with each frame and may raise."""
+    """Follows pipeline.Pipeline. `fail` is called with each frame and may raise, and so may
+    `fail_text` with each instruction."""
 
     def __init__(self) -> None:
         self.contract = SimpleNamespace(name="fake")
@@ -48,8 +49,10 @@ class FakePipeline:
         self.truncate: tuple[str, ...] = ()
         self.calls: list[dict[str, Any]] = []
         self.fail: Callable[[Frame], None] = lambda frame: None
+        self.fail_text: Callable[[Any], None] = lambda instruction: None
 
     def query(self, instruction: Any, instruction_id: int = 0) -> Any:
+        self.fail_text(instruction)
         self.encoded.append((instruction.text, instruction_id))
         return SimpleNamespace(
             instruction=instruction.text,
@@ -62,7 +65,9 @@ class FakePipeline:
         self, frame: Frame, query: Any, *, with_tokens: bool = True, with_mask: bool = False
     ) -> Any:
         self.fail(frame)
-        self.calls.append({"query": query, "with_tokens": with_tokens, "with_mask": with_mask})
+        self.calls.append(
+            {"frame": frame, "query": query, "with_tokens": with_tokens, "with_mask": with_mask}
+        )
         grounding = None
         if query is not None:
             grounding = Grounding(
@@ -81,20 +86,26 @@ class FakePipeline:
 
 @dataclass
 class FakeOutputs:
-    """Follows perceiver.Outputs."""
+    """Follows perceiver.Outputs. `fail` and `fail_overlay` are raised, where there are any."""
 
     is_open: bool = True
     overlay: bool = False
     published: list[Any] = field(default_factory=list)
     overlays: int = 0
+    fail: Exception | None = None
+    fail_overlay: Exception | None = None
 
     def wants_mask(self, camera: str) -> bool:
         return self.overlay
 
-    def publish(self, item: Any, frame: Frame, result: Any, publish_mask: bool) -> bool:
+    def publish(self, item: Any, result: Any, publish_mask: bool) -> bool:
+        if self.fail is not None:
+            raise self.fail
         if self.is_open:
-            self.published.append((item, frame, result, publish_mask))
+            self.published.append((item, result, publish_mask))
         return self.is_open
 
     def publish_overlay(self, item: Any, frame: Frame, result: Any, quality: int) -> None:
+        if self.fail_overlay is not None:
+            raise self.fail_overlay
         self.overlays += self.overlay

@@ -17,7 +17,8 @@ from siglip_perception.node.health import (
     node_status,
     topics_status,
 )
-from siglip_perception.node.perceiver import InstructionState, ModelState
+from siglip_perception.node.listener import InstructionState
+from siglip_perception.node.perceiver import ModelState
 from siglip_perception.node.qos import Mismatch
 
 MISMATCH = Mismatch("/image", "RELIABILITY", "publisher")

@@ -89,3 +89,34 @@ def test_the_same_text_sent_again_is_no_double(made: Made) -> None:
     slot.offer("a", 2)
     serve(slot)
     assert accepted == ["a", "a"]
+
+
+def test_a_stored_instruction_does_not_replace_a_newer_one(made: Made) -> None:
+    slot, accepted, clock = made
+    for text, at, latched, expected in [
+        ("blue", 2, False, "blue"),
+        ("red", 1, True, "blue"),
+        ("green", 3, True, "green"),
+        ("white", 0, True, "white"),
+    ]:
+        slot.offer(text, at, latched)
+        serve(slot)
+        clock.now += 1
+        assert accepted[-1] == expected
+    assert slot.superseded == 0
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_spoken_instruction_counts_even_where_its_machine_s_clock_lags(
+    made: Made, first: bool
+) -> None:
+    slot, accepted, clock = made
+    slot.offer("blue", 2)
+    serve(slot)
+    clock.now += 1
+    # From a latched publisher, so that both subscriptions hear it, either of them first.
+    slot.offer("red", 1, latched=first)
+    slot.offer("red", 1, latched=not first)
+    serve(slot)
+    assert accepted == ["blue", "red"]
+    assert slot.superseded == 0

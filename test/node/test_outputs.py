@@ -86,7 +86,7 @@ def test_both_products_on_the_camera_s_own_topics(
     tokens = Ear(node, TokenSequence, f"{prefix}tokens")
     objects = Ear(node, GroundedObjectArray, f"{prefix}objects")
     outputs.open()
-    assert outputs.publish(item(camera), FRAME, RESULT, publish_mask=True)
+    assert outputs.publish(item(camera), RESULT, publish_mask=True)
     assert tokens.wait().header.frame_id == "optical"
     assert list(objects.wait().mask.data) == [1] * 24
 
@@ -94,16 +94,16 @@ def test_both_products_on_the_camera_s_own_topics(
 def test_the_mask_is_left_out_unless_asked_for(node: Node, outputs: NodeOutputs) -> None:
     objects = Ear(node, GroundedObjectArray, "outputs/objects")
     outputs.open()
-    outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    outputs.publish(item(), RESULT, publish_mask=False)
     assert len(objects.wait().mask.data) == 0
 
 
 def test_nothing_passes_a_closed_gate(node: Node, outputs: NodeOutputs) -> None:
-    assert not outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    assert not outputs.publish(item(), RESULT, publish_mask=False)
     outputs.open()
-    assert outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    assert outputs.publish(item(), RESULT, publish_mask=False)
     outputs.close()
-    assert not outputs.publish(item(), FRAME, RESULT, publish_mask=False)
+    assert not outputs.publish(item(), RESULT, publish_mask=False)
 
 
 def test_close_waits_for_the_pair_that_is_being_published(
@@ -126,7 +126,7 @@ def test_close_waits_for_the_pair_that_is_being_published(
     monkeypatch.setitem(
         outputs._publishers, "", module._Publishers(*fake, publishers.overlay, None)
     )
-    worker = threading.Thread(target=outputs.publish, args=(item(), FRAME, RESULT, False))
+    worker = threading.Thread(target=outputs.publish, args=(item(), RESULT, False))
     worker.start()
     assert half.wait(TIMEOUT)
     closer = threading.Thread(target=lambda: (outputs.close(), closed.set()))

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from doubles import FakeOutputs, FakePipeline, image_message
+from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import CheckpointError, ImageError, InstructionError, PerceptionError
+from siglip_perception.node import perceiver as module
 from siglip_perception.node.counters import Ledger, Level
+from siglip_perception.node.listener import RETRY_S
 from siglip_perception.node.mailbox import Item
-from siglip_perception.node.perceiver import Perceiver, is_out_of_memory
+from siglip_perception.node.memory import is_out_of_memory
+from siglip_perception.node.perceiver import REPORT_SECONDS, Perceiver
 
 NOW_NS = 10_000_000_000
 
@@ -30,6 +33,7 @@ class Bench:
     epochs: Counter[str] = field(default_factory=Counter)
     reports: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
+    clock: ManualClock = field(default_factory=ManualClock)
     loads: int = 0
     load_error: Exception | None = None
 
@@ -42,6 +46,7 @@ class Bench:
             lambda camera: self.epochs[camera],
             self.reports.append,
             self.ends.append,
+            self.clock,
         )
 
     def load(self, settings: Settings) -> FakePipeline:
@@ -73,7 +78,8 @@ def bench() -> Bench:
 
 def test_a_frame_is_published_with_its_message(bench: Bench) -> None:
     bench.serve(stamp=7.5)
-    ((item, frame, result, mask),) = bench.outputs.published
+    ((item, result, mask),) = bench.outputs.published
+    frame = bench.pipeline.calls[0]["frame"]
     assert item.message.header.stamp.nanosec == 500_000_000
     assert (frame.stamp_ns, frame.frame_id, frame.image.shape) == (
         7_500_000_000,
@@ -92,7 +98,7 @@ def test_text_is_encoded_when_it_changes_and_never_for_a_frame(bench: Bench) -> 
         bench.serve()
         bench.serve()
     assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
-    ids = [result.grounding.instruction_id for _, _, result, _ in bench.outputs.published]
+    ids = [result.grounding.instruction_id for _, result, _ in bench.outputs.published]
     assert ids == [1, 1, 1, 1, 2, 2]
 
 
@@ -131,7 +137,7 @@ def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
     assert bench.perceiver.instruction_state.level == level
     assert words in bench.perceiver.instruction_state.detail
     bench.serve()
-    assert bench.outputs.published[0][2].grounding is None
+    assert bench.outputs.published[0][1].grounding is None
     assert bench.ledger.counts().published == 1
 
 
@@ -143,7 +149,7 @@ def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench)
     assert "bidi" in found.detail
     assert "cut: plate" in found.detail
     bench.serve()
-    assert bench.outputs.published[0][2].grounding is not None
+    assert bench.outputs.published[0][1].grounding is not None
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
     assert bench.outputs.published == []
     bench.pipeline.fail = lambda frame: None
     bench.serve()
-    assert bench.outputs.published[0][2].grounding.instruction_id == 1
+    assert bench.outputs.published[0][1].grounding.instruction_id == 1
     assert bench.ends == []
 
 
@@ -270,12 +276,121 @@ def test_a_failing_model_is_reported_and_ends_the_node_at_the_third_frame(bench:
     assert bench.ledger.counts().drops["failed"].text == "ValueError: bad shape"
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ImportError("numpy"), "failed"), (MemoryError(), "out_of_memory")],
+)
+def test_an_image_that_breaks_its_conversion_is_dropped_and_the_camera_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "to_frame", lambda *_: raising(error)(None))
+        bench.serve()
+    assert bench.dropped() == {reason: 1}
+    assert "converted" in bench.reports[0]
+    bench.serve()
+    assert len(bench.outputs.published) == 1
+
+
+def test_images_that_break_their_conversion_never_end_the_node(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "to_frame", lambda *_: raising(ValueError("bad"))(None))
+    for _ in range(10):
+        bench.serve()
+    assert bench.dropped() == {"failed": 10}
+    assert bench.ends == []
+    assert len(bench.reports) == 1
+    bench.clock.now += REPORT_SECONDS
+    bench.serve()
+    assert len(bench.reports) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(TypeError("field"), "failed"), (MemoryError(), "out_of_memory")],
+)
+def test_results_that_cannot_be_published_are_dropped_and_the_camera_goes_on(
+    bench: Bench, error: Exception, reason: str
+) -> None:
+    bench.outputs.fail = error
+    bench.serve()
+    assert bench.dropped() == {reason: 1}
+    bench.outputs.fail = None
+    bench.serve()
+    assert bench.ledger.counts().published == 1
+    assert bench.outputs.overlays == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("width > 65500"), MemoryError()])
+def test_an_overlay_that_fails_is_reported_and_the_frame_is_published_once(
+    bench: Bench, error: Exception
+) -> None:
+    bench.outputs.overlay = True
+    bench.outputs.fail_overlay = error
+    for _ in range(5):
+        bench.serve()
+    assert bench.dropped() == {}
+    assert bench.ledger.counts().published == 5
+    assert len(bench.reports) == 1
+    assert "overlay" in bench.reports[0]
+    assert bench.ends == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OutOfMemoryError("CUDA out of memory"), "not enough memory"),
+        (KeyError("find the plate."), "KeyError"),
+    ],
+)
+def test_an_instruction_that_cannot_be_encoded_is_told_and_tried_again(
+    bench: Bench, error: Exception, words: str
+) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.pipeline.fail_text = raising(error)
+    bench.perceiver.hear("find the plate.")
+    state = bench.perceiver.instruction_state
+    assert (state.state, state.level) == ("instruction_failed", Level.ERROR)
+    assert words in state.detail
+    bench.serve()
+    assert bench.outputs.published[-1][1].grounding is None
+    bench.pipeline.fail_text = lambda instruction: None
+    bench.serve()
+    assert bench.outputs.published[-1][1].grounding is None
+    bench.clock.now += RETRY_S
+    bench.serve()
+    assert bench.outputs.published[-1][1].grounding.instruction_id == 2
+    assert bench.state == "instruction"
+    assert bench.ledger.counts().published == 3
+    assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
+    assert bench.ends == []
+
+
+def test_an_instruction_that_could_not_be_encoded_is_taken_when_it_is_said_again(
+    bench: Bench,
+) -> None:
+    bench.pipeline.fail_text = raising(MemoryError())
+    bench.perceiver.hear("find the cup.")
+    bench.pipeline.fail_text = lambda instruction: None
+    bench.perceiver.hear("find the cup.")
+    assert bench.pipeline.encoded == [("find the cup.", 1)]
+
+
+def test_numbers_follow_the_rule_of_replays(bench: Bench) -> None:
+    numbers = []
+    for text in ("cup", "cup", "", "cup", "plate", "x" * 2000, "plate", " plate "):
+        bench.perceiver.hear(text)
+        numbers.append(bench.perceiver.instruction_state.instruction_id)
+    assert numbers == [1, 1, 0, 2, 3, 0, 4, 4]
+
+
 def test_settings_are_read_for_every_frame(bench: Bench) -> None:
     bench.values.update({"threshold": 0.25, "max_objects": 3, "publish_mask": True})
     bench.serve()
     assert (bench.pipeline.threshold, bench.pipeline.max_objects) == (0.25, 3)
     assert bench.pipeline.calls[-1]["with_mask"]
-    assert bench.outputs.published[-1][3]
+    assert bench.outputs.published[-1][2]
     bench.values["publish_mask"] = False
     bench.serve()
     assert not bench.pipeline.calls[-1]["with_mask"]
@@ -285,7 +400,7 @@ def test_the_overlay_gets_a_mask_of_its_own(bench: Bench) -> None:
     bench.outputs.overlay = True
     bench.serve()
     assert bench.pipeline.calls[-1]["with_mask"]
-    assert not bench.outputs.published[-1][3]
+    assert not bench.outputs.published[-1][2]
     assert bench.outputs.overlays == 1
 
 
@@ -297,7 +412,7 @@ def test_ground_disturbs_neither_counts_nor_instruction(bench: Bench) -> None:
     assert not bench.pipeline.calls[-1]["with_tokens"]
     assert bench.ledger.counts().received == 0
     bench.serve()
-    assert bench.outputs.published[0][2].grounding.phrases == ("cup",)
+    assert bench.outputs.published[0][1].grounding.phrases == ("cup",)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +434,7 @@ def test_ground_refuses_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "error", [FloatingPointError("nan"), OutOfMemoryError("CUDA out of memory")]
+    "error", [FloatingPointError("nan"), OutOfMemoryError("CUDA out of memory"), MemoryError()]
 )
 def test_ground_says_why_a_model_gives_no_answer(bench: Bench, error: Exception) -> None:
     bench.pipeline.fail = raising(error)
