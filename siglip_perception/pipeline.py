@@ -111,8 +111,8 @@ class Pipeline:
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:
             raise CheckpointError(
-                f"The model in {folder} does not run ({str(error).splitlines()[0]}): its config.json"
-                " and its weights have to be those that belong together."
+                f"The model in {folder} does not run ({str(error).splitlines()[0]}):"
+                " its config.json and its weights have to be those that belong together."
             ) from error
         return pipeline
 
