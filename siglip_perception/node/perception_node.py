@@ -14,6 +14,9 @@ from siglip_perception.threads import spin_briefly
 
 # Seconds that work under way gets to finish in once the end is asked for.
 GRACE = 1.0
+# Seconds for which the executor's thread may keep Python's lock while the model wants it back.
+# PyTorch lets go of it at each operation; with the default of 5 ms each can wait that long.
+SWITCH_INTERVAL = 0.0005
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -21,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     # First of all: a signal that comes during the imports below ends the node cleanly, too.
     stop = StopRequest()
     spin_briefly()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     import rclpy
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.signals import SignalHandlerOptions
