@@ -24,7 +24,7 @@ def models() -> checkpoints.Models:
     for model in (siglip, dinov2):  # norms and biases start where errors hide
         for parameter in model.parameters():
             if parameter.ndim == 1 and len(parameter) > 1:
-                nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.3)
+                nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
     return checkpoints.Models(siglip, tokenizer, dinov2, {}, "", False)
 
 

@@ -14,8 +14,8 @@ from siglip_perception.contrastive.scenes import render, sample_scene
 from siglip_perception.types import Box
 
 SCENES = 10
-# The model finds four in five; this many of ten it misses once in thousands of runs.
-ENOUGH = 5
+# The scenes are always the same; four in five is what the embedded model promises.
+ENOUGH = 8
 
 
 @pytest.fixture(scope="module")
