@@ -101,8 +101,8 @@ class Pipeline:
         folder = checkpoints.resolve(options.model)
         models = checkpoints.load(folder)
         contract = _contract(options.contract, models)
-        pipeline = cls(models, contract, options, device, dtype)
         try:
+            pipeline = cls(models, contract, options, device, dtype)
             pipeline._warm_up()
         except torch.OutOfMemoryError as error:
             raise BackendError(
@@ -110,8 +110,9 @@ class Pipeline:
                 " another device."
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(
-                f"The model in {folder} does not run ({str(error).splitlines()[0]}):"
+                f"The model in {folder} does not run ({reason}):"
                 " its config.json and its weights have to be those that belong together."
             ) from error
         return pipeline

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from siglip_perception.checkpoints import MANIFEST, quiet, write_manifest
+from siglip_perception.checkpoints import GROUNDING, MANIFEST, quiet, write_manifest
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.objectives import AffinityObjective, SiglipObjective
 from siglip_perception.contrastive.towers import (
@@ -242,7 +242,7 @@ def export(runs: Path, output: Path, seed: int) -> None:
         if isinstance(objective, AffinityObjective):
             settings["affinity_scale"] = objective.logit_scale.exp().item()
             settings["affinity_bias"] = objective.logit_bias.item()
-    (fresh / "grounding.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
     write_manifest(fresh)
     if output.exists():
         shutil.rmtree(output)
@@ -251,9 +251,8 @@ def export(runs: Path, output: Path, seed: int) -> None:
 
 def _refuse_foreign(output: Path) -> None:
     """A model folder is replaced as a whole: one that holds anything else is left alone."""
-    if output.is_file() or (
-        output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file()
-    ):
+    ours = {*TOWERS, GROUNDING, MANIFEST}
+    if output.is_file() or (output.is_dir() and {path.name for path in output.iterdir()} - ours):
         raise PerceptionError(
             f"{output} holds something else than a model: name a new folder with --output."
         )

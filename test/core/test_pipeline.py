@@ -156,6 +156,17 @@ def test_a_model_that_loads_but_does_not_run_is_told(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_device_whose_memory_is_too_small_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("siglip_perception.pipeline.Encoders", full)
+    with pytest.raises(BackendError, match="memory of cpu does not hold"):
+        Pipeline.load(PipelineOptions(model=str(folder), device="cpu"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(BackendError, match="CUDA"):

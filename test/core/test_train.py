@@ -65,6 +65,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "manifest.json").write_text("{}")
     assert main(["train", "-o", str(tmp_path), "--steps", "1"]) == 2
     assert "something else than a model" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
