@@ -149,7 +149,8 @@ def koleo_loss(features: Tensor) -> Tensor:
         similarity = unit @ unit.T
         similarity.fill_diagonal_(-2.0)
         nearest = similarity.argmax(dim=1)
-    return -((unit - unit[nearest]).norm(dim=-1) + 1e-8).log().mean()
+    distance: Tensor = (unit - unit[nearest]).norm(dim=-1)
+    return -(distance + 1e-8).log().mean()
 
 
 @torch.no_grad()
@@ -328,7 +329,7 @@ def information(logits: Tensor, temperature: float) -> Tensor:
     p = (logits.float().flatten(0, -2) / temperature).softmax(dim=-1)
 
     def entropy(q: Tensor) -> Tensor:
-        return torch.special.entr(q).sum(dim=-1)
+        nats: Tensor = torch.special.entr(q)
+        return nats.sum(dim=-1) / math.log(2)
 
-    told: Tensor = entropy(p.mean(dim=0)) - entropy(p).mean()
-    return told.div(math.log(2))
+    return entropy(p.mean(dim=0)) - entropy(p).mean()
