@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -260,20 +260,32 @@ class SelfDistillation(nn.Module):
         return Views((wide - mean) / std, (narrow - mean) / std, masks.to(images.device))
 
     @torch.no_grad()
-    def targets(
-        self, views: Views, temperature: float, group: dist.ProcessGroup | None = None
-    ) -> Targets:
-        """What the teacher, which sees every patch, says of the two global crops."""
+    def answer(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The teacher's logits: [2 B, K] of the global crops, [M, K] of their masked patches.
+
+        The teacher itself sees every patch.
+        """
         cls, patches = self.teacher.features(views.wide)
-        logits = self.teacher.cls_head(cls), self.teacher.patch_head(patches[views.masks])
+        return self.teacher.cls_head(cls), self.teacher.patch_head(patches[views.masks])
+
+    def targets(
+        self,
+        answers: Sequence[tuple[Tensor, Tensor]],
+        temperature: float,
+        group: dist.ProcessGroup | None = None,
+    ) -> list[Targets]:
+        """The teacher's logits of all parts of a batch, balanced together."""
+        cls, patches = (torch.cat(column) for column in zip(*answers, strict=True))
         if self.settings.balancing == "sinkhorn":
-            answers = [sinkhorn(part, temperature, group=group) for part in logits]
+            cls = sinkhorn(cls, temperature, group=group)
+            patches = sinkhorn(patches, temperature, group=group)
         else:
-            centres = self.cls_centre, self.patch_centre
-            answers = [
-                c(part, temperature, group) for c, part in zip(centres, logits, strict=True)
-            ]
-        return Targets(torch.stack(answers[0].chunk(2)), answers[1])
+            cls = self.cls_centre(cls, temperature, group)
+            patches = self.patch_centre(patches, temperature, group)
+        rows = [len(of_cls) for of_cls, _ in answers]
+        masked = [len(of_patches) for _, of_patches in answers]
+        parts = zip(torch.split(cls, rows), torch.split(patches, masked), strict=True)
+        return [Targets(torch.stack(of_cls.chunk(2)), rest) for of_cls, rest in parts]
 
     def forward(self, views: Views, targets: Targets) -> tuple[Tensor, dict[str, float]]:
         """The loss to descend, and its parts for the log.

@@ -190,7 +190,7 @@ def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
     for step in range(steps):
         progress = step / steps
         views = model.views(images, [step * 16 + i for i in range(16)], zero, one)
-        targets = model.targets(views, 0.05)
+        (targets,) = model.targets([model.answer(views)], 0.05)
         loss, parts = model(views, targets)
         optimizer.zero_grad()
         loss.backward()
