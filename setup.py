@@ -74,6 +74,11 @@ setup(
             "ruff>=0.9",
             "types-PyYAML>=6",
         ],
+        # Plots of `siglip-perception experiment`.
+        "experiments": ["matplotlib>=3.9"],
+        # The losses are tested against open_clip's. It asks for torchvision, which has to fit the
+        # build of PyTorch and which its losses do not use: `make env` installs it without that.
+        "open-clip": ["open_clip_torch>=3.3,<4"],
         "colcon": ["colcon-common-extensions==0.3.0"],
         # ROS 2 Jazzy for a machine that has no ROS 2: wheels for x86-64 Linux, and what they need
         # to build a message package but do not ask for themselves.

@@ -183,7 +183,7 @@ def constraints(place: Place) -> str:
 def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     pins = place.venv / "constraints.txt"
     pins.write_text(constraints(place))
-    extras = "test" if place.sourced else "test,ros"
+    extras = "test,experiments" if place.sourced else "test,experiments,ros"
     if not place.sourced or shutil.which("colcon") is None:
         extras += ",colcon"
     command = [str(place.python), "-m", "pip", "install", "--progress-bar=off"]
@@ -191,6 +191,8 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
+    # Only its losses are used, in tests and benchmarks; what it depends on brings torchvision.
+    run([*command, "--no-deps", "open_clip_torch"], log, environment)
 
 
 def build_messages(place: Place, log: Path) -> None:
