@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersModel
 
-from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.dino import DinoSettings, SelfDistillation, Views
 from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.samples import PairBatch
+from siglip_perception.preprocess import EncoderInput
 
 
 class DinoObjective(nn.Module):
@@ -18,7 +18,7 @@ class DinoObjective(nn.Module):
     def __init__(
         self,
         model: Dinov2WithRegistersModel,
-        encoder: EncoderSpec,
+        encoder: EncoderInput,
         settings: DinoSettings,
         bf16: bool = True,
     ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from siglip_perception.contracts import EncoderName
 from siglip_perception.contrastive.dino import DinoSettings
 from siglip_perception.contrastive.dino_objective import DinoObjective
 from siglip_perception.contrastive.journal import Journal
@@ -31,8 +32,6 @@ from siglip_perception.contrastive.samples import Order, PairDataset, Share, bat
 from siglip_perception.contrastive.source_bag import BagOptions
 from siglip_perception.contrastive.sources import BrokenPairError, PairSource, Subset
 from siglip_perception.contrastive.start import (
-    DINOV2_INPUT,
-    SIGLIP_INPUT,
     Start,
     anew,
     export,
@@ -41,11 +40,13 @@ from siglip_perception.contrastive.start import (
 )
 from siglip_perception.contrastive.tuning import Tuning, merge, prepare
 from siglip_perception.errors import PerceptionError
+from siglip_perception.preprocess import to_square
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3
 _HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
 _SPLIT_SEED = 20_231
+_STEPS, _BATCH = 1000, 32
 _DINO_STATE = ("distillation.teacher.", "distillation.cls_centre.", "distillation.patch_centre.")
 
 
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--workers", type=int, help="processes that load images")
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="tabletop", help="to start from: name or folder")
+    model.add_argument("--contract", default="", metavar="NAME", help="how images are prepared")
     model.add_argument("--from-scratch", action="store_true", help="its shape, new weights")
     model.add_argument("--objective", choices=("sigmoid", "clip", "dino"), default="sigmoid")
     model.add_argument("--tune", choices=("all", "last", "lora"), default="all")
@@ -90,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train on the pairs that were named, or go on; figures and a model folder at the end."""
+    defaults = {"steps": _STEPS, "batch": _BATCH, "seed": 0}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     output: Path = args.output.absolute()
     refuse_foreign(output)
     if args.threads:
@@ -105,7 +111,7 @@ def _check(args: argparse.Namespace, own: Processes) -> None:
         if getattr(args, name) < 1:
             raise PerceptionError(f"--{name.replace('_', '-')} has to be 1 or more.")
     pieces = own.world * args.accumulate
-    if args.batch < 2 or args.batch % pieces or (args.objective == "dino" and args.batch < 2):
+    if args.batch < 2 or args.batch % pieces:
         raise PerceptionError(
             f"--batch {args.batch} has to be 2 or more and a multiple of {pieces}: of"
             f" {own.world} processes times --accumulate {args.accumulate}."
@@ -119,8 +125,15 @@ class _Run:
         self._args, self._output, self._own = args, output, own
         self._folder: Path = args.runs or output.with_name(output.name + ".runs")
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._start: Start = open_start(args.model)
+        self._start: Start = open_start(args.model, args.contract)
         self._dino = args.objective == "dino"
+        self._part: EncoderName = "dinov2" if self._dino else "siglip"
+        if (self._start.dinov2 if self._dino else self._start.siglip) is None:
+            raise PerceptionError(
+                f"{args.model} has no {self._part} that --objective {args.objective} could train:"
+                " give another folder to --model."
+            )
+        self._input = self._start.inputs[self._part]
         self._source, self._kept = self._data()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
         self._plan = Plan(
@@ -185,7 +198,7 @@ class _Run:
             PairDataset(
                 self._source,
                 Order(len(self._source), plan.seed),
-                self._start.preprocessor("dinov2" if self._dino else "siglip"),
+                self._input.square,
             ),
             Share(plan.batch, own.rank, own.world),
             first,
@@ -222,19 +235,15 @@ class _Run:
         args, start = self._args, self._start
         bf16 = not args.fp32
         if self._dino:
-            if start.dinov2 is None:
-                raise PerceptionError(
-                    f"{args.model} has no dinov2/ to train: give a model folder to --model."
-                )
             dinov2: Any = anew(start.dinov2, args.seed) if args.from_scratch else start.dinov2
             dinov2.requires_grad_(True)
-            return DinoObjective(dinov2, DINOV2_INPUT, DinoSettings(), bf16)
+            return DinoObjective(dinov2, self._input, DinoSettings(), bf16)
         siglip: Any = start.siglip
         if args.from_scratch:
             siglip = anew(siglip, args.seed, args.objective)
         torch.manual_seed(args.seed)  # LoRA's first weights are drawn
         model = prepare(siglip, self._tuning)
-        return PairObjective(model, start.tokenizer, SIGLIP_INPUT, args.objective, bf16)
+        return PairObjective(model, start.tokenizer, self._input, args.objective, bf16)
 
     def _recipe(self) -> dict[str, Any]:
         """All that the result depends on, besides the data's own bytes and the code."""
@@ -281,16 +290,11 @@ class _Run:
         for name, value in after.items():
             was = f" (before: {before[name]:.4g})" if before and name in before else ""
             print(f"{name}: {value:.4g}{was}")
-        if journal is not None and after:
-            journal.row(self._plan.steps, after)
-        model = objective.model
-        if self._dino:
-            whole = export(self._start, self._output, None, model)
-        else:
-            whole = export(self._start, self._output, merge(model, self._tuning), None)
+        if journal is not None:
+            journal.figures({"before": before or {}, "after": after})
+        model = objective.model if self._dino else merge(objective.model, self._tuning)
+        export(self._start, self._output, {self._part: model})
         print(f"wrote {self._output}")
-        if not whole:
-            print(f"put a DINOv2 into {self._output / 'dinov2'} to use it in the node")
 
     @torch.no_grad()
     def _figures(self, objective: Any) -> dict[str, float]:
@@ -298,7 +302,6 @@ class _Run:
         if self._dino or len(self._kept) < 2:
             return {}
         objective.eval()
-        resize = self._start.preprocessor("siglip")
         captions: list[str] = []
         images: list[torch.Tensor] = []
         texts: list[torch.Tensor] = []
@@ -310,7 +313,9 @@ class _Run:
                     pair = self._kept.read(number)
                 except BrokenPairError:
                     continue
-                squares.append(torch.from_numpy(resize(pair.image)).permute(2, 0, 1))
+                squares.append(
+                    torch.from_numpy(to_square(pair.image, self._input.square)).permute(2, 0, 1)
+                )
                 found.append(pair.caption)
             if squares:
                 images.append(objective.embed_images(torch.stack(squares)))

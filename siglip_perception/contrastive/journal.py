@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from siglip_perception.errors import PerceptionError
 from siglip_perception.files import write_atomically
 
 METRICS = "metrics.jsonl"
+FIGURES = "figures.json"
 
 
 class Journal:
@@ -26,6 +28,7 @@ class Journal:
     def __init__(
         self, folder: Path, name: str, steps: int, first: int, batch: int, tensorboard: bool
     ) -> None:
+        self._folder = folder
         self._steps = steps
         self._batch = batch
         self._board = _board(folder, first) if tensorboard else None
@@ -64,13 +67,13 @@ class Journal:
         self._last = step
         self._since = time.perf_counter()
 
-    def pause(self) -> float:
-        """The time now, for resume(): what happens between is no training."""
-        return time.perf_counter()
-
-    def resume(self, paused: float) -> None:
-        """Leave the time since `paused` out of the images a second."""
-        self._since += time.perf_counter() - paused
+    def figures(self, values: Mapping[str, Mapping[str, float]]) -> None:
+        """Write what was measured, `before` and `after` training, into figures.json."""
+        text = json.dumps(values, indent=2) + "\n"
+        write_atomically(self._folder / FIGURES, text.encode())
+        if self._board is not None:
+            for name, value in values["after"].items():
+                self._board.add_scalar(name, value, self._steps)
 
     def close(self) -> None:
         """Write what is still to be written."""

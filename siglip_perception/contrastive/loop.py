@@ -112,7 +112,8 @@ def train(
     """Steps first to plan.steps - 1; the state is written at every save_every-th and the last.
 
     objective: an nn.Module that is an Objective, the same in all processes. extra: for the state.
-    journal: the leading process' own. Every step is seeded by its number, so a resumed run draws as the whole.
+    journal: the leading process' own. Every step is seeded by its number, so a resumed run draws
+    as the whole.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     objective.train()

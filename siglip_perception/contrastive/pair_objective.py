@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
-from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.accumulate import backward_in_parts
 from siglip_perception.contrastive.losses import clip_loss, sigmoid_loss, sigmoid_target_loss
 from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.samples import PairBatch
+from siglip_perception.preprocess import EncoderInput
 
 _HIGHEST_SCALE = 4.6052  # log 100, CLIP's own bound (Radford et al. 2021, section 2.5)
 _CHUNK = 1024
@@ -34,7 +34,7 @@ class PairObjective(nn.Module):
         self,
         model: SiglipModel,
         tokenizer: PreTrainedTokenizerFast,
-        encoder: EncoderSpec,
+        encoder: EncoderInput,
         loss: Literal["sigmoid", "clip"] = "sigmoid",
         bf16: bool = True,
     ) -> None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from siglip_perception.checkpoints import GROUNDING, MANIFEST, quiet, write_manifest
+from siglip_perception.contrastive import finetune
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.objectives import AffinityObjective, SiglipObjective
 from siglip_perception.contrastive.towers import (
@@ -263,17 +264,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", "-o", type=Path, required=True, help="model folder to write")
     parser.add_argument("--runs", type=Path, help="folder of checkpoints (default: OUTPUT.runs)")
     parser.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
-    parser.add_argument("--steps", type=int, default=2400, help="steps of each tower")
-    parser.add_argument("--batch", type=int, default=32, help="scenes a step")
+    parser.add_argument("--steps", type=int, help="steps of each tower (default: 2400)")
+    parser.add_argument("--batch", type=int, help="scenes a step (default: 32)")
     parser.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.0015)")
+    parser.add_argument("--seed", type=int, help="of weights and scenes (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     parser.add_argument("--fp32", action="store_true", help="do not use bfloat16 products")
+    finetune.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; a model folder is written once both towers are there."""
+    if args.data:
+        return finetune.run(args)
+    args.steps, args.batch = args.steps or 2400, args.batch or 32
+    args.lr, args.seed = args.lr or 1.5e-3, args.seed or 0
     if args.steps < 1 or args.batch < 2 or args.validation < 1:
         raise PerceptionError(
             "Training needs --steps and --validation of 1 or more, and --batch of 2 or more."
