@@ -44,7 +44,8 @@ class DinoObjective(nn.Module):
     ) -> dict[str, float]:
         """Add the gradient of the loss over the images of all processes; what is worth logging.
 
-        The teacher's answers of all parts and processes are balanced together. progress: share of
+        The teacher's answers of all parts and processes are balanced together; KoLeo alone sees
+        one part at a time, but that of all processes. progress: share of
         the steps that are done, in [0, 1].
         """
         pieces = batch.parts(parts)
@@ -58,7 +59,7 @@ class DinoObjective(nn.Module):
         totals: dict[str, float] = {}
         for view, target in zip(views, targets, strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                loss, found = self.distillation(view, target)
+                loss, found = self.distillation(view, target, processes.group)
             (loss / parts).backward()
             for name, value in ({"loss": float(loss.detach())} | found).items():
                 totals[name] = totals.get(name, 0.0) + value / parts

@@ -234,14 +234,14 @@ class _Run:
     def _objective(self) -> Any:
         args, start = self._args, self._start
         bf16 = not args.fp32
+        torch.manual_seed(args.seed)  # of the heads and LoRA's first weights, alike everywhere
         if self._dino:
-            dinov2: Any = anew(start.dinov2, args.seed) if args.from_scratch else start.dinov2
+            dinov2: Any = anew(start.dinov2) if args.from_scratch else start.dinov2
             dinov2.requires_grad_(True)
             return DinoObjective(dinov2, self._input, DinoSettings(), bf16)
         siglip: Any = start.siglip
         if args.from_scratch:
-            siglip = anew(siglip, args.seed, args.objective)
-        torch.manual_seed(args.seed)  # LoRA's first weights are drawn
+            siglip = anew(siglip, args.objective)
         model = prepare(siglip, self._tuning)
         return PairObjective(model, start.tokenizer, self._input, args.objective, bf16)
 
@@ -313,12 +313,11 @@ class _Run:
                     pair = self._kept.read(number)
                 except BrokenPairError:
                     continue
-                squares.append(
-                    torch.from_numpy(to_square(pair.image, self._input.square)).permute(2, 0, 1)
-                )
+                squares.append(to_square(pair.image, self._input.square))
                 found.append(pair.caption)
             if squares:
-                images.append(objective.embed_images(torch.stack(squares)))
+                stacked = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+                images.append(objective.embed_images(stacked))
                 texts.append(objective.embed_texts(found))
                 captions += found
         if len(captions) < 2:

@@ -27,7 +27,7 @@ class PairObjective(nn.Module):
     Captions that are the same text are right answers for each other's images, too: a bag's frames
     share one instruction, and to call them wrong would teach the opposite of what is wanted. The
     sigmoid loss takes any number of right answers; CLIP's softmax has one for each row, so there
-    `duplicates` in the log says how many pairs it gets wrong.
+    it gets them wrong. `same_caption` in the log: how many others of the batch a pair has.
     """
 
     def __init__(
@@ -84,9 +84,8 @@ class PairObjective(nn.Module):
             lambda part: (self.embed_images(part.images), self.embed_texts(part.captions)),
             lambda embeddings: self._loss(embeddings[0], embeddings[1], same, processes.group),
         )
-        own = torch.arange(len(batch)) + processes.rank * len(batch)
-        duplicates = 0 if same is None else int(same.sum()) - len(own)
-        return {"loss": float(loss), "duplicates": float(duplicates)}
+        others = 0.0 if same is None else float(same.sum()) / len(batch) - 1
+        return {"loss": float(loss), "same_caption": others}
 
     def _loss(
         self, image: Tensor, text: Tensor, same: Tensor | None, group: dist.ProcessGroup | None

@@ -103,13 +103,12 @@ def _fields(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def anew(model: PreTrainedModel, seed: int, loss: str = "sigmoid") -> PreTrainedModel:
-    """A model of the same shape with new weights.
+def anew(model: PreTrainedModel, loss: str = "sigmoid") -> PreTrainedModel:
+    """A model of the same shape with new weights, drawn by PyTorch's generator.
 
     SigLIP's temperature and bias start as in the papers: t' = log 10, b = -10 (Zhai et al. 2023);
     for CLIP's loss t' = log 1 / 0.07 (Radford et al. 2021).
     """
-    torch.manual_seed(seed)
     kind: Any = type(model)
     with checkpoints.quiet():
         new: PreTrainedModel = kind(copy.deepcopy(model.config))
