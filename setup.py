@@ -69,11 +69,15 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "peft>=0.17",
             "pytest>=7.4",
             "pyyaml>=6",
             "ruff>=0.9",
+            "tensorboard>=2.16",
             "types-PyYAML>=6",
         ],
+        # LoRA, and the curves of a training in TensorBoard.
+        "train": ["peft>=0.17", "tensorboard>=2.16"],
         # Plots of `siglip-perception experiment`.
         "experiments": ["matplotlib>=3.9"],
         # The losses are tested against open_clip's. It asks for torchvision, which has to fit the
