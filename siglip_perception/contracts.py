@@ -93,12 +93,12 @@ _CONTRACTS: tuple[Contract, ...] = (
         name="tabletop",
         description="The embedded default: a small DINOv2 and SigLIP pair for tabletop scenes.",
         source="this project; laid out as openvla-224 is",
-        image_size=224,
-        rows=16,
-        cols=16,
+        image_size=216,
+        rows=18,
+        cols=18,
         encoders=(
-            EncoderSpec("dinov2", IMAGENET_MEAN, IMAGENET_STD, dim=160, patch=14, registers=4),
-            EncoderSpec("siglip", HALF, HALF, dim=160, patch=14),
+            EncoderSpec("dinov2", IMAGENET_MEAN, IMAGENET_STD, dim=192, patch=12, registers=4),
+            EncoderSpec("siglip", HALF, HALF, dim=192, patch=12),
         ),
     ),
     Contract(

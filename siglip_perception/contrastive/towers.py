@@ -63,12 +63,12 @@ def new_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
-    """A SigLIP of about 3 M parameters; exact GELU, t' = log 10 and b = -10 as in the paper."""
+    """A SigLIP of about 3.5 M parameters; exact GELU, t' = log 10 and b = -10 as in the paper."""
     torch.manual_seed(seed)
     shape = {
         "hidden_size": _SIGLIP.dim,
         "intermediate_size": 4 * _SIGLIP.dim,
-        "num_attention_heads": 5,
+        "num_attention_heads": 3,
         "hidden_act": "gelu",
     }
     config = SiglipConfig(
@@ -84,7 +84,7 @@ def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
         },
         vision_config={
             **shape,
-            "num_hidden_layers": 5,
+            "num_hidden_layers": 4,
             "image_size": TABLETOP.image_size,
             "patch_size": _SIGLIP.patch,
         },
@@ -97,12 +97,12 @@ def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
 
 
 def new_dinov2(seed: int) -> Dinov2WithRegistersModel:
-    """A DINOv2 with four registers of about 1.7 M parameters."""
+    """A DINOv2 with four registers of about 1.5 M parameters."""
     torch.manual_seed(seed)
     config = Dinov2WithRegistersConfig(
         hidden_size=_DINOV2.dim,
-        num_hidden_layers=5,
-        num_attention_heads=5,
+        num_hidden_layers=3,
+        num_attention_heads=3,
         mlp_ratio=4,
         image_size=TABLETOP.image_size,
         patch_size=_DINOV2.patch,

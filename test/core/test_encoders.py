@@ -32,8 +32,8 @@ def models() -> checkpoints.Models:
 def inputs() -> dict[contracts.EncoderName, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {
-        "siglip": torch.randn(1, 3, 224, 224, generator=generator),
-        "dinov2": torch.randn(1, 3, 224, 224, generator=generator),
+        "siglip": torch.randn(1, 3, 216, 216, generator=generator),
+        "dinov2": torch.randn(1, 3, 216, 216, generator=generator),
     }
 
 
