@@ -97,8 +97,8 @@ def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
         validation_scenes=2,
         stop_after=0.0,
     )
+    other = Recipe("dinov2", steps=2, lr=1e-4, **TINY)
     with pytest.raises(PerceptionError, match="another recipe"):
-        other = Recipe("dinov2", steps=2, lr=1e-4, **TINY)
         train_tower(other, tmp_path, bf16=False, validation_scenes=2)
 
 
