@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from siglip_perception.contrastive.shapes import SHAPES, Points
+from siglip_perception.contrastive.shapes import MAT, SHAPES, Points
 from siglip_perception.contrastive.vocabulary import Language, PhraseClass
 from siglip_perception.types import Box, FloatArray, UInt8Array
 
@@ -22,6 +22,8 @@ Cover = Literal["blotches", "planks", "cloth", "stone"]
 COVERS: tuple[Cover, ...] = ("blotches", "planks", "cloth", "stone")
 
 _SUBPIXEL_BITS = 4
+_LEAST_BLUR = 0.3
+"""Pixels: a Gaussian narrower than this changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,23 @@ class Rendered:
 def painting_order(scene: Scene) -> list[tuple[int, SceneObject]]:
     """What is drawn from back to front, with its number in `Rendered.instances`."""
     things = list(enumerate((*scene.objects, *scene.clutter), start=1))
-    return sorted(things, key=lambda thing: thing[1].y - 10.0 * (thing[1].kind == "mat"))
+    return sorted(things, key=lambda thing: thing[1].y - 10.0 * (thing[1].kind == MAT))
 
 
-def outline(item: SceneObject, points: Points, height: int) -> npt.NDArray[np.int32]:
-    """Unit frame -> pixels [n, 2] in cv2's fixed point."""
+def outlines(item: SceneObject, height: int) -> list[npt.NDArray[np.int32]]:
+    """The thing's layers from the unit frame to pixels, [n, 2] each, in cv2's fixed point."""
+    points, cuts = _points(item.kind)
     cos, sin = np.cos(item.angle), np.sin(item.angle)
-    turned = (points * [item.aspect, 1.0]) @ np.array([[cos, sin], [-sin, cos]])
-    pixels = (turned * item.size + [item.x, item.y]) * height
-    fixed: npt.NDArray[np.int32] = np.round(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    return fixed
+    turn = np.array([[item.aspect * cos, item.aspect * sin], [-sin, cos]]) * item.size
+    pixels = (points @ turn + [item.x, item.y]) * (height << _SUBPIXEL_BITS)
+    return np.split(np.rint(pixels).astype(np.int32), cuts)
+
+
+@cache
+def _points(kind: str) -> tuple[Points, list[int]]:
+    """Every point of a shape in one array, and where each layer but the first begins."""
+    layers = [points for points, _ in SHAPES[kind]]
+    return np.concatenate(layers), np.cumsum([len(points) for points in layers])[:-1].tolist()
 
 
 def fill(image: UInt8Array, points: npt.NDArray[np.int32], value: object, line: int) -> None:
@@ -168,9 +177,7 @@ def _texture(rng: np.random.Generator, cover: Cover, width: int, height: int) ->
     return result
 
 
-def _surface(
-    item: SceneObject, x: FloatArray, y: FloatArray, rgb: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Factor and addend on the painted colour, [h, w] each, in the object's own frame.
 
     x: float32 [1, w]; y: float32 [h, 1], from the centre, in shares of the image's height.
@@ -199,27 +206,25 @@ def _surface(
         across, down = np.sin(turn * (3 * u + phase)), np.sin(turn * 3 * v)
         marks = {"stripes": across, "dots": across * down - 0.45, "checks": across * down}
         # Light marks on dark things, dark marks on light ones: the colour keeps its name.
-        if float(rgb.mean()) > 110:
+        if sum(item.rgb) > 330:
             factor *= 1 - np.float32(0.28) * (marks[item.pattern] > 0)
         else:
             addend += 38 * (marks[item.pattern] > 0)
     return factor, addend
 
 
-def _draw(
-    image: FloatArray, instances: UInt8Array, number: int, item: SceneObject, height: int
-) -> int:
-    """Paint one thing over the picture; the size of its whole outline in pixels."""
-    layers = [(outline(item, points, height), shade) for points, shade in SHAPES[item.kind]]
-    every = np.concatenate([points for points, _ in layers])
+def _draw(planes: FloatArray, instances: UInt8Array, number: int, item: SceneObject) -> int:
+    """Paint one thing over the picture [3, H, W]; the size of its whole outline in pixels."""
+    _, height, width = planes.shape
+    layers = outlines(item, height)
+    every = np.concatenate(layers)
     x0, y0 = (every.min(axis=0) >> _SUBPIXEL_BITS) - 1
     x1, y1 = (every.max(axis=0) >> _SUBPIXEL_BITS) + 3
     corner = np.array([x0, y0], dtype=np.int32) << _SUBPIXEL_BITS
-    rgb = np.array(item.rgb, dtype=np.float32)
     paint = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
     paint[:] = item.rgb
-    alpha, mask = np.zeros(paint.shape[:2], dtype=np.uint8), np.zeros(paint.shape[:2], np.uint8)
-    for points, shade in layers:
+    alpha, mask = np.zeros((2, *paint.shape[:2]), dtype=np.uint8)
+    for points, (_, shade) in zip(layers, SHAPES[item.kind], strict=True):
         tone = (
             shade
             if isinstance(shade, tuple)
@@ -228,18 +233,18 @@ def _draw(
         fill(paint, points - corner, tone, cv2.LINE_AA)
         fill(alpha, points - corner, 255, cv2.LINE_AA)
         fill(mask, points - corner, 1, cv2.LINE_8)
-    left, top = max(x0, 0), max(y0, 0)
-    right, bottom = min(x1, image.shape[1]), min(y1, image.shape[0])
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     if left < right and top < bottom:
         inside = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
         there = np.s_[top:bottom, left:right]
-        x, y = _grid(image.shape[1], height)
+        x, y = _grid(width, height)
         factor, addend = _surface(
-            item, x[:, left:right] - np.float32(item.x), y[top:bottom] - np.float32(item.y), rgb
+            item, x[:, left:right] - np.float32(item.x), y[top:bottom] - np.float32(item.y)
         )
-        shown = paint[inside] * factor[..., None] + addend[..., None]
-        share = alpha[inside].astype(np.float32)[..., None] / 255
-        image[there] += (np.clip(shown, 0, 255) - image[there]) * share
+        shown = paint[inside].transpose(2, 0, 1).astype(np.float32) * factor + addend
+        share = alpha[inside] * np.float32(1 / 255)
+        under = planes[:, top:bottom, left:right]
+        under += (np.clip(shown, 0, 255) - under) * share
         instances[there][mask[inside] > 0] = number
     return int(np.count_nonzero(mask))
 
@@ -251,7 +256,7 @@ def _lighting(light: Light, shadows: UInt8Array, width: int, height: int) -> Flo
     field = light.level * (
         1 + np.float32(light.slope[0]) * middle + np.float32(light.slope[1]) * (y - 0.5)
     )
-    field *= 1 - np.float32(light.depth / 255) * _blur(shadows, light.softness * height)
+    field *= 1 - np.float32(light.depth / 255) * shadows
     if light.band:
         across = middle * np.cos(light.band_angle) + (y - 0.5) * np.sin(light.band_angle)
         edge = np.clip((0.16 - np.abs(across - light.band_at)) / 0.04, 0, 1)
@@ -262,7 +267,7 @@ def _lighting(light: Light, shadows: UInt8Array, width: int, height: int) -> Flo
 
 def _blur(image: npt.NDArray[Any], sigma: float) -> FloatArray:
     """The image through a Gaussian of `sigma` pixels, float32; too small a one is left out."""
-    blurred = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > _LEAST_BLUR else image
     return np.asarray(blurred, dtype=np.float32)
 
 
@@ -279,35 +284,37 @@ def _motion_kernel(pixels: float, angle: float) -> FloatArray:
 def render(scene: Scene, width: int = 640, height: int = 480) -> Rendered:
     """Draw the scene: table, shadows, things from back to front, light, blur, noise."""
     rng = np.random.default_rng(scene.seed)
-    texture = _texture(rng, scene.cover, width, height)
-    image = np.empty((height, width, 3), dtype=np.float32)
-    image[:] = scene.table
-    image[: round(scene.horizon * height)] = scene.wall
-    image += (texture * 9)[..., None]
+    texture = _texture(rng, scene.cover, width, height) * 9
+    planes = np.empty((3, height, width), dtype=np.float32)
+    edge = round(scene.horizon * height)
+    for plane, wall, table in zip(planes, scene.wall, scene.table, strict=True):
+        np.add(texture[:edge], wall, out=plane[:edge])
+        np.add(texture[edge:], table, out=plane[edge:])
     things = painting_order(scene)
-    shadows = np.zeros((height, width), dtype=np.uint8)
-    offset = np.array(scene.light.shadow)
-    for _, item in things:
-        shift = np.round(offset * item.size * height * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-        shift = shift // 6 if item.kind == "mat" else shift
-        for points, _ in SHAPES[item.kind]:
-            fill(shadows, outline(item, points, height) + shift, 255, cv2.LINE_8)
-    field = _lighting(scene.light, shadows, width, height)
-    plain = _lighting(scene.light, np.zeros_like(shadows), width, height)
-    instances = np.zeros((height, width), dtype=np.uint8)
+    shadows, instances = np.zeros((2, height, width), dtype=np.uint8)
     whole = [0] * len(things)
     for number, item in things:
-        whole[number - 1] = _draw(image, instances, number, item, height)
+        reach = item.size * (height << _SUBPIXEL_BITS) * (0.15 if item.kind == MAT else 1)
+        shift = np.rint(np.array(scene.light.shadow) * reach).astype(np.int32)
+        for points in outlines(item, height):
+            fill(shadows, points + shift, 255, cv2.LINE_8)
+        whole[number - 1] = _draw(planes, instances, number, item)
     # Shadows fall on the table; things stand in the light.
-    image *= np.where(instances > 0, plain, field)[..., None]
-    image *= np.array(scene.light.tint, dtype=np.float32)
-    blurred = _blur(np.clip(image, 0, 255), scene.defocus * height)
-    if scene.motion[0] * height > 1:
-        kernel = _motion_kernel(scene.motion[0] * height, scene.motion[1])
-        blurred = np.asarray(cv2.filter2D(blurred, -1, kernel), dtype=np.float32)
-    blurred += rng.standard_normal((height, width, 1), dtype=np.float32) * scene.noise
+    fallen = _blur(shadows, scene.light.softness * height) * (instances == 0)
+    field = _lighting(scene.light, fallen, width, height)
+    noise = rng.standard_normal((height, width), dtype=np.float32) * scene.noise
+    blurs = scene.defocus * height > _LEAST_BLUR or scene.motion[0] * height > 1
+    kernel = _motion_kernel(scene.motion[0] * height, scene.motion[1])
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    for channel, plane in enumerate(planes):
+        plane *= field * np.float32(scene.light.tint[channel])
+        if blurs:
+            plane = _blur(np.clip(plane, 0, 255), scene.defocus * height)
+            plane = np.asarray(cv2.filter2D(plane, -1, kernel), dtype=np.float32)
+        plane += noise
+        image[..., channel] = np.clip(plane, 0, 255)
     visible = np.bincount(instances.ravel(), minlength=len(things) + 1)[1:]
     hidden = tuple(
         1 - float(seen) / max(total, 1) for seen, total in zip(visible, whole, strict=True)
     )
-    return Rendered(np.clip(blurred, 0, 255).astype(np.uint8), instances, hidden)
+    return Rendered(image, instances, hidden)

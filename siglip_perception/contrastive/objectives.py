@@ -106,7 +106,7 @@ class SiglipObjective(nn.Module):
         patch = sigmoid_target_loss(
             patches.flatten(0, 1), phrases, patch_answers.flatten(0, 1), scale, bias
         )
-        loss = region + patch + 0.5 * other + 0.2 * presence + 0.2 * caption
+        loss = region + patch + 0.5 * other + 0.05 * presence + 0.2 * caption
         parts = {
             "region": region,
             "patch": patch,

@@ -17,11 +17,11 @@ from siglip_perception.contrastive.drawing import (
     Scene,
     SceneObject,
     fill,
-    outline,
+    outlines,
     painting_order,
     render,
 )
-from siglip_perception.contrastive.shapes import CLUTTER, MAT, SHAPES, TURNS_FREELY
+from siglip_perception.contrastive.shapes import CLUTTER, MAT, TURNS_FREELY
 from siglip_perception.contrastive.vocabulary import COLORS, KINDS
 
 __all__ = [
@@ -79,7 +79,8 @@ def sample_scene(rng: np.random.Generator, objects: int, *, twins: bool = False)
         size = scale * float(np.exp(rng.uniform(np.log(0.19), np.log(0.42))))
         candidate = _thing(rng, kind, color, size)
         near = any(_near(candidate, other, closeness) for other in placed)
-        if near or _most_hidden([*placed, candidate], []) > MOST_HIDDEN:
+        free = _free(candidate, placed)
+        if near or (not free and _most_hidden([*placed, candidate], []) > MOST_HIDDEN):
             scale = max(scale * 0.985, 0.55)
             continue
         placed.append(candidate)
@@ -130,6 +131,13 @@ def _near(first: SceneObject, second: SceneObject, closeness: float) -> bool:
     return bool(apart < closeness * (first.size + second.size))
 
 
+def _free(thing: SceneObject, others: list[SceneObject]) -> bool:
+    """Whether it is plain without drawing that it hides nothing and nothing of it is hidden."""
+    reach = 0.75 * thing.size
+    inside = reach < thing.x < _ROOM - reach and reach < thing.y < 1 - reach
+    return inside and not any(_near(thing, other, 0.75) for other in others)
+
+
 def _clutter(rng: np.random.Generator, objects: list[SceneObject]) -> tuple[SceneObject, ...]:
     """Up to MAX_CLUTTER things that hide hardly anything of the objects, a mat among them."""
     placed: list[SceneObject] = []
@@ -145,7 +153,7 @@ def _clutter(rng: np.random.Generator, objects: list[SceneObject]) -> tuple[Scen
         thing = _thing(rng, kind, color, float(rng.uniform(0.1, 0.24)))
         if any(_near(thing, other, 0.5) for other in (*objects, *placed) if other.kind != MAT):
             continue
-        if _most_hidden(objects, [*placed, thing]) <= MOST_HIDDEN:
+        if _free(thing, objects) or _most_hidden(objects, [*placed, thing]) <= MOST_HIDDEN:
             placed.append(thing)
             wanted -= 1
     return tuple(placed)
@@ -161,8 +169,8 @@ def _most_hidden(objects: list[SceneObject], clutter: list[SceneObject]) -> floa
     whole = {}
     for number, item in painting_order(scene):
         mask = np.zeros_like(labels)
-        for points, _ in SHAPES[item.kind]:
-            fill(mask, outline(item, points, height) + shift, 1, cv2.LINE_8)
+        for points in outlines(item, height):
+            fill(mask, points + shift, 1, cv2.LINE_8)
         whole[number] = int(np.count_nonzero(mask))
         labels[mask > 0] = number
     inside = labels[margin : margin + height, margin : margin + width]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ def new_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
-    """A SigLIP of about 3.5 M parameters; exact GELU, t' = log 10 and b = -10 as in the paper."""
+    """A SigLIP of about 3.4 M parameters; exact GELU, b = -10 as in the paper.
+
+    t' starts at log 20: at the paper's log 10 no pair can reach a probability of one half before
+    t' itself has grown, and a short training spends its first hundreds of steps on that.
+    """
     torch.manual_seed(seed)
     shape = {
         "hidden_size": _SIGLIP.dim,
@@ -91,7 +96,7 @@ def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
     )
     model = SiglipModel(config)
     with torch.no_grad():
-        model.logit_scale.fill_(torch.log(torch.tensor(10.0)))
+        model.logit_scale.fill_(math.log(20.0))
         model.logit_bias.fill_(-10.0)
     return model
 
