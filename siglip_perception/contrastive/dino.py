@@ -35,9 +35,9 @@ from siglip_perception.contrastive.crops import (
 )
 from siglip_perception.contrastive.exchange import gather
 
-# Of an image of 224 pixels a crop keeps about its own resolution.
-_GLOBAL = CropSettings(size=112, count=2, scale=(0.25, 0.7))
-_LOCAL = CropSettings(size=56, count=4, scale=(0.05, 0.25))
+# Of an image of 16 or 18 patches a side, a crop keeps about its own resolution.
+_GLOBAL = CropSettings(patches=9, count=2, scale=(0.25, 0.7))
+_LOCAL = CropSettings(patches=5, count=4, scale=(0.05, 0.25))
 _MASKS = MaskSettings()
 
 
@@ -253,9 +253,10 @@ class SelfDistillation(nn.Module):
 
     def views(self, images: Tensor, seeds: list[int], mean: Tensor, std: Tensor) -> Views:
         """Crops of float images [B, 3, H, W] in [0, 1]; a seed for each image decides on them."""
-        wide = random_crops(images, seeds, self.settings.global_crops)
-        narrow = random_crops(images, seeds, self.settings.local_crops)
-        side = self.settings.global_crops.size // self.student.backbone.config.patch_size
+        patch = int(self.student.backbone.config.patch_size)
+        wide = random_crops(images, seeds, self.settings.global_crops, patch)
+        narrow = random_crops(images, seeds, self.settings.local_crops, patch)
+        side = self.settings.global_crops.patches
         masks = torch.cat(
             [
                 block_masks([2 * s + view for s in seeds], side, self.settings.masks)

@@ -113,19 +113,19 @@ def test_masks_hide_exactly_the_drawn_share() -> None:
 
 def test_a_crop_depends_on_its_seed_alone() -> None:
     images = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(1))
-    settings = CropSettings(size=28, count=2, scale=(0.3, 0.8))
-    views = random_crops(images, [5, 6, 7], settings)
+    settings = CropSettings(patches=2, count=2, scale=(0.3, 0.8))
+    views = random_crops(images, [5, 6, 7], settings, PATCH)
     assert views.shape == (6, 3, 28, 28)
     assert views.min() >= 0
     assert views.max() <= 1
-    torch.testing.assert_close(random_crops(images[1:2], [6], settings), views[1::3])
+    torch.testing.assert_close(random_crops(images[1:2], [6], settings, PATCH), views[1::3])
     assert not torch.allclose(views[0], views[3])
 
 
 def test_a_crop_shows_the_share_that_was_asked_for() -> None:
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
-    wide = random_crops(ramp, [1], CropSettings(24, 40, (0.9, 1.0)))
-    narrow = random_crops(ramp, [1], CropSettings(24, 40, (0.02, 0.04)))
+    wide = random_crops(ramp, [1], CropSettings(2, 40, (0.9, 1.0)), 12)
+    narrow = random_crops(ramp, [1], CropSettings(2, 40, (0.02, 0.04)), 12)
 
     def span(views: Tensor) -> float:
         """Change of brightness from the left edge to the right, as a share of the image's."""
@@ -162,8 +162,8 @@ def test_the_student_does_not_see_what_is_masked() -> None:
 
 
 SMALL = {
-    "global_crops": CropSettings(4 * PATCH, 2, (0.5, 1.0)),
-    "local_crops": CropSettings(2 * PATCH, 2, (0.1, 0.5)),
+    "global_crops": CropSettings(4, 2, (0.5, 1.0)),
+    "local_crops": CropSettings(2, 2, (0.1, 0.5)),
     "prototypes": 32,
     "hidden": 64,
     "bottleneck": 16,
