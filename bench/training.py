@@ -46,8 +46,9 @@ class Bench:
     """One model, and the two ways of going through it."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, own: Any) -> None:
-        from siglip_perception.contrastive.loop import Plan, new_optimizer
+        from siglip_perception.contrastive.loop import Plan
         from siglip_perception.contrastive.open_source import open_data
+        from siglip_perception.contrastive.optimizers import new_optimizers
         from siglip_perception.contrastive.pair_objective import PairObjective
         from siglip_perception.contrastive.run_state import RunState
         from siglip_perception.contrastive.source_bag import BagOptions
@@ -67,8 +68,8 @@ class Bench:
         self.plan = Plan(
             steps=never, batch=arguments.batch, lr=1e-6, log_every=never, save_every=never
         )
-        self.optimizer = new_optimizer(self.objective, self.plan)
-        self.state = RunState(folder, self.objective, self.optimizer, {})
+        self.optimizers = new_optimizers(self.objective, self.plan.lr, self.plan.weight_decay)
+        self.state = RunState(folder, self.objective, self.optimizers, {})
         self.source = open_data([str(folder)], folder, BagOptions(), captioned=True)
 
     def batches(self) -> Iterator[Any]:
@@ -122,13 +123,12 @@ class Bench:
             self.objective,
             watched(),
             self.plan,
-            self.optimizer,
+            self.optimizers,
             self.state,
             self.own,
             None,
             0,
             Tally(),
-            {},
         )
         return self.arguments.steps * self.arguments.batch / (self.wait() - began)
 

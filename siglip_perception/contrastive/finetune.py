@@ -16,8 +16,9 @@ from siglip_perception.contracts import EncoderName
 from siglip_perception.contrastive.dino import DinoSettings
 from siglip_perception.contrastive.dino_objective import DinoObjective
 from siglip_perception.contrastive.journal import Journal
-from siglip_perception.contrastive.loop import Plan, Tally, new_optimizer, train
+from siglip_perception.contrastive.loop import Plan, Tally, train
 from siglip_perception.contrastive.open_source import open_data
+from siglip_perception.contrastive.optimizers import new_optimizers
 from siglip_perception.contrastive.pair_objective import PairObjective
 from siglip_perception.contrastive.processes import Processes, processes
 from siglip_perception.contrastive.retrieval import (
@@ -87,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run_.add_argument("--log-every", type=int, default=10, metavar="N")
     run_.add_argument("--save-every", type=int, default=100, metavar="N")
-    run_.add_argument("--tensorboard", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -180,11 +180,11 @@ class _Run:
         """All steps, then the figures and the model."""
         args, own, plan = self._args, self._own, self._plan
         objective = self._objective().to(own.device)
-        optimizer = new_optimizer(objective, plan)
+        optimizers = new_optimizers(objective, plan.lr, plan.weight_decay)
         state = RunState(
             self._folder,
             objective,
-            optimizer,
+            optimizers,
             self._recipe(),
             also=_DINO_STATE,
         )
@@ -216,7 +216,7 @@ class _Run:
                 objective,
                 loaded,
                 plan,
-                optimizer,
+                optimizers,
                 state,
                 own,
                 journal,
@@ -238,7 +238,7 @@ class _Run:
         if self._dino:
             dinov2: Any = anew(start.dinov2) if args.from_scratch else start.dinov2
             dinov2.requires_grad_(True)
-            return DinoObjective(dinov2, self._input, DinoSettings(), bf16)
+            return DinoObjective(dinov2, self._input, DinoSettings(), self._plan.steps, bf16)
         siglip: Any = start.siglip
         if args.from_scratch:
             siglip = anew(siglip, args.objective)

@@ -15,6 +15,7 @@ from siglip_perception.errors import PerceptionError
 from siglip_perception.files import write_atomically
 
 METRICS = "metrics.jsonl"
+_DIGITS = 6
 FIGURES = "figures.json"
 
 
@@ -40,30 +41,39 @@ class Journal:
             total=steps, initial=first, unit="step", desc=name, disable=not sys.stderr.isatty()
         )
         self._last = first
-        self._since = time.perf_counter()
+        self._since = self._now = time.perf_counter()
 
     def step(self) -> None:
         """One more step is done."""
+        self._now = time.perf_counter()
         self._bar.update()
 
-    def row(self, step: int, values: dict[str, Any]) -> None:
-        """Log numbers of a step, with the images a second since the last row and the time left."""
-        now = time.perf_counter()
-        if step > self._last:
-            rate = (step - self._last) * self._batch / max(now - self._since, 1e-9)
-            left = (self._steps - step) * self._batch / rate
-            values = values | {"images_per_s": round(rate, 2), "seconds_left": round(left)}
-        row = {"step": step} | values
+    def row(
+        self, step: int, values: Mapping[str, float], measured: Mapping[str, float] | None = None
+    ) -> None:
+        """Log numbers of a step, with the images a second since the last row and the time left.
+
+        measured: more numbers; the time that they took does not count.
+        """
+        seconds = max(self._now - self._since, 1e-9)
+        rate = (step - self._last) * self._batch / seconds
+        left = (self._steps - step) * self._batch / rate if rate else 0.0
+        numbers = {**values, **(measured or {})}
+        row = {
+            "step": step,
+            **{name: round(value, _DIGITS) for name, value in numbers.items()},
+            "images_per_s": round(rate, 2),
+            "seconds_left": round(left),
+        }
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+            for name, value in row.items():
+                self._board.add_scalar(name, value, step)
         if self._bar.disable:
             print(json.dumps(row), flush=True)
-        elif "loss" in values:
-            self._bar.set_postfix(loss=values["loss"], images_s=values.get("images_per_s"))
+        else:
+            self._bar.set_postfix(loss=row.get("loss"), images_s=row["images_per_s"])
         self._last = step
         self._since = time.perf_counter()
 

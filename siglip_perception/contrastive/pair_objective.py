@@ -72,7 +72,7 @@ class PairObjective(nn.Module):
         return functional.normalize(pooled.float(), dim=-1)
 
     def backward(
-        self, batch: PairBatch, parts: int, processes: Processes, progress: float
+        self, batch: PairBatch, parts: int, processes: Processes, step: int
     ) -> dict[str, float]:
         """Add the gradient of the loss over the pairs of all processes; what is worth logging.
 
@@ -101,7 +101,7 @@ class PairObjective(nn.Module):
         )
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, step: int) -> None:
         """CLIP's bound on the temperature; the sigmoid loss needs none."""
         if self.loss == "clip":
             self.model.logit_scale.clamp_(max=_HIGHEST_SCALE)
