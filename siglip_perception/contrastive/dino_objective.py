@@ -71,6 +71,12 @@ class DinoObjective(nn.Module):
             parameter.grad = None
         return totals
 
+    def features(self, images: Tensor) -> Tensor:
+        """The teacher's patches, uint8 [B, 3, S, S] -> float [B, N, d]."""
+        pixels = (images.to(self._mean.device).float() / 255 - self._mean) / self._std
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
+            return self.distillation.teacher.features(pixels)[1]
+
     def _views(self, batch: PairBatch) -> Views:
         images = batch.images.to(self._mean.device, non_blocking=True).float() / 255
         return self.distillation.views(images, batch.seeds, self._mean, self._std)

@@ -20,6 +20,7 @@ from siglip_perception.contrastive.loop import Plan, Tally, train
 from siglip_perception.contrastive.open_source import open_data
 from siglip_perception.contrastive.optimizers import new_optimizers
 from siglip_perception.contrastive.pair_objective import PairObjective
+from siglip_perception.contrastive.probes import scene_figures
 from siglip_perception.contrastive.processes import Processes, processes
 from siglip_perception.contrastive.retrieval import (
     TEMPLATES,
@@ -39,6 +40,7 @@ from siglip_perception.contrastive.start import (
     open_start,
     refuse_foreign,
 )
+from siglip_perception.contrastive.towers import GRID, TABLETOP
 from siglip_perception.contrastive.tuning import Tuning, merge, prepare
 from siglip_perception.errors import PerceptionError
 from siglip_perception.preprocess import to_square
@@ -167,7 +169,7 @@ class _Run:
                 source = open_data(args.data, self._folder, bag, captioned=not self._dino)
             own.wait()
         assert source is not None
-        kept = min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
+        kept = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
         kept = kept if args.holdout is None else args.holdout
         if not 0 <= kept < len(source):
             raise PerceptionError(
@@ -191,7 +193,7 @@ class _Run:
         first, extra = state.load()
         tally = Tally(extra.get("broken"))
         before = extra.get("before")
-        if before is None and own.leads and not args.from_scratch:
+        if before is None and own.leads and (self._dino or not args.from_scratch):
             before = self._figures(objective)
         own.wait()
         loaded = batches(
@@ -298,10 +300,14 @@ class _Run:
 
     @torch.no_grad()
     def _figures(self, objective: Any) -> dict[str, float]:
-        """Retrieval and classification on what was kept apart."""
-        if self._dino or len(self._kept) < 2:
-            return {}
+        """Retrieval and classification on what was kept apart; of DINOv2, on generated scenes."""
         objective.eval()
+        if self._dino:
+            patch, size = int(objective.model.config.patch_size), self._input.square.size
+            fits = size == TABLETOP.image_size and size // patch == GRID
+            return scene_figures(objective.features) if fits else {}
+        if len(self._kept) < 2:
+            return {}
         captions: list[str] = []
         images: list[torch.Tensor] = []
         texts: list[torch.Tensor] = []

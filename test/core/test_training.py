@@ -133,7 +133,8 @@ def test_two_processes_give_the_result_of_one(tiny: Path, data: Path, tmp_path: 
         assert main(one) == 0
     script = tmp_path / "both.py"
     script.write_text(
-        "import json, sys\nfrom siglip_perception.cli import main\n"
+        "import json, sys\nimport torch\nfrom siglip_perception.cli import main\n"
+        "torch.distributed.init_process_group('gloo')\n"
         "sys.exit(max(main(one) for one in json.loads(sys.argv[1])))\n"
     )
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
