@@ -19,7 +19,7 @@ _HELP = {
     "ground": "find what an instruction names in one image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
     "doctor": "what is installed here, what is missing and how to get it",
-    "train": "train the embedded default on generated scenes",
+    "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure a model on generated scenes that training never saw",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     parser.add_argument("--fp32", action="store_true", help="do not use bfloat16 products")
     parser.add_argument("--tensorboard", action="store_true", help="write the curves for it, too")
+    _add_recipe_arguments(parser)
+    finetune.add_arguments(parser)
+
+
+def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     scenes = parser.add_argument_group("the embedded model's recipe (without --data)")
     scenes.add_argument(
         "--recipe",
@@ -40,15 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scenes.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
     scenes.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
-    finetune.add_arguments(parser)
+
+
+def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Refuse options of the other kind of training, rather than leave them without effect."""
+    other = argparse.ArgumentParser(add_help=False)
+    add(other)
+    for name, default in vars(other.parse_args([])).items():
+        if getattr(args, name) != default:
+            kind = "with --data" if add is finetune.add_arguments else "without --data"
+            raise PerceptionError(f"--{name.replace('_', '-')} has an effect only {kind}.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; options go before the recipe's numbers."""
     if args.data:
-        if args.recipe:
-            raise PerceptionError("--recipe trains on scenes of its own: leave --data out.")
+        _refuse(args, _add_recipe_arguments)
         return finetune.run(args)
+    _refuse(args, finetune.add_arguments)
     if args.validation < 1:
         raise PerceptionError("Training needs --validation of 1 or more.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
