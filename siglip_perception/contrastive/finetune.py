@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -211,6 +210,7 @@ class _Run:
                 " give another folder to --model."
             )
         self._input = self._start.inputs[self._part]
+        self._classes = read_classes(args.classes) if args.classes else ()
         self._source, self._kept = self._data()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
         self._plan = Plan(
@@ -405,7 +405,7 @@ class _Run:
             return {}
         image, text = torch.cat(images), torch.cat(texts)
         figures = {"kept_apart": float(len(captions))} | retrieval_figures(image, text, captions)
-        names: Sequence[str] = read_classes(self._args.classes) if self._args.classes else ()
+        names = self._classes
         if names:
             prompts = torch.stack(
                 [objective.embed_texts([t.format(name) for name in names]) for t in TEMPLATES]

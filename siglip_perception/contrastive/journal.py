@@ -61,7 +61,7 @@ class Journal:
         numbers = {**values, **(measured or {})}
         row = {
             "step": step,
-            **{name: round(value, _DIGITS) for name, value in numbers.items()},
+            **{name: float(f"{value:.{_DIGITS}g}") for name, value in numbers.items()},
             "images_per_s": round(rate, 2),
             "seconds_left": round(left),
         }

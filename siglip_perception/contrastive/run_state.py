@@ -61,7 +61,10 @@ class RunState:
         fresh = self._path.with_suffix(".new")
         said = {"recipe": self._recipe, "extra": extra}
         metadata = {"step": str(step)} | {key: json.dumps(value) for key, value in said.items()}
-        save_file(tensors, fresh, metadata)
+        try:
+            save_file(tensors, fresh, metadata)
+        except SafetensorError as error:
+            raise PerceptionError(f"{self._path} cannot be written ({error}).") from error
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(self._path)

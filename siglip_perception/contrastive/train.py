@@ -60,10 +60,19 @@ def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], N
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; options go before the recipe's numbers."""
-    if args.data:
-        _refuse(args, _add_recipe_arguments)
-        return finetune.run(args)
-    _refuse(args, finetune.add_arguments)
+    _refuse(args, _add_recipe_arguments if args.data else finetune.add_arguments)
+    try:
+        return finetune.run(args) if args.data else _run_recipe(args)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PerceptionError(
+            f"The run stopped: {error.filename or 'a file'} cannot be read or written"
+            f" ({error.strerror or error}); mend that, and run it again to go on."
+        ) from error
+
+
+def _run_recipe(args: argparse.Namespace) -> int:
     if args.validation < 1:
         raise PerceptionError("Training needs --validation of 1 or more.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
