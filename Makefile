@@ -42,7 +42,7 @@ format: env ## Format and mend what ruff can
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench: env ## The node's own overhead, by image size and transport
+bench: env ## The node's own overhead; the sigmoid loss beside open_clip's
 	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program" $(BENCH_ARGS); done
 
 clean: ## Remove the environment and all that was built or written

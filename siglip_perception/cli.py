@@ -22,7 +22,7 @@ _HELP = {
     "contracts": "the token contracts: what each states, and where that was read",
     "parity": "hold the tokens against timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
-    "train": "train the embedded default on generated scenes",
+    "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure a model on generated scenes that training never saw",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }

@@ -25,6 +25,10 @@ class BagError(PerceptionError):
     """A bag that cannot be read or written."""
 
 
+class LossError(PerceptionError):
+    """Embeddings, answers or processes that do not fit together in a loss."""
+
+
 class ImageError(PerceptionError):
     """An image that is refused before any work is done on it.
 

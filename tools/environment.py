@@ -183,7 +183,7 @@ def constraints(place: Place) -> str:
 def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     pins = place.venv / "constraints.txt"
     pins.write_text(constraints(place))
-    extras = "test" if place.sourced else "test,ros"
+    extras = "test,experiments" if place.sourced else "test,experiments,ros"
     if not place.sourced or shutil.which("colcon") is None:
         extras += ",colcon"
     command = [str(place.python), "-m", "pip", "install", "--progress-bar=off"]
@@ -191,8 +191,9 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
-    # The tests' reference, without the torchvision that it asks for: there may be none that fits.
-    run([*command, "--no-deps", "timm"], log, environment)
+    # References of tests and benchmarks, without the torchvision that they ask for and that what is
+    # used of them does not need: there may be none that fits this PyTorch.
+    run([*command, "--no-deps", "timm", "open_clip_torch"], log, environment)
 
 
 def build_messages(place: Place, log: Path) -> None:

@@ -1,36 +1,120 @@
-"""Contrastive losses that read like their formulas.
+"""Contrastive losses that read like their formulas, and their forms that scale.
 
-SigLIP (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", eq. 1): every pair of an
-image and a text is a yes-or-no question of its own, so any number of texts may be right for an
-image, none included.
+- `info_nce_loss`: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive
+  Coding", eq. 4: of one positive and N negatives, which belongs to the anchor?
+- `clip_loss`: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+  Supervision", fig. 3: InfoNCE in both directions, with the rest of the batch as the negatives.
+- `sigmoid_loss`: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (SigLIP), eq. 1:
+  every pair is a yes-or-no question of its own, so any number of texts may be right for an image,
+  none included, and any part of the N x N pairs can be looked at without the rest.
+
+Embeddings are float [N, d] of unit length, row i of an image belonging to row i of the text.
+`logit_scale` is t = exp(t'), already exponentiated: a float, or a tensor of one element that is
+learned. Docs, with the gradients: docs/contrastive.md.
+
+Losses that take a `group` run across its processes; None is this process alone. Each process gives
+as many pairs as the others and gets the mean over its own pairs of their loss against the pairs of
+all. The mean over processes is then the loss of one process that holds all pairs, and gradients
+averaged over processes, as DistributedDataParallel does, are its gradients, those of the scale and
+the bias included. So do not average the loss itself before `backward`, and let every process call
+`backward` with the same weight on its loss.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 
+from siglip_perception.contrastive import exchange
+from siglip_perception.contrastive.pairs import Answers, pair_loss
+from siglip_perception.errors import LossError
 
-def sigmoid_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
-    """SigLIP's loss over a batch of pairs: -1/N sum_ij log sigmoid(z_ij (t x_i.y_j + b)).
+Scalar = Tensor | float
 
-    image, text: float [N, d], of unit length, row i of one belonging to row i of the other.
-    logit_scale: t, already exponentiated. z_ij is 1 on the diagonal and -1 elsewhere.
+
+def info_nce_loss(
+    anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: Scalar
+) -> Tensor:
+    """-log( exp(a.p / T) / (exp(a.p / T) + sum_k exp(a.n_k / T)) ), mean over anchors.
+
+    anchor, positive: float [..., d]; negatives: float [..., N, d], or [N, d] for all anchors; of
+    unit length. temperature: T > 0, which divides; `logit_scale` of the other losses is 1 / T.
     """
-    return sigmoid_target_loss(
-        image, text, torch.eye(len(image), device=image.device), logit_scale, logit_bias
-    )
+    right = (anchor * positive).sum(dim=-1, keepdim=True)  # [..., 1]
+    wrong = (negatives @ anchor.unsqueeze(-1)).squeeze(-1)  # [..., N]
+    logits = torch.cat([right, wrong], dim=-1) / temperature
+    return -logits.log_softmax(dim=-1)[..., 0].mean()
+
+
+def clip_loss(
+    image: Tensor, text: Tensor, logit_scale: Scalar, group: ProcessGroup | None = None
+) -> Tensor:
+    """CLIP's loss: cross-entropy of t x_i.y_j over the texts of an image and over the images of a
+    text, the mean of both.
+
+    Across processes every process gathers all embeddings, with gradient, and works out the rows of
+    its own images and of its own texts: memory N / W x N. LossError: embeddings that do not pair.
+    """
+    _check_pairs(image, text)
+    right = torch.arange(len(image), device=image.device)
+    if group is None:
+        logits = logit_scale * image @ text.T
+        by_image, by_text = logits, logits.T
+    else:
+        rank, _ = exchange.agree(image, text, group)
+        by_image = logit_scale * image @ exchange.gather(text, group).T
+        by_text = logit_scale * text @ exchange.gather(image, group).T
+        right = right + rank * len(image)
+    return (
+        functional.cross_entropy(by_image, right) + functional.cross_entropy(by_text, right)
+    ) / 2
+
+
+def sigmoid_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Scalar,
+    logit_bias: Scalar,
+    chunk_size: int | None = None,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """SigLIP's loss: -1/N sum_ij log sigmoid(z_ij (t x_i.y_j + b)), z_ij 1 if i = j, else -1.
+
+    chunk_size: rows of the N x N pairs that are held at a time, in forward and backward: memory
+    chunk_size x N and not N x N, values and gradients the same, and faster; differentiable once.
+    None: the formula as it stands, in one piece. group: the texts go around from neighbour to
+    neighbour, their gradients with them, and no process ever holds more than two processes' texts.
+    LossError: embeddings that do not pair.
+    """
+    _check_pairs(image, text)
+    if chunk_size is not None or group is not None:
+        return pair_loss(image, text, logit_scale, logit_bias, Answers(), chunk_size, group)
+    logits = logit_scale * image @ text.T + logit_bias
+    z = torch.full_like(logits, -1).fill_diagonal_(1)
+    return -functional.logsigmoid(z * logits).sum() / len(image)
 
 
 def sigmoid_target_loss(
-    image: Tensor, text: Tensor, target: Tensor, logit_scale: Tensor, logit_bias: Tensor
+    image: Tensor,
+    text: Tensor,
+    target: Tensor,
+    logit_scale: Scalar,
+    logit_bias: Scalar,
+    chunk_size: int | None = None,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """The same loss with the answers given: any number of positives a row, soft ones too.
 
-    image: float [N, d]; text: float [M, d], both of unit length; target: float [N, M] in [0, 1],
-    the probability that row i and text j belong together. Mean over rows of the sum over texts.
+    image: float [N, d]; text: float [M, d], both of unit length; target: [N, M] in [0, 1], bool or
+    float, the probability that row i and text j belong together. Mean over rows of the sum over
+    texts. Across processes the columns of `target` are the texts of all processes, by rank. Pass
+    bool where answers are hard: it is the only N x M there is if `chunk_size` is given.
     """
+    if chunk_size is not None or group is not None:
+        answers = Answers(target)
+        return pair_loss(image, text, logit_scale, logit_bias, answers, chunk_size, group)
     logits = image @ text.T * logit_scale + logit_bias
     total = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), reduction="sum"
@@ -56,3 +140,11 @@ def affinity_loss(
     pair_weight = weight.unsqueeze(2) * weight.unsqueeze(1)
     loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (loss * pair_weight).sum() / pair_weight.sum()
+
+
+def _check_pairs(image: Tensor, text: Tensor) -> None:
+    if image.ndim != 2 or image.shape != text.shape or not len(image):
+        raise LossError(
+            f"Images {list(image.shape)} and texts {list(text.shape)} do not pair up: both have to"
+            " be [N, d] of the same N and d, with N of 1 or more."
+        )

@@ -58,7 +58,7 @@ def test_tokens_are_the_pipelines(
     out = tmp_path / "tokens.npz"
     argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
     assert cli.main(argv) == 0
-    assert "16 x 16 tokens of 320 channels" in capsys.readouterr().out
+    assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
     pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
     wanted = pipeline.process(Frame(pixels), None).tokens
     assert wanted is not None

@@ -1,0 +1,36 @@
+"""Several real processes give the value and the gradients that one gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from loss_processes import LOSSES, one_process, run
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_processes_equal_one(world: int, tmp_path: Path) -> None:
+    found = run(world, tmp_path)
+    for name in LOSSES:
+        expected = one_process(name)
+        for rank, result in enumerate(found):
+            assert result[name].keys() == expected.keys()
+            for key, value in expected.items():
+                torch.testing.assert_close(
+                    result[name][key],
+                    value,
+                    rtol=1e-9,
+                    atol=1e-12,
+                    msg=lambda text, where=(name, key, rank): f"{where}: {text}",
+                )
+    if world == 4:
+        for result in found:
+            torch.testing.assert_close(result["half"], one_process("sigmoid"))
+    for result in found[: world if world > 1 else 0]:
+        said = result["refused"]
+        sizes = ", ".join(str(4 - rank) for rank in range(world))
+        assert f"hold {sizes} pairs" in said["unequal"]
+        assert "drop the last, smaller batch" in said["unequal clip"]
+        assert "element type" in said["types"]
+        assert "same multiple" in said["weights"]
