@@ -123,7 +123,7 @@ def replay(
     options = options or ReplayOptions()
     check_paths(bag, out)
     store = typestore()
-    with _reading(bag) as reader, deterministic():
+    with reading(bag) as reader, deterministic():
         topics = choose_topics(reader.connections, options.image_topics, bag)
         wanted = [c for c in reader.connections if c.topic in topics]
         spoken = [
@@ -139,7 +139,7 @@ def replay(
             )
         with _writing(out, _storage(bag, reader)) as writer:
             run = _Run(pipeline, options, store, writer, camera_names(topics))
-            for connection, stamp, data in _messages(bag, reader, [*wanted, *spoken]):
+            for connection, stamp, data in messages(bag, reader, [*wanted, *spoken]):
                 if connection.msgtype == STRING:
                     spoken_text: Any = store.deserialize_cdr(data, STRING)
                     run.instruct(spoken_text.data)
@@ -237,7 +237,16 @@ class _Run:
         self.summary.images += 1
         camera = self._cameras[connection.topic]
         try:
-            header, frame = self._frame(connection, data, camera)
+            given: Any = deserialise(self._store, connection, data)
+            pixels = decode_image(
+                given,
+                connection.msgtype,
+                self._options.max_pixels,
+                self._options.mono16_white,
+            )
+            header = given.header
+            taken = header.stamp.sec * 10**9 + header.stamp.nanosec
+            frame = Frame(pixels, taken, header.frame_id, camera)
             result = self._pipeline.process(frame, self._query, with_mask=self._with_mask())
         except ImageError as error:
             self.summary.dropped[error.reason] += 1
@@ -271,33 +280,6 @@ class _Run:
         )
         found.update({answer.phrase for answer in grounding.objects})
 
-    def _frame(self, connection: Connection, data: bytes, camera: str) -> tuple[Any, Frame]:
-        try:
-            message: Any = self._store.deserialize_cdr(data, connection.msgtype)
-        except Exception as error:  # rosbags raises errors of many kinds for broken bytes
-            raise ImageError("malformed", "the message's bytes cannot be read.") from error
-        if connection.msgtype == COMPRESSED:
-            pixels = images.decode_compressed(
-                message.format,
-                message.data,
-                max_pixels=self._options.max_pixels,
-                mono16_white=self._options.mono16_white,
-            )
-        else:
-            pixels = images.convert(
-                message.encoding,
-                message.height,
-                message.width,
-                message.step,
-                bool(message.is_bigendian),
-                message.data,
-                max_pixels=self._options.max_pixels,
-                mono16_white=self._options.mono16_white,
-            )
-        stamp = message.header.stamp
-        taken = stamp.sec * 10**9 + stamp.nanosec
-        return message.header, Frame(pixels, taken, message.header.frame_id, camera)
-
     def _write(self, topic: str, part: str, stamp: int, message: Any) -> None:
         connection = self._outputs[topic, part]
         self._writer.write(
@@ -305,8 +287,37 @@ class _Run:
         )
 
 
+def deserialise(store: Typestore, connection: Connection, data: bytes) -> Any:
+    """A message out of its bytes; ImageError `malformed` where they are none."""
+    try:
+        return store.deserialize_cdr(data, connection.msgtype)
+    except Exception as error:  # rosbags raises errors of many kinds for broken bytes
+        raise ImageError("malformed", "the message's bytes cannot be read.") from error
+
+
+def decode_image(
+    message: Any, msgtype: str, max_pixels: int, mono16_white: int = Settings.mono16_white
+) -> UInt8Array:
+    """uint8 [H, W, 3] RGB of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
+    if msgtype == COMPRESSED:
+        return images.decode_compressed(
+            message.format, message.data, max_pixels=max_pixels, mono16_white=mono16_white
+        )
+    return images.convert(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        bool(message.is_bigendian),
+        message.data,
+        max_pixels=max_pixels,
+        mono16_white=mono16_white,
+    )
+
+
 @contextmanager
-def _reading(bag: Path) -> Iterator[Reader]:
+def reading(bag: Path) -> Iterator[Reader]:
+    """The bag, opened; BagError in one sentence where it cannot be."""
     try:
         reader = Reader(bag)
         reader.open()
@@ -318,9 +329,10 @@ def _reading(bag: Path) -> Iterator[Reader]:
         reader.close()
 
 
-def _messages(
+def messages(
     bag: Path, reader: Reader, connections: list[Connection]
 ) -> Iterator[tuple[Connection, int, bytes]]:
+    """Those connections' messages by time, each with its stamp in nanoseconds; BagError."""
     messages = reader.messages(connections)
     while True:
         try:

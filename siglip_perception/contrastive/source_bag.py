@@ -1,0 +1,125 @@
+"""Frames of a bag with the words that were said to the robot, as a tar shard.
+
+A bag can only be read from its beginning. So it is read once, into a shard that is kept beside the
+run, and trained from as any other shard.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from siglip_perception import bag as bags
+from siglip_perception.bag_topics import COMPRESSED, choose_topics
+from siglip_perception.config import Settings
+from siglip_perception.contrastive.sources import BrokenPairError, SourceError, clean_caption
+from siglip_perception.errors import BagError, ImageError
+from siglip_perception.types import UInt8Array
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """image_topics: empty takes every camera. caption_topic: std_msgs/String.
+
+    interval: least time between two frames of a camera that are taken, in seconds.
+    """
+
+    image_topics: tuple[str, ...] = ()
+    caption_topic: str = "/instruction"
+    interval: float = 0.5
+
+
+def bag_to_shard(bag: Path, shard: Path, options: BagOptions) -> Counter[str]:
+    """Write frames, each with the newest caption at its time; what was left out, by reason.
+
+    A frame before the first caption, or after one that is empty, is left out. JPEG and PNG are
+    kept byte by byte, raw images become PNG. The shard appears when it is whole.
+    Raises BagError for a bag that cannot be read, SourceError where nothing is left of it.
+    """
+    skipped: Counter[str] = Counter()
+    handle, name = tempfile.mkstemp(prefix=f".{shard.name}.", dir=shard.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+            taken = _copy(bag, tar, options, skipped)
+        if not taken:
+            left = ", ".join(f"{reason} {count}" for reason, count in skipped.items())
+            raise SourceError(
+                f"The bag {bag} has no frame with a caption from {options.caption_topic}"
+                f" ({left or 'it has no frames'}): name the topic with --caption-topic."
+            )
+        temporary.replace(shard)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return skipped
+
+
+def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter[str]) -> int:
+    store = bags.typestore()
+    caption, taken = "", 0
+    latest: dict[str, int] = {}
+    with bags.reading(bag) as reader:
+        topics = choose_topics(reader.connections, options.image_topics, bag)
+        spoken = [c for c in reader.connections if c.topic == options.caption_topic]
+        if any(c.msgtype != bags.STRING for c in spoken):
+            raise BagError(
+                f"{options.caption_topic} of the bag {bag} is {spoken[0].msgtype}, and captions"
+                f" have to be {bags.STRING}: name another with --caption-topic."
+            )
+        wanted = [c for c in reader.connections if c.topic in topics]
+        for connection, stamp, data in bags.messages(bag, reader, [*wanted, *spoken]):
+            try:
+                message: Any = bags.deserialise(store, connection, data)
+                if connection.msgtype == bags.STRING:
+                    caption = _caption(message.data, skipped)
+                    continue
+                since = latest.get(connection.topic)
+                if since is not None and stamp - since < options.interval * 1e9:
+                    continue
+                if not caption:
+                    skipped["without caption"] += 1
+                    continue
+                pixels = bags.decode_image(message, connection.msgtype, Settings.max_pixels)
+            except ImageError as error:
+                skipped[f"image {error.reason}"] += 1
+                continue
+            latest[connection.topic] = stamp
+            camera = connection.topic.strip("/").replace("/", "_").replace(".", "_")
+            key = f"{camera}/{stamp:020d}"
+            ending, encoded = _encoded(message, connection.msgtype, pixels)
+            _add(tar, f"{key}.{ending}", encoded)
+            _add(tar, f"{key}.txt", caption.encode())
+            taken += 1
+    return taken
+
+
+def _caption(text: str, skipped: Counter[str]) -> str:
+    """The caption from now on; none after a broken one, rather than the one before it."""
+    try:
+        return clean_caption("", text)
+    except BrokenPairError as error:
+        skipped[error.reason] += 1
+        return ""
+
+
+def _encoded(message: Any, msgtype: str, pixels: UInt8Array) -> tuple[str, bytes]:
+    if msgtype == COMPRESSED:
+        data = bytes(message.data)
+        return ("png" if data.startswith(b"\x89PNG") else "jpg"), data
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return "png", buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))

@@ -1,0 +1,25 @@
+"""Generated scenes as pairs: a picture, and a sentence that names everything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from siglip_perception.contrastive.data import SceneDataset
+from siglip_perception.contrastive.sources import Pair
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """Scenes 0 to count - 1 of a seed."""
+
+    count: int
+    seed: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> Pair:
+        image, _, _, caption = SceneDataset(self.seed, index, index + 1)[0]
+        return Pair(image, caption)
