@@ -202,8 +202,9 @@ def _findings(soft: dict[str, Value], sig: dict[str, Value], indexed: float) -> 
     least, moved = "least loss with it", "an entry's change with half of the texts missing"
     return [
         "Both losses weigh hard pairs most. Softmax: texts compete for an image and images for a"
-        " text, so all entries add up to zero, and an entry hangs on all others of its row and column: with half of the texts missing it changes by up to"
-        f" {soft[moved]:.0%} of the largest.",
+        " text, so all entries add up to zero, and an entry hangs on all others of its row and"
+        f" column: with half of the texts missing it changes by up to {soft[moved]:.0%} of the"
+        " largest.",
         "Sigmoid: each entry is a question by itself; the same half missing changes it by"
         f" {sig[moved]:.0%}.",
         "Two right answers: CLIP's loss takes one index a row, so the second right text gets"
