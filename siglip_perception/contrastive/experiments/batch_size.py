@@ -42,7 +42,7 @@ def in_groups(loss: Loss, size: int) -> Loss:
     """The mean of the loss over groups of `size` pairs."""
 
     def mean(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        groups = zip(image.split(size), text.split(size), strict=True)
+        groups = zip(torch.split(image, size), torch.split(text, size), strict=True)
         return torch.stack([loss(x, y, scale, bias) for x, y in groups]).mean()
 
     return mean
@@ -97,8 +97,8 @@ def _findings(found: dict[str, list[float]], groups: tuple[int, ...], held_out: 
     ]
     for name, shares in found.items():
         said.append(
-            f"{name} {shares[0]:.1%} with {groups[0] - 1} negative a pair and {shares[-1]:.1%} with"
-            f" {groups[-1] - 1}, {shares[-1] / max(shares[0], 1e-9):.1f} times as often."
+            f"{name} {shares[0]:.1%} with {groups[0] - 1} negative a pair and {shares[-1]:.1%}"
+            f" with {groups[-1] - 1}, {shares[-1] / max(shares[0], 1e-9):.1f} times as often."
         )
     worse = [
         f"{name} from {a} to {b}"

@@ -118,6 +118,7 @@ def run(options: Options) -> Outcome:
     found: dict[str, list[tuple[int, float, float]]] = {}
     bar = tqdm(FORMS, unit="form", disable=not sys.stderr.isatty())
     context = multiprocessing.get_context("spawn")
+    start: Any = start_processes
     with tempfile.TemporaryDirectory() as folder:
         for number, form in enumerate(bar):
             results = context.Queue()

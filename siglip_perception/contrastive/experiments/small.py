@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +54,8 @@ def small_pairs(count: int, seed: int, distinct: bool = False) -> SmallPairs:
             continue
         seen.add(caption)
         picture = render(scene, 2 * WIDTH, 2 * HEIGHT).image
-        images.append(cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
+        image: Any = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        images.append(image)
         words.append(caption)
         bar.update()
     bar.close()
@@ -71,7 +74,7 @@ class SmallTowers(nn.Module):
         torch.manual_seed(seed)
         widths = (3, 24, 48, 96, 96)
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(4, wide)]
             layers += [nn.GELU()]
         self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 3 * 4, dim))
