@@ -65,7 +65,7 @@ def run(options: Options) -> Outcome:
     rows: list[dict[str, Value]] = []
     for size in groups:
         for name, loss in LOSSES.items():
-            model = SmallTowers(options.seed)
+            model = SmallTowers(options.seed, size)
             label = f"{name}, groups of {size}"
             train(model, training, in_groups(loss, size), steps, BATCH, options.seed, label)
             share = retrieval(model, test)

@@ -30,7 +30,8 @@ from siglip_perception.contrastive.experiments.report import (
     Options,
     Outcome,
     Value,
-    new_figure,
+    empty_figure,
+    styled,
 )
 from siglip_perception.contrastive.experiments.seen import Eyes, SeenScene, scenes_of
 from siglip_perception.contrastive.vocabulary import COLORS as COLOR_WORDS
@@ -38,6 +39,7 @@ from siglip_perception.contrastive.vocabulary import KINDS, PhraseClass
 from siglip_perception.grounding import GroundingSettings, find_regions
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PAIRS = tuple((color, kind) for color in COLOR_WORDS for kind in KINDS)
@@ -160,7 +162,7 @@ def measure(system: System, test: Sequence[SeenScene]) -> dict[str, Value]:
 
 
 def measure_text_map(eyes: Eyes, test: Sequence[SeenScene], named: Value) -> dict[str, Value]:
-    """SigLIP without regions: the patches to which the name is more likely than not, each alone."""
+    """SigLIP without regions: every patch, alone, to which the name is more likely than not."""
     siglip = eyes.sight.siglip
     text = eyes.text([PhraseClass(*pair).forms("en")[0] for pair in PAIRS])
     scale, bias = float(siglip.logit_scale.exp()), float(siglip.logit_bias)
@@ -235,45 +237,45 @@ def _findings(rows: Sequence[Mapping[str, Value]]) -> list[str]:
 def _plot(
     rows: Sequence[Mapping[str, Value]], one: SeenScene, systems: Sequence[System]
 ) -> Figure:
-    figure, _ = new_figure(11, 4.2)
-    figure.clear()
+    figure = empty_figure(11, 4.2)
     grid = figure.add_gridspec(2, 4, width_ratios=(1.5, 1.5, 1, 1))
-    axis = figure.add_subplot(grid[:, :2])
+    with styled():
+        _plot_bars(figure.add_subplot(grid[:, :2]), rows)
+    masks = {
+        "the scene": torch.zeros(0, len(one.coverage)),
+        "its objects": true_masks(one),
+        "SigLIP's regions": regions_of(one, "siglip", systems[0].settings),
+        "DINOv2's regions": regions_of(one, "dino", systems[-1].settings),
+    }
+    places = (grid[0, 2], grid[0, 3], grid[1, 2], grid[1, 3])
+    side = int(len(one.coverage) ** 0.5)
+    for place, (name, shown) in zip(places, masks.items(), strict=True):
+        axis = figure.add_subplot(place)
+        axis.imshow(one.picture, extent=(0, side, side, 0))
+        labels = torch.zeros(side * side)
+        for number, mask in enumerate(shown):
+            if float(mask.sum()) < 0.4 * len(mask):  # not the background
+                labels[mask > 0] = 1 + number % 10
+        painted = np.ma.masked_equal(labels.view(side, side).numpy(), 0)
+        axis.imshow(painted, cmap="tab10", alpha=0.85, vmin=1, vmax=10, extent=(0, side, side, 0))
+        axis.set_title(name, fontsize=9)
+        axis.set_axis_off()
+    return figure
+
+
+def _plot_bars(axis: Axes, rows: Sequence[Mapping[str, Value]]) -> None:
     columns = ("where: mean IoU, %", "what: named, %", "found by name, %")
     width = 0.8 / len(rows)
     for number, row in enumerate(rows):
         shares = [float(row[column] or 0) for column in columns]
         places = [x + (number - (len(rows) - 1) / 2) * width for x in range(len(columns))]
-        bars = axis.bar(places, shares, 0.92 * width, color=COLORS[number], label=row["system"])
+        bars = axis.bar(
+            places, shares, 0.92 * width, color=COLORS[number], label=str(row["system"])
+        )
         axis.bar_label(bars, fmt="%.0f", fontsize=8, color=INK)
     axis.set_xticks(range(len(columns)), columns)
-    axis.set_ylim(0, 128)
+    axis.grid(visible=False, axis="x")
+    axis.set_ylim(0, 132)
     axis.set_yticks(range(0, 101, 25))
     axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
-    axis.set_title("Unseen scenes", loc="left", fontweight="bold")
-    side = int(len(one.coverage) ** 0.5)
-    truth = true_masks(one)
-    panels = {
-        "the scene": None,
-        "its objects": truth,
-        "SigLIP's regions": regions_of(one, "siglip", systems[0].settings),
-        "DINOv2's regions": regions_of(one, "dino", systems[2].settings),
-    }
-    for place, (name, masks) in zip(
-        (grid[0, 2], grid[0, 3], grid[1, 2], grid[1, 3]), panels.items(), strict=True
-    ):
-        axis = figure.add_subplot(place)
-        axis.imshow(one.picture, extent=(0, side, side, 0))
-        if masks is not None:
-            # The background's own region is left out: the largest one that reaches no object.
-            shown = [m for m in masks if masks is truth or float(m.sum()) < 0.5 * m.numel()]
-            labels = torch.zeros(side * side)
-            for number, mask in enumerate(shown, start=1):
-                labels[mask > 0] = number
-            painted = np.ma.masked_equal(labels.view(side, side).numpy(), 0)
-            axis.imshow(
-                painted, cmap="tab20", alpha=0.8, vmin=1, vmax=20, extent=(0, side, side, 0)
-            )
-        axis.set_title(name, fontsize=9)
-        axis.set_axis_off()
-    return figure
+    axis.set_title("Unseen scenes")

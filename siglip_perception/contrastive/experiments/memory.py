@@ -122,7 +122,7 @@ def run(options: Options) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         for number, form in enumerate(bar):
             results = context.Queue()
-            start_processes(_measure, (number, sizes, dim, folder, results), form.processes)
+            start(_measure, (number, sizes, dim, folder, results), form.processes)
             found[form.name] = [results.get(timeout=60) for _ in sizes]
             if bar.disable:
                 print(f"{form.name}: measured", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,14 +49,13 @@ class Options:
     quick: bool = False
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """An empty figure, inches, and its axes [rows, columns].
+def styled() -> AbstractContextManager[None]:
+    """The look of every plot, for axes that are made within.
 
     Raises PerceptionError where matplotlib is missing.
     """
     need_matplotlib()
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     style: Any = {
         "font.size": 9,
@@ -73,10 +73,22 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
         "grid.color": GRID,
         "axes.axisbelow": True,
     }
-    with rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    return rc_context(style)
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Without axes; inches."""
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure, inches, and its styled axes [rows, columns]."""
+    with styled():
+        figure = empty_figure(width, height)
+        return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def need_matplotlib() -> None:
