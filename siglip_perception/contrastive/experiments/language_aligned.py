@@ -263,7 +263,9 @@ def _plot(
     axes[0].set_title(f"“{phrase}”", fontproperties=FontProperties(fname=str(FONT)), fontsize=11)
     for axis, (name, scores) in zip(axes[1:], panels.items(), strict=True):
         axis.imshow(example.picture, extent=(0, side, side, 0))
-        axis.imshow(scores.view(side, side), cmap="inferno", alpha=0.72, extent=(0, side, side, 0))
+        axis.imshow(
+            scores.view(side, side).numpy(), cmap="inferno", alpha=0.72, extent=(0, side, side, 0)
+        )
         best = int(scores.argmax())
         axis.plot(best % side + 0.5, best // side + 0.5, "x", color="#22d3ee", markersize=9, mew=2)
         axis.set_title(name, fontsize=9)

@@ -153,7 +153,7 @@ def least_loss(loss: Loss, matrix: Tensor) -> float:
     optimizer = torch.optim.Adam([free], lr=1.0)
     first, second = TWINS
     value = torch.zeros(())
-    for _ in range(600):
+    for _ in range(300):
         shown = free.clone()
         shown[:, second] = free[:, first]
         value = loss(shown / SCALE, torch.eye(N))
@@ -229,7 +229,7 @@ def plot(found: list[Gradients]) -> Figure:
     for column, one in enumerate(found):
         for row, gradient in enumerate((one.softmax, one.sigmoid)):
             axis = axes[row, column]
-            shown = axis.imshow(gradient, cmap="RdBu_r", vmin=-1, vmax=1)
+            shown = axis.imshow(gradient.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
             _write_values(axis, gradient)
             for i, j in one.case.marks:
                 frame = ((j - 0.5, i - 0.5), (j + 0.5, i - 0.5), (j + 0.5, i + 0.5))

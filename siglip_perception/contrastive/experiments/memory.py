@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import set_forkserver_preload
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,12 +118,15 @@ def run(options: Options) -> Outcome:
     dim = 16 if options.quick else 512
     found: dict[str, list[tuple[int, float, float]]] = {}
     bar = tqdm(FORMS, unit="form", disable=not sys.stderr.isatty())
-    context = multiprocessing.get_context("spawn")
+    # Forked from a server that has imported all this once.
+    set_forkserver_preload([__name__])
+    context = multiprocessing.get_context("forkserver")
     start: Any = start_processes
     with tempfile.TemporaryDirectory() as folder:
         for number, form in enumerate(bar):
             results = context.Queue()
-            start(_measure, (number, sizes, dim, folder, results), form.processes)
+            given = (number, sizes, dim, folder, results)
+            start(_measure, given, form.processes, start_method="forkserver")
             found[form.name] = [results.get(timeout=60) for _ in sizes]
             if bar.disable:
                 print(f"{form.name}: measured", file=sys.stderr)
