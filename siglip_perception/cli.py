@@ -17,6 +17,7 @@ from siglip_perception.threads import spin_briefly
 _HELP = {
     "tokens": "fused tokens of one image -> .npz",
     "ground": "find what an instruction names in one image",
+    "phrases": "what an instruction is understood to name, without a model or an image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
     "doctor": "what is installed here, what is missing and how to get it",
     "train": "train the embedded default on generated scenes",
@@ -25,6 +26,7 @@ _HELP = {
 }
 # These bring their own arguments; they are imported only when they are asked for.
 _DELEGATED = {
+    "phrases": "siglip_perception.phrases.show",
     "train": "siglip_perception.contrastive.train",
     "evaluate": "siglip_perception.contrastive.evaluate",
     "demo": "siglip_perception.demo",

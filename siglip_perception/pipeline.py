@@ -22,8 +22,11 @@ from siglip_perception.grounding import (
 )
 from siglip_perception.instruction import Instruction
 from siglip_perception.preprocess import Preprocessor
-from siglip_perception.types import Frame, Grounding, Role, TokenDtype, TokenGrid
+from siglip_perception.selection import assign, with_roles
+from siglip_perception.types import Frame, Grounding, Mention, Role, TokenDtype, TokenGrid
 
+# As many as a mask image has values for; `max_objects` counts those that are meant.
+_MOST_OBJECTS = 255
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,6 +54,7 @@ class Query:
     roles: tuple[Role, ...]
     embeddings: Tensor
     truncated: tuple[bool, ...]
+    mentions: tuple[Mention, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Pipeline:
             instruction.roles,
             embeddings,
             truncated,
+            instruction.mentions,
         )
 
     def process(
@@ -194,8 +199,11 @@ class Pipeline:
             frame.width,
             frame.height,
             self.threshold,
-            self.max_objects,
+            _MOST_OBJECTS,
         )
+        meant = assign(objects, query.phrases, query.mentions, frame.width, frame.height)
+        objects = with_roles(objects, meant)[: self.max_objects]
+        masks = [masks[index] for index in sorted(meant)][: self.max_objects]
         return Grounding(
             query.instruction,
             query.instruction_id,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+
+Point3 = tuple[float, float, float]
+NOWHERE: Point3 = (math.nan, math.nan, math.nan)
 
 TokenDtype = Literal["float32", "float16", "bfloat16"]
 
@@ -21,6 +25,53 @@ class Role(IntEnum):
     UNKNOWN = 0
     TARGET = 1
     PLACE = 2
+
+
+class Where(str, Enum):
+    """How an object lies to others or, without any, which of its kind it is: the leftmost."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    ABOVE = "above"
+    BELOW = "below"
+    FRONT = "front"
+    BEHIND = "behind"
+    ON = "on"
+    IN = "in"
+    NEAR = "near"
+    FAR = "far"
+    BETWEEN = "between"
+    MIDDLE = "middle"
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What tells one object from others of its phrase.
+
+    landmarks: indices of the mentions that it lies left of, behind, between; none: of all the
+        phrase's objects the leftmost, the nearest to the camera and so on.
+    rank: 1 the leftmost, 2 the second from the left.
+    """
+
+    where: Where
+    landmarks: tuple[int, ...] = ()
+    rank: int = 1
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place of an instruction that names a phrase.
+
+    phrase: index of the phrase. relations: they choose among its objects; none: all are meant.
+    many: relations choose every object that keeps them, not the best one ("the left cups").
+    """
+
+    phrase: int
+    role: Role = Role.UNKNOWN
+    relations: tuple[Relation, ...] = ()
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +143,10 @@ class GroundedObject:
 
     score: SigLIP's own probability sigmoid(logit), in [0, 1], independent of every other phrase.
     area: share of the image that the mask covers, in [0, 1].
+    id: the same number for the same object across frames, from 1; 0 where nothing is tracked.
+    lost: seconds since it was last seen; 0: it is seen in this frame.
+    position, extent: centre and full size (x, y, z) in the camera's optical frame (REP 103: x to
+        the right, y down, z forward), metres; NaN without depth.
     """
 
     phrase: str
@@ -100,6 +155,10 @@ class GroundedObject:
     box: Box
     area: float
     role: Role = Role.UNKNOWN
+    id: int = 0
+    lost: float = 0.0
+    position: Point3 = NOWHERE
+    extent: Point3 = NOWHERE
 
 
 @dataclass(frozen=True)
