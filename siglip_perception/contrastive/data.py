@@ -21,13 +21,14 @@ from siglip_perception.contrastive.vocabulary import (
     PHRASE_CLASSES,
     sample_caption,
 )
-from siglip_perception.preprocess import Preprocessor
+from siglip_perception.preprocess import Square, to_square
 from siglip_perception.types import FloatArray, UInt8Array
 
 Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
 """Image, coverage, answers and caption of one scene, as in Batch without its first axis."""
 
 MAX_OBJECTS = 6
+_SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
 _ANSWERS = {
     (color, kind): np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
     for color in COLORS
@@ -78,7 +79,6 @@ class SceneDataset(Dataset[Sample]):
     def __init__(self, seed: int, start: int, stop: int) -> None:
         self._seed = seed
         self._start = start
-        self._preprocess = Preprocessor(TABLETOP)
         self._stop = stop
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class SceneDataset(Dataset[Sample]):
         answers = np.zeros((MAX_OBJECTS, len(PHRASE_CLASSES)), dtype=np.float32)
         for number, item in enumerate(scene.objects):
             answers[number] = _ANSWERS[item.color, item.kind]
-        return self._preprocess(image), coverage, answers, _caption(scene, rng)
+        return to_square(image, _SQUARE), coverage, answers, _caption(scene, rng)
 
 
 def _caption(scene: Scene, rng: np.random.Generator) -> str:
