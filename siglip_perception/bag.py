@@ -6,36 +6,45 @@ Two runs over one bag with the same model, machine and number of threads write b
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from siglip_perception import images, instruction, wire
-from siglip_perception.bag_topics import COMPRESSED, camera_names, choose_topics, under
+from siglip_perception.bag_depth import DepthWait
+from siglip_perception.bag_files import messages, reading, storage, writing
+from siglip_perception.bag_topics import (
+    COMPRESSED,
+    RAW,
+    camera_names,
+    choose_topics,
+    depth_connections,
+    under,
+)
 from siglip_perception.config import Settings
+from siglip_perception.depth_feed import nanoseconds
 from siglip_perception.errors import BagError, ImageError, InstructionError
 from siglip_perception.numbering import Numbering
 from siglip_perception.pipeline import Pipeline, Query
+from siglip_perception.tracking import Tracker, TrackingOptions
 from siglip_perception.types import Frame, Grounding, UInt8Array
 
 MESSAGES = Path(__file__).parent / "messages"
 STRING = "std_msgs/msg/String"
 _PACKAGE = "siglip_perception_msgs/msg"
-_PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-_BAG_VERSION: Literal[9] = 9
 
+_Pending = tuple[Connection, int, Any, Query | None]
 Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 
 
@@ -45,6 +54,9 @@ class ReplayOptions:
 
     image_topics: empty takes every image topic but depth images and this package's own outputs.
     instruction: the one that holds until the first message on instruction_topic.
+    tracking: objects get an id across frames; None: they do not.
+    depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
+    depth_tolerance: how far in time they may lie from a colour image, in seconds.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -55,6 +67,10 @@ class ReplayOptions:
     max_pixels: int = Settings.max_pixels
     mono16_white: int = Settings.mono16_white
     overlay: Overlay | None = None
+    tracking: TrackingOptions | None = None
+    depth_topic: str = ""
+    info_topic: str = ""
+    depth_tolerance: float = Settings.depth_tolerance
 
 
 @dataclass
@@ -62,6 +78,7 @@ class Summary:
     """What became of a bag: images = tokens + sum(dropped.values()).
 
     found: for each instruction, for each of its phrases, the number of images that showed it.
+    depth: images with objects by what became of their depth, as DepthView.counts.
     """
 
     images: int = 0
@@ -72,6 +89,7 @@ class Summary:
     rejected: int = 0
     grounded: Counter[str] = field(default_factory=Counter)
     found: dict[str, Counter[str]] = field(default_factory=dict)
+    depth: Mapping[str, int] = field(default_factory=dict)
 
 
 def typestore() -> Typestore:
@@ -123,7 +141,7 @@ def replay(
     options = options or ReplayOptions()
     check_paths(bag, out)
     store = typestore()
-    with _reading(bag) as reader, deterministic():
+    with reading(bag) as reader, deterministic():
         topics = choose_topics(reader.connections, options.image_topics, bag)
         wanted = [c for c in reader.connections if c.topic in topics]
         spoken = [
@@ -131,22 +149,30 @@ def replay(
             for c in reader.connections
             if c.topic == options.instruction_topic and c.msgtype == STRING
         ]
+        depth = depth_connections(
+            reader.connections, options.depth_topic, options.info_topic, topics, bag
+        )
         total = sum(connection.msgcount for connection in wanted)
         if not total:
             raise BagError(
                 f"The bag {bag} has no images on {', '.join(topics)}: record that topic, or name"
                 " another with --image-topic."
             )
-        with _writing(out, _storage(bag, reader)) as writer:
+        with writing(out, storage(bag, reader)) as writer:
             run = _Run(pipeline, options, store, writer, camera_names(topics))
-            for connection, stamp, data in _messages(bag, reader, [*wanted, *spoken]):
-                if connection.msgtype == STRING:
+            for connection, stamp, data in messages(bag, reader, [*wanted, *spoken, *depth]):
+                if connection in depth:
+                    run.depth(connection, data)
+                elif connection.msgtype == STRING:
                     spoken_text: Any = store.deserialize_cdr(data, STRING)
                     run.instruct(spoken_text.data)
                     continue
-                run.image(connection, stamp, data)
-                if progress is not None:
+                else:
+                    run.image(connection, stamp, data)
+                run.settle(stamp)
+                if progress is not None and connection not in depth:
                     progress(run.summary.images, total)
+            run.finish()
     return run.summary
 
 
@@ -166,7 +192,7 @@ def write_sample_bag(
     """
     store = typestore()
     types = store.types
-    with _writing(path, storage) as writer:
+    with writing(path, storage) as writer:
         image = writer.add_connection(image_topic, COMPRESSED, typestore=store)
         spoken = writer.add_connection(instruction_topic, STRING, typestore=store)
 
@@ -214,6 +240,9 @@ class _Run:
         }
         self._query: Query | None = None
         self._numbering = Numbering()
+        self._trackers: dict[str, Tracker] = {}
+        self._shown = 0
+        self._wait: DepthWait[_Pending] = DepthWait()
         if options.instruction:
             self.instruct(options.instruction, refuse=True)
 
@@ -235,10 +264,43 @@ class _Run:
     def image(self, connection: Connection, stamp: int, data: bytes) -> None:
         """Process one image message, or count why it was dropped."""
         self.summary.images += 1
-        camera = self._cameras[connection.topic]
         try:
-            header, frame = self._frame(connection, data, camera)
-            result = self._pipeline.process(frame, self._query, with_mask=self._with_mask())
+            message: Any = self._store.deserialize_cdr(data, connection.msgtype)
+        except Exception:  # noqa: BLE001 - rosbags raises errors of many kinds for broken bytes
+            self.summary.dropped["malformed"] += 1
+            return
+        self._wait.put(stamp, nanoseconds(message), (connection, stamp, message, self._query))
+        if not self._options.depth_topic:
+            self.finish()
+
+    def depth(self, connection: Connection, data: bytes) -> None:
+        """Take a depth image or a camera info; one that cannot be read is left out."""
+        with suppress(Exception):  # rosbags raises errors of many kinds for broken bytes
+            message: Any = self._store.deserialize_cdr(data, connection.msgtype)
+            if connection.msgtype == RAW:
+                self._wait.feed.receive_image(message)
+            else:
+                self._wait.feed.receive_info(message)
+
+    def settle(self, now_ns: int) -> None:
+        """Process the images that need not wait for their depth any longer."""
+        for waiting in self._wait.ready(now_ns):
+            self._process(*waiting)
+
+    def finish(self) -> None:
+        """Process every image that still waits."""
+        for waiting in self._wait.rest():
+            self._process(*waiting)
+        self.summary.depth = self._wait.feed.view().counts
+
+    def _process(
+        self, connection: Connection, stamp: int, message: Any, query: Query | None
+    ) -> None:
+        camera = self._cameras[connection.topic]
+        header = message.header
+        try:
+            frame = self._frame(connection, message, camera)
+            result = self._pipeline.process(frame, query, with_mask=self._with_mask())
         except ImageError as error:
             self.summary.dropped[error.reason] += 1
             return
@@ -246,19 +308,20 @@ class _Run:
             self.summary.dropped["not_finite"] += 1
             return
         if result.tokens is not None:
-            message = wire.tokens_message(self._types, header, result.tokens)
-            self._write(connection.topic, "tokens", stamp, message)
+            tokens = wire.tokens_message(self._types, header, result.tokens)
+            self._write(connection.topic, "tokens", stamp, tokens)
             self.summary.tokens += 1
         if result.grounding is None:
             return
-        self._count(result.grounding)
+        grounding = self._tracked(frame, result.grounding, stamp)
+        self._count(grounding)
         if self._options.overlay is not None:
-            self._options.overlay(camera, self.summary.images, frame.image, result.grounding)
-        grounding = result.grounding
+            self._shown += 1
+            self._options.overlay(camera, self._shown, frame.image, grounding)
         if not self._options.with_mask:
-            grounding = Grounding(**{**vars(grounding), "mask": None})
-        message = wire.objects_message(self._types, header, grounding)
-        self._write(connection.topic, "objects", stamp, message)
+            grounding = replace(grounding, mask=None)
+        objects = wire.objects_message(self._types, header, grounding)
+        self._write(connection.topic, "objects", stamp, objects)
         self.summary.objects += 1
 
     def _with_mask(self) -> bool:
@@ -271,11 +334,18 @@ class _Run:
         )
         found.update({answer.phrase for answer in grounding.objects})
 
-    def _frame(self, connection: Connection, data: bytes, camera: str) -> tuple[Any, Frame]:
-        try:
-            message: Any = self._store.deserialize_cdr(data, connection.msgtype)
-        except Exception as error:  # rosbags raises errors of many kinds for broken bytes
-            raise ImageError("malformed", "the message's bytes cannot be read.") from error
+    def _tracked(self, frame: Frame, grounding: Grounding, received_ns: int) -> Grounding:
+        if self._options.tracking is None:
+            return grounding
+        return self._trackers.setdefault(frame.camera, Tracker()).update(
+            grounding,
+            frame.stamp_ns or received_ns,
+            (frame.width, frame.height),
+            self._options.tracking,
+            self._pipeline.max_objects,
+        )
+
+    def _frame(self, connection: Connection, message: Any, camera: str) -> Frame:
         if connection.msgtype == COMPRESSED:
             pixels = images.decode_compressed(
                 message.format,
@@ -294,79 +364,20 @@ class _Run:
                 max_pixels=self._options.max_pixels,
                 mono16_white=self._options.mono16_white,
             )
-        stamp = message.header.stamp
-        taken = stamp.sec * 10**9 + stamp.nanosec
-        return message.header, Frame(pixels, taken, message.header.frame_id, camera)
+        frame = Frame(pixels, nanoseconds(message), message.header.frame_id, camera)
+        if not self._options.depth_topic:
+            return frame
+        depth = partial(
+            self._wait.feed.depth,
+            frame.stamp_ns,
+            frame.width,
+            frame.height,
+            self._options.depth_tolerance,
+        )
+        return replace(frame, depth=depth)
 
     def _write(self, topic: str, part: str, stamp: int, message: Any) -> None:
         connection = self._outputs[topic, part]
         self._writer.write(
             connection, stamp, self._store.serialize_cdr(message, connection.msgtype)
         )
-
-
-@contextmanager
-def _reading(bag: Path) -> Iterator[Reader]:
-    try:
-        reader = Reader(bag)
-        reader.open()
-    except Exception as error:  # rosbags raises errors of many kinds for broken files
-        raise _broken(bag, error) from error
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
-def _messages(
-    bag: Path, reader: Reader, connections: list[Connection]
-) -> Iterator[tuple[Connection, int, bytes]]:
-    messages = reader.messages(connections)
-    while True:
-        try:
-            entry = next(messages, None)
-        except Exception as error:
-            raise _broken(bag, error) from error
-        if entry is None:
-            return
-        yield entry
-
-
-def _broken(bag: Path, error: Exception) -> BagError:
-    what = str(error).strip().splitlines()
-    return BagError(
-        f"The bag {bag} cannot be read ({what[0].rstrip('.') if what else type(error).__name__}):"
-        " give a whole rosbag2 bag, or mend it with `ros2 bag reindex` or `mcap recover`."
-    )
-
-
-def _storage(bag: Path, reader: Reader) -> str:
-    files = [bag] if bag.is_file() else list(bag.iterdir())
-    return "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
-
-
-@contextmanager
-def _writing(out: Path, storage: str) -> Iterator[Writer]:
-    """A bag that appears under its name when it is whole, and not at all after an error."""
-    if storage not in _PLUGINS:
-        raise BagError(f"There is no bag storage {storage!r}: use {' or '.join(_PLUGINS)}.")
-    if out.exists():
-        raise BagError(f"{out} exists already: name a new folder for the bag.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise BagError(f"Cannot write to {out.parent} ({error.strerror}).") from error
-    try:
-        # In a folder of its own: the bag's file and metadata carry the bag folder's name.
-        unfinished = temporary / out.name
-        try:
-            with Writer(
-                unfinished, version=_BAG_VERSION, storage_plugin=_PLUGINS[storage]
-            ) as writer:
-                yield writer
-            unfinished.rename(out)
-        except OSError as error:
-            raise BagError(f"The bag {out} cannot be written ({error.strerror}).") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

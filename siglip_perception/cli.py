@@ -147,6 +147,21 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
     parser.add_argument(
+        "--tracking", action="store_true", help="give objects an id that stays across frames"
+    )
+    parser.add_argument(
+        "--depth-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/Image of registered depth: objects get a position",
+    )
+    parser.add_argument(
+        "--camera-info-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/CameraInfo of the depth images",
+    )
+    parser.add_argument(
         "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
     )
     parser.add_argument(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from siglip_perception.contracts import Contract
+from siglip_perception.depth import locate
 from siglip_perception.encoders import Encoders, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding import Grounder, label_mask, select_objects
@@ -247,6 +248,9 @@ class Pipeline:
             self.threshold,
             _MOST_OBJECTS,
         )
+        depth = frame.depth() if frame.depth is not None and objects else None
+        if depth is not None:
+            objects = locate(objects, masks, depth)
         meant = assign(objects, query.phrases, query.mentions, frame.width, frame.height)
         objects = with_roles(objects, meant)[: self.max_objects]
         masks = [masks[index] for index in sorted(meant)][: self.max_objects]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from siglip_perception.depth import Depth
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -82,12 +86,15 @@ class Frame:
     stamp_ns: time of capture in nanoseconds since the epoch (or since sim time's zero).
     frame_id: the camera's optical frame, copied from the message's header.
     camera: name out of the parameter `cameras`; empty where there is only one.
+    depth: gives the depth of this image, None where there is none; asked for once the objects are
+        known, so that a depth image that comes after its colour image is still of use.
     """
 
     image: UInt8Array
     stamp_ns: int = 0
     frame_id: str = ""
     camera: str = ""
+    depth: Callable[[], Depth | None] | None = None
 
     @property
     def height(self) -> int:
