@@ -94,6 +94,7 @@ def replay(args: argparse.Namespace) -> int:
         instruction_topic=args.instruction_topic,
         instruction=args.instruction,
         with_mask=args.mask,
+        grounding_rate=args.grounding_rate,
         overlay=picture if args.overlay is not None else None,
         tracking=TrackingOptions() if args.tracking else None,
         depth_topic=args.depth_topic,
@@ -103,6 +104,8 @@ def replay(args: argparse.Namespace) -> int:
         pipeline = Pipeline.load(_options(args))
         summary = bag.replay(args.bag, args.output, pipeline, options, progress(sys.stderr))
     print("\n".join(_report(summary, args.output)))
+    if not pipeline.can_ground:
+        print(f"no objects: {pipeline.grounding}")
     return 0
 
 
@@ -194,6 +197,8 @@ def _options(args: argparse.Namespace) -> PipelineOptions:
         threshold=getattr(args, "threshold", Settings.threshold),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
         tokens_dtype=getattr(args, "tokens_dtype", "float32"),
+        grounding_model=getattr(args, "grounding_model", ""),
+        grounding_contract=getattr(args, "grounding_contract", ""),
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,18 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Task:
+    """One frame of a batch.
+
+    query: what to look for in it, of Pipeline.query(); None: its objects are not asked for.
+    """
+
+    frame: Frame
+    query: Any | None = None
+    with_mask: bool = False
+
+
+@dataclass(frozen=True)
 class TokenGrid:
     """The fused token sequence of one frame, in the order that the contract states.
 
@@ -123,6 +135,16 @@ class TokenGrid:
     @property
     def dim(self) -> int:
         return int(self.data.shape[1])
+
+
+def join(grids: Sequence[TokenGrid]) -> TokenGrid:
+    """One sequence of several images' on the token axis, in their order: n times the rows."""
+    first = grids[0]
+    return replace(
+        first,
+        data=np.concatenate([grid.data for grid in grids]),
+        rows=sum(grid.rows for grid in grids),
+    )
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]
     report = json.loads(capsys.readouterr().out)
     assert report["ready"] is True
     assert report["model"]["contract"] == "tabletop"
-    assert report["model"]["verified"] == "yes"
+    assert report["model"]["verified"] == "7 files by SHA-256"
     assert report["packages"]["torch"]
     assert report["backends"]["torch cpu"].startswith("ready")
     assert int(report["cpu"]["cores"]) >= 1
@@ -250,7 +250,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
-    assert "siglip/config.json is missing" in capsys.readouterr().out
+    assert "holds no model: it needs siglip/ and dinov2/" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "_NEEDED", ("torch", "no-such-package"))
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
