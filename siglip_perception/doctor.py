@@ -212,9 +212,10 @@ def _main_job(report: Report, model: str) -> None:
 
     folder = checkpoints.resolve(model)
     report.model["folder"] = str(folder)
-    report.model["sha256"] = checkpoints.verify(folder)
-    vouched = checkpoints.is_vouched_for(folder)
-    report.model["verified"] = "yes" if vouched else "no manifest.json to hold it against"
+    listed = checkpoints.verify(folder)
+    report.model["verified"] = (
+        f"{listed} files by SHA-256" if listed else "no manifest.json to hold it against"
+    )
     pipeline = Pipeline.load(PipelineOptions(model=model))
     frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
     query = pipeline.query(instruction.from_phrases(["red cup"]))

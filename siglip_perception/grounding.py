@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SiglipModel
 
-from siglip_perception.contracts import Contract
 from siglip_perception.errors import CheckpointError
+from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pooling import head_keys, pool_regions
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
@@ -124,12 +124,12 @@ class Grounder:
     """Scores the regions of a frame by SigLIP's pooling head, learned scale and bias."""
 
     def __init__(
-        self, siglip: SiglipModel, contract: Contract, settings: GroundingSettings
+        self, siglip: SiglipModel, grid: tuple[int, int], settings: GroundingSettings
     ) -> None:
         self._head = siglip.vision_model.head
         self._scale = float(siglip.logit_scale.exp())
         self._bias = float(siglip.logit_bias)
-        self._grid = (contract.rows, contract.cols)
+        self._grid = grid
         self._settings = settings
 
     @torch.inference_mode()
@@ -151,14 +151,12 @@ def sigmoid(logit: FloatArray | float) -> Any:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(logit, dtype=np.float64)))
 
 
-def region_mask(soft: FloatArray, width: int, height: int) -> UInt8Array:
+def region_mask(soft: FloatArray, geometry: Geometry, patch: int) -> UInt8Array:
     """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
 
-    The contract squashes the image, so the grid stretches over all of it; of several pieces the
-    largest is kept.
+    Of several pieces the largest is kept.
     """
-    fine = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    binary = (fine > 0.5).astype(np.uint8)
+    binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     if count <= 2:
         return binary
@@ -171,8 +169,8 @@ def select_objects(
     scores: Scores,
     phrases: tuple[str, ...],
     roles: tuple[Role, ...],
-    width: int,
-    height: int,
+    geometry: Geometry,
+    patch: int,
     threshold: float,
     max_objects: int,
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
@@ -191,7 +189,7 @@ def select_objects(
             if score < threshold or len(objects) >= max_objects:
                 break
             if region not in drawn:
-                drawn[region] = region_mask(scores.maps[region], width, height)
+                drawn[region] = region_mask(scores.maps[region], geometry, patch)
             mask = drawn[region]
             area = int(np.count_nonzero(mask))
             if not area or any(_iou(mask, other) > 0.5 for other in kept):
@@ -205,7 +203,7 @@ def select_objects(
                     score,
                     float(scores.logits[number, region]),
                     Box(x, y, across, down),
-                    area / (width * height),
+                    area / mask.size,
                     role,
                 )
             )

@@ -1,30 +1,23 @@
-"""The whole story: a frame and a query in, fused tokens and grounded objects out, one pass."""
+"""The whole story: frames and a query in, fused tokens and grounded objects out, one pass."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from siglip_perception import checkpoints, contracts
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders import Encoders, TextEncoder
-from siglip_perception.errors import BackendError, CheckpointError, ContractError
-from siglip_perception.grounding import (
-    Grounder,
-    GroundingSettings,
-    label_mask,
-    select_objects,
-)
+from siglip_perception.errors import BackendError, CheckpointError
+from siglip_perception.grounding import Grounder, label_mask, select_objects
 from siglip_perception.instruction import Instruction
+from siglip_perception.plan import Plan, device_of, dtype_of
 from siglip_perception.preprocess import Preprocessor
-from siglip_perception.types import Frame, Grounding, Role, TokenDtype, TokenGrid
-
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from siglip_perception.types import Frame, Grounding, Role, Task, TokenDtype, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,8 @@ class PipelineOptions:
     threshold: float = 0.5
     max_objects: int = 20
     tokens_dtype: TokenDtype = "float32"
+    grounding_model: str = ""
+    grounding_contract: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,28 +58,33 @@ class Result:
 
 
 class Pipeline:
-    """One model, loaded; used from one thread. `threshold` and `max_objects` may be changed."""
+    """One model, loaded; used from one thread. `threshold` and `max_objects` may be changed.
+
+    grounding: how objects are found, in words. can_ground: whether they can be at all.
+    """
 
     def __init__(
-        self,
-        models: checkpoints.Models,
-        contract: Contract,
-        options: PipelineOptions,
-        device: torch.device,
-        dtype: torch.dtype,
+        self, plan: Plan, options: PipelineOptions, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.contract = contract
-        self.fingerprint = checkpoints.fingerprint(models.digest, contract)
-        self.backend = f"torch {torch.__version__} on {device}, {_name(dtype)}"
+        self.contract: Contract = plan.contract
+        self.fingerprint = plan.fingerprint
+        self.grounding = plan.says
+        self.can_ground = plan.sight is not None
+        self.backend = f"torch {torch.__version__} on {device}, {str(dtype).rpartition('.')[2]}"
         self.threshold = options.threshold
         self.max_objects = options.max_objects
         self._tokens_dtype: TokenDtype = options.tokens_dtype
-        self._preprocess = Preprocessor(contract)
-        self._encoders = Encoders(models, contract, device, dtype)
-        self._text = TextEncoder(models, device)
-        self._grounder = Grounder(
-            models.siglip.to(device), contract, GroundingSettings.from_mapping(models.grounding)
+        self._encoders = Encoders(
+            plan.contract, plan.towers, plan.tokens, plan.grounding, device, dtype
         )
+        self._preprocess = Preprocessor(self._encoders.inputs, device)
+        self._sight = plan.sight
+        if plan.sight is not None:
+            sight = plan.sight
+            self._text = TextEncoder(sight.siglip, sight.tokenizer, device)
+            self._grounder = Grounder(
+                sight.siglip.to(device), (sight.grid, sight.grid), sight.settings
+            )
 
     @classmethod
     def load(cls, options: PipelineOptions) -> Pipeline:
@@ -96,13 +96,13 @@ class Pipeline:
             raise BackendError(
                 f"The backend {options.backend!r} is not part of this version: use auto or torch."
             )
-        device = _device(options.device)
-        dtype = _dtype(options.precision, device)
-        folder = checkpoints.resolve(options.model)
-        models = checkpoints.load(folder)
-        contract = _contract(options.contract, models)
+        device = device_of(options.device)
+        dtype = dtype_of(options.precision, device)
+        plan = Plan.make(
+            options.model, options.contract, options.grounding_model, options.grounding_contract
+        )
         try:
-            pipeline = cls(models, contract, options, device, dtype)
+            pipeline = cls(plan, options, device, dtype)
             pipeline._warm_up()
         except torch.OutOfMemoryError as error:
             raise BackendError(
@@ -112,18 +112,25 @@ class Pipeline:
         except (RuntimeError, ValueError, FloatingPointError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(
-                f"The model in {folder} does not run ({reason}):"
+                f"The model in {plan.folder} does not run ({reason}):"
                 " its config.json and its weights have to be those that belong together."
             ) from error
         return pipeline
 
     def _warm_up(self) -> None:
-        size = self.contract.image_size
-        query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
+        query = None
+        if self.can_ground:
+            query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
+        size = self.contract.encoders[0].image_size
         self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
 
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
-        """Run the text tower over the instruction's phrases, of which there is at least one."""
+        """Run the text tower over the instruction's phrases, of which there is at least one.
+
+        Raises BackendError where this model cannot ground.
+        """
+        if not self.can_ground:
+            raise BackendError(self.grounding)
         embeddings, truncated = self._text(instruction.phrases)
         return Query(
             instruction.text,
@@ -142,57 +149,86 @@ class Pipeline:
         with_tokens: bool = True,
         with_mask: bool = False,
     ) -> Result:
-        """One pass over the frame. Without a query there is no grounding and no last block.
+        """process_batch of one frame; its FloatingPointError is raised."""
+        result = self.process_batch([Task(frame, query, with_mask)], with_tokens=with_tokens)[0]
+        if isinstance(result, FloatingPointError):
+            raise result
+        return result
 
-        Raises FloatingPointError where the encoders gave NaN or infinity: nothing is returned.
+    def process_batch(
+        self, tasks: Sequence[Task], *, with_tokens: bool = True
+    ) -> list[Result | FloatingPointError]:
+        """One pass over all frames; the last blocks only over those with a query, if any.
+
+        A frame for which the encoders gave NaN or infinity gets the error and no results. The
+        timings are the whole batch's.
         """
         began = time.perf_counter()
-        inputs = self._preprocess.normalise(self._preprocess(frame.image))
+        inputs = self._preprocess([task.frame.image for task in tasks])
         preprocessed = time.perf_counter()
-        features = self._encoders(
-            inputs, with_tokens=with_tokens, with_grounding=query is not None
-        )
-        tokens = self._token_grid(features.tokens) if features.tokens is not None else None
+        grounded = [number for number, task in enumerate(tasks) if task.query is not None]
+        features = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
+        found: dict[int, Grounding | FloatingPointError] = {}
+        grids: dict[int, TokenGrid | FloatingPointError] = {}
+        if features.tokens is not None:
+            grids = dict(enumerate(self._token_grids(features.tokens)))
         encoded = time.perf_counter()
-        grounding = None
-        if query is not None and features.siglip is not None and features.dinov2 is not None:
-            grounding = self._ground(frame, query, features.siglip, features.dinov2, with_mask)
+        if features.siglip is not None and features.dino is not None:
+            for row, number in enumerate(grounded):
+                found[number] = self._ground(
+                    tasks[number], features.siglip[row], features.dino[row]
+                )
         timings = {
             "preprocess": preprocessed - began,
             "encode": encoded - preprocessed,
             "ground": time.perf_counter() - encoded,
         }
-        return Result(tokens, grounding, timings)
+        results: list[Result | FloatingPointError] = []
+        for number in range(len(tasks)):
+            tokens, grounding = grids.get(number), found.get(number)
+            if isinstance(tokens, FloatingPointError):
+                results.append(tokens)
+            elif isinstance(grounding, FloatingPointError):
+                results.append(grounding)
+            else:
+                results.append(Result(tokens, grounding, timings))
+        return results
 
-    def _token_grid(self, tokens: Tensor) -> TokenGrid:
-        tokens = tokens.to(getattr(torch, self._tokens_dtype))
-        if not bool(tokens.isfinite().all()):  # after the cast: float16 ends at 65504
-            raise FloatingPointError("The tokens hold NaN or infinity and are withheld.")
+    def _token_grids(self, tokens: Tensor) -> list[TokenGrid | FloatingPointError]:
+        narrow = tokens.to(getattr(torch, self._tokens_dtype))
+        # After the cast: float16 ends at 65504.
+        finite = narrow.isfinite().flatten(1).all(dim=1).tolist()
         if self._tokens_dtype == "bfloat16":  # numpy has no such type
-            data = tokens.view(torch.int16).cpu().numpy().view(np.uint16)
+            data = narrow.view(torch.int16).cpu().numpy().view(np.uint16)
         else:
-            data = tokens.cpu().numpy()
-        return TokenGrid(
-            data,
-            self._tokens_dtype,
-            self.contract.rows,
-            self.contract.cols,
-            self.contract.name,
-            self.fingerprint,
-        )
+            data = narrow.cpu().numpy()
+        return [
+            TokenGrid(
+                data[number],
+                self._tokens_dtype,
+                self.contract.rows,
+                self.contract.cols,
+                self.contract.name,
+                self.fingerprint,
+            )
+            if right
+            else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
+            for number, right in enumerate(finite)
+        ]
 
-    def _ground(
-        self, frame: Frame, query: Query, siglip: Tensor, dinov2: Tensor, with_mask: bool
-    ) -> Grounding:
-        if not bool(siglip.isfinite().all() & dinov2.isfinite().all()):
-            raise FloatingPointError("The features hold NaN or infinity; objects are withheld.")
-        scores = self._grounder.score(siglip, dinov2, query.embeddings)
+    def _ground(self, task: Task, siglip: Tensor, dino: Tensor) -> Grounding | FloatingPointError:
+        sight, frame, query = self._sight, task.frame, task.query
+        assert isinstance(query, Query)
+        assert sight is not None
+        if not bool(siglip.isfinite().all() & dino.isfinite().all()):
+            return FloatingPointError("The features hold NaN or infinity; objects are withheld.")
+        scores = self._grounder.score(siglip, dino, query.embeddings)
         objects, masks = select_objects(
             scores,
             query.phrases,
             query.roles,
-            frame.width,
-            frame.height,
+            sight.square.geometry(frame.width, frame.height),
+            sight.patch,
             self.threshold,
             self.max_objects,
         )
@@ -203,52 +239,5 @@ class Pipeline:
             tuple(float(p) for p in scores.presence()),
             tuple(objects),
             self.contract.name,
-            label_mask(masks, frame.width, frame.height) if with_mask else None,
+            label_mask(masks, frame.width, frame.height) if task.with_mask else None,
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return next(name for name, value in _PRECISIONS.items() if value == dtype)
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if name == "cuda" and not available:
-        raise BackendError(
-            "The device 'cuda' was asked for and PyTorch sees no CUDA GPU: check nvidia-smi and"
-            " that torch.version.cuda is set, or use device: cpu."
-        )
-    if name not in ("cpu", "cuda"):
-        raise BackendError(f"There is no device {name!r}: use auto, cpu or cuda.")
-    return torch.device(name)
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if precision not in _PRECISIONS:
-        raise BackendError(f"There is no precision {precision!r}: use auto, fp32, bf16 or fp16.")
-    if precision == "fp16" and device.type == "cpu":
-        raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
-    return _PRECISIONS[precision]
-
-
-def _contract(name: str, models: checkpoints.Models) -> Contract:
-    """The named contract, or the first known one that the checkpoint keeps."""
-    if name:
-        contract = contracts.get(name)
-        contracts.check(contract, models.siglip.config, models.dinov2.config)
-        return contract
-    for known in contracts.names():
-        try:
-            contracts.check(contracts.get(known), models.siglip.config, models.dinov2.config)
-        except ContractError:
-            continue
-        return contracts.get(known)
-    raise ContractError(
-        "The checkpoint keeps none of the known contracts"
-        f" ({', '.join(contracts.names())}): name one with the parameter contract to see"
-        " which field differs."
-    )

@@ -1,51 +1,195 @@
-"""Camera frame -> encoder input."""
+"""Camera frame -> encoder input: Pillow's own resize on a CPU, the same arithmetic on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from siglip_perception.contracts import Contract, EncoderName
+from siglip_perception.contracts import Contract, EncoderSpec, Interpolation, Resize, Triple
+from siglip_perception.geometry import Geometry
+from siglip_perception.resample import resample
 from siglip_perception.types import FloatArray, UInt8Array
+
+# An image so many times longer than wide is no camera's.
+_SLIVER = 16
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Square:
+    """How a frame becomes uint8 [size, size, 3]; encoders with an equal one share the work."""
+
+    resize: Resize
+    interpolation: Interpolation
+    size: int
+    fill: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, contract: Contract, spec: EncoderSpec) -> Square:
+        padded = contract.resize in ("letterbox", "resize-pad")
+        fill = spec.fill if padded else (0, 0, 0)
+        return cls(contract.resize, contract.interpolation, spec.image_size, fill)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        return Geometry.of(self.resize, self.size, width, height)
+
+
+@dataclass(frozen=True)
+class EncoderInput:
+    """What one encoder is fed: the square, normalised by channel with mean and std."""
+
+    square: Square
+    mean: Triple
+    std: Triple
+
+    @classmethod
+    def of(cls, contract: Contract, spec: EncoderSpec) -> EncoderInput:
+        return cls(Square.of(contract, spec), spec.mean, spec.std)
 
 
 class Preprocessor:
-    """Input: uint8 [H, W, 3] RGB, any size, values in [0, 255]. S: the contract's image_size."""
+    """Frames uint8 [H, W, 3] RGB, of any sizes, values in [0, 255] -> the encoders' inputs."""
 
-    def __init__(self, contract: Contract) -> None:
-        self.contract = contract
+    def __init__(self, inputs: Sequence[EncoderInput], device: torch.device) -> None:
+        self._device = device
+        self._inputs = tuple(dict.fromkeys(inputs))
+        self._squares = tuple(dict.fromkeys(one.square for one in self._inputs))
         # A pixel has 256 values: normalising by table is exact, and far faster than arithmetic.
         levels = np.arange(256, dtype=np.float32) / np.float32(255.0)
-        self._tables: dict[EncoderName, FloatArray] = {
-            encoder.name: np.stack(
+        self._tables: dict[EncoderInput, FloatArray] = {
+            one: np.stack(
                 [
                     (levels - np.float32(mean)) / np.float32(std)
-                    for mean, std in zip(encoder.mean, encoder.std, strict=True)
+                    for mean, std in zip(one.mean, one.std, strict=True)
                 ]
             )
-            for encoder in contract.encoders
+            for one in self._inputs
         }
 
-    def __call__(self, image: UInt8Array) -> UInt8Array:
-        """Squash to uint8 [S, S, 3] by Pillow's bicubic with antialias."""
-        size = self.contract.image_size
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-        if image.shape[:2] == (size, size):
-            return image.copy()
-        resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
-        return np.array(resized)
+    def __call__(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
+        """For each input float32 [B, 3, S, S] on the device, (pixel / 255 - mean) / std."""
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(
+                    f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
+                )
+        if self._device.type == "cpu":
+            squares = {
+                square: np.stack([to_square(image, square) for image in images])
+                for square in self._squares
+            }
+            return {one: self._look_up(squares[one.square], one) for one in self._inputs}
+        uploaded = [
+            torch.from_numpy(np.ascontiguousarray(image)).to(self._device) for image in images
+        ]
+        on_device = {
+            square: torch.stack([to_square_tensor(image, square) for image in uploaded])
+            for square in self._squares
+        }
+        return {one: self._normalise(on_device[one.square], one) for one in self._inputs}
 
-    def normalise(self, square: UInt8Array) -> Mapping[EncoderName, torch.Tensor]:
-        """uint8 [S, S, 3] -> for each encoder float32 [1, 3, S, S], (pixel / 255 - mean) / std."""
-        planes = np.ascontiguousarray(square.transpose(2, 0, 1))
-        inputs: dict[EncoderName, torch.Tensor] = {}
-        for name, table in self._tables.items():
-            normalised = np.empty((1, *planes.shape), dtype=np.float32)
-            for channel in range(3):
-                np.take(table[channel], planes[channel], out=normalised[0, channel])
-            inputs[name] = torch.from_numpy(normalised)
-        return inputs
+    def _look_up(self, squares: UInt8Array, one: EncoderInput) -> Tensor:
+        planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2))
+        normalised = np.empty((len(squares), 3, *squares.shape[1:3]), dtype=np.float32)
+        for channel in range(3):
+            normalised[:, channel] = self._tables[one][channel][planes[channel]]
+        return torch.from_numpy(normalised)
+
+    def _normalise(self, squares: Tensor, one: EncoderInput) -> Tensor:
+        mean, std = (
+            torch.tensor(values, device=squares.device).view(1, 3, 1, 1)
+            for values in (one.mean, one.std)
+        )
+        return ((squares.permute(0, 3, 1, 2).float() / 255.0) - mean) / std
+
+
+def to_square(image: UInt8Array, square: Square) -> UInt8Array:
+    """uint8 [H, W, 3] -> uint8 [S, S, 3], bit for bit as the references give it with Pillow.
+
+    Only an image more than 16 times as long as wide may differ at its edges.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (square.size, square.size):
+        return image.copy()
+    geometry = square.geometry(width, height)
+    if is_sliver(width, height):
+        return _sliver_to_square(image, geometry, square)
+    left, top = geometry.before
+    if left or top:
+        padded = np.empty((height + 2 * top, width + 2 * left, 3), dtype=np.uint8)
+        padded[:] = square.fill
+        padded[top : top + height, left : left + width] = image
+        image = padded
+    scaled = np.asarray(
+        Image.fromarray(image).resize(geometry.scaled, _FILTERS[square.interpolation])
+    )
+    return _place_array(scaled, geometry, square)
+
+
+def is_sliver(width: int, height: int) -> bool:
+    """Whether padding or scaling the whole image would take memory out of all proportion."""
+    return max(width, height) > _SLIVER * min(width, height)
+
+
+def _sliver_to_square(image: UInt8Array, geometry: Geometry, square: Square) -> UInt8Array:
+    """What the square shows of a sliver, and nothing of the rest is made on the way."""
+    left, top, right, bottom = geometry.seen()
+    corners = (*geometry.to_square(left, top), *geometry.to_square(right, bottom))
+    x, y, end_x, end_y = (min(max(round(place), 0), square.size) for place in corners)
+    x, y = min(x, square.size - 1), min(y, square.size - 1)
+    size = max(end_x - x, 1), max(end_y - y, 1)
+    shown = Image.fromarray(image).resize(
+        size, _FILTERS[square.interpolation], box=(left, top, right, bottom)
+    )
+    placed = np.empty((square.size, square.size, 3), dtype=np.uint8)
+    placed[:] = square.fill
+    placed[y : y + size[1], x : x + size[0]] = np.asarray(shown)
+    return placed
+
+
+def _place_array(scaled: UInt8Array, geometry: Geometry, square: Square) -> UInt8Array:
+    if scaled.shape[:2] == (square.size, square.size):
+        return scaled
+    placed = np.empty((square.size, square.size, 3), dtype=np.uint8)
+    placed[:] = square.fill
+    into, out = _overlap(geometry, square.size)
+    placed[into] = scaled[out]
+    return placed
+
+
+def _overlap(geometry: Geometry, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the scaled image lies in the square, and which part of it that is: rows, columns."""
+    into, out = [], []
+    for offset, length in zip(geometry.offset[::-1], geometry.scaled[::-1], strict=True):
+        start, stop = max(offset, 0), min(offset + length, size)
+        into.append(slice(start, stop))
+        out.append(slice(start - offset, stop - offset))
+    return (into[0], into[1]), (out[0], out[1])
+
+
+def to_square_tensor(image: Tensor, square: Square) -> Tensor:
+    """to_square on the image's own device, within one grey level of it."""
+    height, width = image.shape[:2]
+    if (height, width) == (square.size, square.size):
+        return image
+    if is_sliver(width, height):
+        return torch.from_numpy(to_square(image.cpu().numpy(), square)).to(image.device)
+    geometry = square.geometry(width, height)
+    left, top = geometry.before
+    fill = torch.tensor(square.fill, dtype=torch.uint8, device=image.device)
+    if left or top:
+        padded = fill.expand(height + 2 * top, width + 2 * left, 3).clone()
+        padded[top : top + height, left : left + width] = image
+        image = padded
+    scaled = resample(image, geometry.scaled, square.interpolation)
+    if scaled.shape[:2] == (square.size, square.size):
+        return scaled
+    placed = fill.expand(square.size, square.size, 3).clone()
+    into, out = _overlap(geometry, square.size)
+    placed[into] = scaled[out]
+    return placed

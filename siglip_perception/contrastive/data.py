@@ -27,7 +27,7 @@ from siglip_perception.contrastive.vocabulary import (
     PHRASE_CLASSES,
     sample_caption,
 )
-from siglip_perception.preprocess import Preprocessor
+from siglip_perception.preprocess import Square, to_square
 from siglip_perception.types import FloatArray, UInt8Array
 
 Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
@@ -37,6 +37,7 @@ MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
 _TWINS = 0.12
 _NAMED = 4
 """Objects in a caption, at most: more do not fit the text tower's context."""
+_SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 
 
@@ -83,7 +84,6 @@ class SceneDataset(Dataset[Sample]):
     def __init__(self, seed: int, start: int, stop: int) -> None:
         self._seed = seed
         self._start = start
-        self._preprocess = Preprocessor(TABLETOP)
         self._stop = stop
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class SceneDataset(Dataset[Sample]):
         answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
         for number, item in enumerate(things):
             answers[number] = _answers(item.color, item.kind)
-        return self._preprocess(image), coverage, answers, _caption(scene, rng)
+        return to_square(image, _SQUARE), coverage, answers, _caption(scene, rng)
 
 
 @cache

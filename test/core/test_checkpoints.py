@@ -24,6 +24,13 @@ from siglip_perception import checkpoints, contracts
 from siglip_perception.errors import CheckpointError
 from siglip_perception.grounding import GroundingSettings
 
+ENCODER_FILES = (
+    "siglip/config.json",
+    "siglip/model.safetensors",
+    "dinov2/config.json",
+    "dinov2/model.safetensors",
+)
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,7 +63,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "siglip")
     checkpoints.write_manifest(tmp_path)
     models = checkpoints.load(tmp_path)
-    for saved, loaded in ((siglip, models.siglip), (dinov2, models.dinov2)):
+    for saved, loaded in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
         assert saved.state_dict().keys() == loaded.state_dict().keys()
         for name, tensor in saved.state_dict().items():
             assert torch.equal(tensor, loaded.state_dict()[name]), name
@@ -66,7 +73,9 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_float16_becomes_float32_ready_to_serve(original: Path) -> None:
     models = checkpoints.load(original)
-    for model in (models.siglip, models.dinov2):
+    assert models.siglip is not None
+    assert models.aligned
+    for model in (models.siglip, models.vision["dinov2"]):
         assert not model.training
         assert model.config._attn_implementation == "sdpa"
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -86,7 +95,7 @@ def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
     edit_weights(folder / "siglip/model.safetensors", as_published)
     checkpoints.write_manifest(folder)
     models = checkpoints.load(folder)
-    query = models.dinov2.encoder.layer[0].attention.q_proj.weight
+    query = models.vision["dinov2"].encoder.layer[0].attention.q_proj.weight
     saved = stored["encoder.layer.0.attention.attention.query.weight"]
     assert torch.equal(query, saved.float())
 
@@ -109,20 +118,23 @@ def test_a_changed_file_is_refused_with_both_hashes(folder: Path, name: str) -> 
 def test_the_bytes_that_are_verified_are_the_ones_that_are_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Every opening of a file is followed by a change of it: a second one would see the change."""
     reads: list[str] = []
-    read_bytes = Path.read_bytes
+    opened = Path.open
 
-    def counted(path: Path) -> bytes:
+    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
         reads.append(path.relative_to(folder).as_posix())
-        return read_bytes(path)
+        return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(Path, "open", counted)
     checkpoints.load(folder)
-    assert sorted(reads) == sorted(set(reads))
-    assert {"dinov2/model.safetensors", "siglip/model.safetensors"} <= set(reads)
+    weights = [name for name in reads if name.endswith(".safetensors")]
+    assert sorted(weights) == ["dinov2/model.safetensors", "siglip/model.safetensors"]
 
 
-@pytest.mark.parametrize("name", [*checkpoints.ENCODER_FILES, *checkpoints.TOKENIZER_FILES])
+@pytest.mark.parametrize(
+    "name", [*ENCODER_FILES, "siglip/tokenizer.json", "siglip/tokenizer_config.json"]
+)
 @pytest.mark.parametrize("manifest", [True, False])
 def test_a_missing_file_is_named(folder: Path, name: str, manifest: bool) -> None:
     (folder / name).unlink()
@@ -132,7 +144,7 @@ def test_a_missing_file_is_named(folder: Path, name: str, manifest: bool) -> Non
         checkpoints.load(folder)
 
 
-@pytest.mark.parametrize("name", checkpoints.ENCODER_FILES)
+@pytest.mark.parametrize("name", ENCODER_FILES)
 @pytest.mark.parametrize("keep", [0, 7, 100])
 def test_a_truncated_file_is_refused(folder: Path, name: str, keep: int) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:keep])
@@ -163,7 +175,10 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(folder: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "clip"}, "of the type 'clip' and has to be 'siglip'"),
+        (
+            {"model_type": "clip"},
+            "of the type 'clip' and has to be 'siglip' or 'siglip_vision_model'",
+        ),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
         ({"vision_config": {"hidden_size": "wide"}}, "cannot be understood"),
     ],
@@ -185,7 +200,7 @@ def test_a_config_cannot_bring_code_along(folder: Path) -> None:
         attn_implementation="someone/kernels",
         auto_map={"AutoModel": "evil.Model"},
     )
-    model = checkpoints.load(folder).dinov2
+    model = checkpoints.load(folder).vision["dinov2"]
     assert type(model).__module__.startswith("transformers.models.dinov2_with_registers")
     assert model.config._attn_implementation == "sdpa"
     assert not hasattr(model.config, "auto_map")
@@ -229,25 +244,48 @@ def test_padding_is_on_the_right_to_the_text_context(original: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_loads_and_says_so(folder: Path) -> None:
-    before = checkpoints.verify(folder)
+    before = checkpoints.load(folder)
+    assert before.verified
+    assert checkpoints.verify(folder) == 7
     (folder / "manifest.json").unlink()
     models = checkpoints.load(folder)
+    assert checkpoints.verify(folder) == 0
     assert not models.verified
-    assert models.digest == before
+    assert models.digests == before.digests
+
+
+def fingerprint(folder: Path, **changes: Any) -> str:
+    contract = replace(contracts.get("tabletop"), **changes)
+    return checkpoints.fingerprint(checkpoints.load(folder), contract)
 
 
 def test_the_fingerprint_covers_weights_and_preprocessing(folder: Path) -> None:
-    contract = contracts.get("tabletop")
-    digest = checkpoints.verify(folder)
-    first = checkpoints.fingerprint(digest, contract)
+    first = fingerprint(folder)
     assert len(first) == 64
-    assert checkpoints.fingerprint(digest, replace(contract, description="?")) == first
-    assert checkpoints.fingerprint(digest, replace(contract, image_size=448)) != first
+    assert fingerprint(folder, description="?") == first
+    assert fingerprint(folder, resize="letterbox") != first
     edit_weights(
         folder / "dinov2/model.safetensors", lambda tensors: tensors["layernorm.bias"].add_(1)
     )
     checkpoints.write_manifest(folder)
-    assert checkpoints.fingerprint(checkpoints.verify(folder), contract) != first
+    assert fingerprint(folder) != first
+
+
+def test_the_fingerprint_is_of_what_tokens_depend_on(folder: Path) -> None:
+    """Neither the text tower, nor the pooling head, nor who wrote the config makes a token."""
+    first = fingerprint(folder)
+
+    def retrain(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("logit_bias", "text_model.head.bias", "vision_model.head.probe"):
+            tensors[name].add_(1)
+
+    edit_weights(folder / "siglip/model.safetensors", retrain)
+    edit_json(folder / "dinov2/config.json", transformers_version="5.99", dtype="float32")
+    checkpoints.write_manifest(folder)
+    assert fingerprint(folder) == first
+    edit_json(folder / "dinov2/config.json", hidden_act="gelu_pytorch_tanh")
+    checkpoints.write_manifest(folder)
+    assert fingerprint(folder) != first
 
 
 @pytest.mark.parametrize(
@@ -323,8 +361,8 @@ def test_the_embedded_model_is_whole_and_keeps_its_contract() -> None:
     folder = checkpoints.resolve("tabletop")
     models = checkpoints.load(folder)
     assert models.verified
-    assert checkpoints.verify(folder) == models.digest
-    contracts.check(contracts.get("tabletop"), models.siglip.config, models.dinov2.config)
+    assert checkpoints.verify(folder) >= 7
+    contracts.check(contracts.get("tabletop"), checkpoints.Checkpoint(folder).facts)
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12 * 2**20
 
 

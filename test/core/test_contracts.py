@@ -1,107 +1,212 @@
-"""The token contracts: what they state, and which checkpoint keeps them."""
+"""The token contracts: what they state, their files, and which checkpoint keeps them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import Dinov2WithRegistersConfig, SiglipConfig
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from siglip_perception import contracts
+from siglip_perception.contracts import EncoderFacts, InputFacts
+from siglip_perception.contracts.parse import parse
 from siglip_perception.errors import ContractError
 
+SIGLIP = EncoderFacts(
+    "siglip/config.json", 1152, 14, 27, 0, 16, 16, "gelu", 1e-6, prefix="vision_config."
+)
+DINOV2 = EncoderFacts("dinov2/config.json", 1024, 14, 24, 4, None, 16, "gelu", 1e-6)
 
-def openvla_configs(**vision: object) -> tuple[SiglipConfig, Dinov2WithRegistersConfig]:
-    """Configurations that keep openvla-224, but for what is named."""
-    siglip = SiglipConfig(
-        vision_config={
-            "hidden_size": 1152,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "intermediate_size": 4304,
-            "image_size": 224,
-            "patch_size": 14,
-            "hidden_act": "gelu",
-            **vision,
-        }
-    )
-    dinov2 = Dinov2WithRegistersConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=518,
-        patch_size=14,
-        num_register_tokens=4,
-    )
-    return siglip, dinov2
+
+def check(contract: str = "openvla-224", **changes: EncoderFacts) -> None:
+    contracts.check(contracts.get(contract), {"siglip": SIGLIP, "dinov2": DINOV2, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "dim", "order"),
+    [
+        ("openvla-224", 16, 2176, ["dinov2", "siglip"]),
+        ("openvla-384", 27, 2176, ["dinov2", "siglip"]),
+        ("openvla-224-letterbox", 16, 2176, ["dinov2", "siglip"]),
+        ("openvla-384-letterbox", 27, 2176, ["dinov2", "siglip"]),
+        ("openvla-oft-224", 16, 2176, ["dinov2", "siglip"]),
+        ("pi0-224", 16, 1152, ["siglip"]),
+        ("dinov2-224", 16, 1024, ["dinov2"]),
+        ("siglip-224", 16, 1152, ["siglip"]),
+        ("siglip2-dinov2-224", 16, 2176, ["dinov2", "siglip"]),
+        ("siglip2-dinov3-256", 16, 2176, ["dinov3", "siglip"]),
+    ],
+)
+def test_the_known_contracts_have_their_grid_and_channels(
+    name: str, grid: int, dim: int, order: list[str]
+) -> None:
+    contract = contracts.get(name)
+    assert [encoder.name for encoder in contract.encoders] == order
+    assert (contract.rows, contract.cols, contract.dim) == (grid, grid, dim)
 
 
 def test_openvla_is_as_published() -> None:
     contract = contracts.get("openvla-224")
-    assert [encoder.name for encoder in contract.encoders] == ["dinov2", "siglip"]
-    assert contract.dim == 1024 + 1152 == 2176
-    assert contract.rows * contract.cols == 256
     assert all(encoder.tap == -2 and not encoder.norm for encoder in contract.encoders)
     assert contract.encoder("dinov2").mean == (0.485, 0.456, 0.406)
     assert contract.encoder("siglip").std == (0.5, 0.5, 0.5)
+    assert (contract.resize, contract.interpolation) == ("squash", "bicubic")
+    letterbox = contracts.get("openvla-384-letterbox")
+    # int(255 * mean), as prismatic's dinosiglip_vit.py has it.
+    assert letterbox.encoder("dinov2").fill == (123, 116, 103)
+    assert letterbox.encoder("siglip").fill == (127, 127, 127)
+
+
+def test_pi0_is_as_published() -> None:
+    contract = contracts.get("pi0-224")
+    siglip = contract.encoder("siglip")
+    assert (siglip.tap, siglip.norm, siglip.fill) == (-1, True, (0, 0, 0))
+    assert siglip.hidden_act == "gelu_pytorch_tanh"
+    assert (contract.resize, contract.interpolation) == ("resize-pad", "bilinear")
 
 
 @pytest.mark.parametrize("name", contracts.names())
-def test_every_contract_is_consistent(name: str) -> None:
+def test_every_packaged_contract_says_what_it_is_and_states_its_grid(name: str) -> None:
     contract = contracts.get(name)
     assert contract.name == name
-    for encoder in contract.encoders:
-        assert contract.image_size // encoder.patch == contract.rows == contract.cols
     assert contract.description
     assert contract.source
+    written = yaml.safe_load(contracts.path(name).read_text())
+    assert written["grid"] == [contract.rows, contract.cols]
+    assert written["dim"] == contract.dim
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ContractError, match=r"openvla-7b.*tabletop, openvla-224"):
+    with pytest.raises(ContractError, match=r"'openvla-7b'.*tabletop, .*openvla-224, .*\.yaml"):
         contracts.get("openvla-7b")
+    with pytest.raises(ContractError, match=r"no contract file '/no/such\.yaml'"):
+        contracts.get("/no/such.yaml")
+
+
+def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
+    text = contracts.path("openvla-224").read_text()
+    own = tmp_path / "mine.yaml"
+    own.write_text(text.replace("name: openvla-224", "name: mine").replace("tap: -2", "tap: -3"))
+    contract = contracts.get(str(own))
+    assert contract.name == "mine"
+    assert {encoder.tap for encoder in contract.encoders} == {-3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("encoders"), "needs the field encoders"),
+        (lambda c: c["encoders"][0].pop("mean"), r"the field encoders\[0\]\.mean"),
+        (lambda c: c.update(resize="stretch"), "resize to be one of squash, letterbox"),
+        (lambda c: c.update(colour="red"), "only the fields .* and 'colour' is none"),
+        (lambda c: c["encoders"][1].update(tap=0), r"encoders\[1\]\.tap to be a whole number"),
+        (lambda c: c["encoders"][1].update(tap=-28), "a block for their tap, and siglip"),
+        (lambda c: c["encoders"][1].update(image_size=384), "one grid, and these have 16 and 27"),
+        (lambda c: c["encoders"][0].update(std=[1, 1]), "a list of three numbers"),
+        (lambda c: c["encoders"][0].update(std=[1, 0, 1]), "three, each a number from 1e-06"),
+        (lambda c: c["encoders"][0].update(mean=[float("nan")] * 3), "each a number from -10"),
+        (lambda c: c["encoders"][0].update(norm="yes"), r"norm to be true or false"),
+        (lambda c: c["encoders"].append(c["encoders"][0]), "a list of one encoder or two"),
+        (lambda c: c["encoders"][1].update(name="dinov2"), "one siglip and one dinov2"),
+        (lambda c: c.update(grid=[14, 14]), r"grid: \[16, 16\], which follows"),
+        (lambda c: c.update(dim=1), "dim: 2176, which follows"),
+        (lambda c: c.update(name="../etc"), "name to be lower-case"),
+    ],
+)
+def test_a_wrong_field_is_named(change: Any, message: str) -> None:
+    content = yaml.safe_load(contracts.path("openvla-224").read_text())
+    change(content)
+    with pytest.raises(ContractError, match=rf"mine\.yaml is wrong: .*{message}") as caught:
+        parse(yaml.safe_dump(content), "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(repr)))
+def test_any_other_text_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(ContractError, match=r"^The contract x\.yaml is ") as caught:
+        parse(text, "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_epsilon_without_a_dot_is_a_number() -> None:
+    text = contracts.path("openvla-224").read_text().replace("1.0e-6", "1e-6")
+    assert parse(text, "x.yaml") == contracts.get("openvla-224")  # YAML 1.1 reads a text
 
 
 def test_a_checkpoint_that_keeps_the_contract_passes() -> None:
-    contracts.check(contracts.get("openvla-224"), *openvla_configs())
+    check()
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "changes", "found", "wanted"),
     [
-        ("hidden_act", "gelu_pytorch_tanh"),  # what transformers ships for so400m
-        ("hidden_size", 768),
-        ("image_size", 384),
-        ("patch_size", 16),
-        ("num_hidden_layers", 12),
-        ("layer_norm_eps", 1e-5),
+        ("hidden_act", {"hidden_act": "gelu_pytorch_tanh"}, "'gelu_pytorch_tanh'", "'gelu'"),
+        ("hidden_size", {"hidden_size": 768}, "768", "1152"),
+        ("image_size", {"positions": 27}, "378", "224"),
+        ("patch_size", {"patch_size": 16}, "16", "14"),
+        ("num_hidden_layers", {"num_hidden_layers": 12}, "12", "27"),
+        ("num_attention_heads", {"num_attention_heads": 12}, "12", "16"),
+        ("layer_norm_eps", {"layer_norm_eps": 1e-5}, "1e-05", "1e-06"),
     ],
 )
-def test_the_siglip_field_that_differs_is_named(field: str, value: object) -> None:
-    siglip, dinov2 = openvla_configs(**{field: value})
-    with pytest.raises(ContractError, match=rf"vision_config\.{field} in siglip/config\.json"):
-        contracts.check(contracts.get("openvla-224"), siglip, dinov2)
+def test_the_siglip_field_that_differs_is_named(
+    field: str, changes: dict[str, Any], found: str, wanted: str
+) -> None:
+    sentence = (
+        rf"contract openvla-224: vision_config\.{field} in siglip/config\.json is {found}"
+        rf" and has to be {wanted};"
+    )
+    with pytest.raises(ContractError, match=sentence):
+        check(siglip=replace(SIGLIP, **changes))
 
 
 def test_a_stock_siglip_is_told_what_to_write() -> None:
-    configs = openvla_configs(hidden_act="gelu_pytorch_tanh")
     with pytest.raises(ContractError, match=r"exact GELU, so .* write 'gelu' there, or choose"):
-        contracts.check(contracts.get("openvla-224"), *configs)
+        check(siglip=replace(SIGLIP, hidden_act="gelu_pytorch_tanh"))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("num_register_tokens", 0), ("patch_size", 16), ("hidden_size", 768)],
+    ("field", "value"), [("num_register_tokens", 0), ("patch_size", 16), ("hidden_size", 768)]
 )
 def test_the_dinov2_field_that_differs_is_named(field: str, value: int) -> None:
-    siglip, dinov2 = openvla_configs()
-    setattr(dinov2, field, value)
     with pytest.raises(ContractError, match=f"{field} in dinov2/config.json is {value}"):
-        contracts.check(contracts.get("openvla-224"), siglip, dinov2)
+        check(dinov2=replace(DINOV2, **{field: value}))
+
+
+def test_dinov2s_own_size_does_not_matter_and_unknown_facts_do_not_either() -> None:
+    check(dinov2=replace(DINOV2, positions=37))
+    check(siglip=replace(SIGLIP, hidden_act=None, num_attention_heads=None, layer_norm_eps=None))
+
+
+def test_an_encoder_that_is_not_there_is_named() -> None:
+    with pytest.raises(ContractError, match=r"no encoder dinov3 \(it has: dinov2, siglip\)"):
+        check("siglip2-dinov3-256")
+
+
+@pytest.mark.parametrize(
+    ("policy", "field"),
+    [
+        (InputFacts("config.json", 384, "squash"), "image_sizes in config.json is 384"),
+        (
+            InputFacts("config.json", 224, "letterbox"),
+            "image_resize_strategy in config.json is 'letterbox' and has to be 'squash'",
+        ),
+    ],
+)
+def test_what_a_policy_says_of_its_input_counts(policy: InputFacts, field: str) -> None:
+    with pytest.raises(ContractError, match=field):
+        contracts.check(contracts.get("openvla-224"), {"siglip": SIGLIP, "dinov2": DINOV2}, policy)
 
 
 def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:
     contract = contracts.get("tabletop")
     assert replace(contract, description="other").preprocessing() == contract.preprocessing()
-    assert replace(contract, image_size=384).preprocessing() != contract.preprocessing()
+    assert replace(contract, resize="letterbox").preprocessing() != contract.preprocessing()
     swapped = replace(contract, encoders=contract.encoders[::-1])
     assert swapped.preprocessing() != contract.preprocessing()
+    renamed = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)
+    assert replace(contract, encoders=renamed).preprocessing() == contract.preprocessing()

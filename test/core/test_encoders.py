@@ -2,116 +2,164 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerFast, SiglipModel
 
-from siglip_perception import checkpoints, contracts
+from siglip_perception import contracts
 from siglip_perception.contrastive.towers import new_dinov2, new_siglip, new_tokenizer
-from siglip_perception.encoders import Encoders, TextEncoder
+from siglip_perception.encoders import Encoders, TextEncoder, Tower
+from siglip_perception.preprocess import EncoderInput
 
 CONTRACT = contracts.get("tabletop")
 CPU = torch.device("cpu")
+Inputs = dict[EncoderInput, torch.Tensor]
+DINOV2, SIGLIP = (EncoderInput.of(CONTRACT, spec) for spec in CONTRACT.encoders)
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Norms, biases and scales off the values that they start with, where errors hide."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1 and len(parameter) > 1:
+            nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Pair:
+    siglip: SiglipModel
+    dinov2: Dinov2WithRegistersModel
+    tokenizer: PreTrainedTokenizerFast
+
+    def encoders(self, dtype: torch.dtype = torch.float32) -> Encoders:
+        # Copies: narrowing changes a tower's own modules.
+        parts = {"dinov2": self.dinov2, "siglip": self.siglip.vision_model}
+        towers = {
+            spec.name: Tower(
+                copy.deepcopy(parts[spec.name]), spec, EncoderInput.of(CONTRACT, spec), spec.name
+            )
+            for spec in CONTRACT.encoders
+        }
+        names = {"dinov2": "dinov2", "siglip": "siglip"}
+        reads = {"dino": "dinov2", "siglip": "siglip"}
+        return Encoders(CONTRACT, towers, names, reads, CPU, dtype)
 
 
 @pytest.fixture(scope="module")
-def models() -> checkpoints.Models:
+def models() -> Pair:
     tokenizer = new_tokenizer(["a red cup", "빨간 컵"])
-    siglip, dinov2 = new_siglip(tokenizer, 0).eval(), new_dinov2(0).eval()
-    for model in (siglip, dinov2):  # norms and biases start where errors hide
-        for parameter in model.parameters():
-            if parameter.ndim == 1 and len(parameter) > 1:
-                nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
-    return checkpoints.Models(siglip, tokenizer, dinov2, {}, "", False)
+    return Pair(shaken(new_siglip(tokenizer, 0)), shaken(new_dinov2(0)), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def inputs() -> dict[contracts.EncoderName, torch.Tensor]:
+def inputs() -> Inputs:
     generator = torch.Generator().manual_seed(1)
-    return {
-        "siglip": torch.randn(1, 3, 216, 216, generator=generator),
-        "dinov2": torch.randn(1, 3, 216, 216, generator=generator),
-    }
+    return {one: torch.randn(2, 3, 216, 216, generator=generator) for one in (SIGLIP, DINOV2)}
 
 
 @contextmanager
 def counted(*blocks: nn.Module) -> Iterator[list[int]]:
-    """How often each of the blocks runs."""
-    calls = [0] * len(blocks)
+    """On how many images each of the blocks runs."""
+    images = [0] * len(blocks)
 
     def hook(index: int) -> object:
-        def count(*_: object) -> None:
-            calls[index] += 1
+        def count(_: nn.Module, given: tuple[torch.Tensor, ...], __: object) -> None:
+            images[index] += len(given[0])
 
         return count
 
     handles = [b.register_forward_hook(hook(i)) for i, b in enumerate(blocks)]  # type: ignore[arg-type]
     try:
-        yield calls
+        yield images
     finally:
         for handle in handles:
             handle.remove()
 
 
 @torch.inference_mode()
-def test_tokens_and_last_features_equal_transformers(
-    models: checkpoints.Models, inputs: dict[contracts.EncoderName, torch.Tensor]
-) -> None:
-    features = Encoders(models, CONTRACT, CPU, torch.float32)(
-        inputs, with_tokens=True, with_grounding=True
-    )
-    siglip = models.siglip.vision_model(inputs["siglip"], output_hidden_states=True)
-    dinov2 = models.dinov2(inputs["dinov2"], output_hidden_states=True)
+def test_tokens_and_last_features_equal_transformers(models: Pair, inputs: Inputs) -> None:
+    features = models.encoders()(inputs, with_tokens=True, grounded=[0, 1])
+    siglip = models.siglip.vision_model(inputs[SIGLIP], output_hidden_states=True)
+    dinov2 = models.dinov2(inputs[DINOV2], output_hidden_states=True)
     # hidden_states holds the embeddings too: [-2] is the second-to-last block's raw output.
-    expected = torch.cat([dinov2.hidden_states[-2][0, 5:], siglip.hidden_states[-2][0]], dim=-1)
+    expected = torch.cat([dinov2.hidden_states[-2][:, 5:], siglip.hidden_states[-2]], dim=-1)
     assert features.tokens is not None
     assert features.siglip is not None
-    assert features.dinov2 is not None
+    assert features.dino is not None
     torch.testing.assert_close(features.tokens, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(features.siglip, siglip.last_hidden_state[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.siglip, siglip.last_hidden_state, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        features.dinov2, dinov2.last_hidden_state[0, 5:], rtol=1e-4, atol=1e-4
+        features.dino, dinov2.last_hidden_state[:, 5:], rtol=1e-4, atol=1e-4
     )
 
 
 @torch.inference_mode()
-def test_the_last_block_does_not_run_for_tokens_alone(
-    models: checkpoints.Models, inputs: dict[contracts.EncoderName, torch.Tensor]
-) -> None:
-    encoders = Encoders(models, CONTRACT, CPU, torch.float32)
-    blocks = [*models.siglip.vision_model.encoder.layers, *models.dinov2.encoder.layer]
-    with counted(*blocks) as calls:
-        features = encoders(inputs, with_tokens=True, with_grounding=False)
-    assert calls == [1, 1, 1, 1, 0] * 2
+def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
+    encoders = models.encoders()
+    blocks = [*encoders.towers["siglip"].blocks, *encoders.towers["dinov2"].blocks]
+    with counted(*blocks) as images:
+        features = encoders(inputs, with_tokens=True, grounded=[])
+    assert images == [2, 2, 2, 2, 0] * 2
     assert features.siglip is None
-    assert features.dinov2 is None
-    with counted(*blocks) as calls:
-        encoders(inputs, with_tokens=True, with_grounding=True)
-    assert calls == [1] * 10
+    assert features.dino is None
+    with counted(*blocks) as images:
+        encoders(inputs, with_tokens=True, grounded=[0, 1])
+    assert images == [2] * 10
+    with counted(*blocks) as images:  # objects of the second image alone
+        some = encoders(inputs, with_tokens=True, grounded=[1])
+    assert images == [2, 2, 2, 2, 1] * 2
+    with counted(*blocks) as images:  # objects alone, of one image
+        alone = encoders(inputs, with_tokens=False, grounded=[1])
+    assert images == [1] * 10
+    assert alone.tokens is None
+    every = encoders(inputs, with_tokens=True, grounded=[0, 1])
+    for found in (some, alone):
+        assert found.siglip is not None
+        assert every.siglip is not None
+        torch.testing.assert_close(found.siglip[0], every.siglip[1], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_bf16_tokens_point_the_same_way(
-    models: checkpoints.Models, inputs: dict[contracts.EncoderName, torch.Tensor]
-) -> None:
+def test_the_flops_are_those_of_the_blocks_that_run(models: Pair, inputs: Inputs) -> None:
+    """Tokens take SigLIP's first three of four blocks and DINOv2's first two of three."""
+
+    def flops(grounded: list[int]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            models.encoders()(inputs, with_tokens=True, grounded=grounded)
+        return int(counter.get_total_flops())
+
+    width, patches, registers = 192, 324, 5
+    embed = 2 * 2 * 2 * patches * 3 * 12 * 12 * width
+    # A block has 12 D^2 products a token, 2 FLOP each; fused attention on a CPU is not counted.
+    siglip, dinov2 = (2 * 2 * 12 * count * width**2 for count in (patches, patches + registers))
+    assert flops([]) == embed + 3 * siglip + 2 * dinov2
+    assert flops([0, 1]) == embed + 4 * siglip + 3 * dinov2
+
+
+@torch.inference_mode()
+def test_bf16_tokens_point_the_same_way(models: Pair, inputs: Inputs) -> None:
     exact, narrow = (
-        Encoders(models, CONTRACT, CPU, dtype)(inputs, with_tokens=True, with_grounding=False)
+        models.encoders(dtype)(inputs, with_tokens=True, grounded=[])
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact.tokens is not None
     assert narrow.tokens is not None
     assert narrow.tokens.dtype == torch.float32
-    cosine = nn.functional.cosine_similarity(exact.tokens, narrow.tokens)
-    assert cosine.min() > 0.999
+    cosine = nn.functional.cosine_similarity(exact.tokens, narrow.tokens, dim=-1)
+    assert 0.999 < cosine.min() < 1 - 1e-7
 
 
 def test_text_embeddings_equal_transformers_and_long_text_is_told(
-    models: checkpoints.Models,
+    models: Pair,
 ) -> None:
-    encode = TextEncoder(models, CPU)
+    encode = TextEncoder(models.siglip, models.tokenizer, CPU)
     embeddings, truncated = encode(("a red cup", "cup " * 100))
     assert truncated == (False, True)
     ids = models.tokenizer(

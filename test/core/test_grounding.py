@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from siglip_perception.geometry import Geometry
 from siglip_perception.grounding import (
     GroundingSettings,
     Scores,
@@ -18,6 +19,8 @@ from siglip_perception.grounding import (
 from siglip_perception.types import Box, Role
 
 SHARP = GroundingSettings(affinity_scale=20.0, affinity_bias=-10.0)
+
+EVEN = Geometry.of("squash", 80, 80, 80)
 
 
 def two_things() -> torch.Tensor:
@@ -63,7 +66,7 @@ def test_presence_is_that_of_the_best_region_or_of_the_whole() -> None:
 def test_a_mask_follows_the_grid_into_camera_pixels() -> None:
     soft = np.zeros((4, 4), dtype=np.float32)
     soft[1:3, 2] = 1.0
-    mask = region_mask(soft, 400, 200)
+    mask = region_mask(soft, Geometry.of("squash", 56, 400, 200), 14)
     ys, xs = np.nonzero(mask)
     # Halfway between patch centres: the true edges, x in [200, 300), y in [50, 150).
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (200, 299, 50, 149)
@@ -73,7 +76,7 @@ def test_only_the_largest_piece_of_a_mask_stays() -> None:
     soft = np.zeros((8, 8), dtype=np.float32)
     soft[0:3, 0:3] = 1.0
     soft[7, 7] = 1.0
-    mask = region_mask(soft, 80, 80)
+    mask = region_mask(soft, EVEN, 10)
     assert mask[79, 79] == 0
     assert mask[10, 10] == 1
 
@@ -88,7 +91,7 @@ def _scores(logits: list[list[float]]) -> Scores:
 
 def test_objects_come_best_first_and_the_same_thing_once() -> None:
     objects, masks = select_objects(
-        _scores([[2.0, 3.0, 1.0]]), ("cup",), (Role.TARGET,), 80, 80, 0.5, 20
+        _scores([[2.0, 3.0, 1.0]]), ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20
     )
     assert [o.logit for o in objects] == [3.0, 2.0]
     assert objects[0].box == Box(40, 60, 40, 20)
@@ -100,7 +103,7 @@ def test_objects_come_best_first_and_the_same_thing_once() -> None:
 
 def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
     scores = _scores([[-1.0, -2.0, -3.0], [4.0, 3.0, -9.0]])
-    objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, 80, 80, 0.5, 1)
+    objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, EVEN, 20, 0.5, 1)
     assert [(o.phrase, o.logit) for o in objects] == [("b", 4.0)]
 
 

@@ -2,65 +2,153 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from siglip_perception import contracts
-from siglip_perception.preprocess import Preprocessor
+from siglip_perception.preprocess import (
+    EncoderInput,
+    Preprocessor,
+    Square,
+    to_square,
+    to_square_tensor,
+)
 
 CONTRACT = contracts.get("tabletop")
 SIZE = CONTRACT.image_size
+SQUASH = Square("squash", "bicubic", SIZE, (0, 0, 0))
+DINOV2, SIGLIP = (EncoderInput.of(CONTRACT, spec) for spec in CONTRACT.encoders)
+SHAPES = [(480, 640), (640, 480), (1, 1), (3, 2000), (224, 224), (97, 133), (224, 300)]
 
 
 @pytest.fixture(scope="module")
 def preprocess() -> Preprocessor:
-    return Preprocessor(CONTRACT)
+    return Preprocessor([DINOV2, SIGLIP], torch.device("cpu"))
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (1, 1), (3, 2000), (224, 224)])
-def test_every_shape_becomes_the_square(preprocess: Preprocessor, shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    square = preprocess(image)
-    assert square.shape == (SIZE, SIZE, 3)
-    assert square.dtype == np.uint8
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_squash_is_pillows_resize(shape: tuple[int, int]) -> None:
+    image = noise(*shape)
     wanted = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(square, np.asarray(wanted))
+    np.testing.assert_array_equal(to_square(image, SQUASH), np.asarray(wanted))
 
 
-def test_the_whole_image_is_squashed_without_mirror_or_crop(preprocess: Preprocessor) -> None:
+def prismatic_letterbox(image: np.ndarray, size: int, fill: tuple[int, int, int]) -> np.ndarray:
+    """Pad, Resize(size), CenterCrop(size) as torchvision does them on a PIL image."""
+    picture = Image.fromarray(image)
+    (width, height), longest = picture.size, max(picture.size)
+    across, down = int((longest - width) / 2), int((longest - height) / 2)
+    padded = Image.new("RGB", (width + 2 * across, height + 2 * down), fill)
+    padded.paste(picture, (across, down))
+    return shorter_side_and_crop(padded, size)
+
+
+def shorter_side_and_crop(picture: Image.Image, size: int) -> np.ndarray:
+    width, height = picture.size
+    if width <= height:
+        scaled = picture.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
+    else:
+        scaled = picture.resize((int(size * width / height), size), Image.Resampling.BICUBIC)
+    left = round((scaled.width - size) / 2.0)
+    top = round((scaled.height - size) / 2.0)
+    return np.asarray(scaled.crop((left, top, left + size, top + size)))
+
+
+def openpi_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """resize_with_pad of openpi's client, written down from its description: fit, then pad."""
+    height, width = image.shape[:2]
+    ratio = max(width / size, height / size)
+    fit = int(width / ratio), int(height / ratio)
+    scaled = Image.fromarray(image).resize(fit, Image.Resampling.BILINEAR)
+    square = Image.new("RGB", (size, size), 0)
+    square.paste(scaled, (max(0, int((size - fit[0]) / 2)), max(0, int((size - fit[1]) / 2))))
+    return np.asarray(square)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (97, 134), (133, 97), (300, 301)])
+def test_every_strategy_is_its_references_bit_for_bit(shape: tuple[int, int]) -> None:
+    image, fill = noise(*shape), (123, 116, 103)
+    np.testing.assert_array_equal(
+        to_square(image, Square("letterbox", "bicubic", 224, fill)),
+        prismatic_letterbox(image, 224, fill),
+    )
+    np.testing.assert_array_equal(
+        to_square(image, Square("resize-crop", "bicubic", 224, (0, 0, 0))),
+        shorter_side_and_crop(Image.fromarray(image), 224),
+    )
+    np.testing.assert_array_equal(
+        to_square(image, Square("resize-pad", "bilinear", 224, (0, 0, 0))), openpi_pad(image, 224)
+    )
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "resize-pad", "resize-crop"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_the_gpus_arithmetic_is_within_one_grey_level(resize: Any, interpolation: Any) -> None:
+    square = Square(resize, interpolation, 224, (123, 116, 103))
+    for shape in [(480, 640), (1080, 1920), *SHAPES[2:]]:
+        image = noise(*shape)
+        made = to_square_tensor(torch.from_numpy(image), square).numpy().astype(int)
+        wanted = to_square(image, square).astype(int)
+        assert np.abs(made - wanted).max() <= 1
+        assert (made != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "resize-pad", "resize-crop"])
+@pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1), (3, 2000), (1, 17)])
+def test_a_sliver_costs_no_memory_and_lies_where_it_belongs(
+    resize: Any, shape: tuple[int, int]
+) -> None:
+    image = np.full((*shape, 3), 200, dtype=np.uint8)
+    square = to_square(image, Square(resize, "bicubic", 224, (1, 2, 3)))  # 12 TB, if padded whole
+    assert square.shape == (224, 224, 3)
+    middle = square[112, 112].tolist()
+    assert middle == [200, 200, 200] or square[111, 111].tolist() == [200, 200, 200]
+    padded = resize in ("letterbox", "resize-pad")
+    assert ((square == (1, 2, 3)).all(axis=-1).mean() > 0.9) == padded
+
+
+def test_the_whole_image_is_squashed_without_mirror_or_crop() -> None:
     image = np.zeros((400, 800, 3), dtype=np.uint8)
     image[:200, 400:] = (255, 0, 0)  # the top right quarter
-    square = preprocess(image)
+    square = to_square(image, SQUASH)
     assert square[10, -10].tolist() == [255, 0, 0]
     for row, column in ((10, 10), (-10, 10), (-10, -10)):
         assert square[row, column].tolist() == [0, 0, 0]
 
 
-def test_squares_of_the_right_size_are_not_the_callers_memory(preprocess: Preprocessor) -> None:
+def test_squares_of_the_right_size_are_not_the_callers_memory() -> None:
     image = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     image.flags.writeable = False
-    assert not np.shares_memory(preprocess(image), image)
+    assert not np.shares_memory(to_square(image, SQUASH), image)
 
 
 def test_normalising_is_exact_in_float32(preprocess: Preprocessor) -> None:
     square = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    inputs = preprocess.normalise(square)
-    for encoder in CONTRACT.encoders:
-        mean, std = np.float32(encoder.mean), np.float32(encoder.std)
+    inputs = preprocess([square, square[::-1]])
+    for one in (DINOV2, SIGLIP):
+        mean, std = np.float32(one.mean), np.float32(one.std)
         wanted = (square.astype(np.float32) / np.float32(255) - mean) / std
-        made = inputs[encoder.name]
-        assert made.shape == (1, 3, SIZE, SIZE)
+        made = inputs[one]
+        assert made.shape == (2, 3, SIZE, SIZE)
+        np.testing.assert_array_equal(made[1].numpy(), wanted[::-1].transpose(2, 0, 1))
         assert made.is_contiguous()
         np.testing.assert_array_equal(made[0].numpy(), wanted.transpose(2, 0, 1))
 
 
 def test_white_and_black_in_numbers(preprocess: Preprocessor) -> None:
-    white = preprocess.normalise(np.full((SIZE, SIZE, 3), 255, dtype=np.uint8))
-    assert white["siglip"].unique().tolist() == [1.0]
-    assert white["dinov2"][0, 0, 0, 0].item() == pytest.approx((1 - 0.485) / 0.229)
-    black = preprocess.normalise(np.zeros((SIZE, SIZE, 3), dtype=np.uint8))
-    assert black["siglip"].unique().tolist() == [-1.0]
+    white = preprocess([np.full((SIZE, SIZE, 3), 255, dtype=np.uint8)])
+    assert white[SIGLIP].unique().tolist() == [1.0]
+    assert white[DINOV2][0, 0, 0, 0].item() == pytest.approx((1 - 0.485) / 0.229)
+    black = preprocess([np.zeros((SIZE, SIZE, 3), dtype=np.uint8)])
+    assert black[SIGLIP].unique().tolist() == [-1.0]
 
 
 @pytest.mark.parametrize(
@@ -74,4 +162,4 @@ def test_white_and_black_in_numbers(preprocess: Preprocessor) -> None:
 )
 def test_what_is_no_frame_is_refused(preprocess: Preprocessor, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
-        preprocess(image)
+        preprocess([image])

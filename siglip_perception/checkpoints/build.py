@@ -1,0 +1,156 @@
+"""An encoder's tensors -> transformers' own model of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedModel,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from siglip_perception.checkpoints import timm
+from siglip_perception.checkpoints.folder import Folder, first_line
+from siglip_perception.checkpoints.layout import CLASSES, Source, quiet
+from siglip_perception.contracts import EncoderSpec
+from siglip_perception.errors import CheckpointError
+
+# Of a config.json: who wrote it, not what it computes.
+_PROSE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """whole: what the weights were loaded into. vision: its vision tower, or the same.
+
+    digest: hex SHA-256 over the vision tower's tensors, without SigLIP's pooling head.
+    """
+
+    whole: PreTrainedModel
+    vision: PreTrainedModel
+    digest: str
+
+
+def build(folder: Folder, source: Source, spec: EncoderSpec | None) -> Loaded:
+    """Read the encoder's tensors and load them: float32, eval mode, without gradients.
+
+    spec: of the contract; needed for weights without a configuration. Raises CheckpointError.
+    """
+    tensors, digests = _tensors(folder, source)
+    path = folder.path / next(iter(source.files))
+    if source.config is not None:
+        kind = CLASSES[source.name][source.raw["model_type"]][1]
+        config, state = source.config, dict(tensors)
+        # Old SigLIP checkpoints store this buffer; the classes make it themselves.
+        for key in [key for key in state if key.endswith("embeddings.position_ids")]:
+            del state[key]
+    elif spec is None:
+        raise CheckpointError(
+            f"{path} comes without a configuration: name the contract that its tokens follow."
+        )
+    elif source.is_timm:
+        config, state = timm.config(spec, source.shapes), timm.convert(tensors, spec)
+        kind = _class_of(spec, config)
+    else:
+        config, state, kind = _siglip_config(source, spec), dict(tensors), SiglipVisionModel
+    tensors.clear()
+    model = _load(kind, config, state, path)
+    vision = model.vision_model if isinstance(model, SiglipModel) else model
+    return Loaded(model, vision, _digest(source, digests))
+
+
+def _tensors(folder: Folder, source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors: dict[str, Tensor] = {}
+    digests: dict[str, str] = {}
+    for file in source.files:
+        read = folder.read_tensors(file, lambda name: name.startswith(source.prefix))
+        for name, tensor in read.tensors.items():
+            short = name.removeprefix(source.prefix)
+            tensors[short] = tensor
+            digests[short] = f"{tensor.dtype} {list(tensor.shape)} {read.digests[name]}"
+    return tensors, digests
+
+
+def _digest(source: Source, digests: Mapping[str, str]) -> str:
+    total = hashlib.sha256()
+    raw = source.raw.get("vision_config", source.raw)
+    config = {key: value for key, value in raw.items() if key not in _PROSE}
+    total.update(json.dumps(config, sort_keys=True).encode())
+    for name, digest in sorted(digests.items()):
+        plain = name.removeprefix("vision_model.")
+        if name.startswith("text_model.") or plain.startswith(("head.", "attn_pool.", "logit_")):
+            continue
+        total.update(f"\n{plain} {digest}".encode())
+    return total.hexdigest()
+
+
+def _class_of(spec: EncoderSpec, config: Any) -> Any:
+    if spec.name == "siglip":
+        return SiglipVisionModel
+    registers = hasattr(config, "num_register_tokens")
+    return Dinov2WithRegistersModel if registers else Dinov2Model
+
+
+def _siglip_config(source: Source, spec: EncoderSpec) -> SiglipVisionConfig:
+    if not (spec.heads and spec.hidden_act):
+        raise CheckpointError(
+            "The contract does not say how many heads and which activation siglip has, and the"
+            " policy's weights do not either: name them (heads, hidden_act) in a contract file."
+        )
+    return SiglipVisionConfig(
+        hidden_size=source.facts.hidden_size,
+        intermediate_size=source.shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        num_hidden_layers=source.facts.num_hidden_layers,
+        num_attention_heads=spec.heads,
+        image_size=spec.image_size,
+        patch_size=source.facts.patch_size,
+        hidden_act=spec.hidden_act,
+        layer_norm_eps=spec.layer_norm_eps,
+        vision_use_head="head.probe" in source.shapes,
+    )
+
+
+def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
+    report: dict[str, Any]
+    try:
+        with quiet():
+            # from_pretrained over load_state_dict: it renames the keys of older checkpoints.
+            model, report = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they come back in the report, and are refused
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{path} and its config.json cannot be loaded ({first_line(error)}):"
+            " get the model folder again."
+        ) from error
+    for key, verb in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "has unexpected"),
+        ("mismatched_keys", "has the wrong shape for"),
+    ):
+        names = sorted(name if isinstance(name, str) else name[0] for name in report[key])
+        if names:
+            raise CheckpointError(
+                f"{path} {verb} {len(names)} tensor(s), the first {names[0]!r}:"
+                " weights and config.json do not belong together."
+            )
+    model.eval()
+    model.requires_grad_(False)
+    return model

@@ -1,0 +1,163 @@
+"""A model folder whose files are held against its manifest as they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from siglip_perception.checkpoints.tensors import Entry, Read, read, read_header
+from siglip_perception.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+_CHUNK = 1 << 22
+
+
+class Folder:
+    """Reads each file once; what is hashed is what is used.
+
+    required: whether there has to be a manifest. Raises CheckpointError, one sentence, for a
+    missing, unreadable or changed file.
+    """
+
+    def __init__(self, path: Path, required: bool = False) -> None:
+        self.path = path
+        self.manifest: dict[str, str] | None = None
+        self.contract = ""
+        if (path / MANIFEST).is_file():
+            content = parse_json(self._bytes(MANIFEST), path / MANIFEST)
+            files = content.get("files")
+            if not isinstance(files, dict) or not files:
+                raise CheckpointError(
+                    f"{path / MANIFEST} lists no files: write it again or remove the folder."
+                )
+            self.manifest = {str(name): str(digest) for name, digest in files.items()}
+            self.contract = str(content.get("contract", ""))
+        elif required:
+            raise CheckpointError(
+                f"The embedded model {path.name!r} has no {MANIFEST}: install the package again."
+            )
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> CheckpointError:
+        if isinstance(error, FileNotFoundError):
+            return CheckpointError(_missing(self.path, name))
+        return CheckpointError(
+            f"Cannot read {self.path / name} ({error.strerror}): check its permissions."
+        )
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes, after they have been held against the manifest."""
+        data = self._bytes(name)
+        self._hold(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        return parse_json(self.read(name), self.path / name)
+
+    def read_tensors(self, name: str, wanted: Callable[[str], bool]) -> Read:
+        """The wanted tensors of a safetensors file that was held against the manifest."""
+        try:
+            found = read(self.path / name, wanted, whole_digest=self.manifest is not None)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+        self._hold(name, found.file_digest)
+        return found
+
+    def read_header(self, name: str) -> dict[str, Entry]:
+        """Names and shapes; not yet verified, so load by read_tensors alone."""
+        try:
+            return read_header(self.path / name)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def verify(self, name: str) -> None:
+        """Hold a file against the manifest without keeping it."""
+        try:
+            found = sha256(self.path / name)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+        self._hold(name, found)
+
+    def _hold(self, name: str, found: str) -> None:
+        if self.manifest is None:
+            return
+        wanted = self.manifest.get(name)
+        if wanted is None:
+            raise CheckpointError(
+                f"{name} is not in {self.path / MANIFEST}: get the whole model folder again."
+            )
+        if wanted != found:
+            raise CheckpointError(
+                f"{self.path / name} is not the file that the manifest lists (SHA-256 {found},"
+                f" listed {wanted}): get the model folder again."
+            )
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there; a listed file that is missing is an error, not an absence."""
+        listed = self.manifest is not None and name in self.manifest
+        return listed or (self.path / name).is_file()
+
+    def weight_files(self, part: str) -> dict[str, list[str]]:
+        """The files that hold the weights of a part ("" for the folder itself).
+
+        Sharded: with the names of each file's tensors, as the index lists them. Otherwise the one
+        file, and no names.
+        """
+        index = f"{part}{WEIGHTS}.index.json"
+        if self.has(f"{part}{WEIGHTS}") or not self.has(index):
+            return {f"{part}{WEIGHTS}": []}
+        names = self.read_json(index).get("weight_map")
+        wrong = CheckpointError(
+            f"{self.path / index} does not map tensors to files of its own folder:"
+            " get the model folder again."
+        )
+        if not isinstance(names, dict) or not names:
+            raise wrong
+        files: dict[str, list[str]] = {}
+        for tensor, file in names.items():
+            # A file of another folder is none of the model's.
+            if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+                raise wrong
+            files.setdefault(f"{part}{file}", []).append(str(tensor))
+        return files
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file of any size; OSError if it cannot be read."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({first_line(error)}): get the model folder again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object: get the model folder again.")
+    return content
+
+
+def _missing(folder: Path, name: str) -> str:
+    if name.endswith(".safetensors") and any((folder / name).parent.glob("*.bin")):
+        return f"{folder / name} is missing, and .bin files are not loaded: convert them."
+    return f"{folder / name} is missing: a model folder needs it, get the folder again."
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".:") if lines else type(error).__name__

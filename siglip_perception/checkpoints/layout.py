@@ -1,0 +1,315 @@
+"""Which encoders a folder holds, in which of the formats that people have, and where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before transformers is imported: it reads the variable then, and only then.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.utils import logging as _logging
+
+from siglip_perception.checkpoints import timm
+from siglip_perception.checkpoints.folder import Folder, first_line
+from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts, Resize
+from siglip_perception.contracts.contract import ENCODERS
+from siglip_perception.errors import CheckpointError
+
+# The classes of transformers that are loaded, by the model_type in config.json. Never an Auto
+# class: it would run what an untrusted folder names.
+CLASSES: Mapping[EncoderName, Mapping[str, tuple[Any, Any]]] = {
+    "siglip": {
+        "siglip": (SiglipConfig, SiglipModel),
+        "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
+    },
+    "dinov2": {
+        "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
+        "dinov2": (Dinov2Config, Dinov2Model),
+    },
+    "dinov3": {"dinov3_vit": (DINOv3ViTConfig, DINOv3ViTModel)},
+}
+# Keys of a config.json that make transformers fetch or run code from elsewhere.
+_REMOTE_CODE_KEYS = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation_internal",
+        "fusion_config",
+        "kernel_config",
+        "use_kernels",
+    }
+)
+# openvla/openvla: prismatic/extern/hf/configuration_prismatic.py
+_STRATEGIES: Mapping[str, Resize] = {
+    "resize-naive": "squash",
+    "letterbox": "letterbox",
+    "resize-crop": "resize-crop",
+}
+_PREFIXED_PATCHES = "embeddings.patch_embedding.weight"
+_transformers_logging: Any = _logging
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one encoder lies in a folder.
+
+    part: its folder with a slash, or "" for the model folder itself.
+    config: transformers' own; None for weights that come without one (timm's, a policy's).
+    raw: config.json as it was read, without what may run code.
+    prefix: before its tensors' names. is_timm: whether they are named as timm names them.
+    files: weight file -> names of its tensors, where an index lists them.
+    shapes: of the tensors behind the prefix, without it; empty where there is a config.
+    """
+
+    name: EncoderName
+    part: str
+    config: Any | None
+    raw: Mapping[str, Any]
+    prefix: str
+    is_timm: bool
+    files: Mapping[str, list[str]]
+    shapes: timm.Shapes
+    facts: EncoderFacts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """encoders: by name. policy: what a policy's config.json says of its input, if there is one.
+
+    trained: whether the encoders are a policy's own, which it may have trained away from SigLIP's
+        text tower.
+    """
+
+    encoders: Mapping[EncoderName, Source]
+    policy: InputFacts | None
+    trained: bool
+
+
+def discover(folder: Folder) -> Layout:
+    """Look at configurations and headers; no weights are read.
+
+    Raises CheckpointError, one sentence, where the folder holds no encoder that is supported.
+    """
+    parts = [name for name in ENCODERS if (folder.path / name).is_dir()]
+    if parts:
+        found: dict[EncoderName, Source] = {}
+        for name in parts:
+            part = f"{name}/"
+            if folder.has(f"{part}config.json") and _model_type(folder, part):
+                found[name] = _transformers(folder, part, name)
+            else:
+                found[name] = _lone_timm(folder, part, name)
+        return Layout(found, None, trained=False)
+    if not folder.has("config.json"):
+        if folder.has("model.safetensors") or folder.has("model.safetensors.index.json"):
+            return _policy(folder, {})
+        raise CheckpointError(
+            f"{folder.path} holds no model: it needs siglip/ and dinov2/ or dinov3/, one Hugging"
+            " Face folder each, or a policy's config.json and safetensors."
+        )
+    kind = _model_type(folder, "")
+    for name in ENCODERS:
+        if kind in CLASSES[name]:
+            return Layout({name: _transformers(folder, "", name)}, None, trained=False)
+    return _policy(folder, folder.read_json("config.json"))
+
+
+def _model_type(folder: Folder, part: str) -> Any:
+    return folder.read_json(f"{part}config.json").get("model_type")
+
+
+def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
+    where = f"{part}config.json"
+    fields = folder.read_json(where)
+    path = folder.path / where
+    found = fields.get("model_type")
+    if found not in CLASSES[name]:
+        raise _wrong_type(path, found, name)
+    if "quantization_config" in fields:
+        raise CheckpointError(f"{path} describes quantised weights: give the unquantised model.")
+    raw = _without_remote_code(fields)
+    kind: Any = CLASSES[name][str(found)][0]
+    try:
+        with quiet():
+            config = kind.from_dict(raw)
+    except Exception as error:  # transformers raises errors of many kinds for a bad field
+        raise CheckpointError(
+            f"{path} cannot be understood ({first_line(error)}): get the model folder again."
+        ) from error
+    nested = found == "siglip"
+    vision = config.vision_config if nested else config
+    try:
+        facts = EncoderFacts(
+            where,
+            vision.hidden_size,
+            vision.patch_size,
+            vision.num_hidden_layers,
+            int(getattr(vision, "num_register_tokens", 0)),
+            vision.image_size // vision.patch_size if name == "siglip" else None,
+            vision.num_attention_heads,
+            vision.hidden_act,
+            vision.layer_norm_eps,
+            "vision_config." if nested else "",
+        )
+    except (TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{path} describes no square images and patches: get the model folder again."
+        ) from error
+    files = folder.weight_files(part)
+    return Source(name, part, config, raw, "", False, files, {}, facts)
+
+
+def _wrong_type(path: Path, found: object, name: EncoderName) -> CheckpointError:
+    wanted = " or ".join(map(repr, CLASSES[name]))
+    return CheckpointError(
+        f"{path} is of the type {found!r} and has to be {wanted}: this model is not supported."
+    )
+
+
+def _lone_timm(folder: Folder, part: str, name: EncoderName) -> Source:
+    """A folder of one encoder in timm's form; its config.json, if any, names no model_type."""
+    files = folder.weight_files(part)
+    weights = next(iter(files))
+    if not folder.has(weights) and folder.has(f"{part}config.json"):
+        folder.read(weights)  # says what is missing
+    if not (folder.path / weights).is_file():
+        folder.read(f"{part}config.json")
+    shapes = _shapes(folder, files, "")
+    if timm.PATCHES not in shapes:
+        folder.read(f"{part}config.json")
+        raise _wrong_type(folder.path / part / "config.json", None, name)
+    if name != timm.encoder_of(shapes):
+        raise CheckpointError(
+            f"{folder.path / weights} holds a {timm.encoder_of(shapes)} encoder and lies in the"
+            f" folder {part}: move it to {timm.encoder_of(shapes)}/."
+        )
+    return Source(name, part, None, {}, "", True, files, shapes, timm.facts(shapes, weights))
+
+
+def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
+    """The vision encoders inside a policy's own checkpoint, found by their tensors' names."""
+    files = folder.weight_files("")
+    names = [name for listed in files.values() for name in listed]
+    if not names:
+        names = list(folder.read_header(next(iter(files))))
+    found: dict[EncoderName, Source] = {}
+    for name in names:
+        source = None
+        if name.endswith(timm.PATCHES):
+            source = _timm_source(folder, files, name.removesuffix(timm.PATCHES))
+        elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
+            source = _siglip_source(folder, files, name.removesuffix(_PREFIXED_PATCHES))
+        if source is None:
+            continue
+        if source.name in found:
+            raise CheckpointError(
+                f"{folder.path} holds two {source.name} encoders,"
+                f" {found[source.name].prefix!r} and {source.prefix!r}: this is not supported."
+            )
+        found[source.name] = source
+    if not found:
+        raise CheckpointError(
+            f"{folder.path} is of the type {config.get('model_type')!r} and its weights hold no"
+            " SigLIP or DINOv2 encoder: this model is not supported."
+        )
+    return Layout(found, _input_facts(config), trained=True)
+
+
+def _timm_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:
+    own = _own_files(files, prefix)
+    shapes = _shapes(folder, own, prefix)
+    where = f"{next(iter(own))} ({prefix}*)"
+    return Source(
+        timm.encoder_of(shapes), "", None, {}, prefix, True, own, shapes, timm.facts(shapes, where)
+    )
+
+
+def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:
+    """A SigLIP vision tower with transformers' names behind a prefix, as in PaliGemma and pi0."""
+    own = _own_files(files, prefix)
+    shapes = _shapes(folder, own, prefix)
+    where = f"{next(iter(own))} ({prefix}*)"
+    try:
+        width, _, patch, _ = shapes[_PREFIXED_PATCHES]
+        side = round(shapes["embeddings.position_embedding.weight"][0] ** 0.5)
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{where} is not a SigLIP encoder: it is not supported.") from error
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}
+    facts = EncoderFacts(where, width, patch, len(blocks), 0, side)
+    return Source("siglip", "", None, {}, prefix, False, own, shapes, facts)
+
+
+def _own_files(files: Mapping[str, list[str]], prefix: str) -> dict[str, list[str]]:
+    """The files that hold a tensor behind the prefix; all of them where no index says."""
+    return {
+        file: names
+        for file, names in files.items()
+        if not names or any(name.startswith(prefix) for name in names)
+    }
+
+
+def _shapes(
+    folder: Folder, files: Mapping[str, list[str]], prefix: str
+) -> dict[str, tuple[int, ...]]:
+    return {
+        name.removeprefix(prefix): entry.shape
+        for file in files
+        for name, entry in folder.read_header(file).items()
+        if name.startswith(prefix)
+    }
+
+
+def _input_facts(config: Mapping[str, Any]) -> InputFacts | None:
+    sizes, strategy = config.get("image_sizes"), config.get("image_resize_strategy")
+    if not isinstance(strategy, str):
+        return None
+    size = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], int) else None
+    if strategy not in _STRATEGIES:
+        raise CheckpointError(
+            f"image_resize_strategy in config.json is {strategy!r}, which is not supported: it has"
+            f" to be one of {', '.join(_STRATEGIES)}."
+        )
+    return InputFacts("config.json", size, _STRATEGIES[strategy])
+
+
+def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_remote_code(value) if isinstance(value, dict) else value
+        for key, value in fields.items()
+        if key not in _REMOTE_CODE_KEYS
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports: errors say what matters."""
+    verbosity = _transformers_logging.get_verbosity()
+    bars = _transformers_logging.is_progress_bar_enabled()
+    _transformers_logging.set_verbosity_error()
+    _transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        _transformers_logging.set_verbosity(verbosity)
+        if bars:
+            _transformers_logging.enable_progress_bar()

@@ -1,0 +1,169 @@
+"""Some tensors out of a safetensors file, read once from front to back.
+
+The library maps a file into memory and trusts that it stays the same; here the bytes that are
+hashed are the bytes that are loaded, and of a shard of a 7 B policy nothing but the wanted tensors
+is ever held in memory. The format: https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from siglip_perception.errors import CheckpointError
+
+# The library's own limit on a header.
+_MAX_HEADER = 100_000_000
+_CHUNK = 1 << 22
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: dtype as the format names it, and its bytes [begin, end)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was taken out of a file.
+
+    tensors: by name, as stored. digests: hex SHA-256 of each one's bytes. file_digest: hex SHA-256
+        of the whole file; empty where it was not asked for.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    digests: Mapping[str, str]
+    file_digest: str
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Names, dtypes and shapes of a file's tensors, in the order of their bytes.
+
+    Raises CheckpointError for a file that is not a whole safetensors file, OSError if it cannot
+    be read.
+    """
+    with path.open("rb") as file:
+        entries, _, _ = _header(file, path)
+    return entries
+
+
+def read(path: Path, wanted: Callable[[str], bool], *, whole_digest: bool) -> Read:
+    """The tensors whose names are wanted; with whole_digest every byte is read, and hashed.
+
+    Raises CheckpointError for a file that is not whole, OSError if it cannot be read.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    digests: dict[str, str] = {}
+    with path.open("rb") as file:
+        entries, start, raw = _header(file, path)
+        total = hashlib.sha256(raw)
+        for name, entry in entries.items():
+            size = entry.end - entry.begin
+            if not wanted(name):
+                if whole_digest:
+                    _hash(file, size, total, path)
+                continue
+            file.seek(start + entry.begin)
+            # numpy, as it takes memory that reads can fill in place.
+            stored = np.empty(size, dtype=np.uint8)
+            content: memoryview = stored.data
+            if file.readinto(content) != size:
+                raise _broken(path, "it is cut off")
+            if whole_digest:
+                total.update(content)
+            digests[name] = hashlib.sha256(content).hexdigest()
+            if entry.dtype not in _DTYPES:
+                raise CheckpointError(
+                    f"{path} holds {name!r} as {entry.dtype}: give the unquantised weights."
+                )
+            flat = torch.from_numpy(stored).view(_DTYPES[entry.dtype])
+            tensors[name] = flat.reshape(entry.shape)
+    return Read(tensors, digests, total.hexdigest() if whole_digest else "")
+
+
+def _hash(file: BinaryIO, size: int, total: Any, path: Path) -> None:
+    while size:
+        chunk = file.read(min(size, _CHUNK))
+        if not chunk:
+            raise _broken(path, "it is cut off")
+        total.update(chunk)
+        size -= len(chunk)
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Entry], int, bytes]:
+    """The entries, the place where their bytes begin, and the header's own bytes."""
+    head = file.read(8)
+    if len(head) < 8:
+        raise _broken(path, "it is cut off")
+    (length,) = struct.unpack("<Q", head)
+    if length > _MAX_HEADER:
+        raise _broken(path, "its header is too large")
+    text = file.read(length)
+    if len(text) < length:
+        raise _broken(path, "it is cut off")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "its header is not JSON") from error
+    if not isinstance(content, dict):
+        raise _broken(path, "its header is no object")
+    content.pop("__metadata__", None)
+    entries = {str(name): _entry(value, path) for name, value in content.items()}
+    entries = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
+    place = 0
+    for entry in entries.values():
+        if entry.begin != place:
+            raise _broken(path, "its tensors overlap or leave gaps")
+        place = entry.end
+    start = 8 + length
+    if path.stat().st_size != start + place:
+        raise _broken(path, "its size is not what its header says")
+    return entries, start, head + text
+
+
+def _entry(value: Any, path: Path) -> Entry:
+    try:
+        dtype, shape = value["dtype"], value["shape"]
+        begin, end = value["data_offsets"]
+        numbers = [*shape, begin, end]
+        if not all(type(number) is int and number >= 0 for number in numbers) or end < begin:
+            raise ValueError
+        entry = Entry(str(dtype), tuple(shape), begin, end)
+    except (TypeError, KeyError, ValueError) as error:
+        raise _broken(path, "its header is malformed") from error
+    if entry.dtype in _DTYPES:
+        wanted = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+        if wanted != end - begin:
+            raise _broken(path, "a tensor's size is not what its shape says")
+    return entry
+
+
+def _broken(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a whole safetensors file ({reason}): get the model folder again."
+    )

@@ -1,0 +1,114 @@
+"""Whether a checkpoint keeps a contract; where not, the first field that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
+from siglip_perception.errors import ContractError
+
+# Fields of a contract that may be left open: the checkpoint's own is taken.
+_OPTIONAL = frozenset({"num_hidden_layers", "num_attention_heads", "hidden_act"})
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a checkpoint says of one of its encoders; None where its files do not say.
+
+    where: the file that says it, as errors name it. prefix: before a field's name there.
+    positions: patches in a row that it has positions for; None for rotary positions, which fit
+        every grid.
+    """
+
+    where: str
+    hidden_size: int
+    patch_size: int
+    num_hidden_layers: int
+    num_register_tokens: int
+    positions: int | None
+    num_attention_heads: int | None = None
+    hidden_act: str | None = None
+    layer_norm_eps: float | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What a policy's own configuration says of its input; None where it does not say."""
+
+    where: str
+    image_size: int | None = None
+    resize: Resize | None = None
+
+
+def check(
+    contract: Contract,
+    facts: Mapping[EncoderName, EncoderFacts],
+    policy: InputFacts | None = None,
+) -> None:
+    """Hold a checkpoint against a contract.
+
+    Raises ContractError, naming the first field that differs and both values.
+    """
+    found = difference(contract, facts, policy)
+    if found:
+        raise ContractError(f"The checkpoint cannot keep the contract {contract.name}: {found}.")
+
+
+def difference(
+    contract: Contract,
+    facts: Mapping[EncoderName, EncoderFacts],
+    policy: InputFacts | None = None,
+) -> str:
+    """The first field in which they differ, and what to do; empty where there is none."""
+    for spec in contract.encoders:
+        if spec.name not in facts:
+            held = ", ".join(sorted(facts)) or "none"
+            return f"it has no encoder {spec.name} (it has: {held}); choose another contract"
+    if policy is not None:
+        wanted: tuple[tuple[str, object, object], ...] = (
+            ("image_sizes", contract.encoders[0].image_size, policy.image_size),
+            ("image_resize_strategy", contract.resize, policy.resize),
+        )
+        for field, value, given in wanted:
+            if given is not None and given != value:
+                return _sentence(field, policy.where, given, value)
+    for spec in contract.encoders:
+        for field, value, given in _fields(spec, facts[spec.name]):
+            any_value = field in _OPTIONAL and not value
+            if not any_value and given is not None and given != value:
+                return _sentence(
+                    f"{facts[spec.name].prefix}{field}", facts[spec.name].where, given, value
+                )
+    return ""
+
+
+def _fields(spec: EncoderSpec, facts: EncoderFacts) -> Iterator[tuple[str, object, object]]:
+    yield "hidden_size", spec.dim, facts.hidden_size
+    yield "patch_size", spec.patch, facts.patch_size
+    if spec.name == "siglip" and facts.positions is not None:
+        # SigLIP's positions are not interpolated here: its own grid has to be the contract's.
+        yield "image_size", spec.image_size, _size(spec, facts.positions)
+    else:
+        yield "num_register_tokens", spec.registers, facts.num_register_tokens
+    yield "num_hidden_layers", spec.layers, facts.num_hidden_layers
+    yield "num_attention_heads", spec.heads, facts.num_attention_heads
+    yield "hidden_act", spec.hidden_act, facts.hidden_act
+    yield "layer_norm_eps", spec.layer_norm_eps, facts.layer_norm_eps
+
+
+def _size(spec: EncoderSpec, positions: int) -> int:
+    """The image size that so many positions in a row are for."""
+    return spec.image_size if positions == spec.grid else positions * spec.patch
+
+
+def _sentence(field: str, where: str, given: object, wanted: object) -> str:
+    mend = "choose another contract or another model"
+    if field.endswith("hidden_act") and wanted == "gelu":
+        # Stock SigLIP says gelu_pytorch_tanh; timm, which OpenVLA is built on, runs it exact.
+        mend = (
+            "the tokens of this contract are made with exact GELU, so for these weights, stock"
+            f" or converted, write {wanted!r} there, or choose another contract"
+        )
+    return f"{field} in {where} is {given!r} and has to be {wanted!r}; {mend}"

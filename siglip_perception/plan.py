@@ -1,0 +1,227 @@
+"""What a pipeline runs: which towers, for which outputs, out of which checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast, SiglipModel
+
+from siglip_perception import checkpoints, contracts
+from siglip_perception.checkpoints import Checkpoint, Models
+from siglip_perception.contracts import Contract
+from siglip_perception.encoders import Tower
+from siglip_perception.errors import BackendError, ContractError
+from siglip_perception.grounding import GroundingSettings
+from siglip_perception.preprocess import EncoderInput, Square
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the grounding needs beside the features: its language, its square, its numbers.
+
+    grid: patches in a row. patch: their side in pixels of the square.
+    """
+
+    siglip: SiglipModel
+    tokenizer: PreTrainedTokenizerFast
+    square: Square
+    grid: int
+    patch: int
+    settings: GroundingSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """towers: by key. tokens: encoder of the contract -> its tower's key. grounding: "siglip" and
+    "dino" -> the keys of what the grounding reads, empty without one.
+
+    sight: None where objects cannot be found. says: how they are found, or why they cannot be.
+    """
+
+    folder: Path
+    contract: Contract
+    fingerprint: str
+    towers: Mapping[str, Tower]
+    tokens: Mapping[str, str]
+    grounding: Mapping[str, str]
+    sight: Sight | None
+    says: str
+
+    @classmethod
+    def make(cls, model: str, contract: str, own_model: str, own_contract: str) -> Plan:
+        """Load the tokens' model, and the grounding's own where one is named.
+
+        Raises CheckpointError or ContractError, each with one clear sentence.
+        """
+        folder = checkpoints.resolve(model)
+        checkpoint = Checkpoint(folder)
+        kept = choose(contract, checkpoint)
+        models = checkpoint.load(kept)
+        towers: dict[str, Tower] = {
+            spec.name: _tower(models, kept, spec.name) for spec in kept.encoders
+        }
+        plan = cls(
+            folder,
+            kept,
+            checkpoints.fingerprint(models, kept),
+            towers,
+            {spec.name: spec.name for spec in kept.encoders},
+            {},
+            None,
+            "",
+        )
+        if own_model:
+            return plan._with_own(own_model, own_contract)
+        return plan._with_shared(models)
+
+    def _with_shared(self, models: Models) -> Plan:
+        """Grounding on the tokens' own encoders, in the same pass."""
+        dino, siglip = self.contract.spatial, self.contract.siglip
+        missing = "SigLIP" if siglip is None else "DINO encoder" if dino is None else ""
+        if missing or dino is None or siglip is None:
+            return replace(
+                self,
+                says=f"The contract {self.contract.name} has no {missing}, so no objects can be"
+                " found with it: name a SigLIP and DINO model in grounding.model.",
+            )
+        if not models.aligned or models.siglip is None or models.tokenizer is None:
+            return replace(
+                self,
+                says=f"SigLIP in {self.folder} has no text tower that it is still aligned with, so"
+                " no objects can be found with it: name a stock SigLIP model in grounding.model.",
+            )
+        return replace(
+            self,
+            grounding={"siglip": siglip.name, "dino": dino.name},
+            sight=_sight(models.siglip, models.tokenizer, self.contract, models),
+            says="in one pass with the tokens, on the same encoders",
+        )
+
+    def _with_own(self, model: str, name: str) -> Plan:
+        """Grounding on a model of its own; a tower that is the tokens' own too runs once."""
+        checkpoint = Checkpoint(checkpoints.resolve(model))
+        contract = choose(name, checkpoint, parameter="grounding.contract")
+        models = checkpoint.load(contract)
+        siglip = contract.siglip
+        if siglip is None or models.siglip is None or models.tokenizer is None:
+            raise ContractError(
+                f"The grounding's model {model} has no SigLIP with a text tower: name a whole"
+                " SigLIP model in grounding.model."
+            )
+        if not models.aligned:
+            raise ContractError(
+                f"The grounding's model {model} is a policy's own, trained away from its text"
+                " tower: name a stock SigLIP model in grounding.model."
+            )
+        towers, keys = dict(self.towers), {}
+        for spec in contract.encoders:
+            tower = _tower(models, contract, spec.name)
+            part = "siglip" if spec.name == "siglip" else "dino"
+            twin = next((k for k, t in self.towers.items() if _same(t, tower)), None)
+            keys[part] = twin or f"grounding_{spec.name}"
+            towers.setdefault(keys[part], tower)
+        if "dino" not in keys:
+            keys["dino"] = self._borrowed(contract, model)
+        shared = [key for key in keys.values() if key in self.towers]
+        beside = f", with the tokens' {' and '.join(sorted(shared))}" if shared else ""
+        return replace(
+            self,
+            towers=towers,
+            grounding=keys,
+            sight=_sight(models.siglip, models.tokenizer, contract, models),
+            says=f"on {model}, a model of its own ({contract.name}){beside}",
+        )
+
+    def _borrowed(self, contract: Contract, model: str) -> str:
+        """The tokens' DINO, which says where for a SigLIP that comes without one."""
+        dino, siglip = self.contract.spatial, contract.siglip
+        assert siglip is not None
+        fits = dino is not None and dino.grid == siglip.grid
+        if not fits or dino is None or self.contract.resize != contract.resize:
+            raise ContractError(
+                f"The grounding's model {model} has no DINO encoder, and the tokens have none of"
+                f" its grid ({siglip.grid} patches in a row, {contract.resize}): name a model with"
+                " both in grounding.model."
+            )
+        return dino.name
+
+
+def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
+    """The named contract, or the one that the checkpoint keeps and that uses all it holds.
+
+    Raises ContractError where it is not kept, or where none or several would do.
+    """
+    if name:
+        contract = contracts.get(name)
+        contracts.check(contract, checkpoint.facts, checkpoint.policy)
+        return contract
+    kept = [
+        contract
+        for contract in map(contracts.get, contracts.names())
+        if len(contract.encoders) == len(checkpoint.facts)
+        and not contracts.difference(contract, checkpoint.facts, checkpoint.policy)
+    ]
+    if checkpoint.contract:
+        return choose(checkpoint.contract, checkpoint)
+    if len(kept) == 1:
+        return kept[0]
+    if kept:
+        raise ContractError(
+            f"{checkpoint.path} keeps several contracts"
+            f" ({', '.join(contract.name for contract in kept)}): name the one that is meant with"
+            f" the parameter {parameter}."
+        )
+    raise ContractError(
+        f"The checkpoint {checkpoint.path} keeps none of the known contracts"
+        f" ({', '.join(contracts.names())}): name one with the parameter {parameter} to see"
+        " which field differs."
+    )
+
+
+def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> Tower:
+    spec = contract.encoder(name)
+    return Tower(models.vision[name], spec, EncoderInput.of(contract, spec), models.digests[name])
+
+
+def _same(one: Tower, other: Tower) -> bool:
+    return one.digest == other.digest and one.fed == other.fed
+
+
+def _sight(
+    siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast, contract: Contract, models: Models
+) -> Sight:
+    spec = contract.siglip
+    assert spec is not None
+    settings = GroundingSettings.from_mapping(models.grounding)
+    return Sight(siglip, tokenizer, Square.of(contract, spec), spec.grid, spec.patch, settings)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of the parameter `device`; BackendError where it is not there."""
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if name == "cuda" and not available:
+        raise BackendError(
+            "The device 'cuda' was asked for and PyTorch sees no CUDA GPU: check nvidia-smi and"
+            " that torch.version.cuda is set, or use device: cpu."
+        )
+    if name not in ("cpu", "cuda"):
+        raise BackendError(f"There is no device {name!r}: use auto, cpu or cuda.")
+    return torch.device(name)
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the parameter `precision`; BackendError where the device has none such."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if precision not in _PRECISIONS:
+        raise BackendError(f"There is no precision {precision!r}: use auto, fp32, bf16 or fp16.")
+    if precision == "fp16" and device.type == "cpu":
+        raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
+    return _PRECISIONS[precision]

@@ -1,0 +1,89 @@
+"""Camera pixels and the encoder's square: there and back, by every strategy."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siglip_perception.contracts import Resize
+from siglip_perception.geometry import Geometry, spread
+from siglip_perception.preprocess import Square, to_square
+
+STRATEGIES = st.sampled_from(get_args(Resize))
+SIDE = st.integers(1, 3000)
+
+
+@given(STRATEGIES, st.integers(8, 518), SIDE, SIDE, st.floats(0, 1), st.floats(0, 1))
+def test_a_point_comes_back_to_where_it_was(
+    resize: Resize, size: int, width: int, height: int, across: float, down: float
+) -> None:
+    geometry = Geometry.of(resize, size, width, height)
+    x, y = across * width, down * height
+    there = geometry.to_square(x, y)
+    assert geometry.to_image(*there) == pytest.approx((x, y), abs=1e-6 * max(width, height))
+
+
+@given(STRATEGIES, st.integers(8, 518), SIDE, SIDE)
+def test_the_square_shows_the_image_and_nothing_else_of_it(
+    resize: Resize, size: int, width: int, height: int
+) -> None:
+    left, top, right, bottom = Geometry.of(resize, size, width, height).seen()
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    if resize in ("squash", "resize-pad"):
+        assert (left, top, right, bottom) == pytest.approx((0, 0, width, height), abs=1e-6)
+
+
+def test_a_letterbox_in_numbers() -> None:
+    geometry = Geometry.of("letterbox", 224, 640, 480)
+    assert geometry.to_square(0, 0) == (0, 28)  # (640 - 480) / 2 * 224 / 640
+    assert geometry.to_square(640, 480) == (224, 196)
+    pad = Geometry.of("resize-pad", 224, 640, 480)
+    assert (pad.scaled, pad.offset) == ((224, 168), (0, 28))
+    crop = Geometry.of("resize-crop", 224, 640, 480)
+    assert crop.scaled == (298, 224)
+    assert crop.offset == (-37, 0)
+
+
+@pytest.mark.parametrize("resize", get_args(Resize))
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (333, 222)])
+def test_a_spot_in_the_camera_is_found_where_it_is(
+    resize: Resize, width: int, height: int
+) -> None:
+    """Through the real resize: patches that a rectangle fills, spread out, cover its pixels."""
+    size, patch = 224, 14
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    top, bottom, left, right = height // 3, height // 3 + 90, width // 2 - 60, width // 2 + 60
+    image[top:bottom, left:right] = 255
+    square = to_square(image, Square(resize, "bilinear", size, (0, 0, 0)))
+    share = square[..., 0].reshape(16, patch, 16, patch).mean(axis=(1, 3)) / 255
+    fine = spread(share.astype(np.float32), Geometry.of(resize, size, width, height), patch) > 0.5
+    assert fine.shape == (height, width)
+    ys, xs = np.nonzero(fine)
+    # Within the half of a patch, in camera pixels.
+    near = max(width, height) / size * patch / 2 + 2
+    found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert found == pytest.approx((left, top, right, bottom), abs=near)
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_border() -> None:
+    """384 px in patches of 14: 27 patches cover 378 px; the map must not be stretched to 384."""
+    geometry = Geometry.of("squash", 384, 384, 384)
+    grid = np.zeros((27, 27), dtype=np.float32)
+    grid[:, 26] = 1
+    fine = spread(grid, geometry, 14)
+    # Half-way between the centres of the last two columns: at 26 * 14 = 364.
+    assert fine[0, 363] < 0.5 < fine[0, 364]
+    assert (fine[:, 371:] == 1).all()
+
+
+def test_what_a_crop_does_not_show_is_nothing() -> None:
+    geometry = Geometry.of("resize-crop", 224, 400, 200)
+    fine = spread(np.ones((16, 16), dtype=np.float32), geometry, 14)
+    assert (fine[:, :100] == 0).all()
+    assert (fine[:, 100:300] == 1).all()
+    assert (fine[:, 300:] == 0).all()
