@@ -9,11 +9,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,12 +43,20 @@ from siglip_perception.errors import PerceptionError
 
 TRAIN_SEED_OFFSET = 1_000_003
 VALIDATION_SEED = 77
+_STEPS = 2400
 TOWERS = ("siglip", "dinov2")
+_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on, besides the code. lr: peak of warm-up and cosine."""
+    """Everything that the result depends on, besides the code.
+
+    lr: peak, held from the warm-up to the cooldown, the last share of the steps, in which it falls
+    by a cosine. optimizer: "adamw" for every parameter, or "muon" for the
+    matrices of the blocks and AdamW at half the rate for the rest (Jordan et al. 2024; scaled to
+    AdamW's rates as in Liu et al. 2025, "Muon is scalable for LLM training").
+    """
 
     tower: str
     steps: int
@@ -54,14 +64,72 @@ class Recipe:
     lr: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: int = 150
+    cooldown: float = 1.0
     seed: int = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 2:
+            raise PerceptionError("Training needs 1 or more steps, and batches of 2 or more.")
+        if not 0 < self.cooldown <= 1:
+            raise PerceptionError(f"The cooldown {self.cooldown} is not a share in (0, 1].")
+        if self.tower not in TOWERS or self.optimizer not in ("adamw", "muon"):
+            raise PerceptionError(
+                f"There is no tower {self.tower!r} or no optimizer {self.optimizer!r}: use"
+                f" {' or '.join(TOWERS)}, and adamw or muon."
+            )
+
+    @property
+    def falls_at(self) -> int:
+        """The step at which the rate begins to fall."""
+        return self.steps - round(self.cooldown * max(self.steps - self.warmup, 0))
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then cosine to a hundredth."""
+        """Learning rate of a step: linear warm-up, held, then a cosine to a hundredth."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        done = max(step - self.falls_at, 0) / max(self.steps - self.falls_at, 1)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def goes_on_from(self, other: Recipe, step: int) -> bool:
+        """Whether a run of `other` that is at `step` is this one so far.
+
+        Until the rate falls, nothing depends on how many steps there will be.
+        """
+        if replace(self, steps=other.steps) != other:
+            return False
+        return self.steps == other.steps or step <= min(self.falls_at, other.falls_at)
+
+
+def read_recipes(path: Path) -> dict[str, Recipe]:
+    """A recipe file: YAML with `seed`, and for each tower by name the other fields of Recipe.
+
+    Raises PerceptionError where it cannot be read, or a name or a value is not a Recipe's.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PerceptionError(f"{path} cannot be read as a YAML recipe.") from error
+    if not isinstance(content, dict) or set(content) - {"seed", *TOWERS}:
+        raise PerceptionError(
+            f"{path} has to hold seed, {' and '.join(TOWERS)}, and nothing else."
+        )
+    known = {field.name: type(field.default) for field in fields(Recipe) if field.name != "tower"}
+    known["steps"] = int
+    recipes = {}
+    for tower in TOWERS:
+        settings = {"seed": content.get("seed", 0), **(content.get(tower) or {})}
+        for name, value in settings.items():
+            wanted = known.get(name)
+            if wanted is None or isinstance(value, bool) or not isinstance(value, wanted):
+                raise PerceptionError(
+                    f"{path} gives {tower} {name}: {value!r}; a recipe's numbers are"
+                    f" {', '.join(known)}, whole ones without a point and the others with one."
+                )
+        if "steps" not in settings:
+            raise PerceptionError(f"{path} does not say the steps of {tower}.")
+        recipes[tower] = Recipe(tower, **settings)
+    return recipes
 
 
 def _corpus(seed: int) -> Iterator[str]:
@@ -79,33 +147,56 @@ def _corpus(seed: int) -> Iterator[str]:
             yield sample_phrase(PHRASE_CLASSES[rng.integers(len(PHRASE_CLASSES))], language, rng)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    free = [p for p in module.parameters() if p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+def _optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon before it where the recipe asks for it; each parameter in one of them."""
+    matrices = [
+        p
+        for name, p in module.named_parameters()
+        if p.ndim == 2 and recipe.optimizer == "muon" and ("layer" in name or "head" in name)
     ]
+    by_muon = {id(p) for p in matrices}
+    others = [p for p in module.parameters() if id(p) not in by_muon]
+    share = 0.5 if matrices else 1.0
+    groups: list[dict[str, object]] = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    for group in groups:
+        group["share"] = share
+    adamw = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
+    if not matrices:
+        return [adamw]
+    if not hasattr(torch.optim, "Muon"):
+        raise PerceptionError("The optimizer muon needs PyTorch 2.9 or later: update it.")
+    muon = torch.optim.Muon(
+        matrices, recipe.lr, recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw]
 
 
 def _save_state(
-    folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int
+    folder: Path,
+    objective: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    recipe: Recipe,
+    step: int,
 ) -> None:
     """Write everything that a resumed run needs; an interrupted write leaves the old state."""
     names: dict[Tensor, str] = {p: name for name, p in objective.named_parameters()}
     tensors: dict[str, Tensor] = {
         f"model.{name}": value.contiguous() for name, value in objective.state_dict().items()
     }
-    for parameter, state in optimizer.state.items():
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            tensors[f"{key}.{names[parameter]}"] = state[key]
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"{key}.{names[parameter]}"] = value
     fresh = folder / "state.new"
     save_file(tensors, fresh, {"step": str(step), "recipe": json.dumps(asdict(recipe))})
     fresh.replace(folder / "state.safetensors")
 
 
 def _load_state(
-    folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe
+    folder: Path, objective: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: Recipe
 ) -> int:
     """The step to go on from; 0 where there is nothing to resume."""
     path = folder / "state.safetensors"
@@ -113,7 +204,8 @@ def _load_state(
         return 0
     with safe_open(path, "pt") as opened:
         metadata = opened.metadata()
-    if metadata["recipe"] != json.dumps(asdict(recipe)):
+    step = int(metadata["step"])
+    if not recipe.goes_on_from(Recipe(**json.loads(metadata["recipe"])), step):
         raise PerceptionError(
             f"{folder} holds a run of another recipe; give the same options or another --output."
         )
@@ -122,12 +214,19 @@ def _load_state(
     objective.load_state_dict(
         {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
     )
-    for name, parameter in objective.named_parameters():
-        if f"step.{name}" in tensors:
-            optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")
-            }
-    return int(metadata["step"])
+    names: dict[Tensor, str] = {p: name for name, p in objective.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                ending = f".{names[parameter]}"
+                state = {
+                    key: tensors[f"{key}{ending}"]
+                    for key in _STATE_KEYS
+                    if f"{key}{ending}" in tensors
+                }
+                if state:
+                    optimizer.state[parameter] = state
+    return step
 
 
 def _validation(count: int) -> Batch:
@@ -161,10 +260,8 @@ def train_tower(
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
         objective, tokenizer = make_objective(recipe.tower, recipe.seed)
-    optimizer = torch.optim.AdamW(
-        _groups(objective, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98)
-    )
-    first = _load_state(run, objective, optimizer, recipe)
+    optimizers = _optimizers(objective, recipe)
+    first = _load_state(run, objective, optimizers, recipe)
     validation = _validation(validation_scenes)
     loader = batches(
         recipe.seed + TRAIN_SEED_OFFSET,
@@ -182,16 +279,17 @@ def train_tower(
     )
     with (run / "metrics.jsonl").open("a") as metrics:
         for step, batch in enumerate(loader, start=first):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = recipe.rate(step) * group.get("share", 1.0)
             objective.train()
             rng = np.random.default_rng((recipe.seed, step))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 result = objective(batch, rng)
-            optimizer.zero_grad(set_to_none=True)
+            objective.zero_grad(set_to_none=True)
             result.loss.backward()
             nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             done = step + 1
             bar.update()
             if done % 20 == 0 or done == recipe.steps:
@@ -207,7 +305,7 @@ def train_tower(
                 if done % 100 == 0 or done == recipe.steps:
                     objective.eval()
                     row |= {k: round(v, 4) for k, v in objective.measure(validation).items()}
-                    _save_state(run, objective, optimizer, recipe, done)
+                    _save_state(run, objective, optimizers, recipe, done)
                 metrics.write(json.dumps(row) + "\n")
                 metrics.flush()
                 if bar.disable:
@@ -215,7 +313,7 @@ def train_tower(
                 else:
                     bar.set_postfix(loss=row["loss"])
             if time.monotonic() - began > stop_after:
-                _save_state(run, objective, optimizer, recipe, done)
+                _save_state(run, objective, optimizers, recipe, done)
                 return False
     bar.close()
     if tokenizer is not None:
@@ -262,31 +360,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `siglip-perception train`."""
     parser.add_argument("--output", "-o", type=Path, required=True, help="model folder to write")
     parser.add_argument("--runs", type=Path, help="folder of checkpoints (default: OUTPUT.runs)")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="YAML",
+        help="what to do, for each tower, as in config/train_tabletop.yaml",
+    )
     parser.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
-    parser.add_argument("--steps", type=int, default=2400, help="steps of each tower")
-    parser.add_argument("--batch", type=int, default=32, help="scenes a step")
+    parser.add_argument("--steps", type=int, help="steps of each tower (default: 2400)")
+    parser.add_argument("--batch", type=int, help="scenes a step (default: 32)")
     parser.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.0015)")
+    parser.add_argument("--seed", type=int, help="of weights and scenes (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     parser.add_argument("--fp32", action="store_true", help="do not use bfloat16 products")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what was asked for; a model folder is written once both towers are there."""
-    if args.steps < 1 or args.batch < 2 or args.validation < 1:
-        raise PerceptionError(
-            "Training needs --steps and --validation of 1 or more, and --batch of 2 or more."
-        )
+    """Train what was asked for; a model folder is written once both towers are there.
+
+    Options go before the recipe's numbers.
+    """
+    if args.validation < 1:
+        raise PerceptionError("Training needs --validation of 1 or more.")
     if args.threads:
         torch.set_num_threads(args.threads)
+    recipes = (
+        read_recipes(args.recipe)
+        if args.recipe
+        else {tower: Recipe(tower, _STEPS) for tower in TOWERS}
+    )
+    given = {
+        name: value
+        for name in ("steps", "batch", "lr", "seed")
+        if (value := getattr(args, name)) is not None
+    }
+    recipes = {tower: replace(recipe, **given) for tower, recipe in recipes.items()}
     output: Path = args.output.absolute()
     _refuse_foreign(output)
     runs: Path = args.runs or output.with_name(output.name + ".runs")
     for tower in TOWERS if args.tower == "both" else (args.tower,):
-        recipe = Recipe(tower, args.steps, args.batch, args.lr, seed=args.seed)
-        train_tower(recipe, runs / tower, bf16=not args.fp32, validation_scenes=args.validation)
+        train_tower(
+            recipes[tower], runs / tower, bf16=not args.fp32, validation_scenes=args.validation
+        )
     if all((runs / tower / "state.safetensors").exists() for tower in TOWERS):
-        export(runs, output, args.seed)
+        export(runs, output, recipes["siglip"].seed)
         print(f"wrote {output}")
     return 0

@@ -76,14 +76,14 @@ def test_tokens_are_the_pipelines(
     out = tmp_path / "tokens.npz"
     argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
     assert cli.main(argv) == 0
-    assert "16 x 16 tokens of 320 channels" in capsys.readouterr().out
+    assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
     pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
     wanted = pipeline.process(Frame(pixels), None).tokens
     assert wanted is not None
     with np.load(out, allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["tokens"], wanted.data)
         assert stored["tokens"].dtype == np.float32
-        assert stored["grid"].tolist() == [16, 16]
+        assert stored["grid"].tolist() == [18, 18]
         assert str(stored["contract"]) == "tabletop"
         assert str(stored["fingerprint"]) == pipeline.fingerprint
     first = out.read_bytes()
