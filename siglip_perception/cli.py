@@ -23,7 +23,7 @@ _HELP = {
     "parity": "hold the tokens against timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
     "train": "train the embedded default on generated scenes",
-    "evaluate": "measure a model on generated scenes that training never saw",
+    "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
 # These bring their own arguments; they are imported only when they are asked for.
@@ -32,7 +32,7 @@ _DELEGATED = {
     "contracts": "siglip_perception.contracts.show",
     "parity": "siglip_perception.parity",
     "train": "siglip_perception.contrastive.train",
-    "evaluate": "siglip_perception.contrastive.evaluate",
+    "evaluate": "siglip_perception.evaluation",
     "demo": "siglip_perception.demo",
 }
 
