@@ -19,6 +19,7 @@ _HELP = {
     "ground": "find what an instruction names in one image",
     "phrases": "what an instruction is understood to name, without a model or an image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
+    "fetch": "get a model's weights over the network; no other command uses it",
     "contracts": "the token contracts: what each states, and where that was read",
     "parity": "hold the tokens against timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
@@ -29,6 +30,7 @@ _HELP = {
 # These bring their own arguments; they are imported only when they are asked for.
 _DELEGATED = {
     "phrases": "siglip_perception.phrases.show",
+    "fetch": "siglip_perception.fetch",
     "contracts": "siglip_perception.contracts.show",
     "parity": "siglip_perception.parity",
     "train": "siglip_perception.contrastive.train",

@@ -183,6 +183,10 @@ class Settings:
         "Instruction at the start; one that arrives on the topic takes its place.",
         change=Change.UNCONFIGURED,
     )
+    phrases: tuple[str, ...] = _parameter(
+        ("",),
+        "Phrases to look for as they are, in place of the instruction's; empty: the instruction's.",
+    )
     cameras: tuple[str, ...] = _parameter(
         ("",),
         "Names of the cameras, each on <name>/image; one empty name: a single one, on image.",

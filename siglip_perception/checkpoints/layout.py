@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,14 +213,8 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
     if not names:
         names = list(folder.read_header(next(iter(files))))
     found: dict[EncoderName, Source] = {}
-    for name in names:
-        source = None
-        if name.endswith(timm.PATCHES):
-            source = _timm_source(folder, files, name.removesuffix(timm.PATCHES))
-        elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
-            source = _siglip_source(folder, files, name.removesuffix(_PREFIXED_PATCHES))
-        if source is None:
-            continue
+    for prefix, is_timm in vision_prefixes(names).items():
+        source = (_timm_source if is_timm else _siglip_source)(folder, files, prefix)
         if source.name in found:
             raise CheckpointError(
                 f"{folder.path} holds two {source.name} encoders,"
@@ -233,6 +227,17 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
             " SigLIP or DINOv2 encoder: this model is not supported."
         )
     return Layout(found, _input_facts(config), trained=True)
+
+
+def vision_prefixes(names: Iterable[str]) -> dict[str, bool]:
+    """What stands before the tensors of each vision encoder, and whether timm's names follow."""
+    found = {}
+    for name in names:
+        if name.endswith(timm.PATCHES):
+            found[name.removesuffix(timm.PATCHES)] = True
+        elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
+            found[name.removesuffix(_PREFIXED_PATCHES)] = False
+    return found
 
 
 def _timm_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:

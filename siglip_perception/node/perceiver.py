@@ -180,7 +180,7 @@ class Perceiver:
                 fingerprint=pipeline.fingerprint,
             )
         )
-        self._listener.start(pipeline.query, settings.instruction)
+        self._listener.start(pipeline.query, settings.instruction, settings.phrases)
 
     def unload(self) -> None:
         """Frees the model and its memory; the instruction is kept."""
@@ -293,6 +293,7 @@ class Perceiver:
             for item, _ in taken:
                 item.ticket.drop("inactive")
             return nothing
+        self._listener.fix(settings.phrases)
         self._listener.retry()
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects

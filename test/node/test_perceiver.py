@@ -597,3 +597,42 @@ def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
     assert bench.pipeline.calls[-1]["frame"].depth() is None
     assert bench.depth.view().counts == {"used": 1, "missing": 1}
     assert len(bench.outputs.published) == 3
+
+
+def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.values["phrases"] = ["", "the red cup left of it", "접시"]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    bench.perceiver.hear("find the ball.")
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    bench.values["phrases"] = [f"cup {n}" for n in range(200)]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"] is None
+    assert bench.state == "instruction_rejected"
+    bench.values["phrases"] = ["x" * 10_000]
+    bench.serve()
+    assert bench.state == "instruction_rejected"
+    bench.values["phrases"] = [""]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("ball",)
+    assert [number for _, number in bench.pipeline.encoded] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "words"),
+    [
+        (["x" * 10_000], "1024 bytes"),
+        ([f"cup {n}" for n in range(200)], "200 phrases are too many"),
+        ([], "no phrase"),
+        (["\u202e\u0007", "<s>"], "no phrase"),
+        (["\U0001f964"], "no phrase"),
+    ],
+)
+def test_ground_refuses_phrases_in_one_sentence(
+    bench: Bench, phrases: list[str], words: str
+) -> None:
+    with pytest.raises(PerceptionError, match=words) as caught:
+        bench.perceiver.ground(phrases, image_message(), "", with_mask=False)
+    assert "\n" not in str(caught.value)
