@@ -41,7 +41,7 @@ def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     if grounding.mask is not None:
         _outlines(canvas, grounding, colors, thickness)
     for found in grounding.objects:
-        _rectangle(canvas, found.box, colors[found.phrase], thickness)
+        _rectangle(canvas, found.box, colors[found.phrase], 1 if found.lost else thickness)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     font = _font(max(12, round(min(width, height) / 26)))
@@ -87,7 +87,7 @@ def _label(
 ) -> None:
     width, height = size
     role = f" {_ROLES[found.role]}" if _ROLES[found.role] else ""
-    text = _fit(font, f"{found.phrase} {found.score:.2f}{role}", width)
+    text = _fit(font, f"{found.phrase} {found.score:.2f}{role}{_details(found)}", width)
     line = _line_height(font)
     across = round(font.getlength(text)) + line // 2
     left = max(0, min(found.box.x, width - across))
@@ -98,6 +98,13 @@ def _label(
         top = min(found.box.y + found.box.height, height) - line
     pen.rectangle((left, top, left + across - 1, top + line - 1), fill=color)
     pen.text((left + line // 4, top + line // 2), text, font=font, fill=_DARK, anchor="lm")
+
+
+def _details(found: GroundedObject) -> str:
+    """Number, distance and loss, where they are known."""
+    number = f" #{found.id}" if found.id else ""
+    distance = f" {found.position[2]:.2f} m" if np.isfinite(found.position[2]) else ""
+    return number + distance + (f" lost {found.lost:.1f} s" if found.lost else "")
 
 
 def _panel(

@@ -191,8 +191,8 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
-    # References of tests and benchmarks, without the torchvision that they ask for and that what is
-    # used of them does not need: there may be none that fits this PyTorch.
+    # References of tests and benchmarks, without the torchvision that they ask for: what is used
+    # of them does not need it, and there may be none that fits this PyTorch.
     run([*command, "--no-deps", "timm", "open_clip_torch"], log, environment)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.contrastive.data import batches
-from siglip_perception.contrastive.evaluate import area_under_roc
 from siglip_perception.contrastive.vocabulary import PHRASE_CLASSES
+from siglip_perception.evaluation.figures import area_under_roc
 
 PROBE_SEED = 6_000_000
 """Far from the seeds of training, validation and evaluation."""

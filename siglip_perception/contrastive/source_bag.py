@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from siglip_perception import bag as bags
+from siglip_perception.bag import STRING, typestore
+from siglip_perception.bag_files import decode_image, deserialise, messages, reading
 from siglip_perception.bag_topics import COMPRESSED, choose_topics
 from siglip_perception.config import Settings
 from siglip_perception.contrastive.sources import BrokenPairError, SourceError, clean_caption
@@ -63,22 +64,22 @@ def bag_to_shard(bag: Path, shard: Path, options: BagOptions) -> Counter[str]:
 
 
 def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter[str]) -> int:
-    store = bags.typestore()
+    store = typestore()
     caption, taken = "", 0
     latest: dict[str, int] = {}
-    with bags.reading(bag) as reader:
+    with reading(bag) as reader:
         topics = choose_topics(reader.connections, options.image_topics, bag)
         spoken = [c for c in reader.connections if c.topic == options.caption_topic]
-        if any(c.msgtype != bags.STRING for c in spoken):
+        if any(c.msgtype != STRING for c in spoken):
             raise BagError(
                 f"{options.caption_topic} of the bag {bag} is {spoken[0].msgtype}, and captions"
-                f" have to be {bags.STRING}: name another with --caption-topic."
+                f" have to be {STRING}: name another with --caption-topic."
             )
         wanted = [c for c in reader.connections if c.topic in topics]
-        for connection, stamp, data in bags.messages(bag, reader, [*wanted, *spoken]):
+        for connection, stamp, data in messages(bag, reader, [*wanted, *spoken]):
             try:
-                message: Any = bags.deserialise(store, connection, data)
-                if connection.msgtype == bags.STRING:
+                message: Any = deserialise(store, connection, data)
+                if connection.msgtype == STRING:
                     caption = _caption(message.data, skipped)
                     continue
                 since = latest.get(connection.topic)
@@ -87,7 +88,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
                 if not caption:
                     skipped["without caption"] += 1
                     continue
-                pixels = bags.decode_image(message, connection.msgtype, Settings.max_pixels)
+                pixels = decode_image(message, connection.msgtype, Settings.max_pixels)
             except ImageError as error:
                 skipped[f"image {error.reason}"] += 1
                 continue
