@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BATCH = 128
-GROUPS = (2, 4, 8, 16, 32, 128)
+GROUPS = (2, 8, 32, 128)
 
 
 def in_groups(loss: Loss, size: int) -> Loss:

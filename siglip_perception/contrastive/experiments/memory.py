@@ -136,10 +136,10 @@ def run(options: Options) -> Outcome:
         for pairs, mib, seconds in measured
     ]
     settings = {"d": dim, "element": "float32", "threads": torch.get_num_threads()}
-    return Outcome(settings, rows, _findings(found), _plot(found))
+    return Outcome(settings, rows, _findings(found, dim), _plot(found))
 
 
-def _findings(found: dict[str, list[tuple[int, float, float]]]) -> list[str]:
+def _findings(found: dict[str, list[tuple[int, float, float]]], dim: int) -> list[str]:
     names = [form.name for form in FORMS]
     last = {name: found[name][-1] for name in names}
     pairs = last[names[0]][0]
@@ -150,7 +150,7 @@ def _findings(found: dict[str, list[tuple[int, float, float]]]) -> list[str]:
         f" written as its formula holds several: softmax {last[names[0]][1]:.0f} MiB, sigmoid"
         f" {whole[1]:.0f} MiB.",
         f"The sigmoid in chunks takes {chunks[1]:.0f} MiB, of which"
-        f" {2 * pairs * 512 * 4 / 2**20:.0f} are the gradients themselves, and"
+        f" {2 * pairs * dim * 4 / 2**20:.0f} are the gradients themselves, and"
         f" {chunks[2] / whole[2]:.2f} times the whole form's time.",
         f"Across {PROCESSES} processes each gathers everything for the softmax,"
         f" {last[names[3]][1]:.0f} MiB; for the sigmoid it holds its own pairs and a neighbour's,"

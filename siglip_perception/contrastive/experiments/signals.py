@@ -155,8 +155,8 @@ class SelfDistilled(nn.Module):
     def __init__(self, encoder: Dinov2WithRegistersModel) -> None:
         super().__init__()
         settings = DinoSettings(
-            global_crops=CropSettings(size=84, count=2, scale=(0.3, 0.9)),
-            local_crops=CropSettings(size=42, count=3, scale=(0.08, 0.3)),
+            global_crops=CropSettings(patches=84 // PATCH, count=2, scale=(0.3, 0.9)),
+            local_crops=CropSettings(patches=42 // PATCH, count=3, scale=(0.08, 0.3)),
             prototypes=256,
             hidden=256,
             bottleneck=64,
@@ -290,8 +290,8 @@ def place_probe(train: Tensor, test: Tensor) -> float:
 
 def run(options: Options) -> Outcome:
     """Train by each signal, then probe them all on the same scenes."""
-    steps, batch = (4, 8) if options.quick else (400, 32)
-    counts = (32, 24, 16) if options.quick else (3000, 300, 200)
+    steps, batch = (4, 8) if options.quick else (250, 32)
+    counts = (32, 24, 16) if options.quick else (2000, 250, 150)
     rngs = (np.random.default_rng((options.seed + 41_000, i)) for i in range(sum(counts)))
     scenes = [sample_scene(rng, OBJECTS) for rng in rngs]
     ends = (counts[0], counts[0] + counts[1])

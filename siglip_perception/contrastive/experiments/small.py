@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -90,12 +89,14 @@ class SmallTowers(nn.Module):
     def __init__(self, seed: int, compared: int, dim: int = 64) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        widths = (3, 24, 48, 96, 96)
         layers: list[nn.Module] = []
-        for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.GroupNorm(4, wide)]
-            layers += [nn.GELU()]
-        self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 3 * 4, dim))
+        # Patches of 4 pixels, then half the side twice: 16 x 12, 8 x 6, 4 x 3.
+        for given, wide, size in ((3, 48, 4), (48, 96, 3), (96, 128, 3)):
+            layers += [
+                nn.Conv2d(given, wide, size, stride=4 if size == 4 else 2, padding=size % 2)
+            ]
+            layers += [nn.GroupNorm(4, wide), nn.GELU()]
+        self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 3 * 4, dim))
         self.text = SmallText(dim)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.bias = nn.Parameter(-torch.tensor(float(compared)).log())
