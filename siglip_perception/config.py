@@ -185,7 +185,7 @@ class Settings:
     )
     phrases: tuple[str, ...] = _parameter(
         ("",),
-        "Phrases to look for as they are, in place of the instruction's; empty: the instruction's.",
+        "Phrases to look for as they are, in place of an instruction's; empty: none.",
     )
     cameras: tuple[str, ...] = _parameter(
         ("",),
