@@ -185,8 +185,7 @@ class Settings:
     )
     phrases: tuple[str, ...] = _parameter(
         ("",),
-        "Phrases to look for as they are, in place of the instruction's; empty: those of the "
-        "instruction.",
+        "Phrases to look for as they are, in place of an instruction's; empty: none.",
     )
     cameras: tuple[str, ...] = _parameter(
         ("",),

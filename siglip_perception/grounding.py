@@ -21,6 +21,7 @@ from transformers import SiglipModel
 
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
+from siglip_perception.pieces import split_pieces
 from siglip_perception.pooling import head_keys, pool_regions
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
@@ -31,6 +32,8 @@ _STOCK_SCALE = 20.0
 _MAX_REGIONS = 32
 # Below one half: a patch that a region half covers, at its edge, must not lead another one.
 _CLAIMED = 0.4
+# Share of a mask's largest piece below which another one is a speck.
+_SPECK = 0.2
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Grounder:
     @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        maps = find_regions(dinov2, self._settings)
+        maps = split_pieces(find_regions(dinov2, self._settings), self._grid)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole])
         keys = head_keys(self._head, siglip.unsqueeze(0))
@@ -154,14 +157,16 @@ def sigmoid(logit: FloatArray | float) -> Any:
 def region_mask(soft: FloatArray, geometry: Geometry, patch: int) -> UInt8Array:
     """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
 
-    Of several pieces the largest is kept.
+    Of several pieces those are kept that have a fifth of the largest one's area.
     """
     binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     if count <= 2:
         return binary
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    mask: UInt8Array = (labels == largest).astype(np.uint8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= _SPECK * areas[1:].max()
+    kept[0] = False
+    mask: UInt8Array = kept[labels].astype(np.uint8)
     return mask
 
 

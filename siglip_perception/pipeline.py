@@ -268,6 +268,7 @@ class Pipeline:
     ) -> tuple[list[GroundedObject], list[UInt8Array]]:
         """The objects that are meant, each with its mask uint8 [height, width] of 0 and 1."""
         sight = self.sight
+        related = any(mention.relations for mention in query.mentions)
         assert sight is not None
         objects, masks = select_objects(
             scores,
@@ -276,7 +277,7 @@ class Pipeline:
             sight.square.geometry(frame.width, frame.height),
             sight.patch,
             self.threshold,
-            _MOST_OBJECTS,
+            _MOST_OBJECTS if related else self.max_objects,
         )
         depth = frame.depth() if frame.depth is not None and objects else None
         if depth is not None:

@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
 _COLUMNS = (
     ("top-1", "top1"),
     ("recall", "recall"),
+    ("precision", "precision"),
     ("mask IoU", "mask_iou"),
     ("AUROC", "auroc"),
     ("absent found", "false"),
@@ -123,7 +124,7 @@ def _cells(row: Figures) -> list[str]:
     shown = []
     for _, key in _COLUMNS:
         value: Any = getattr(row, key)
-        percent = key in ("top1", "recall", "false")
+        percent = key in ("top1", "recall", "precision", "false")
         shown.append("" if value != value else f"{value:.1%}" if percent else f"{value:.3f}")
     return [*shown, str(row.present), str(row.absent)]
 

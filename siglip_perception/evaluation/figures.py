@@ -23,7 +23,7 @@ class Answer:
     presence, score: in [0, 1]; score: of the best published object, 0 without one. iou, mask_iou:
     of that object with the true one that it fits best, 0 without one; mask_iou is None where no
     mask is known. hidden: of that true one. found: share of the true ones that some published
-    object has right.
+    object has right. shown, fit: published objects, and those that have some true one right.
     """
 
     language: str
@@ -36,6 +36,8 @@ class Answer:
     iou: float
     mask_iou: float | None
     found: float
+    shown: int
+    fit: int
 
     @property
     def wrong(self) -> float:
@@ -53,7 +55,8 @@ class Figures:
 
     top1: present phrases whose best published box has an IoU of 0.5 or more with the true one.
     recall: true objects that some published box has right. mask_iou: mean IoU of the best
-    published mask, 0 without one. auroc: probability that a present phrase has more presence.
+    published mask, 0 without one. precision: published objects that have a true one right.
+    auroc: probability that a present phrase has more presence than an absent one.
     false: absent phrases for which something was published. ece: expected calibration error of the
     presence, in 15 bins of equal width. score_ece: of published scores as the probability that the
     box is right.
@@ -63,6 +66,7 @@ class Figures:
     absent: int
     top1: float
     recall: float
+    precision: float
     mask_iou: float
     auroc: float
     false: float
@@ -73,11 +77,11 @@ class Figures:
 def judge(
     question: Question,
     presence: float,
-    shown: int,
+    things: int,
     objects: Sequence[GroundedObject],
     masks: Sequence[UInt8Array],
 ) -> Answer:
-    """What the published objects, each with its mask, answer. shown: things in the image."""
+    """What the published objects, each with its mask, answer. things: in the image."""
     entries = [
         (mask, found)
         for mask, found in zip(masks, objects, strict=True)
@@ -96,9 +100,10 @@ def judge(
             if nearest.mask is not None:
                 mask_iou = _mask_iou(best[0] > 0, nearest.mask)
     right = sum(any(o.box.iou(t.box) >= RIGHT for _, o in entries) for t in truths)
+    fit = sum(any(o.box.iou(t.box) >= RIGHT for t in truths) for _, o in entries)
     return Answer(
         language=question.language,
-        objects=shown,
+        objects=things,
         hidden=hidden,
         present=bool(truths),
         presence=presence,
@@ -107,6 +112,8 @@ def judge(
         iou=iou,
         mask_iou=mask_iou,
         found=right / len(truths) if truths else 0.0,
+        shown=len(entries),
+        fit=fit,
     )
 
 
@@ -125,6 +132,9 @@ def figures(answers: Sequence[Answer]) -> Figures:
         absent=len(absent),
         top1=_mean(a.iou >= RIGHT for a in present),
         recall=_mean(a.found for a in present),
+        precision=sum(a.fit for a in published) / sum(a.shown for a in published)
+        if published
+        else float("nan"),
         mask_iou=_mean(masks),
         auroc=area_under_roc([a.presence for a in present], [a.presence for a in absent]),
         false=_mean(a.published for a in absent),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.grounding import GroundingSettings, Scores, find_regions
+from siglip_perception.pieces import split_pieces
 from siglip_perception.plan import Sight
 from siglip_perception.pooling import head_keys, pool_regions, pool_single
 from siglip_perception.types import FloatArray
@@ -62,7 +63,7 @@ class Regions(_Base):
             settings = replace(settings, affinity_scale=None, affinity_bias=None)
         if self.beta is not None:
             settings = _cut(features, self.beta, settings)
-        maps = find_regions(features, settings)
+        maps = split_pieces(find_regions(features, settings), self.grid)
         weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
@@ -83,7 +84,7 @@ class Saliency(_Base):
         settings = self.sight.settings
         if settings.affinity_scale is None or settings.affinity_bias is None:
             settings = _cut(dino, BETA, settings)
-        maps = find_regions(dino, settings)
+        maps = split_pieces(find_regions(dino, settings), self.grid)
         patches = functional.normalize(dino, dim=-1)
         rows, cols = self.grid
         edge = torch.zeros(rows, cols, dtype=torch.bool, device=dino.device)

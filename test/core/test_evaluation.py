@@ -81,6 +81,7 @@ def test_the_best_published_object_is_judged() -> None:
     answer = judge(question, 0.8, 3, objects, [filled(o.box) for o in objects])
     assert (answer.iou, answer.mask_iou, answer.hidden) == (0.5, 0.5, 0.3)
     assert (answer.found, answer.score, answer.presence) == (0.5, 0.9, 0.8)
+    assert (answer.shown, answer.fit) == (2, 1)
     assert answer.wrong == 0.0
     nothing = judge(question, 0.2, 3, objects[2:], [filled(left)])
     assert (nothing.published, nothing.iou, nothing.mask_iou) == (False, 0.0, 0.0)
@@ -101,30 +102,25 @@ def answer(**changes: Any) -> Answer:
         "iou": 0.8,
         "mask_iou": 0.7,
         "found": 1.0,
+        "shown": 1,
+        "fit": 1,
     }
     return Answer(**{**fields, **changes})
 
 
 def test_figures_by_hand() -> None:
+    nothing = {"hidden": None, "iou": 0.0, "mask_iou": None, "found": 0.0, "fit": 0}
     answers = [
         answer(),
-        answer(language="ko", hidden=0.3, iou=0.4, mask_iou=0.3, found=0.0),
-        answer(present=False, presence=0.2, hidden=None, iou=0.0, mask_iou=None, found=0.0),
-        answer(
-            present=False,
-            presence=0.1,
-            published=False,
-            score=0.0,
-            hidden=None,
-            iou=0.0,
-            mask_iou=None,
-            found=0.0,
-        ),
+        answer(language="ko", hidden=0.3, iou=0.4, mask_iou=0.3, found=0.0, shown=2, fit=0),
+        answer(present=False, presence=0.2, **nothing),
+        answer(**{**nothing, "present": False, "presence": 0.1, "published": False, "shown": 0}),
     ]
     found = figures(answers)
     assert (found.present, found.absent) == (2, 2)
     assert (found.top1, found.recall, found.false, found.auroc) == (0.5, 0.5, 0.5, 1.0)
     assert found.mask_iou == pytest.approx(0.5)
+    assert found.precision == 0.25
     assert found.score_ece == pytest.approx(0.9 - 1 / 3)
     parts = breakdown(answers)
     assert parts["language"]["ko"].top1 == 0.0
@@ -160,8 +156,8 @@ def test_our_own_method_is_the_first_switch_of_the_ablation(pipeline: Pipeline) 
 def test_every_method_answers_every_question(pipeline: Pipeline) -> None:
     assert pipeline.sight is not None
     methods = {**compared(pipeline.sight), **ablation(pipeline.sight)}
-    samples = list(generated(3, 2, 3))
-    measured = measure(pipeline, samples, 3, methods, keep=2)
+    samples = list(generated(1, 2, 3))
+    measured = measure(pipeline, samples, 1, methods, keep=2)
     asked = sum(len(sample.questions) for sample in samples)
     assert {name: len(answers) for name, answers in measured.answers.items()} == dict.fromkeys(
         [OURS, *methods], asked
@@ -266,7 +262,7 @@ def test_the_command_measures_own_images_and_scenes(
     parts = json.loads(figures_file.read_text())["methods"]
     assert parts[OURS]["all"]["all"]["present"] == 1
     assert set(parts) == {OURS, "SigLIP alone", "DINO alone", "max patch"}
-    scenes = ["--scenes", "2", "--objects", "2", "2", "--ablation", str(table)]
+    scenes = ["--scenes", "1", "--objects", "2", "2", "--ablation", str(table)]
     assert main(["evaluate", *model, *scenes, *written]) == 0
     parts = json.loads(figures_file.read_text())["methods"]
     assert set(parts[OURS]["language"]) == {"en", "ko"}
