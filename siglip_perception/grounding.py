@@ -32,6 +32,8 @@ _STOCK_SCALE = 20.0
 _MAX_REGIONS = 32
 # Below one half: a patch that a region half covers, at its edge, must not lead another one.
 _CLAIMED = 0.4
+# An object this much smaller than a better one that it touches is a part of it.
+_PART = 0.5
 # Share of a mask's largest piece below which another one is a speck.
 _SPECK = 0.2
 
@@ -181,14 +183,15 @@ def select_objects(
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
-    Best first within a phrase; of two regions that overlap by half the better one stays.
+    Best first within a phrase; of two regions that overlap by half the better one stays, and so it
+    does beside its own parts.
     """
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
     drawn: dict[int, UInt8Array] = {}
     probability = sigmoid(scores.logits)
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
-        kept: list[UInt8Array] = []
+        kept: list[tuple[UInt8Array, GroundedObject]] = []
         for region in np.argsort(-scores.logits[number], kind="stable"):
             score = float(probability[number, region])
             if score < threshold or len(objects) >= max_objects:
@@ -197,22 +200,30 @@ def select_objects(
                 drawn[region] = region_mask(scores.maps[region], geometry, patch)
             mask = drawn[region]
             area = int(np.count_nonzero(mask))
-            if not area or any(_iou(mask, other) > 0.5 for other in kept):
+            if not area:
                 continue
-            kept.append(mask)
-            masks.append(mask)
-            x, y, across, down = cv2.boundingRect(mask)
-            objects.append(
-                GroundedObject(
-                    phrase,
-                    score,
-                    float(scores.logits[number, region]),
-                    Box(x, y, across, down),
-                    area / mask.size,
-                    role,
-                )
+            found = GroundedObject(
+                phrase,
+                score,
+                float(scores.logits[number, region]),
+                Box(*cv2.boundingRect(mask)),
+                area / mask.size,
+                role,
             )
+            if any(_is_part(found, better) or _iou(mask, its) > 0.5 for its, better in kept):
+                continue
+            kept.append((mask, found))
+            masks.append(mask)
+            objects.append(found)
     return objects, masks
+
+
+def _is_part(found: GroundedObject, better: GroundedObject) -> bool:
+    """Whether it is a part of a better object, as a cup's handle is: smaller, and touching it."""
+    one, other = found.box, better.box
+    apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
+    apart_y = max(one.y, other.y) - min(one.y + one.height, other.y + other.height)
+    return found.area < _PART * better.area and max(apart_x, apart_y) <= 0
 
 
 def _iou(first: UInt8Array, second: UInt8Array) -> float:
