@@ -13,12 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `siglip-perception contracts`."""
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="name or .yaml file")
     parser.add_argument(
+        "--table", action="store_true", help="print all of them as the table of docs/contracts.md"
+    )
+    parser.add_argument(
         "--yaml", action="store_true", help="print NAME's file, to copy and to change"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each contract, or all of one."""
+    if args.table:
+        print(table_text())
+        return 0
     if not args.name:
         width = max(map(len, contracts.names()))
         for name in contracts.names():
@@ -33,6 +39,25 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_whole(contract)))
     return 0
+
+
+def table_text() -> str:
+    """The table of docs/contracts.md, in Markdown, without a line end after it."""
+    rows = [
+        "| contract | tokens | encoders, in the order of their channels | tap | image |",
+        "|---|---|---|---|---|",
+    ]
+    for contract in map(contracts.get, contracts.names()):
+        encoders = ", ".join(f"`{s.name}` {s.dim}" for s in contract.encoders)
+        taps = " / ".join(dict.fromkeys(map(tap, contract.encoders)))
+        cameras = ", cameras joined" if contract.join_cameras else ""
+        shape = f"{contract.rows} x {contract.cols} x {contract.dim}"
+        rows.append(
+            f"| `{contract.name}` | {shape} | {encoders}"
+            f" | {taps} | {contract.image_size} px, {contract.resize},"
+            f" {contract.interpolation}{cameras} |"
+        )
+    return "\n".join(rows)
 
 
 def tap(spec: EncoderSpec) -> str:

@@ -158,10 +158,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "model_type": "openvla",
         "image_sizes": [224, 224],
         "image_resize_strategy": "resize-naive",
-        "timm_model_ids": [
-            "vit_large_patch14_reg4_dinov2.lvd142m",
-            "vit_so400m_patch14_siglip_224",
-        ],
+        "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "..._siglip_224"],
+        "timm_override_act_layers": [None, None],
     }
     (model / "config.json").write_text(json.dumps(config))
     return file, model
@@ -204,8 +202,46 @@ def test_a_contract_that_a_policys_config_contradicts_is_refused(
 ) -> None:
     file = small("openvla-224-letterbox", tmp_path)
     with pytest.raises(
-        ContractError, match=r"image_resize_strategy in config\.json is 'squash' and has to be"
+        ContractError,
+        match=r"strategy in config\.json is 'resize-naive' and has to be 'letterbox'",
     ):
+        Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
+
+
+def test_a_policy_with_transformers_names_is_read_too(tmp_path: Path) -> None:
+    """pi0's own checkpoint: one file, no vision configuration, SigLIP deep inside."""
+    file = small("pi0-224", tmp_path)
+    write_random(contracts.get(str(file)), tmp_path / "stock", 0)
+    prefix = "paligemma_with_expert.paligemma.model.vision_tower.vision_model."
+    stock = load_file(tmp_path / "stock/siglip/model.safetensors")
+    tensors = {
+        prefix + name.removeprefix("vision_model."): tensor
+        for name, tensor in stock.items()
+        if "head." not in name  # pi0 has no pooling head
+    }
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    save_file(
+        {**tensors, "action_in_proj.weight": torch.zeros(3, 3)}, policy / "model.safetensors"
+    )
+    (policy / "config.json").write_text(json.dumps({"type": "pi0"}))
+    grids = [
+        Pipeline.load(PipelineOptions(model=str(model), contract=str(file)))
+        .process(Frame(IMAGES[0]), None)
+        .tokens
+        for model in (tmp_path / "stock", policy)
+    ]
+    assert grids[0] is not None
+    assert grids[1] is not None
+    assert (grids[0].data == grids[1].data).all()
+    assert len(stock) > len(tensors)
+
+
+def test_the_activation_of_a_policys_timm_models_counts(
+    policy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = small("openvla-224", tmp_path, hidden_act="gelu_pytorch_tanh")
+    with pytest.raises(ContractError, match=r"hidden_act in model-.* is 'gelu' and has to be"):
         Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
 
 
