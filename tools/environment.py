@@ -191,8 +191,8 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
-    # What the tests compare with, without the torchvision that both ask for: there may be none that
-    # fits, and what is used of them does without.
+    # What the tests compare with, without the torchvision that they ask for: there may be none
+    # that fits, and what is used of them does without.
     run([*command, "--no-deps", "open_clip_torch", "timm"], log, environment)
 
 
