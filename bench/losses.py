@@ -103,21 +103,14 @@ def time_forms(pairs: int, dim: int, forms: Sequence[str], chunk: int, rounds: i
     print(json.dumps(seconds))
 
 
-def resident(field: str) -> float:
-    """VmRSS or VmHWM of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def measure_memory(pairs: int, dim: int, form: str, chunk: int) -> None:
     """In a child process: MiB that a step adds at its peak to the process with its embeddings."""
+    from siglip_perception.contrastive.experiments.footprint import peak_mib
+
     loss = losses(chunk)[form]
     step(loss, embeddings(64, dim))  # whatever is loaded at the first use
     given = embeddings(pairs, dim)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-    before = resident("VmRSS")
-    step(loss, given)
-    print(json.dumps(resident("VmHWM") - before))
+    print(json.dumps(peak_mib(lambda: step(loss, given))))
 
 
 def child(*arguments: str) -> Any:

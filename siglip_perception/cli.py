@@ -24,6 +24,7 @@ _HELP = {
     "doctor": "what is installed here, what is missing and how to get it",
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure a model on generated scenes that training never saw",
+    "experiment": "answer one question about contrastive learning by measuring",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
 # These bring their own arguments; they are imported only when they are asked for.
@@ -33,6 +34,7 @@ _DELEGATED = {
     "parity": "siglip_perception.parity",
     "train": "siglip_perception.contrastive.train",
     "evaluate": "siglip_perception.contrastive.evaluate",
+    "experiment": "siglip_perception.contrastive.experiments.command",
     "demo": "siglip_perception.demo",
 }
 

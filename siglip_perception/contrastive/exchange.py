@@ -28,11 +28,11 @@ def agree(
         raise LossError("This process is not in the group that the loss runs across.")
     kinds = [_DTYPES.index(x.dtype) if x.dtype in _DTYPES else -1 for x in (image, text)]
     mine = [*image.shape, *text.shape, *kinds, *map(int, wanted)]
-    said = image.new_empty(world * len(mine), dtype=torch.int64)
-    distributed.all_gather_into_tensor(
-        said, torch.tensor(mine, dtype=torch.int64, device=image.device), group=group
+    said = image.new_empty(world, len(mine), dtype=torch.int64)
+    distributed.all_gather(
+        list(said), torch.tensor(mine, dtype=torch.int64, device=image.device), group=group
     )
-    all_say = said.view(world, len(mine)).tolist()
+    all_say = said.tolist()
     if any(other != all_say[0] for other in all_say):
         pairs = [other[0] for other in all_say]
         raise LossError(
@@ -102,12 +102,13 @@ class _Gather(torch.autograd.Function):
         ctx.group = group
         world = distributed.get_world_size(group)
         everyone = rows.new_empty(world * len(rows), *rows.shape[1:])
-        distributed.all_gather_into_tensor(everyone, rows.contiguous(), group=group)
+        distributed.all_gather(list(everyone.chunk(world)), rows.contiguous(), group=group)
         return everyone
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         world = distributed.get_world_size(ctx.group)
-        own = gradient.new_empty(len(gradient) // world, *gradient.shape[1:])
-        distributed.reduce_scatter_tensor(own, gradient.contiguous(), group=ctx.group)
+        shares = list(gradient.contiguous().chunk(world))
+        own = torch.empty_like(shares[0])
+        distributed.reduce_scatter(own, shares, group=ctx.group)
         return own, None

@@ -1,0 +1,197 @@
+"""The experiments run from the command line, and their measures on cases done by hand."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from siglip_perception import cli
+from siglip_perception.contrastive.experiments import complementarity, language_aligned, matrix
+from siglip_perception.contrastive.experiments.batch_size import in_groups
+from siglip_perception.contrastive.experiments.command import QUESTIONS
+from siglip_perception.contrastive.experiments.footprint import peak_mib
+from siglip_perception.contrastive.experiments.report import Options, table
+from siglip_perception.contrastive.experiments.seen import OBJECTS, Eyes, SeenScene, scenes_of
+from siglip_perception.contrastive.experiments.signals import place_probe
+from siglip_perception.contrastive.experiments.small import SmallTowers, retrieval, small_pairs
+from siglip_perception.contrastive.losses import sigmoid_loss
+from siglip_perception.contrastive.vocabulary import COLORS, KINDS
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_experiment_runs_and_writes_what_it_found(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["experiment", name, "--quick", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert found["question"] == QUESTIONS[name]
+    assert found["rows"]
+    assert found["findings"]
+    for row in found["rows"]:
+        assert row.keys() == found["rows"][0].keys()
+        assert all(math.isfinite(v) for v in row.values() if isinstance(v, (int, float)))
+    picture = cv2.imread(str(tmp_path / f"{name}.png"))
+    assert picture is not None
+    assert picture.shape[1] > 500
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    assert (tmp_path / f"{name}.png").stat().st_size < 150_000
+    text = (tmp_path / f"{name}.md").read_text()
+    assert f"![{name}]({name}.png)" in text
+    assert table(found["rows"]) in text
+    assert table(found["rows"]) in capsys.readouterr().out
+
+
+def test_experiment_without_matplotlib_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    assert cli.main(["experiment", "matrix", "--output", str(tmp_path)]) == 2
+    assert "siglip_perception[experiments]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_entries_of_the_matrix_have_the_gradients_of_the_formulas() -> None:
+    cosines = matrix.cosines(3)
+    bias = matrix.learned_bias(cosines)
+    logits = matrix.SCALE * cosines
+    yes = torch.sigmoid(logits + bias)
+    expected = yes - torch.eye(matrix.N)
+    found = matrix.entry_gradients(cosines, matrix.answered(torch.eye(matrix.N), bias))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert abs(float(found.sum())) < 1e-4  # the bias has nothing more to learn
+    softmax = (logits.softmax(dim=1) + logits.softmax(dim=0)) / 2 - torch.eye(matrix.N)
+    torch.testing.assert_close(
+        matrix.entry_gradients(cosines, matrix.clip), softmax, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_what_the_matrix_shows() -> None:
+    outcome = matrix.run(Options(seed=1))
+    softmax, sigmoid = outcome.rows
+    second, missing = "second right answer", "an entry's change with half of the texts missing"
+    assert softmax[second] > 0 > sigmoid[second]
+    # Two texts alike in two of eight rows and columns: log 2 each, and no way below it.
+    assert softmax["least loss with it"] == pytest.approx(math.log(2) / 4, abs=1e-3)
+    assert sigmoid["least loss with it"] < 1e-3
+    assert softmax[missing] > 0.1
+    assert sigmoid[missing] == 0
+
+
+def test_the_loss_in_groups_compares_only_within_them() -> None:
+    image, text = torch.eye(4), torch.eye(4)[[0, 1, 3, 2]]
+    halves = [sigmoid_loss(image[i : i + 2], text[i : i + 2], 5.0, -1.0) for i in (0, 2)]
+    found = in_groups(lambda x, y, s, b: sigmoid_loss(x, y, 5.0, -1.0), 2)(
+        image, text, torch.ones(()), torch.ones(())
+    )
+    assert found == sum(halves) / 2
+
+
+def test_small_scenes_are_distinct_and_retrieval_counts_both_ways() -> None:
+    pairs = small_pairs(12, seed=5, distinct=True)
+    assert pairs.images.shape == (12, 3, 48, 64)
+    assert len({tuple(words) for words in pairs.words.tolist()}) == 12
+    assert int(pairs.words.max()) < len(COLORS) + len(KINDS)
+
+    class Exchanged(torch.nn.Module):
+        """Texts 0 and 1 are exchanged: both are wrong either way, the other ten are right."""
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return torch.eye(len(words))[[1, 0, *range(2, 12)]]
+
+    class Known(SmallTowers):
+        def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.eye(len(images))
+
+    model = Known(0, 8)
+    model.text = Exchanged()  # type: ignore[assignment]
+    assert retrieval(model, pairs) == pytest.approx(10 / 12)
+
+
+@pytest.fixture(scope="module")
+def seen() -> SeenScene:
+    return Eyes("tabletop").look(scenes_of(7, 1), "")[0]
+
+
+def test_a_seen_scene_has_its_objects_where_they_are(seen: SeenScene) -> None:
+    patches = len(seen.coverage)
+    assert seen.coverage.shape == (patches, OBJECTS)
+    assert len(seen.siglip) == len(seen.dino) == len(seen.pixels) == patches
+    assert float(seen.coverage.max()) > 0.9
+    side = int(patches**0.5)
+    rows, columns = np.divmod(np.arange(patches), side)
+    for number, item in enumerate(seen.scene.objects):
+        share = seen.coverage[:, number].numpy()
+        # Scenes are 4/3 as wide as high, and squashed to the square.
+        assert np.average(columns + 0.5, weights=share) / side == pytest.approx(
+            item.x * 3 / 4, abs=0.08
+        )
+        assert np.average(rows + 0.5, weights=share) / side == pytest.approx(item.y, abs=0.08)
+
+
+def test_pointing_is_right_on_an_object_of_that_name_alone(seen: SeenScene) -> None:
+    for number, name in enumerate(seen.names):
+        scores = seen.coverage[:, number]
+        assert language_aligned.pointed(seen, scores, name)
+        others = [other for other in seen.names if other != name]
+        assert not any(language_aligned.pointed(seen, scores, other) for other in others)
+
+
+def test_no_colour_and_no_kind_is_wholly_held_out() -> None:
+    held_out = language_aligned.held_out_pairs(4)
+    assert 0.1 < len(held_out) / (len(COLORS) * len(KINDS)) < 0.3
+    for color in COLORS:
+        assert any((color, kind) not in held_out for kind in KINDS)
+    for kind in KINDS:
+        assert any((color, kind) not in held_out for color in COLORS)
+
+
+def test_a_linear_map_finds_the_map_that_made_the_data() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 6, generator=generator) * 3 + 1
+    weights = torch.randn(6, 2, generator=generator)
+    fitted = language_aligned.fit_map(features, features @ weights - 4, 1e-9)
+    new = torch.randn(20, 6, generator=generator)
+    torch.testing.assert_close(fitted(new), new @ weights - 4, rtol=1e-3, atol=1e-3)
+
+
+def test_overlaps_and_mean_features_by_hand() -> None:
+    regions = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    truth = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])
+    expected = torch.tensor([[1 / 2, 1 / 4], [0.0, 2 / 3]])
+    torch.testing.assert_close(complementarity.overlaps(regions, truth), expected)
+    features = torch.tensor([[2.0, 0.0], [0.0, 5.0], [3.0, 0.0], [1.0, 0.0]])
+    torch.testing.assert_close(
+        complementarity.mean_feature(features, regions),
+        torch.tensor([[0.5, 0.5], [1.0, 0.0]]),
+    )
+
+
+def test_the_place_is_found_where_it_is_written_and_not_in_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
+    written = torch.stack([rows + columns, rows - columns], dim=-1).view(1, 25, 2).repeat(8, 1, 1)
+    noise = torch.randn(8, 25, 2, generator=generator)
+    assert place_probe(written, written) > 0.99
+    assert place_probe(noise, noise.flip(0)) < 0.1
+
+
+def test_peak_memory_is_what_a_step_takes_and_gives_back() -> None:
+    assert 60 < peak_mib(lambda: torch.ones(16, 2**20)) < 80  # 64 MiB
+    assert peak_mib(lambda: None) < 8
