@@ -65,7 +65,7 @@ def test_tokens_are_the_pipelines(
     with np.load(out, allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["tokens"], wanted.data)
         assert stored["tokens"].dtype == np.float32
-        assert stored["grid"].tolist() == [16, 16]
+        assert stored["grid"].tolist() == [18, 18]
         assert str(stored["contract"]) == "tabletop"
         assert str(stored["fingerprint"]) == pipeline.fingerprint
     first = out.read_bytes()

@@ -44,7 +44,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         peer.publish("front/image", raw_image(picture, 100.0))
         peer.publish("wrist/image", raw_image(picture[::-1].copy(), 100.5))
         first = peer.wait(lambda: peer.heard[tokens], tokens)[0]
-        assert (first.rows, first.cols, first.dim) == (32, 16, 320)
+        assert (first.rows, first.cols, first.dim) == (36, 18, 384)
         assert (first.header.stamp.sec, first.header.stamp.nanosec) == (100, 0)  # the older one
         wrist, front = tokens_to_torch(first).chunk(2)
         check = expect(contract="joined", fingerprint=first.fingerprint, rows=32)
@@ -72,7 +72,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
 def test_a_contract_that_cannot_be_kept_is_refused_by_field(start: Start) -> None:
     with start(contract="openvla-224") as (_, peer):
         status = peer.wait_status("node", ERROR, "cannot keep the contract openvla-224")
-        assert "hidden_size in dinov2/config.json is 160 and has to be 1024" in status.message
+        assert "hidden_size in dinov2/config.json is 192 and has to be 1024" in status.message
         assert peer.state() == "unconfigured"
 
 
@@ -80,12 +80,12 @@ def test_tokens_go_on_where_a_contract_has_no_language(
     start: Start, tmp_path: Path, picture: np.ndarray[Any, Any]
 ) -> None:
     text = contracts.path("tabletop").read_text()
-    alone = text[: text.index("  - name: siglip")].replace("dim: 320\n", "", 1)
+    alone = text[: text.index("  - name: siglip")].replace("dim: 384\n", "", 1)
     (tmp_path / "alone.yaml").write_text(alone)
     with start(contract=tmp_path / "alone.yaml", instruction="find the cup.") as (_, peer):
         peer.wait_status("instruction", WARN, "no_grounding: The contract tabletop has no SigLIP")
         tokens = _frame(peer, picture)
-        assert tokens.dim == 160
+        assert tokens.dim == 192
         answer = peer.ground(["cup"])
         assert not answer.success
         assert "grounding.model" in answer.message
