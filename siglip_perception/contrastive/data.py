@@ -33,7 +33,6 @@ from siglip_perception.types import FloatArray, UInt8Array
 Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
 """Image, coverage, answers and caption of one scene, as in Batch without its first axis."""
 
-_SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
 MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
 _TWINS = 0.12
 _NAMED = 4

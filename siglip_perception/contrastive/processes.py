@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ def processes(device: str) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(own)
         return
+    # The names that PyTorch 2.13 calls deprecated are the ones that PyTorch 2.6 knows.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     given = dist.is_initialized()  # by whoever calls this from a program of their own
     if not given:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)

@@ -23,7 +23,7 @@ from transformers import (
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.contracts import EncoderName, Triple
-from siglip_perception.errors import PerceptionError
+from siglip_perception.errors import CheckpointError, PerceptionError
 from siglip_perception.preprocess import EncoderInput, Square
 
 _HALF: Triple = (0.5, 0.5, 0.5)
@@ -43,7 +43,7 @@ class Start:
     """A model folder, loaded: both encoders, or the Hugging Face folder of a SigLIP alone.
 
     siglip_folder, dinov2_folder: where their files are. inputs: what each encoder is fed.
-    digest: of the weights.
+    digest: of the weights. contract: that of the folder's manifest, "" where it names none.
     """
 
     folder: Path
@@ -52,6 +52,7 @@ class Start:
     dinov2: Dinov2WithRegistersModel | None
     inputs: Mapping[EncoderName, EncoderInput]
     digest: str
+    contract: str
 
     def part(self, name: EncoderName) -> Path:
         """Where an encoder's files are, in this folder or in one that is written from it."""
@@ -61,12 +62,20 @@ class Start:
 def open_start(model: str, contract: str = "") -> Start:
     """An embedded model's name, a model folder, or one encoder's Hugging Face folder.
 
-    contract: names how images are prepared; without it squashed to the encoder's square, as
-    SigLIP and most contracts have it. Raises CheckpointError or ContractError in one sentence.
+    contract: names how images are prepared; "" takes the folder's own, and where it names none
+    they are squashed to the encoder's square, as SigLIP and most contracts have it.
+    Raises CheckpointError or ContractError in one sentence.
     """
     folder = checkpoints.resolve(model)
-    given = contracts.get(contract) if contract else None
-    loaded = checkpoints.load(folder, given)
+    checkpoint = checkpoints.Checkpoint(folder)
+    name = contract or checkpoint.contract
+    given = contracts.get(name) if name else None
+    loaded = checkpoint.load(given)
+    if len(loaded.vision) > 1 and not all((folder / part).is_dir() for part in loaded.vision):
+        raise CheckpointError(
+            f"{folder} is a policy's own checkpoint, which is not trained here: give a model"
+            " folder with a folder for each encoder."
+        )
     inputs: dict[EncoderName, EncoderInput] = {}
     for name, encoder in loaded.vision.items():
         if given is not None:
@@ -85,6 +94,7 @@ def open_start(model: str, contract: str = "") -> Start:
         dinov2 if isinstance(dinov2, Dinov2WithRegistersModel) else None,
         inputs,
         " ".join(loaded.digests.values()) + _text_digest(loaded.siglip),
+        checkpoint.contract,
     )
 
 
@@ -185,4 +195,5 @@ def export(start: Start, output: Path, trained: Mapping[EncoderName, PreTrainedM
         grounding = start.folder / checkpoints.GROUNDING
         if grounding.is_file():
             shutil.copyfile(grounding, fresh / checkpoints.GROUNDING)
-        checkpoints.write_manifest(fresh)
+        more = {"contract": start.contract} if start.contract else {}
+        checkpoints.write_manifest(fresh, **more)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from siglip_perception.contrastive import finetune, tabletop
+from siglip_perception.contrastive.finetune_options import add_arguments as add_pair_arguments
 from siglip_perception.contrastive.recipe import TOWERS, Recipe, read_recipes
 from siglip_perception.contrastive.run_state import steps_done
 from siglip_perception.contrastive.start import refuse_foreign
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fp32", action="store_true", help="do not use bfloat16 products")
     parser.add_argument("--tensorboard", action="store_true", help="write the curves for it, too")
     _add_recipe_arguments(parser)
-    finetune.add_arguments(parser)
+    add_pair_arguments(parser)
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +55,13 @@ def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], N
     add(other)
     for name, default in vars(other.parse_args([])).items():
         if getattr(args, name) != default:
-            kind = "with --data" if add is finetune.add_arguments else "without --data"
+            kind = "with --data" if add is add_pair_arguments else "without --data"
             raise PerceptionError(f"--{name.replace('_', '-')} has an effect only {kind}.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; options go before the recipe's numbers."""
-    _refuse(args, _add_recipe_arguments if args.data else finetune.add_arguments)
+    _refuse(args, _add_recipe_arguments if args.data else add_pair_arguments)
     try:
         return finetune.run(args) if args.data else _run_recipe(args)
     except BrokenPipeError:

@@ -26,7 +26,12 @@ from siglip_perception.contrastive.dino import (
     move_towards,
     sinkhorn,
 )
-from siglip_perception.contrastive.probes import affinity_auroc, linear_probe, patch_owners
+from siglip_perception.contrastive.probes import (
+    affinity_auroc,
+    linear_probe,
+    patch_owners,
+    scene_figures,
+)
 
 PATCH = 14
 
@@ -239,3 +244,18 @@ def test_probes_by_hand() -> None:
     points = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
     labels = torch.tensor([0, 0, 1, 1])
     assert linear_probe(points, labels, torch.tensor([[0.2], [0.9]]), torch.tensor([0, 1])) == 1.0
+
+
+def test_scenes_tell_what_features_know() -> None:
+    def colours(images: Tensor) -> Tensor:
+        patches = images.float().unfold(2, 12, 12).unfold(3, 12, 12)
+        return patches.mean(dim=(-1, -2)).flatten(2).transpose(1, 2)
+
+    def nothing(images: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(len(images), 324, 8, generator=generator)
+
+    seen, noise = (scene_figures(features, scenes=15) for features in (colours, nothing))
+    assert noise["affinity_auroc"] == pytest.approx(0.5, abs=0.05)
+    assert seen["affinity_auroc"] > 0.65
+    assert seen["color_probe"] > noise["color_probe"] + 0.1
