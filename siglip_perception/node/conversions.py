@@ -131,7 +131,8 @@ def detection_type() -> Any | None:
 
 
 def detections_message(header: Any, grounding: Grounding) -> Any:
-    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its centre and size."""
+    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its centre and size; the id
+    that of the tracked object, empty without one."""
     from vision_msgs.msg import (
         BoundingBox2D,
         Detection2D,
@@ -149,6 +150,7 @@ def detections_message(header: Any, grounding: Grounding) -> Any:
         result.detections.append(
             Detection2D(
                 header=header,
+                id=str(found.id) if found.id else "",
                 results=[ObjectHypothesisWithPose(hypothesis=hypothesis)],
                 bbox=box,
             )

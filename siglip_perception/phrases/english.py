@@ -93,7 +93,7 @@ def parse(text: str) -> list[Phrase]:
 
 
 def _plain(lower: list[str]) -> list[str]:
-    """Verbs of several words as one: "stop touching", "watch out for", "take a look at"."""
+    """Verbs of several words as one: "stop touching", "watch out for", "could I have"."""
     for i, word in enumerate(lower[:-1]):
         after = lower[i + 1 : i + 3]
         if word in words.STOPPING and (after[0].endswith("ing") or after[0] == "from"):
@@ -106,6 +106,8 @@ def _plain(lower: list[str]) -> list[str]:
             lower[i] = "avoid"
         elif after == ["a", "look"]:
             lower[i] = "look"
+        elif word == "have" and lower[max(i - 2, 0) : i] in (["can", "i"], ["could", "i"]):
+            lower[i] = "get"
     return lower
 
 

@@ -86,7 +86,7 @@ class Reader:
         """A verb: a clause begins."""
         self.close()
         self._end_run()
-        if word in words.COPULAS and self.clause.verb and self.clause.named:
+        if word in words.COPULAS and self.clause.verb and (self.clause.named or self.clause.every):
             self.clause.describing = True  # "the cup, which is on the table, ..."
             return
         last = self.clause

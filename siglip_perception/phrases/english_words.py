@@ -24,7 +24,7 @@ PLACING = _words(
 # "take the cup on the table" does not take it there.
 TAKING = _words("take taking bring bringing fetch")
 # What stands before them is what goes to the place: "the banana goes into the bowl".
-MOVING_ITSELF = _words("goes belongs ends fits lands flows falls")
+MOVING_ITSELF = _words("goes belongs ends fits fit lands flows falls")
 # Verbs that act on something, or look for it.
 ACTING = _words(
     """
@@ -194,9 +194,9 @@ FILLERS = _words(
     very really exactly directly immediately be been being am do does did done don't doesn't not
     could would should shall will might may can can't cannot must have has had let's i'd i'm i'll
     you're it's that's why whose whom ok okay hey hi hello thanks thank currently standing lying
-    sitting located placed resting called named visible anywhere everywhere maybe perhaps first
-    finally afterwards afterward next once twice only even ready able sure far adjacent forward
-    backward backwards forwards upright straight safely properly instead rather ever
+    sitting located placed resting called named visible anywhere everywhere whether maybe perhaps
+    first finally afterwards afterward next once twice only even ready able sure far adjacent
+    forward backward backwards forwards upright straight safely properly instead rather ever
     circumstances lemme wanna gonna gotta pls plz ahead rid inches inch cm mm centimeters
     centimetres millimeters millimetres meters metres degrees clockwise counterclockwise
     anticlockwise alright yo dude robot buddy um uh er hmm mind actually simply further farther

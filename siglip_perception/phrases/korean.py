@@ -10,7 +10,12 @@ import re
 
 from siglip_perception.phrases import english_words
 from siglip_perception.phrases import korean_words as words
-from siglip_perception.phrases.korean_forms import is_protected, split_particle, verb
+from siglip_perception.phrases.korean_forms import (
+    is_joined_form,
+    is_protected,
+    split_particle,
+    verb,
+)
 from siglip_perception.phrases.korean_reader import Reader
 from siglip_perception.phrases.phrase import Phrase
 from siglip_perception.types import Relation, Where
@@ -206,12 +211,16 @@ def _verb_kind(
     if not reader.marked or is_protected(token) or particle in (*words.OBJECT, *words.TO_PLACE):
         return None
     if not following or following in _BREAKS:
-        ending = words.LAST_ENDINGS
+        fits = token.endswith(words.LAST_ENDINGS) or is_joined_form(token)
     elif following.startswith(words.AUXILIARIES):
-        ending = words.ENDINGS_BEFORE_AUXILIARIES
+        forbids = following.startswith(words.NOT_AFTER_JI)
+        fits = token.endswith("지") or (
+            not forbids and (token.endswith("고") or is_joined_form(token))
+        )
     else:
-        ending = words.CONNECTING_ENDINGS
-    return "acting" if len(token) > 1 and token.endswith(ending) else None
+        joined = token.endswith("서") and is_joined_form(token[:-1])
+        fits = joined or token.endswith(words.CONNECTING_ENDINGS)
+    return "acting" if len(token) > 1 and fits else None
 
 
 def _gives_place(reader: Reader, kind: str, token: str) -> bool:

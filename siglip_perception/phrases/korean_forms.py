@@ -44,6 +44,12 @@ def _fits(noun: str, particle: str) -> bool:
     return particle in words.AFTER_CONSONANT
 
 
+def is_joined_form(token: str) -> bool:
+    """Whether it ends as a verb does before 서 and 줘: 집어, 헹궈, 펼쳐, 꺼내."""
+    last = unicodedata.normalize("NFD", token[-1:])
+    return len(last) == 2 and last[1] in "\u1161\u1165\u1162\u1167\u116a\u116f\u116c"
+
+
 def is_protected(token: str) -> bool:
     """Whether it is a noun that looks like one with a particle, or like a verb."""
     if token in words.PROTECTED:
