@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from siglip_perception import cli
+from siglip_perception import cli, contracts
 
 ROOT = Path(__file__).parents[2]
+DIM = contracts.get("tabletop").dim
 
 
 def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
@@ -19,9 +20,9 @@ def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
     assert cli.main(["tokens", str(ROOT / "docs/images/demo.jpg"), "-o", str(tokens)]) == 0
     torch.manual_seed(0)
     state = {
-        "projector.fc1.weight": torch.randn(4 * 320, 320) / 18,
-        "projector.fc1.bias": torch.zeros(4 * 320),
-        "projector.fc2.weight": torch.randn(64, 4 * 320) / 36,
+        "projector.fc1.weight": torch.randn(4 * DIM, DIM) / 18,
+        "projector.fc1.bias": torch.zeros(4 * DIM),
+        "projector.fc2.weight": torch.randn(64, 4 * DIM) / 36,
         "projector.fc2.bias": torch.zeros(64),
         "projector.fc3.weight": torch.randn(64, 64) / 8,
         "projector.fc3.bias": torch.zeros(64),

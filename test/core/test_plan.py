@@ -20,6 +20,7 @@ from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.plan import Plan, choose
 from siglip_perception.types import Frame, Task
 
+TABLETOP = contracts.get("tabletop")
 IMAGE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 
 
@@ -85,7 +86,7 @@ def test_a_contract_of_one_encoder_cannot_ground_and_says_what_to_do(
     pipeline = Pipeline.load(PipelineOptions(model=str(stock), contract=only(name, tmp_path)))
     result = pipeline.process(Frame(IMAGE), None)
     assert result.tokens is not None
-    assert result.tokens.data.shape == (256, 160)
+    assert result.tokens.data.shape == (TABLETOP.rows**2, TABLETOP.dim // 2)
     with pytest.raises(BackendError, match=r"name a SigLIP and DINO model in grounding\.model"):
         pipeline.query(from_phrases(["cup"]))
 
