@@ -5,6 +5,7 @@ Nothing here is shared with the pipeline but the contract and the files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from siglip_perception.checkpoints import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
 from siglip_perception.parity.timm_models import create, import_timm
@@ -148,14 +150,12 @@ def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
         raise PerceptionError(
             f"{folder} is no Hugging Face folder to compare with: the contract is transformers'."
         )
-    kind = _model_type(folder)
-    network = (
-        kinds[kind]
-        .from_pretrained(
+    kind = str(json.loads((folder / "config.json").read_text())["model_type"])
+    with quiet():
+        network = kinds[kind].from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
-        .eval()
-    )
+    network.eval()
     if kind == "siglip":
         network = network.vision_model
     out = network(pixels, output_hidden_states=True)
@@ -169,9 +169,3 @@ def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
             )
     patches: Tensor = hidden[:, spec.prefix :]
     return patches
-
-
-def _model_type(folder: Path) -> str:
-    import json
-
-    return str(json.loads((folder / "config.json").read_text())["model_type"])

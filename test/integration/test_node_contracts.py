@@ -47,7 +47,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         assert (first.rows, first.cols, first.dim) == (36, 18, 384)
         assert (first.header.stamp.sec, first.header.stamp.nanosec) == (100, 0)  # the older one
         wrist, front = tokens_to_torch(first).chunk(2)
-        check = expect(contract="joined", fingerprint=first.fingerprint, rows=32)
+        check = expect(contract="joined", fingerprint=first.fingerprint, rows=36)
         assert check(first) is first
         with pytest.raises(TokensError, match="'joined' and 'openvla-224' is expected"):
             expect(contract="openvla-224")(first)
