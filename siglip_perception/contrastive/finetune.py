@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,8 @@ _SCRATCH_RATE = 1e-3
 _HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
 _SPLIT_SEED = 20_231
 _STEPS, _BATCH = 1000, 32
+_POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
+_NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads")
 _DINO_STATE = ("distillation.teacher.", "distillation.cls_centre.", "distillation.patch_centre.")
 
 
@@ -60,18 +63,22 @@ def run(args: argparse.Namespace) -> int:
             setattr(args, name, value)
     output: Path = args.output.absolute()
     refuse_foreign(output)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     with processes(args.device) as own:
         _check(args, own)
+        if args.threads:
+            torch.set_num_threads(args.threads)
         _Run(args, output, own).go()
     return 0
 
 
 def _check(args: argparse.Namespace, own: Processes) -> None:
-    for name in ("steps", "accumulate", "log_every", "save_every"):
-        if getattr(args, name) < 1:
-            raise PerceptionError(f"--{name.replace('_', '-')} has to be 1 or more.")
+    for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not least <= value < math.inf:
+                raise PerceptionError(f"--{name.replace('_', '-')} has to be {least} or more.")
+    if args.lr is not None and not 0 < args.lr < math.inf:
+        raise PerceptionError(f"--lr {args.lr} is no learning rate: it has to be above 0.")
     pieces = own.world * args.accumulate
     if args.batch < 2 or args.batch % pieces:
         raise PerceptionError(
@@ -280,7 +287,7 @@ class _Run:
                 try:
                     pair = self._kept.read(number)
                 except BrokenPairError as error:
-                    self._tally.reasons[error.name] = error.reason
+                    self._tally.update({error.name: error.reason})
                     continue
                 squares.append(to_square(pair.image, self._input.square))
                 found.append(pair.caption)

@@ -17,6 +17,8 @@ from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.run_state import RunState
 from siglip_perception.contrastive.samples import PairBatch
 
+_REMEMBERED = 10_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,14 +72,23 @@ class Objective(Protocol):
 
 
 class Tally:
-    """The pairs that could not be used, by name: one that comes again counts once."""
+    """The pairs that could not be used, by name: one that comes again counts once.
+
+    Only so many are remembered; where there are more, the data need another look anyway.
+    """
 
     def __init__(self, known: dict[str, str] | None = None) -> None:
         self.reasons = dict(known or {})
 
     def add(self, batch: PairBatch) -> None:
         """Remember what was broken on the way to this batch."""
-        self.reasons.update(batch.broken)
+        self.update(dict(batch.broken))
+
+    def update(self, reasons: Mapping[str, str]) -> None:
+        """Remember these pairs, each with its reason."""
+        for name, reason in reasons.items():
+            if name in self.reasons or len(self.reasons) < _REMEMBERED:
+                self.reasons[name] = reason
 
     def report(self) -> str:
         """A sentence for the end, "" where nothing was broken."""
@@ -86,7 +97,8 @@ class Tally:
         counts = Counter(self.reasons.values())
         examples = {reason: name for name, reason in reversed(self.reasons.items())}
         parts = [f"{reason} {n} (such as {examples[reason]})" for reason, n in counts.items()]
-        return f"{len(self.reasons)} pairs could not be used: {', '.join(parts)}"
+        more = " or more" if len(self.reasons) >= _REMEMBERED else ""
+        return f"{len(self.reasons)}{more} pairs could not be used: {', '.join(parts)}"
 
 
 def _seed(*numbers: int) -> int:
@@ -153,7 +165,7 @@ def _save(
     if tally is not None:
         for other in processes.gather(tally.reasons):
             assert isinstance(other, dict)
-            tally.reasons.update(other)
+            tally.update(other)
         extra = {**extra, "broken": tally.reasons}
     if processes.leads:
         state.save(step, extra)

@@ -331,6 +331,8 @@ def test_what_is_not_installed_is_named(
         (["--holdout", "14"], "leaves nothing"),
         (["--objective", "dino"], "no dinov2"),
         (["--steps", "0"], "--steps has to be"),
+        (["--lr", "nan"], "no learning rate"),
+        (["--warmup", "-1"], "--warmup has to be 0 or more"),
         (["--tower", "siglip"], "--tower has an effect only without --data"),
     ],
 )
