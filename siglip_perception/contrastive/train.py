@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from siglip_perception.checkpoints import GROUNDING, MANIFEST, quiet, write_manifest
+from siglip_perception.contrastive.calibrate import calibrate
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.objectives import AffinityObjective, SiglipObjective
 from siglip_perception.contrastive.towers import (
@@ -321,8 +322,11 @@ def train_tower(
     return True
 
 
-def export(runs: Path, output: Path, seed: int) -> None:
-    """Write both trained towers as a model folder; whatever stood there is replaced at the end."""
+def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
+    """Write both trained towers as a model folder; whatever stood there is replaced at the end.
+
+    calibration: generated scenes on which presence is calibrated; 0 leaves it as it was learned.
+    """
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     settings: dict[str, float] = {}
@@ -342,6 +346,9 @@ def export(runs: Path, output: Path, seed: int) -> None:
             settings["affinity_bias"] = objective.logit_bias.item()
     (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
     write_manifest(fresh)
+    if calibration:
+        calibrate(fresh, calibration)
+        write_manifest(fresh)
     if output.exists():
         shutil.rmtree(output)
     fresh.replace(output)
@@ -370,6 +377,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps of each tower (default: 2400)")
     parser.add_argument("--batch", type=int, help="scenes a step (default: 32)")
     parser.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
+    parser.add_argument(
+        "--calibration", type=int, default=200, help="scenes that presence is calibrated on"
+    )
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.0015)")
     parser.add_argument("--seed", type=int, help="of weights and scenes (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
@@ -381,8 +391,10 @@ def run(args: argparse.Namespace) -> int:
 
     Options go before the recipe's numbers.
     """
-    if args.validation < 1:
-        raise PerceptionError("Training needs --validation of 1 or more.")
+    if args.validation < 1 or args.calibration < 0:
+        raise PerceptionError(
+            "Training needs --validation of 1 or more, --calibration of 0 or more."
+        )
     if args.threads:
         torch.set_num_threads(args.threads)
     recipes = (
@@ -404,6 +416,6 @@ def run(args: argparse.Namespace) -> int:
             recipes[tower], runs / tower, bf16=not args.fp32, validation_scenes=args.validation
         )
     if all((runs / tower / "state.safetensors").exists() for tower in TOWERS):
-        export(runs, output, recipes["siglip"].seed)
+        export(runs, output, recipes["siglip"].seed, args.calibration)
         print(f"wrote {output}")
     return 0
