@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SiglipModel
 
+from siglip_perception.colours import Colours
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pieces import split_pieces
-from siglip_perception.pooling import head_keys, pool_regions
+from siglip_perception.pooling import head_keys, pool_regions, pool_single
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
@@ -92,6 +93,13 @@ class Scores:
         return best
 
 
+def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
+    """Scale and bias of the probability that two patches show the same thing."""
+    if settings.affinity_scale is None or settings.affinity_bias is None:
+        return _STOCK_SCALE, -_STOCK_SCALE * _PROXYCLIP_BETA * float(cosine.mean())
+    return settings.affinity_scale, settings.affinity_bias
+
+
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """Soft maps [R, N] of the things that DINOv2's patches [N, D] hold together.
 
@@ -100,11 +108,7 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """
     patches = functional.normalize(dinov2, dim=-1)
     cosine = patches @ patches.T
-    if settings.affinity_scale is None or settings.affinity_bias is None:
-        scale = _STOCK_SCALE
-        bias = -scale * _PROXYCLIP_BETA * float(cosine.mean())
-    else:
-        scale, bias = settings.affinity_scale, settings.affinity_bias
+    scale, bias = _cut(cosine, settings)
     affinity = torch.sigmoid(scale * cosine + bias)
     unclaimed = torch.ones(len(patches), device=patches.device)
     maps: list[Tensor] = []
@@ -125,6 +129,20 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     return stacked[stacked.amax(dim=1) > 0.5]
 
 
+def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> Tensor:
+    """Soft maps [P, N]: for each phrase, what hangs together with the patch that it fits best.
+
+    dense: [P, N], probability of each phrase at each single patch. A small thing whose patches
+    DINOv2 leaves to the table is found where SigLIP sees it.
+    """
+    patches = functional.normalize(dinov2, dim=-1)
+    cosine = patches @ patches.T
+    scale, bias = _cut(cosine, settings)
+    weights = torch.sigmoid(scale * cosine[dense.argmax(dim=1)] + bias) * dense
+    mean = functional.normalize(weights @ patches, dim=-1)
+    return torch.sigmoid(scale * (mean @ patches.T) + bias)
+
+
 class Grounder:
     """Scores the regions of a frame by SigLIP's pooling head, learned scale and bias."""
 
@@ -140,14 +158,23 @@ class Grounder:
     @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        maps = split_pieces(find_regions(dinov2, self._settings), self._grid)
+        keys = head_keys(self._head, siglip.unsqueeze(0))
+        phrases = phrases.to(siglip.device)
+        single = functional.normalize(pool_single(self._head, keys.values[0]), dim=-1)
+        dense = torch.sigmoid(phrases @ single.T * self._scale + self._bias)
+        found = torch.cat(
+            [
+                find_regions(dinov2, self._settings),
+                led_regions(dinov2, dense, self._settings),
+            ]
+        )
+        maps = split_pieces(found[found.amax(dim=1) > 0.5], self._grid)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole])
-        keys = head_keys(self._head, siglip.unsqueeze(0))
         pooled = functional.normalize(
             pool_regions(self._head, keys, weights.unsqueeze(0))[0], dim=-1
         )
-        logits = (phrases.to(pooled.device) @ pooled.T * self._scale + self._bias).cpu().numpy()
+        logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
         return Scores(maps.view(-1, *self._grid).cpu().numpy(), logits[:, :-1], logits[:, -1])
 
 
@@ -156,12 +183,18 @@ def sigmoid(logit: FloatArray | float) -> Any:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(logit, dtype=np.float64)))
 
 
-def region_mask(soft: FloatArray, geometry: Geometry, patch: int) -> UInt8Array:
+def region_mask(
+    soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None = None
+) -> UInt8Array:
     """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
 
-    Of several pieces those are kept that have a fifth of the largest one's area.
+    colours: the picture's, which sharpen the mask. Of several pieces those are kept that have a
+    fifth of the largest one's area.
     """
-    binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
+    share = spread(soft, geometry, patch)
+    if colours is not None:
+        share = colours.sharpen(share, patch / geometry.size)
+    binary = (share > 0.5).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     if count <= 2:
         return binary
@@ -180,12 +213,14 @@ def select_objects(
     patch: int,
     threshold: float,
     max_objects: int,
+    image: UInt8Array | None = None,
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
     Best first within a phrase; of two regions that overlap by half the better one stays, and so it
-    does beside its own parts.
+    does beside its own parts. image: uint8 [height, width, 3] RGB; its colours sharpen the masks.
     """
+    colours: Colours | None = None
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
     drawn: dict[int, UInt8Array] = {}
@@ -197,7 +232,9 @@ def select_objects(
             if score < threshold or len(objects) >= max_objects:
                 break
             if region not in drawn:
-                drawn[region] = region_mask(scores.maps[region], geometry, patch)
+                if colours is None and image is not None:
+                    colours = Colours(image)
+                drawn[region] = region_mask(scores.maps[region], geometry, patch, colours)
             mask = drawn[region]
             area = int(np.count_nonzero(mask))
             if not area:

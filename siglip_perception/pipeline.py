@@ -278,6 +278,7 @@ class Pipeline:
             sight.patch,
             self.threshold,
             _MOST_OBJECTS if related else self.max_objects,
+            frame.image,
         )
         depth = frame.depth() if frame.depth is not None and objects else None
         if depth is not None:

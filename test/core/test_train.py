@@ -113,7 +113,7 @@ def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
 
 def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) -> None:
     output = tmp_path / "model"
-    short = ["--steps", "2", "--batch", "2", "--validation", "4", "--fp32"]
+    short = ["--steps", "2", "--batch", "2", "--validation", "4", "--calibration", "0", "--fp32"]
     assert main(["train", "-o", str(output), *short]) == 0
     models = checkpoints.load(output)
     assert models.verified
