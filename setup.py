@@ -53,9 +53,11 @@ setup(
         data("config"),
     ],
     install_requires=[
+        "huggingface-hub>=1.0",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
         "pillow>=10.1",
+        "pyyaml>=6",
         "rosbags>=0.11,<0.12",
         "safetensors>=0.4.3",
         "setuptools",
@@ -69,16 +71,22 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "peft>=0.17",
             "pytest>=7.4",
-            "pyyaml>=6",
             "ruff>=0.9",
+            "tensorboard>=2.16",
             "types-PyYAML>=6",
         ],
+        # LoRA, and the curves of a training in TensorBoard.
+        "train": ["peft>=0.17", "tensorboard>=2.16"],
         # Plots of `siglip-perception experiment`.
         "experiments": ["matplotlib>=3.9"],
         # The losses are tested against open_clip's. It asks for torchvision, which has to fit the
         # build of PyTorch and which its losses do not use: `make env` installs it without that.
         "open-clip": ["open_clip_torch>=3.3,<4"],
+        # The reference of the parity command. It brings torchvision, which has to be the build of
+        # the PyTorch that is there; without one, `pip install --no-deps timm` will do.
+        "timm": ["timm>=1.0"],
         "colcon": ["colcon-common-extensions==0.3.0"],
         # ROS 2 Jazzy for a machine that has no ROS 2: wheels for x86-64 Linux, and what they need
         # to build a message package but do not ask for themselves.

@@ -27,8 +27,9 @@ from siglip_perception.bag_topics import COMPRESSED, camera_names, choose_topics
 from siglip_perception.config import Settings
 from siglip_perception.errors import BagError, ImageError, InstructionError
 from siglip_perception.numbering import Numbering
+from siglip_perception.pace import Pace
 from siglip_perception.pipeline import Pipeline, Query
-from siglip_perception.types import Frame, Grounding, UInt8Array
+from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array, join
 
 MESSAGES = Path(__file__).parent / "messages"
 STRING = "std_msgs/msg/String"
@@ -45,6 +46,7 @@ class ReplayOptions:
 
     image_topics: empty takes every image topic but depth images and this package's own outputs.
     instruction: the one that holds until the first message on instruction_topic.
+    grounding_rate: images a second, by their stamps, in which objects are looked for; 0: in all.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -54,12 +56,13 @@ class ReplayOptions:
     with_mask: bool = False
     max_pixels: int = Settings.max_pixels
     mono16_white: int = Settings.mono16_white
+    grounding_rate: float = Settings.grounding_rate
     overlay: Overlay | None = None
 
 
 @dataclass
 class Summary:
-    """What became of a bag: images = tokens + sum(dropped.values()).
+    """What became of a bag: images = tokens + sum(dropped.values()), unless cameras are joined.
 
     found: for each instruction, for each of its phrases, the number of images that showed it.
     """
@@ -115,7 +118,9 @@ def replay(
 
     The new bag has the storage of the old one, and its messages the stamps and headers of the
     images: /siglip_perception/tokens and /siglip_perception/objects, with the camera's name before
-    the last part where there are several cameras. progress: called with images done and in all.
+    the last part where there are several cameras. A contract that joins the cameras' tokens gives
+    one sequence on /siglip_perception/tokens whenever every camera has a new image, in the order
+    of the topics. progress: called with images done and in all.
 
     Raises BagError for a bag that is missing or broken, has no images, or whose output cannot be
     written; nothing is left of the output then.
@@ -205,17 +210,28 @@ class _Run:
         self._writer = writer
         self._cameras = cameras
         self._types = wire.rosbags_types(store)
+        self._pace = Pace(lambda: options.grounding_rate)
+        self._joins = pipeline.contract.join_cameras and len(cameras) > 1
+        self._waiting: dict[str, tuple[Any, TokenGrid]] = {}
         self._outputs = {
-            (topic, part): writer.add_connection(
-                under(camera, part), f"{_PACKAGE}/{kind}", typestore=store
-            )
+            (topic, "objects"): self._output(under(camera, "objects"), "GroundedObjectArray")
             for topic, camera in cameras.items()
-            for part, kind in (("tokens", "TokenSequence"), ("objects", "GroundedObjectArray"))
         }
+        if self._joins:
+            joined = self._output(under("", "tokens"), "TokenSequence")
+            self._outputs |= {(topic, "tokens"): joined for topic in cameras}
+        else:
+            self._outputs |= {
+                (topic, "tokens"): self._output(under(camera, "tokens"), "TokenSequence")
+                for topic, camera in cameras.items()
+            }
         self._query: Query | None = None
         self._numbering = Numbering()
         if options.instruction:
             self.instruct(options.instruction, refuse=True)
+
+    def _output(self, topic: str, kind: str) -> Connection:
+        return self._writer.add_connection(topic, f"{_PACKAGE}/{kind}", typestore=self._store)
 
     def instruct(self, text: str, *, refuse: bool = False) -> None:
         """Take an instruction; a rejected one leaves none, so that no stale goal is sought."""
@@ -230,7 +246,8 @@ class _Run:
             return
         self.summary.instructions += 1
         number = self._numbering.accept(parsed.text)
-        self._query = self._pipeline.query(parsed, number) if parsed.phrases else None
+        able = parsed.phrases and self._pipeline.can_ground
+        self._query = self._pipeline.query(parsed, number) if able else None
 
     def image(self, connection: Connection, stamp: int, data: bytes) -> None:
         """Process one image message, or count why it was dropped."""
@@ -247,7 +264,9 @@ class _Run:
             header = given.header
             taken = header.stamp.sec * 10**9 + header.stamp.nanosec
             frame = Frame(pixels, taken, header.frame_id, camera)
-            result = self._pipeline.process(frame, self._query, with_mask=self._with_mask())
+            due = self._query is not None and self._pace.due(camera, frame.stamp_ns or stamp)
+            query = self._query if due else None
+            result = self._pipeline.process(frame, query, with_mask=due and self._with_mask())
         except ImageError as error:
             self.summary.dropped[error.reason] += 1
             return
@@ -255,9 +274,7 @@ class _Run:
             self.summary.dropped["not_finite"] += 1
             return
         if result.tokens is not None:
-            message = wire.tokens_message(self._types, header, result.tokens)
-            self._write(connection.topic, "tokens", stamp, message)
-            self.summary.tokens += 1
+            self._tokens(connection.topic, stamp, header, result.tokens)
         if result.grounding is None:
             return
         self._count(result.grounding)
@@ -269,6 +286,22 @@ class _Run:
         message = wire.objects_message(self._types, header, grounding)
         self._write(connection.topic, "objects", stamp, message)
         self.summary.objects += 1
+
+    def _tokens(self, topic: str, stamp: int, header: Any, grid: TokenGrid) -> None:
+        """The tokens of one image, or of all cameras once each has a new one."""
+        if self._joins:
+            self._waiting[topic] = header, grid
+            if len(self._waiting) < len(self._cameras):
+                return
+            ordered = [self._waiting[topic] for topic in self._cameras]
+            self._waiting.clear()
+            headers = [header for header, _ in ordered]
+            oldest = min(headers, key=lambda one: (one.stamp.sec, one.stamp.nanosec))
+            header = self._types.Header(stamp=oldest.stamp, frame_id=headers[0].frame_id)
+            grid = join([grid for _, grid in ordered])
+        message = wire.tokens_message(self._types, header, grid)
+        self._write(topic, "tokens", stamp, message)
+        self.summary.tokens += 1
 
     def _with_mask(self) -> bool:
         return self._options.with_mask or self._options.overlay is not None

@@ -25,7 +25,7 @@ _PLAIN = frozenset(
 def choose_topics(
     connections: Iterable[Connection], asked: tuple[str, ...], bag: Path
 ) -> tuple[str, ...]:
-    """The image topics to replay, sorted; those asked for, or every one that is a camera's.
+    """The image topics to replay: those asked for, in that order, or all cameras' own, sorted.
 
     A compressed topic is left out where the raw one of the same name is there, and so are depth
     images and this package's own outputs. Raises BagError where there is nothing to replay.
@@ -39,7 +39,7 @@ def choose_topics(
             f" {', '.join(there) if there else 'no image topic at all'}."
         )
     if asked:
-        return tuple(sorted(set(asked)))
+        return tuple(dict.fromkeys(asked))
     chosen = tuple(
         topic
         for topic in there

@@ -18,14 +18,20 @@ _HELP = {
     "tokens": "fused tokens of one image -> .npz",
     "ground": "find what an instruction names in one image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
+    "fetch": "get a model's weights over the network; no other command uses it",
+    "contracts": "the token contracts: what each states, and where that was read",
+    "parity": "hold the tokens against timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
-    "train": "train the embedded default on generated scenes",
+    "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure a model on generated scenes that training never saw",
     "experiment": "answer one question about contrastive learning by measuring",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
 # These bring their own arguments; they are imported only when they are asked for.
 _DELEGATED = {
+    "fetch": "siglip_perception.fetch",
+    "contracts": "siglip_perception.contracts.show",
+    "parity": "siglip_perception.parity",
     "train": "siglip_perception.contrastive.train",
     "evaluate": "siglip_perception.contrastive.evaluate",
     "experiment": "siglip_perception.contrastive.experiments.command",
@@ -145,6 +151,13 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         default=Settings.tokens_dtype,
         help="element type of the tokens (default: %(default)s)",
     )
+    parser.add_argument(
+        "--grounding-rate",
+        type=float,
+        default=Settings.grounding_rate,
+        metavar="HZ",
+        help="images a second in which objects are looked for (default: all)",
+    )
     parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
     parser.add_argument(
         "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
@@ -163,10 +176,13 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=Settings.model,
         metavar="FOLDER",
-        help="packaged model, or folder with siglip/ and dinov2/ (default: %(default)s)",
+        help="packaged or fetched model, or a folder of one (default: %(default)s)",
     )
     parser.add_argument(
-        "--contract", default=Settings.contract, metavar="NAME", help="default: the model's own"
+        "--contract",
+        default=Settings.contract,
+        metavar="NAME",
+        help="name or .yaml file (default: the one that the model keeps)",
     )
     for name, choices in (
         ("backend", ("auto", "torch", "openvino", "tensorrt")),
@@ -179,6 +195,18 @@ def _model(parser: argparse.ArgumentParser) -> None:
 
 
 def _threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grounding-model",
+        default=Settings.grounding_model,
+        metavar="FOLDER",
+        help="SigLIP to find objects with, where the tokens' own is a policy's",
+    )
+    parser.add_argument(
+        "--grounding-contract",
+        default=Settings.grounding_contract,
+        metavar="NAME",
+        help="how images are fed to it (default: the contract that it keeps)",
+    )
     parser.add_argument(
         "--threshold",
         type=_probability,

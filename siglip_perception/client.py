@@ -1,12 +1,15 @@
 """What a policy imports: TokenSequence messages -> numpy or torch, of rclpy and rosbags alike.
 
-from siglip_perception.client import tokens_to_torch
-tokens = tokens_to_torch(message, contract="openvla-224")   # [256, 2176]
+from siglip_perception.client import expect, tokens_to_torch
+check = expect(contract="openvla-224", fingerprint="4f0c...")   # of the tokens it was trained on
+tokens = tokens_to_torch(check(message))                        # [256, 2176]
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,35 +27,88 @@ _STORED: dict[int, np.dtype[Any]] = {
     2: np.dtype("<u2"),
 }
 _BFLOAT16 = 2
+_DTYPES = ("float32", "float16", "bfloat16")
+# At least as many hex digits as the commands print.
+_FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
 
 
 class TokensError(PerceptionError, ValueError):
-    """A TokenSequence that contradicts itself, or follows another contract than the policy's."""
+    """A TokenSequence that contradicts itself, or is not what the policy expects."""
 
 
-def tokens_to_numpy(
-    message: Any, contract: str = ""
-) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
+def expect(
+    contract: str = "",
+    fingerprint: str = "",
+    *,
+    dtype: str = "",
+    rows: int = 0,
+    cols: int = 0,
+    dim: int = 0,
+) -> Callable[[Any], Any]:
+    """A check of TokenSequence messages: it returns the message that it is given, or raises.
+
+    fingerprint: 64 hex digits, or the first 12 or more of them. What is left empty, or 0, is not
+    looked at. Raises ValueError where the expectation itself makes no sense; the check raises
+    TokensError, naming the first field that differs, both values and what to do.
+    """
+    wanted = fingerprint.lower()
+    if wanted and not _FINGERPRINT.fullmatch(wanted):
+        raise ValueError(f"A fingerprint is 12 to 64 hex digits, and {fingerprint!r} is not.")
+    if dtype and dtype not in _DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r}: use one of {', '.join(_DTYPES)}.")
+    sizes = {"rows": rows, "cols": cols, "dim": dim}
+
+    def check(message: Any) -> Any:
+        if contract and message.contract != contract:
+            raise TokensError(
+                f"The tokens follow the contract {message.contract!r} and {contract!r} is"
+                " expected: start the node with a model that keeps it."
+            )
+        if wanted and not str(message.fingerprint).startswith(wanted):
+            raise TokensError(
+                f"The tokens' fingerprint is {message.fingerprint!r} and {wanted!r} is expected:"
+                " the node's weights or preprocessing are not those that the policy knows."
+            )
+        if dtype and int(message.dtype) != _DTYPES.index(dtype):
+            raise TokensError(
+                f"The tokens' dtype is {_name(int(message.dtype))} and {dtype} is expected: set"
+                " the node's parameter tokens.dtype."
+            )
+        for field, size in sizes.items():
+            if size and int(getattr(message, field)) != size:
+                raise TokensError(
+                    f"The tokens' {field} is {getattr(message, field)} and {size} is expected:"
+                    " check the node's contract and its cameras."
+                )
+        return message
+
+    return check
+
+
+def _name(code: int) -> str:
+    return _DTYPES[code] if 0 <= code < len(_DTYPES) else str(code)
+
+
+def tokens_to_numpy(message: Any) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
     """The tokens, [rows * cols, dim]: float32 or float16 without a copy, bfloat16 as float32.
 
-    contract: the name of the only contract that is accepted; empty accepts any.
-    Raises TokensError where sizes, dtype or contract do not fit. Do not write to the result: it
-    may be the message's own memory.
+    Raises TokensError where sizes or dtype do not fit. Do not write to the result: it may be the
+    message's own memory.
     """
-    stored = _stored(message, contract)
+    stored = _stored(message)
     if int(message.dtype) == _BFLOAT16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored
 
 
-def tokens_to_torch(message: Any, contract: str = "") -> torch.Tensor:
+def tokens_to_torch(message: Any) -> torch.Tensor:
     """The tokens, [rows * cols, dim], on the CPU in their dtype: float32, float16 or bfloat16.
 
     Without a copy where the message's memory is writable, as rclpy's is. See tokens_to_numpy.
     """
     import torch
 
-    stored = _stored(message, contract)
+    stored = _stored(message)
     if sys.byteorder != "little":
         stored = stored.astype(stored.dtype.newbyteorder("="))
     if not stored.flags.writeable:  # torch has no read-only tensors
@@ -62,12 +118,7 @@ def tokens_to_torch(message: Any, contract: str = "") -> torch.Tensor:
     return torch.from_numpy(stored)
 
 
-def _stored(message: Any, contract: str) -> npt.NDArray[Any]:
-    if contract and message.contract != contract:
-        raise TokensError(
-            f"The tokens follow the contract {message.contract!r} and {contract!r} is expected:"
-            " start the node with a model that keeps it."
-        )
+def _stored(message: Any) -> npt.NDArray[Any]:
     kind = _STORED.get(int(message.dtype))
     if kind is None:
         raise TokensError(f"The tokens' dtype {message.dtype} is unknown: 0, 1 and 2 are defined.")

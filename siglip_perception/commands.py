@@ -92,12 +92,15 @@ def replay(args: argparse.Namespace) -> int:
         instruction_topic=args.instruction_topic,
         instruction=args.instruction,
         with_mask=args.mask,
+        grounding_rate=args.grounding_rate,
         overlay=picture if args.overlay is not None else None,
     )
     with bag.deterministic():
         pipeline = Pipeline.load(_options(args))
         summary = bag.replay(args.bag, args.output, pipeline, options, progress(sys.stderr))
     print("\n".join(_report(summary, args.output)))
+    if not pipeline.can_ground:
+        print(f"no objects: {pipeline.grounding}")
     return 0
 
 
@@ -181,6 +184,8 @@ def _options(args: argparse.Namespace) -> PipelineOptions:
         threshold=getattr(args, "threshold", Settings.threshold),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
         tokens_dtype=getattr(args, "tokens_dtype", "float32"),
+        grounding_model=getattr(args, "grounding_model", ""),
+        grounding_contract=getattr(args, "grounding_contract", ""),
     )
 
 

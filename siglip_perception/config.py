@@ -111,11 +111,14 @@ class Settings:
 
     model: str = _parameter(
         "tabletop",
-        "Weights: the name of a packaged model, or a folder that holds siglip/ and dinov2/.",
+        "Weights: the name of a packaged or a fetched model, or a folder of one: siglip/ and "
+        "dinov2/ in it, or a policy's own checkpoint.",
         change=Change.UNCONFIGURED,
     )
     contract: str = _parameter(
-        "", "Token contract to keep; empty: the model's own.", change=Change.UNCONFIGURED
+        "",
+        "Token contract to keep, by name or as a .yaml file; empty: the one that the model keeps.",
+        change=Change.UNCONFIGURED,
     )
     backend: str = _parameter(
         "auto",
@@ -137,8 +140,31 @@ class Settings:
     )
     allow_download: bool = _parameter(
         False,
-        "Whether weights may be fetched over the network; not available yet: true is refused.",
+        "Whether the node may fetch weights; it never does, so true is refused: "
+        "`siglip-perception fetch` does.",
         change=Change.UNCONFIGURED,
+    )
+    grounding_model: str = _parameter(
+        "",
+        "Model that objects are found with: a whole SigLIP, with or without a DINO encoder, where "
+        "the tokens' own is a policy's and no longer aligned with language; empty: the tokens'.",
+        name="grounding.model",
+        change=Change.UNCONFIGURED,
+    )
+    grounding_contract: str = _parameter(
+        "",
+        "How frames are fed to grounding.model; empty: the contract that it keeps.",
+        name="grounding.contract",
+        change=Change.UNCONFIGURED,
+    )
+    grounding_rate: float = _parameter(
+        0.0,
+        "Frames a second of each camera in which objects are looked for; 0: in all. Nobody "
+        "listening to objects: in none.",
+        name="grounding.rate",
+        unit="Hz",
+        minimum=0.0,
+        maximum=1000.0,
     )
     tokens_dtype: TokenDtype = _parameter(  # noqa: RUF009 - it makes a dataclasses.field()
         "float32",
@@ -231,8 +257,8 @@ class Settings:
             checked["cameras"] = _cameras(checked["cameras"])
         if checked.get("allow_download"):
             raise ConfigError(
-                "allow_download is true, but this version fetches nothing; put the weights into "
-                "a folder and name it in the parameter model."
+                "allow_download is true, but the node never uses the network; run "
+                "`siglip-perception fetch MODEL` and name what it fetched in the parameter model."
             )
         return cls(**checked)
 

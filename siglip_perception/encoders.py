@@ -9,10 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
+from transformers import (
+    AttentionInterface,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    SiglipModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.preprocess import EncoderInput
+
+_ROTARY_ATTENTION = "siglip_perception_sdpa"
+
+
+def _rotary_sdpa(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
+) -> Any:
+    """sdpa after a rotation in float32, whose queries and keys are wider than narrow values."""
+    narrow = value.dtype
+    return sdpa_attention_forward(module, query.to(narrow), key.to(narrow), value, *rest, **more)
+
+
+AttentionInterface.register(_ROTARY_ATTENTION, _rotary_sdpa)
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,7 @@ class Tower(nn.Module):
             _fit_positions(self.embed, spec)
         else:
             self.blocks, self.norm = parts.model.layer, parts.norm
+            parts.config._attn_implementation = _ROTARY_ATTENTION
         if spec.name == "dinov3":
             with torch.inference_mode():
                 cos, sin = parts.rope_embeddings(

@@ -17,7 +17,7 @@ from siglip_perception.grounding import Grounder, label_mask, select_objects
 from siglip_perception.instruction import Instruction
 from siglip_perception.plan import Plan, device_of, dtype_of
 from siglip_perception.preprocess import Preprocessor
-from siglip_perception.types import Frame, Grounding, Role, TokenDtype, TokenGrid
+from siglip_perception.types import Frame, Grounding, Role, Task, TokenDtype, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,6 @@ class Result:
     tokens: TokenGrid | None
     grounding: Grounding | None
     timings: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One frame of a batch. query: what to look for in it; None: its objects are not asked for."""
-
-    frame: Frame
-    query: Query | None = None
-    with_mask: bool = False
 
 
 class Pipeline:
@@ -226,8 +217,8 @@ class Pipeline:
         ]
 
     def _ground(self, task: Task, siglip: Tensor, dino: Tensor) -> Grounding | FloatingPointError:
-        query, sight, frame = task.query, self._sight, task.frame
-        assert query is not None
+        sight, frame, query = self._sight, task.frame, task.query
+        assert isinstance(query, Query)
         assert sight is not None
         if not bool(siglip.isfinite().all() & dino.isfinite().all()):
             return FloatingPointError("The features hold NaN or infinity; objects are withheld.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,18 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Task:
+    """One frame of a batch.
+
+    query: what to look for in it, of Pipeline.query(); None: its objects are not asked for.
+    """
+
+    frame: Frame
+    query: Any | None = None
+    with_mask: bool = False
+
+
+@dataclass(frozen=True)
 class TokenGrid:
     """The fused token sequence of one frame, in the order that the contract states.
 
@@ -65,6 +78,16 @@ class TokenGrid:
     @property
     def dim(self) -> int:
         return int(self.data.shape[1])
+
+
+def join(grids: Sequence[TokenGrid]) -> TokenGrid:
+    """One sequence of several images' on the token axis, in their order: n times the rows."""
+    first = grids[0]
+    return replace(
+        first,
+        data=np.concatenate([grid.data for grid in grids]),
+        rows=sum(grid.rows for grid in grids),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from transformers import (
 
 from siglip_perception import checkpoints
 
-WIDTH = 160
+WIDTH = 192
 _SHAPE = {
     "hidden_size": WIDTH,
     "intermediate_size": 2 * WIDTH,
-    "num_attention_heads": 5,
+    "num_attention_heads": 3,
     "num_hidden_layers": 2,
     "hidden_act": "gelu",
 }
@@ -59,7 +59,7 @@ def random_siglip(vocabulary: int) -> SiglipModel:
                 "max_position_embeddings": 32,
                 "projection_size": WIDTH,
             },
-            vision_config={**_SHAPE, "image_size": 224, "patch_size": 14},
+            vision_config={**_SHAPE, "image_size": 216, "patch_size": 12},
         )
     )
 
@@ -70,10 +70,10 @@ def random_dinov2() -> Dinov2WithRegistersModel:
         Dinov2WithRegistersConfig(
             hidden_size=WIDTH,
             num_hidden_layers=2,
-            num_attention_heads=5,
+            num_attention_heads=3,
             mlp_ratio=2,
-            image_size=224,
-            patch_size=14,
+            image_size=216,
+            patch_size=12,
             num_register_tokens=4,
         )
     )

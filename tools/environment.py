@@ -191,8 +191,9 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
-    # Only its losses are used, in tests and benchmarks; what it depends on brings torchvision.
-    run([*command, "--no-deps", "open_clip_torch"], log, environment)
+    # What the tests compare with, without the torchvision that they ask for: there may be none
+    # that fits, and what is used of them does without.
+    run([*command, "--no-deps", "open_clip_torch", "timm"], log, environment)
 
 
 def build_messages(place: Place, log: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from transformers.utils import logging as _logging
 
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
-from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts, Resize
+from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts
 from siglip_perception.contracts.contract import ENCODERS
 from siglip_perception.errors import CheckpointError
 
@@ -59,12 +59,6 @@ _REMOTE_CODE_KEYS = frozenset(
         "use_kernels",
     }
 )
-# openvla/openvla: prismatic/extern/hf/configuration_prismatic.py
-_STRATEGIES: Mapping[str, Resize] = {
-    "resize-naive": "squash",
-    "letterbox": "letterbox",
-    "resize-crop": "resize-crop",
-}
 _PREFIXED_PATCHES = "embeddings.patch_embedding.weight"
 _transformers_logging: Any = _logging
 
@@ -213,14 +207,11 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
     if not names:
         names = list(folder.read_header(next(iter(files))))
     found: dict[EncoderName, Source] = {}
-    for name in names:
-        source = None
-        if name.endswith(timm.PATCHES):
-            source = _timm_source(folder, files, name.removesuffix(timm.PATCHES))
-        elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
-            source = _siglip_source(folder, files, name.removesuffix(_PREFIXED_PATCHES))
-        if source is None:
-            continue
+    for prefix, is_timm in vision_prefixes(names).items():
+        if is_timm:
+            source = _timm_source(folder, files, prefix, _activation(config))
+        else:
+            source = _siglip_source(folder, files, prefix)
         if source.name in found:
             raise CheckpointError(
                 f"{folder.path} holds two {source.name} encoders,"
@@ -235,13 +226,35 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
     return Layout(found, _input_facts(config), trained=True)
 
 
-def _timm_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:
+def vision_prefixes(names: Iterable[str]) -> dict[str, bool]:
+    """What stands before the tensors of each vision encoder, and whether timm's names follow."""
+    found = {}
+    for name in names:
+        if name.endswith(timm.PATCHES):
+            found[name.removesuffix(timm.PATCHES)] = True
+        elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
+            found[name.removesuffix(_PREFIXED_PATCHES)] = False
+    return found
+
+
+def _activation(config: Mapping[str, Any]) -> str | None:
+    """What a Prismatic configuration says of its timm models' activation; None: nothing.
+
+    timm computes GELU exactly in every model that Prismatic names, unless it is overridden.
+    """
+    names, overrides = config.get("timm_model_ids"), config.get("timm_override_act_layers")
+    plain = isinstance(overrides, list) and not any(overrides)
+    return "gelu" if isinstance(names, list) and plain else None
+
+
+def _timm_source(
+    folder: Folder, files: Mapping[str, list[str]], prefix: str, activation: str | None
+) -> Source:
     own = _own_files(files, prefix)
     shapes = _shapes(folder, own, prefix)
     where = f"{next(iter(own))} ({prefix}*)"
-    return Source(
-        timm.encoder_of(shapes), "", None, {}, prefix, True, own, shapes, timm.facts(shapes, where)
-    )
+    facts = replace(timm.facts(shapes, where), hidden_act=activation)
+    return Source(timm.encoder_of(shapes), "", None, {}, prefix, True, own, shapes, facts)
 
 
 def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:
@@ -284,12 +297,7 @@ def _input_facts(config: Mapping[str, Any]) -> InputFacts | None:
     if not isinstance(strategy, str):
         return None
     size = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], int) else None
-    if strategy not in _STRATEGIES:
-        raise CheckpointError(
-            f"image_resize_strategy in config.json is {strategy!r}, which is not supported: it has"
-            f" to be one of {', '.join(_STRATEGIES)}."
-        )
-    return InputFacts("config.json", size, _STRATEGIES[strategy])
+    return InputFacts("config.json", size, strategy)
 
 
 def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:

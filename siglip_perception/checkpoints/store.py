@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from siglip_perception import contracts
@@ -11,6 +12,7 @@ from siglip_perception.errors import CheckpointError
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDED = ("tabletop",)
 _SHOWN = 200
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 def fetched(name: str) -> Path:
@@ -32,14 +34,14 @@ def resolve(model: str) -> Path:
     try:
         folder = MODELS / model if embedded else Path(model).expanduser()
         there = bool(model) and folder.is_dir()
-        if not there and model in contracts.names() and not embedded:
+        if not there and not embedded and _NAME.fullmatch(model):
             folder = fetched(model)
-            if not folder.is_dir():
+            there = folder.is_dir()
+            if not there and model in contracts.names():
                 raise CheckpointError(
                     f"The model {model!r} has not been fetched: run `siglip-perception fetch"
                     f" {model}`, or give a folder that holds it."
                 )
-            there = True
     except (OSError, RuntimeError, ValueError):  # no name for a path: too long, "~nobody", "\0"
         there = False
     if not there:

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
 from siglip_perception.errors import ContractError
 
+# Prismatic's names (openvla/openvla: prismatic/extern/hf/configuration_prismatic.py).
+STRATEGIES: Mapping[str, Resize] = {
+    "resize-naive": "squash",
+    "letterbox": "letterbox",
+    "resize-crop": "resize-crop",
+}
+_STRATEGY = {resize: strategy for strategy, resize in STRATEGIES.items()}
 # Fields of a contract that may be left open: the checkpoint's own is taken.
 _OPTIONAL = frozenset({"num_hidden_layers", "num_attention_heads", "hidden_act"})
 
@@ -35,11 +42,14 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What a policy's own configuration says of its input; None where it does not say."""
+    """What a policy's own configuration says of its input; None where it does not say.
+
+    strategy: its image_resize_strategy, one of STRATEGIES.
+    """
 
     where: str
     image_size: int | None = None
-    resize: Resize | None = None
+    strategy: str | None = None
 
 
 def check(
@@ -69,7 +79,7 @@ def difference(
     if policy is not None:
         wanted: tuple[tuple[str, object, object], ...] = (
             ("image_sizes", contract.encoders[0].image_size, policy.image_size),
-            ("image_resize_strategy", contract.resize, policy.resize),
+            ("image_resize_strategy", _STRATEGY.get(contract.resize, "none"), policy.strategy),
         )
         for field, value, given in wanted:
             if given is not None and given != value:

@@ -25,11 +25,11 @@ _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class CropSettings:
     """Sizes and shares of DINO's multi-crop (Caron et al. 2021, section 3.1).
 
-    size: side of a crop in pixels, a multiple of the patch. count: crops an image.
+    patches: side of a crop in the model's patches. count: crops an image.
     scale: least and greatest share of the image's area that a crop shows.
     """
 
-    size: int
+    patches: int
     count: int
     scale: tuple[float, float]
 
@@ -45,19 +45,21 @@ class MaskSettings:
     ratio: tuple[float, float] = (0.1, 0.5)
 
 
-def random_crops(images: Tensor, seeds: list[int], settings: CropSettings) -> Tensor:
+def random_crops(images: Tensor, seeds: list[int], settings: CropSettings, patch: int) -> Tensor:
     """`count` random crops of each image: float [B, 3, H, W] in [0, 1] -> [count * B, 3, S, S].
 
-    Crop k of image i is row k * B + i. Each is resized bilinearly, flipped left to right half the
-    time, and changed in brightness, contrast and saturation; some are blurred. Hue stays: on a
-    table, a colour is what tells two things apart.
+    patch: side of a patch in pixels; S is settings.patches times as much. Crop k of image i is row
+    k * B + i. Each is resized bilinearly, flipped left to right half the time, and changed in
+    brightness, contrast and saturation; some are blurred. Hue stays: on a table, a colour is what
+    tells two things apart.
     """
-    rngs = [np.random.default_rng((seed, settings.size)) for seed in seeds]
+    rngs = [np.random.default_rng((seed, settings.patches)) for seed in seeds]
+    side = settings.patches * patch
     views = []
     for _ in range(settings.count):
         drawn = [_draw(rng, settings.scale) for rng in rngs]
         maps = torch.tensor([d.affine for d in drawn], dtype=images.dtype, device=images.device)
-        shape = [len(images), 3, settings.size, settings.size]
+        shape = [len(images), 3, side, side]
         grid = functional.affine_grid(maps, shape, align_corners=False)
         crops = functional.grid_sample(
             images, grid, mode="bilinear", padding_mode="reflection", align_corners=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -12,11 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from siglip_perception.contrastive.scenes import Rendered, Scene, render, sample_scene
+from siglip_perception.contrastive.scenes import (
+    MAX_CLUTTER,
+    MAX_OBJECTS,
+    Rendered,
+    Scene,
+    render,
+    sample_scene,
+)
 from siglip_perception.contrastive.towers import GRID, TABLETOP
 from siglip_perception.contrastive.vocabulary import (
-    COLORS,
-    KINDS,
     LANGUAGES,
     PHRASE_CLASSES,
     sample_caption,
@@ -27,13 +33,11 @@ from siglip_perception.types import FloatArray, UInt8Array
 Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
 """Image, coverage, answers and caption of one scene, as in Batch without its first axis."""
 
-MAX_OBJECTS = 6
+MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
+_TWINS = 0.12
+_NAMED = 4
+"""Objects in a caption, at most: more do not fit the text tower's context."""
 _SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
-_ANSWERS = {
-    (color, kind): np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
-    for color in COLORS
-    for kind in KINDS
-}
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 
 
@@ -42,8 +46,9 @@ class Batch:
     """B scenes.
 
     images: uint8 [B, 3, S, S], resized as the node does it, not yet normalised.
-    coverage: float32 [B, N, K], share of each of the N patches that each object shows.
-    answers: float32 [B, K, C], 1 where phrase class C names object K; zero rows without an object.
+    coverage: float32 [B, N, K], share of each of the N patches that each thing shows: objects,
+        then clutter, then nothing.
+    answers: float32 [B, K, C], 1 where phrase class C names thing K; of clutter only its colour.
     captions: B sentences.
     """
 
@@ -60,15 +65,15 @@ def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
     return decoded
 
 
-def patch_coverage(rendered: Rendered, objects: int) -> FloatArray:
-    """Exact share of each patch that each object covers, float32 [GRID * GRID, objects]."""
+def patch_coverage(rendered: Rendered, things: int) -> FloatArray:
+    """Exact share of each patch that each thing covers, float32 [GRID * GRID, things]."""
     masks = [
         cv2.resize(
             (rendered.instances == number + 1).astype(np.float32),
             (GRID, GRID),
             interpolation=cv2.INTER_AREA,
         ).ravel()
-        for number in range(objects)
+        for number in range(things)
     ]
     return np.stack(masks, axis=1)
 
@@ -86,24 +91,33 @@ class SceneDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self._seed, self._start + index))
-        scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)))
+        twins = rng.random() < _TWINS
+        scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), twins=twins)
         width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
         rendered = render(scene, width, height)
         image = rendered.image
         if rng.random() < 0.4:
-            image = through_jpeg(image, int(rng.integers(55, 96)))
-        coverage = np.zeros((GRID * GRID, MAX_OBJECTS), dtype=np.float32)
-        coverage[:, : len(scene.objects)] = patch_coverage(rendered, len(scene.objects))
-        answers = np.zeros((MAX_OBJECTS, len(PHRASE_CLASSES)), dtype=np.float32)
-        for number, item in enumerate(scene.objects):
-            answers[number] = _ANSWERS[item.color, item.kind]
+            image = through_jpeg(image, int(rng.integers(50, 96)))
+        things = (*scene.objects, *scene.clutter)
+        coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
+        coverage[:, : len(things)] = patch_coverage(rendered, len(things))
+        answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
+        for number, item in enumerate(things):
+            answers[number] = _answers(item.color, item.kind)
         return to_square(image, _SQUARE), coverage, answers, _caption(scene, rng)
+
+
+@cache
+def _answers(color: str, kind: str) -> FloatArray:
+    """Which classes name a thing, float32 [C]: none a muted one of a kind without a name."""
+    return np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
 
 
 def _caption(scene: Scene, rng: np.random.Generator) -> str:
     language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
     named = [(item.color, item.kind) for item in scene.objects]
-    return sample_caption(named, language, rng)
+    chosen = rng.permutation(len(named))[:_NAMED]
+    return sample_caption([named[i] for i in chosen], language, rng)
 
 
 def _collate(samples: list[Sample]) -> Batch:

@@ -33,10 +33,11 @@ from siglip_perception.contrastive.crops import (
     block_masks,
     random_crops,
 )
+from siglip_perception.contrastive.exchange import gather
 
-# Of an image of 224 pixels a crop keeps about its own resolution.
-_GLOBAL = CropSettings(size=112, count=2, scale=(0.25, 0.7))
-_LOCAL = CropSettings(size=56, count=4, scale=(0.05, 0.25))
+# Of an image of 16 or 18 patches a side, a crop keeps about its own resolution.
+_GLOBAL = CropSettings(patches=9, count=2, scale=(0.25, 0.7))
+_LOCAL = CropSettings(patches=5, count=4, scale=(0.05, 0.25))
 _MASKS = MaskSettings()
 
 
@@ -139,17 +140,21 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return -(teacher * (student.float() / temperature).log_softmax(dim=-1)).sum(dim=-1)
 
 
-def koleo_loss(features: Tensor) -> Tensor:
+def koleo_loss(features: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Kozachenko-Leonenko: -mean_i log min_{j != i} |x_i - x_j|; low where features spread.
 
-    features: float [B, d], B of 2 or more; taken to unit length first, as DINOv2 does.
+    features: float [B, d], taken to unit length first, as DINOv2 does. With a group the nearest
+    one is sought in all its processes; there are two features or more in all.
     """
     unit = functional.normalize(features.float(), dim=-1)
+    others, first = unit, 0
+    if group is not None:
+        others, first = gather(unit, group), dist.get_rank(group) * len(unit)
     with torch.no_grad():
-        similarity = unit @ unit.T
-        similarity.fill_diagonal_(-2.0)
+        similarity = unit @ others.T
+        similarity.diagonal(first).fill_(-2.0)
         nearest = similarity.argmax(dim=1)
-    distance: Tensor = (unit - unit[nearest]).norm(dim=-1)
+    distance: Tensor = (unit - others[nearest]).norm(dim=-1)
     return -(distance + 1e-8).log().mean()
 
 
@@ -248,9 +253,10 @@ class SelfDistillation(nn.Module):
 
     def views(self, images: Tensor, seeds: list[int], mean: Tensor, std: Tensor) -> Views:
         """Crops of float images [B, 3, H, W] in [0, 1]; a seed for each image decides on them."""
-        wide = random_crops(images, seeds, self.settings.global_crops)
-        narrow = random_crops(images, seeds, self.settings.local_crops)
-        side = self.settings.global_crops.size // self.student.backbone.config.patch_size
+        patch = int(self.student.backbone.config.patch_size)
+        wide = random_crops(images, seeds, self.settings.global_crops, patch)
+        narrow = random_crops(images, seeds, self.settings.local_crops, patch)
+        side = self.settings.global_crops.patches
         masks = torch.cat(
             [
                 block_masks([2 * s + view for s in seeds], side, self.settings.masks)
@@ -287,8 +293,10 @@ class SelfDistillation(nn.Module):
         parts = zip(torch.split(cls, rows), torch.split(patches, masked), strict=True)
         return [Targets(torch.stack(of_cls.chunk(2)), rest) for of_cls, rest in parts]
 
-    def forward(self, views: Views, targets: Targets) -> tuple[Tensor, dict[str, float]]:
-        """The loss to descend, and its parts for the log.
+    def forward(
+        self, views: Views, targets: Targets, group: dist.ProcessGroup | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss to descend, and its parts for the log; in a group, the mean over processes is.
 
         cls: mean cross entropy over pairs of a teacher's global crop and any other crop of that
         image. patch: that of masked patches, each image's masked patches weighing 1 together.
@@ -319,8 +327,8 @@ class SelfDistillation(nn.Module):
             "patch": patch,
             "information": information(wide.detach(), temperature),
         }
-        if settings.koleo_weight and images > 1:
-            koleo = torch.stack([koleo_loss(part) for part in wide_cls.chunk(2)]).mean()
+        if settings.koleo_weight and (images > 1 or group is not None):
+            koleo = torch.stack([koleo_loss(part, group) for part in wide_cls.chunk(2)]).mean()
             loss = loss + settings.koleo_weight * koleo
             parts["koleo"] = koleo
         return loss, {name: float(value.detach()) for name, value in parts.items()}

@@ -6,20 +6,24 @@ import torch
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersModel
 
-from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.dino import DinoSettings, SelfDistillation, Views
 from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.samples import PairBatch
+from siglip_perception.preprocess import EncoderInput
 
 
 class DinoObjective(nn.Module):
-    """DINO, iBOT and DINOv2's loss of a DINOv2; captions are not looked at."""
+    """DINO, iBOT and DINOv2's loss of a DINOv2; captions are not looked at.
+
+    steps: of the whole run, for the schedules of temperature and momentum.
+    """
 
     def __init__(
         self,
         model: Dinov2WithRegistersModel,
-        encoder: EncoderSpec,
+        encoder: EncoderInput,
         settings: DinoSettings,
+        steps: int,
         bf16: bool = True,
     ) -> None:
         super().__init__()
@@ -27,6 +31,7 @@ class DinoObjective(nn.Module):
             # The fused kernel's backward takes up to 1.7 times as long on crops of so few patches.
             model.set_attn_implementation("eager")
         self.distillation = SelfDistillation(model, settings)
+        self._steps = steps
         self._bf16 = bf16
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
         self.register_buffer("_mean", mean, persistent=False)
@@ -40,13 +45,13 @@ class DinoObjective(nn.Module):
         return self.distillation.teacher.backbone
 
     def backward(
-        self, batch: PairBatch, parts: int, processes: Processes, progress: float
+        self, batch: PairBatch, parts: int, processes: Processes, step: int
     ) -> dict[str, float]:
         """Add the gradient of the loss over the images of all processes; what is worth logging.
 
-        The teacher's answers of all parts and processes are balanced together. progress: share of
-        the steps that are done, in [0, 1].
-        """
+        The teacher's answers of all parts and processes are balanced together; KoLeo alone sees
+        one part at a time, but that of all processes."""
+        progress = step / self._steps
         pieces = batch.parts(parts)
         views = [self._views(piece) for piece in pieces]
         settings, device = self.distillation.settings, self._mean.device
@@ -58,7 +63,7 @@ class DinoObjective(nn.Module):
         totals: dict[str, float] = {}
         for view, target in zip(views, targets, strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                loss, found = self.distillation(view, target)
+                loss, found = self.distillation(view, target, processes.group)
             (loss / parts).backward()
             for name, value in ({"loss": float(loss.detach())} | found).items():
                 totals[name] = totals.get(name, 0.0) + value / parts
@@ -66,10 +71,16 @@ class DinoObjective(nn.Module):
             parameter.grad = None
         return totals
 
+    def features(self, images: Tensor) -> Tensor:
+        """The teacher's patches, uint8 [B, 3, S, S] -> float [B, N, d]."""
+        pixels = (images.to(self._mean.device).float() / 255 - self._mean) / self._std
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
+            return self.distillation.teacher.features(pixels)[1]
+
     def _views(self, batch: PairBatch) -> Views:
         images = batch.images.to(self._mean.device, non_blocking=True).float() / 255
         return self.distillation.views(images, batch.seeds, self._mean, self._std)
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, step: int) -> None:
         """The teacher follows."""
-        self.distillation.move_teacher(progress)
+        self.distillation.move_teacher((step + 1) / self._steps)

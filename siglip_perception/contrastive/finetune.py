@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from siglip_perception.contracts import EncoderName
 from siglip_perception.contrastive.dino import DinoSettings
 from siglip_perception.contrastive.dino_objective import DinoObjective
 from siglip_perception.contrastive.journal import Journal
-from siglip_perception.contrastive.loop import Plan, Tally, new_optimizer, train
+from siglip_perception.contrastive.loop import Plan, Tally, train
 from siglip_perception.contrastive.open_source import open_data
+from siglip_perception.contrastive.optimizers import new_optimizers
 from siglip_perception.contrastive.pair_objective import PairObjective
+from siglip_perception.contrastive.probes import scene_figures
 from siglip_perception.contrastive.processes import Processes, processes
 from siglip_perception.contrastive.retrieval import (
     TEMPLATES,
@@ -31,81 +34,53 @@ from siglip_perception.contrastive.samples import Order, PairDataset, Share, bat
 from siglip_perception.contrastive.source_bag import BagOptions
 from siglip_perception.contrastive.sources import BrokenPairError, PairSource, Subset
 from siglip_perception.contrastive.start import (
-    DINOV2_INPUT,
-    SIGLIP_INPUT,
     Start,
     anew,
     export,
     open_start,
     refuse_foreign,
 )
+from siglip_perception.contrastive.towers import GRID, TABLETOP
 from siglip_perception.contrastive.tuning import Tuning, merge, prepare
 from siglip_perception.errors import PerceptionError
+from siglip_perception.preprocess import to_square
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3
 _HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
 _SPLIT_SEED = 20_231
+_STEPS, _BATCH = 1000, 32
+_POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
+_NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads")
 _DINO_STATE = ("distillation.teacher.", "distillation.cls_centre.", "distillation.patch_centre.")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of training on one's own pairs."""
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        nargs="+",
-        metavar="SOURCE",
-        help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl),"
-        " .tar shards (WebDataset) or a folder of them, a bag, or scenes[:COUNT[@SEED]]",
-    )
-    data.add_argument("--image-topic", action="append", default=[], metavar="TOPIC")
-    data.add_argument("--caption-topic", default="/instruction", metavar="TOPIC")
-    data.add_argument(
-        "--frame-interval", type=float, default=0.5, metavar="S", help="of a bag's camera"
-    )
-    data.add_argument(
-        "--holdout", type=int, metavar="N", help="pairs kept apart for the figures at the end"
-    )
-    data.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line")
-    data.add_argument("--workers", type=int, help="processes that load images")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", default="tabletop", help="to start from: name or folder")
-    model.add_argument("--from-scratch", action="store_true", help="its shape, new weights")
-    model.add_argument("--objective", choices=("sigmoid", "clip", "dino"), default="sigmoid")
-    model.add_argument("--tune", choices=("all", "last", "lora"), default="all")
-    model.add_argument("--freeze", choices=("image", "text"), action="append", default=[])
-    model.add_argument("--last-layers", type=int, default=2, metavar="N")
-    model.add_argument("--lora-rank", type=int, default=8, metavar="R")
-    model.add_argument("--lora-alpha", type=int, default=16, metavar="A")
-    run_ = parser.add_argument_group("run")
-    run_.add_argument("--accumulate", type=int, default=1, metavar="N", help="pieces of a batch")
-    run_.add_argument("--weight-decay", type=float, default=0.05)
-    run_.add_argument("--warmup", type=int, help="steps (default: a tenth)")
-    run_.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    run_.add_argument("--log-every", type=int, default=10, metavar="N")
-    run_.add_argument("--save-every", type=int, default=100, metavar="N")
-    run_.add_argument("--tensorboard", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train on the pairs that were named, or go on; figures and a model folder at the end."""
+    defaults = {"steps": _STEPS, "batch": _BATCH, "seed": 0}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     output: Path = args.output.absolute()
     refuse_foreign(output)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     with processes(args.device) as own:
         _check(args, own)
+        if args.threads:
+            torch.set_num_threads(args.threads)
         _Run(args, output, own).go()
     return 0
 
 
 def _check(args: argparse.Namespace, own: Processes) -> None:
-    for name in ("steps", "accumulate", "log_every", "save_every"):
-        if getattr(args, name) < 1:
-            raise PerceptionError(f"--{name.replace('_', '-')} has to be 1 or more.")
+    for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not least <= value < math.inf:
+                raise PerceptionError(f"--{name.replace('_', '-')} has to be {least} or more.")
+    if args.lr is not None and not 0 < args.lr < math.inf:
+        raise PerceptionError(f"--lr {args.lr} is no learning rate: it has to be above 0.")
     pieces = own.world * args.accumulate
-    if args.batch < 2 or args.batch % pieces or (args.objective == "dino" and args.batch < 2):
+    if args.batch < 2 or args.batch % pieces:
         raise PerceptionError(
             f"--batch {args.batch} has to be 2 or more and a multiple of {pieces}: of"
             f" {own.world} processes times --accumulate {args.accumulate}."
@@ -119,8 +94,17 @@ class _Run:
         self._args, self._output, self._own = args, output, own
         self._folder: Path = args.runs or output.with_name(output.name + ".runs")
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._start: Start = open_start(args.model)
+        self._start: Start = open_start(args.model, args.contract)
         self._dino = args.objective == "dino"
+        self._part: EncoderName = "dinov2" if self._dino else "siglip"
+        if (self._start.dinov2 if self._dino else self._start.siglip) is None:
+            raise PerceptionError(
+                f"{args.model} has no {self._part} that --objective {args.objective} could train:"
+                " give another folder to --model."
+            )
+        self._input = self._start.inputs[self._part]
+        self._tally = Tally()
+        self._classes = read_classes(args.classes) if args.classes else ()
         self._source, self._kept = self._data()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
         self._plan = Plan(
@@ -154,7 +138,7 @@ class _Run:
                 source = open_data(args.data, self._folder, bag, captioned=not self._dino)
             own.wait()
         assert source is not None
-        kept = min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
+        kept = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
         kept = kept if args.holdout is None else args.holdout
         if not 0 <= kept < len(source):
             raise PerceptionError(
@@ -167,25 +151,25 @@ class _Run:
         """All steps, then the figures and the model."""
         args, own, plan = self._args, self._own, self._plan
         objective = self._objective().to(own.device)
-        optimizer = new_optimizer(objective, plan)
+        optimizers = new_optimizers(objective, plan.lr, plan.weight_decay)
         state = RunState(
             self._folder,
             objective,
-            optimizer,
+            optimizers,
             self._recipe(),
             also=_DINO_STATE,
         )
         first, extra = state.load()
-        tally = Tally(extra.get("broken"))
+        tally = self._tally = Tally(extra.get("broken"))
         before = extra.get("before")
-        if before is None and own.leads and not args.from_scratch:
+        if before is None and own.leads and (self._dino or not args.from_scratch):
             before = self._figures(objective)
         own.wait()
         loaded = batches(
             PairDataset(
                 self._source,
                 Order(len(self._source), plan.seed),
-                self._start.preprocessor("dinov2" if self._dino else "siglip"),
+                self._input.square,
             ),
             Share(plan.batch, own.rank, own.world),
             first,
@@ -203,7 +187,7 @@ class _Run:
                 objective,
                 loaded,
                 plan,
-                optimizer,
+                optimizers,
                 state,
                 own,
                 journal,
@@ -221,20 +205,16 @@ class _Run:
     def _objective(self) -> Any:
         args, start = self._args, self._start
         bf16 = not args.fp32
+        torch.manual_seed(args.seed)  # of the heads and LoRA's first weights, alike everywhere
         if self._dino:
-            if start.dinov2 is None:
-                raise PerceptionError(
-                    f"{args.model} has no dinov2/ to train: give a model folder to --model."
-                )
-            dinov2: Any = anew(start.dinov2, args.seed) if args.from_scratch else start.dinov2
+            dinov2: Any = anew(start.dinov2) if args.from_scratch else start.dinov2
             dinov2.requires_grad_(True)
-            return DinoObjective(dinov2, DINOV2_INPUT, DinoSettings(), bf16)
+            return DinoObjective(dinov2, self._input, DinoSettings(), self._plan.steps, bf16)
         siglip: Any = start.siglip
         if args.from_scratch:
-            siglip = anew(siglip, args.seed, args.objective)
-        torch.manual_seed(args.seed)  # LoRA's first weights are drawn
+            siglip = anew(siglip, args.objective)
         model = prepare(siglip, self._tuning)
-        return PairObjective(model, start.tokenizer, SIGLIP_INPUT, args.objective, bf16)
+        return PairObjective(model, start.tokenizer, self._input, args.objective, bf16)
 
     def _recipe(self) -> dict[str, Any]:
         """All that the result depends on, besides the data's own bytes and the code."""
@@ -281,24 +261,22 @@ class _Run:
         for name, value in after.items():
             was = f" (before: {before[name]:.4g})" if before and name in before else ""
             print(f"{name}: {value:.4g}{was}")
-        if journal is not None and after:
-            journal.row(self._plan.steps, after)
-        model = objective.model
-        if self._dino:
-            whole = export(self._start, self._output, None, model)
-        else:
-            whole = export(self._start, self._output, merge(model, self._tuning), None)
+        if journal is not None:
+            journal.figures({"before": before or {}, "after": after})
+        model = objective.model if self._dino else merge(objective.model, self._tuning)
+        export(self._start, self._output, {self._part: model})
         print(f"wrote {self._output}")
-        if not whole:
-            print(f"put a DINOv2 into {self._output / 'dinov2'} to use it in the node")
 
     @torch.no_grad()
     def _figures(self, objective: Any) -> dict[str, float]:
-        """Retrieval and classification on what was kept apart."""
-        if self._dino or len(self._kept) < 2:
-            return {}
+        """Retrieval and classification on what was kept apart; of DINOv2, on generated scenes."""
         objective.eval()
-        resize = self._start.preprocessor("siglip")
+        if self._dino:
+            patch, size = int(objective.model.config.patch_size), self._input.square.size
+            fits = size == TABLETOP.image_size and size // patch == GRID
+            return scene_figures(objective.features) if fits else {}
+        if len(self._kept) < 2:
+            return {}
         captions: list[str] = []
         images: list[torch.Tensor] = []
         texts: list[torch.Tensor] = []
@@ -308,19 +286,21 @@ class _Run:
             for number in range(start, min(start + 32, len(self._kept))):
                 try:
                     pair = self._kept.read(number)
-                except BrokenPairError:
+                except BrokenPairError as error:
+                    self._tally.update({error.name: error.reason})
                     continue
-                squares.append(torch.from_numpy(resize(pair.image)).permute(2, 0, 1))
+                squares.append(to_square(pair.image, self._input.square))
                 found.append(pair.caption)
             if squares:
-                images.append(objective.embed_images(torch.stack(squares)))
+                stacked = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+                images.append(objective.embed_images(stacked))
                 texts.append(objective.embed_texts(found))
                 captions += found
         if len(captions) < 2:
             return {}
         image, text = torch.cat(images), torch.cat(texts)
         figures = {"kept_apart": float(len(captions))} | retrieval_figures(image, text, captions)
-        names: Sequence[str] = read_classes(self._args.classes) if self._args.classes else ()
+        names = self._classes
         if names:
             prompts = torch.stack(
                 [objective.embed_texts([t.format(name) for name in names]) for t in TEMPLATES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,15 +17,17 @@ from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.run_state import RunState
 from siglip_perception.contrastive.samples import PairBatch
 
-_DIGITS = 6
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast; every number but the last two changes the result.
 
-    batch: pairs of a step, of all processes together. accumulate: pieces in which a process' share
-    of them goes through the model. lr: peak of the warm-up, of `warmup` steps, and of the cosine.
+    batch: samples of a step, of all processes together. accumulate: pieces in which a process'
+    share of them goes through the model. lr: peak, after `warmup` steps, held until the cooldown,
+    the last share of the steps, in which it falls by a cosine to a hundredth. clip: of the
+    gradient's norm.
     """
 
     steps: int
@@ -34,53 +36,59 @@ class Plan:
     lr: float = 1e-4
     weight_decay: float = 0.05
     warmup: int = 0
+    cooldown: float = 1.0
     clip: float = 1.0
     seed: int = 0
     log_every: int = 10
     save_every: int = 100
 
+    @property
+    def falls_at(self) -> int:
+        """The step at which the rate begins to fall."""
+        return self.steps - round(self.cooldown * max(self.steps - self.warmup, 0))
+
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then cosine to a hundredth."""
+        """Learning rate of a step: linear warm-up, held, then a cosine to a hundredth."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        done = max(step - self.falls_at, 0) / max(self.steps - self.falls_at, 1)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 class Objective(Protocol):
     """What is trained, and on what."""
 
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self) -> Any: ...
+
     def backward(
-        self, batch: PairBatch, parts: int, processes: Processes, progress: float
+        self, batch: Any, parts: int, processes: Processes, step: int
     ) -> dict[str, float]:
         """Add the gradient of a whole batch's loss; `loss`, and what else is worth logging."""
 
-    def after_step(self, progress: float) -> None:
-        """What has to follow the optimiser's step."""
-
-
-def new_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW over what is trained; vectors and scalars, such as norms and biases, do not decay."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": plan.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=plan.lr,
-        betas=(0.9, 0.98),
-    )
+    def after_step(self, step: int) -> None:
+        """What has to follow the optimiser's step of that number."""
 
 
 class Tally:
-    """The pairs that could not be used, by name: one that comes again counts once."""
+    """The pairs that could not be used, by name: one that comes again counts once.
+
+    Only so many are remembered; where there are more, the data need another look anyway.
+    """
 
     def __init__(self, known: dict[str, str] | None = None) -> None:
         self.reasons = dict(known or {})
 
     def add(self, batch: PairBatch) -> None:
         """Remember what was broken on the way to this batch."""
-        self.reasons.update(batch.broken)
+        self.update(dict(batch.broken))
+
+    def update(self, reasons: Mapping[str, str]) -> None:
+        """Remember these pairs, each with its reason."""
+        for name, reason in reasons.items():
+            if name in self.reasons or len(self.reasons) < _REMEMBERED:
+                self.reasons[name] = reason
 
     def report(self) -> str:
         """A sentence for the end, "" where nothing was broken."""
@@ -89,7 +97,8 @@ class Tally:
         counts = Counter(self.reasons.values())
         examples = {reason: name for name, reason in reversed(self.reasons.items())}
         parts = [f"{reason} {n} (such as {examples[reason]})" for reason, n in counts.items()]
-        return f"{len(self.reasons)} pairs could not be used: {', '.join(parts)}"
+        more = " or more" if len(self.reasons) >= _REMEMBERED else ""
+        return f"{len(self.reasons)}{more} pairs could not be used: {', '.join(parts)}"
 
 
 def _seed(*numbers: int) -> int:
@@ -98,47 +107,65 @@ def _seed(*numbers: int) -> int:
 
 
 def train(
-    objective: Any,
-    batches: Iterator[PairBatch],
+    objective: Objective,
+    batches: Iterator[Any],
     plan: Plan,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     state: RunState,
     processes: Processes,
     journal: Journal | None,
     first: int,
-    tally: Tally,
-    extra: Mapping[str, Any],
+    tally: Tally | None = None,
+    extra: Mapping[str, Any] | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Steps first to plan.steps - 1; the state is written at every save_every-th and the last.
 
-    objective: an nn.Module that is an Objective, the same in all processes. extra: for the state.
-    journal: the leading process' own. Every step is seeded by its number, so a resumed run draws as the whole.
+    objective: the same in all processes. journal: the leading process' own. tally: takes what was
+    broken on the way to each batch. extra: for the state. measure: called by the leading process
+    when the state is written, for the log. Every step is seeded by its number, so a resumed run
+    draws as the whole.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     objective.train()
     for step, batch in enumerate(batches, start=first):
-        progress = step / plan.steps
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = plan.rate(step) * group.get("share", 1.0)
         torch.manual_seed(_seed(plan.seed, step, processes.rank))
-        tally.add(batch)
-        optimizer.zero_grad(set_to_none=True)
-        values = objective.backward(batch, plan.accumulate, processes, progress)
+        if tally is not None:
+            tally.add(batch)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        values = objective.backward(batch, plan.accumulate, processes, step)
         processes.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        objective.after_step(step)
         done = step + 1
-        objective.after_step(done / plan.steps)
+        saves = done % plan.save_every == 0 or done == plan.steps
         if journal is not None:
             journal.step()
-        if done % plan.log_every == 0 or done == plan.steps:
-            values = processes.mean(values | {"gradient": float(norm)})
+        if saves or done % plan.log_every == 0:
+            values = processes.mean(values | {"gradient": float(norm)}) | {"lr": plan.rate(step)}
             if journal is not None:
-                rounded = {name: round(value, _DIGITS) for name, value in values.items()}
-                journal.row(done, rounded | {"lr": plan.rate(step)})
-        if done % plan.save_every == 0 or done == plan.steps:
-            for other in processes.gather(tally.reasons):
-                assert isinstance(other, dict)
-                tally.reasons.update(other)
-            if processes.leads:
-                state.save(done, {**extra, "broken": tally.reasons})
+                measured = measure() if saves and measure is not None else {}
+                journal.row(done, values, measured)
+        if saves:
+            _save(state, done, processes, tally, extra or {})
+
+
+def _save(
+    state: RunState,
+    step: int,
+    processes: Processes,
+    tally: Tally | None,
+    extra: Mapping[str, Any],
+) -> None:
+    if tally is not None:
+        for other in processes.gather(tally.reasons):
+            assert isinstance(other, dict)
+            tally.update(other)
+        extra = {**extra, "broken": tally.reasons}
+    if processes.leads:
+        state.save(step, extra)

@@ -72,23 +72,21 @@ class SiglipObjective(nn.Module):
             normalise(batch.images, TABLETOP.encoder("siglip"))
         ).last_hidden_state
         keys = head_keys(head, tokens)
-        there = batch.answers.any(dim=-1)  # [B, K]
 
-        threshold = float(rng.uniform(0.2, 0.7))
-        masks = (batch.coverage.transpose(1, 2) > threshold).float()
+        masks = self._thing_regions(batch.coverage, rng)  # [B, K, N]
         others = self._other_regions(batch.coverage, rng)  # [B, 2, N]
         whole = torch.ones_like(masks[:, :1])
         pooled = pool_regions(head, keys, torch.cat([masks, others, whole], dim=1))
         regions = functional.normalize(pooled.float(), dim=-1)
-        objects = masks.shape[1]
-        shown = there & masks.any(dim=-1)
+        things = masks.shape[1]
+        shown = masks.amax(dim=-1) > 0
         region = sigmoid_target_loss(
-            regions[:, :objects][shown], phrases, batch.answers[shown], scale, bias
+            regions[:, :things][shown], phrases, batch.answers[shown], scale, bias
         )
         share = others @ batch.coverage / others.sum(dim=-1, keepdim=True).clamp_min(1)
         other_answers = (share @ batch.answers).clamp(0, 1)
         other = sigmoid_target_loss(
-            regions[:, objects:-1].flatten(0, 1), phrases, other_answers.flatten(0, 1), scale, bias
+            regions[:, things:-1].flatten(0, 1), phrases, other_answers.flatten(0, 1), scale, bias
         )
         image = regions[:, -1]
         presence = sigmoid_target_loss(image, phrases, batch.answers.amax(dim=1), scale, bias)
@@ -108,7 +106,7 @@ class SiglipObjective(nn.Module):
         patch = sigmoid_target_loss(
             patches.flatten(0, 1), phrases, patch_answers.flatten(0, 1), scale, bias
         )
-        loss = region + patch + 0.5 * other + 0.2 * presence + 0.2 * caption
+        loss = region + patch + 0.5 * other + 0.05 * presence + 0.2 * caption
         parts = {
             "region": region,
             "patch": patch,
@@ -117,6 +115,15 @@ class SiglipObjective(nn.Module):
             "caption": caption,
         }
         return StepResult(loss, {name: float(value.detach()) for name, value in parts.items()})
+
+    @staticmethod
+    def _thing_regions(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+        """Each thing's patches, masks [B, K, N]: tight, loose, with holes, as found ones are."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        cuts = torch.rand(len(coverage), coverage.shape[-1], 1, generator=generator)
+        covered = coverage.transpose(1, 2)
+        kept = torch.rand(covered.shape, generator=generator) < 0.9
+        return ((covered > 0.2 + 0.5 * cuts) & kept).float()
 
     @staticmethod
     def _other_regions(coverage: Tensor, rng: np.random.Generator) -> Tensor:
@@ -151,7 +158,7 @@ class SiglipObjective(nn.Module):
             normalise(batch.images, TABLETOP.encoder("siglip"))
         ).last_hidden_state
         masks = (batch.coverage.transpose(1, 2) > 0.5).float()
-        shown = batch.answers.any(dim=-1) & masks.any(dim=-1)
+        shown = batch.answers[..., exact].any(dim=-1) & masks.any(dim=-1)
         pooled = functional.normalize(pool_regions(head, head_keys(head, tokens), masks), dim=-1)
         right = batch.answers[shown][:, exact].argmax(dim=-1)
         figures = {}

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
-from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.accumulate import backward_in_parts
 from siglip_perception.contrastive.losses import clip_loss, sigmoid_loss, sigmoid_target_loss
 from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.samples import PairBatch
+from siglip_perception.preprocess import EncoderInput
 
 _HIGHEST_SCALE = 4.6052  # log 100, CLIP's own bound (Radford et al. 2021, section 2.5)
 _CHUNK = 1024
@@ -27,14 +27,14 @@ class PairObjective(nn.Module):
     Captions that are the same text are right answers for each other's images, too: a bag's frames
     share one instruction, and to call them wrong would teach the opposite of what is wanted. The
     sigmoid loss takes any number of right answers; CLIP's softmax has one for each row, so there
-    `duplicates` in the log says how many pairs it gets wrong.
+    it gets them wrong. `same_caption` in the log: how many others of the batch a pair has.
     """
 
     def __init__(
         self,
         model: SiglipModel,
         tokenizer: PreTrainedTokenizerFast,
-        encoder: EncoderSpec,
+        encoder: EncoderInput,
         loss: Literal["sigmoid", "clip"] = "sigmoid",
         bf16: bool = True,
     ) -> None:
@@ -72,7 +72,7 @@ class PairObjective(nn.Module):
         return functional.normalize(pooled.float(), dim=-1)
 
     def backward(
-        self, batch: PairBatch, parts: int, processes: Processes, progress: float
+        self, batch: PairBatch, parts: int, processes: Processes, step: int
     ) -> dict[str, float]:
         """Add the gradient of the loss over the pairs of all processes; what is worth logging.
 
@@ -84,9 +84,8 @@ class PairObjective(nn.Module):
             lambda part: (self.embed_images(part.images), self.embed_texts(part.captions)),
             lambda embeddings: self._loss(embeddings[0], embeddings[1], same, processes.group),
         )
-        own = torch.arange(len(batch)) + processes.rank * len(batch)
-        duplicates = 0 if same is None else int(same.sum()) - len(own)
-        return {"loss": float(loss), "duplicates": float(duplicates)}
+        others = 0.0 if same is None else float(same.sum()) / len(batch) - 1
+        return {"loss": float(loss), "same_caption": others}
 
     def _loss(
         self, image: Tensor, text: Tensor, same: Tensor | None, group: dist.ProcessGroup | None
@@ -102,7 +101,7 @@ class PairObjective(nn.Module):
         )
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, step: int) -> None:
         """CLIP's bound on the temperature; the sigmoid loss needs none."""
         if self.loss == "clip":
             self.model.logit_scale.clamp_(max=_HIGHEST_SCALE)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from siglip_perception.contrastive.data import batches
 from siglip_perception.contrastive.evaluate import area_under_roc
+from siglip_perception.contrastive.vocabulary import PHRASE_CLASSES
+
+PROBE_SEED = 6_000_000
+"""Far from the seeds of training, validation and evaluation."""
 
 PURE = 0.8
 """Share of a patch that one thing has to cover for the patch to count as showing that thing."""
@@ -69,3 +76,35 @@ def linear_probe(
     penalty[-1, -1] = 0
     weights = torch.linalg.solve(a.T @ a + penalty, a.T @ wanted)
     return float(((columns(test) @ weights).argmax(dim=1) == test_labels).float().mean())
+
+
+@torch.no_grad()
+def scene_figures(features_of: Callable[[Tensor], Tensor], scenes: int = 120) -> dict[str, float]:
+    """What patch features tell of generated scenes, of which the probes see two thirds.
+
+    features_of: uint8 [B, 3, S, S] -> float [B, N, d]. affinity_auroc: as above, on all scenes.
+    kind_probe, color_probe: share of the last third's patches of objects whose kind or colour a
+    linear map of their features tells.
+    """
+    features, coverage, answers = [], [], []
+    for batch in batches(PROBE_SEED, 0, scenes, min(scenes, 24), workers=0):
+        features.append(features_of(batch.images).float().cpu())
+        coverage.append(batch.coverage)
+        answers.append(batch.answers)
+    patches, owners = torch.cat(features), patch_owners(torch.cat(coverage))
+    figures = {"affinity_auroc": affinity_auroc(patches, torch.cat(coverage))}
+    things = torch.cat(answers)
+    image, place = ((owners >= 0) & (owners < things.shape[1])).nonzero(as_tuple=True)
+    asked = things[image, owners[image, place]]  # [M, C]
+    for name, columns in (
+        ("kind_probe", [n for n, c in enumerate(PHRASE_CLASSES) if c.color is None]),
+        ("color_probe", [n for n, c in enumerate(PHRASE_CLASSES) if c.kind is None]),
+    ):
+        named = asked[:, columns].any(dim=1)
+        labels = asked[:, columns].argmax(dim=1)
+        fitted, held = (
+            named & part for part in (image < 2 * scenes // 3, image >= 2 * scenes // 3)
+        )
+        rows = patches[image, place]
+        figures[name] = linear_probe(rows[fitted], labels[fitted], rows[held], labels[held])
+    return figures

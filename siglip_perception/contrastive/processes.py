@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,9 @@ from siglip_perception.errors import BackendError
 
 _BUCKET = 32 * 2**20
 """Bytes of gradients that are sent at a time: few messages, little memory beside the gradients."""
+
+_PATIENCE = timedelta(hours=2)
+"""How long the others wait for the one that reads a bag, measures or writes the model."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,13 @@ def processes(device: str) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(own)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # The names that PyTorch 2.13 calls deprecated are the ones that PyTorch 2.6 knows.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    given = dist.is_initialized()  # by whoever calls this from a program of their own
+    if not given:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(own, dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     finally:
-        dist.destroy_process_group()
+        if not given:
+            dist.destroy_process_group()

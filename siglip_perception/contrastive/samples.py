@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from siglip_perception.contrastive.sources import (
     PairSource,
     SourceError,
 )
+from siglip_perception.preprocess import Square, to_square
 from siglip_perception.types import UInt8Array
 
 _TRIES = 50
@@ -94,12 +95,10 @@ def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class PairDataset(Dataset[Item | str]):
     """The pair at each place of the order, resized, with what was broken on the way."""
 
-    def __init__(
-        self, source: PairSource, order: Order, resize: Callable[[UInt8Array], UInt8Array]
-    ) -> None:
+    def __init__(self, source: PairSource, order: Order, square: Square) -> None:
         self._source = source
         self._order = order
-        self._resize = resize
+        self._square = square
 
     def __getitem__(self, place: int) -> Item | str:
         """The pair, or in one sentence why there is none: an error would lose its own words."""
@@ -111,7 +110,7 @@ class PairDataset(Dataset[Item | str]):
             except BrokenPairError as error:
                 broken.append((error.name, error.reason))
                 continue
-            return self._resize(pair.image), pair.caption, place, broken
+            return to_square(pair.image, self._square), pair.caption, place, broken
         name, reason = broken[-1]
         return (
             f"{_TRIES} pairs one after the other could not be used, the last {name} ({reason}):"

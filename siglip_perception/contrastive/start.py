@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -20,110 +21,104 @@ from transformers import (
     SiglipModel,
 )
 
-from siglip_perception import checkpoints
-from siglip_perception.contracts import HALF, IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
-from siglip_perception.contrastive.towers import TABLETOP
+from siglip_perception import checkpoints, contracts
+from siglip_perception.contracts import EncoderName, Triple
 from siglip_perception.errors import CheckpointError, PerceptionError
-from siglip_perception.preprocess import Preprocessor
-from siglip_perception.tokenizer import load_tokenizer
+from siglip_perception.preprocess import EncoderInput, Square
 
+_HALF: Triple = (0.5, 0.5, 0.5)
+_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_NORMALISATION: dict[EncoderName, tuple[Triple, Triple]] = {
+    "siglip": (_HALF, _HALF),
+    "dinov2": _IMAGENET,
+    "dinov3": _IMAGENET,
+}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG = "config.json"
+_COPIED = (".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
 class Start:
-    """A model folder, loaded: siglip/ with or without dinov2/ beside it.
+    """A model folder, loaded: both encoders, or the Hugging Face folder of a SigLIP alone.
 
-    siglip_folder, dinov2_folder: where their files are; None where there is none.
+    siglip_folder, dinov2_folder: where their files are. inputs: what each encoder is fed.
+    digest: of the weights. contract: that of the folder's manifest, "" where it names none.
     """
 
-    siglip: SiglipModel
-    tokenizer: PreTrainedTokenizerFast
+    folder: Path
+    siglip: SiglipModel | None
+    tokenizer: PreTrainedTokenizerFast | None
     dinov2: Dinov2WithRegistersModel | None
-    siglip_folder: Path
-    dinov2_folder: Path | None
-    grounding: Path | None
+    inputs: Mapping[EncoderName, EncoderInput]
     digest: str
+    contract: str
 
-    def preprocessor(self, part: Literal["siglip", "dinov2"]) -> Preprocessor:
-        """The resize that the encoder's input needs."""
-        model = self.siglip if part == "siglip" else self.dinov2
-        assert model is not None
-        config = model.config.vision_config if part == "siglip" else model.config
-        return Preprocessor(replace(TABLETOP, image_size=int(config.image_size)))
+    def part(self, name: EncoderName) -> Path:
+        """Where an encoder's files are, in this folder or in one that is written from it."""
+        return Path(name) if (self.folder / name).is_dir() else Path()
 
 
-SIGLIP_INPUT = EncoderSpec("siglip", HALF, HALF, dim=0, patch=0)
-DINOV2_INPUT = EncoderSpec("dinov2", IMAGENET_MEAN, IMAGENET_STD, dim=0, patch=0)
+def open_start(model: str, contract: str = "") -> Start:
+    """An embedded model's name, a model folder, or one encoder's Hugging Face folder.
 
-
-def open_start(model: str) -> Start:
-    """An embedded model's name, a model folder, or one SigLIP checkpoint's own folder.
-
-    Raises CheckpointError for anything else, in one sentence.
+    contract: names how images are prepared; "" takes the folder's own, and where it names none
+    they are squashed to the encoder's square, as SigLIP and most contracts have it.
+    Raises CheckpointError or ContractError in one sentence.
     """
     folder = checkpoints.resolve(model)
-    if (folder / "siglip").is_dir():
-        loaded = checkpoints.load(folder)
-        grounding = folder / checkpoints.GROUNDING
-        return Start(
-            loaded.siglip,
-            loaded.tokenizer,
-            loaded.dinov2,
-            folder / "siglip",
-            folder / "dinov2",
-            grounding if grounding.is_file() else None,
-            loaded.digest,
-        )
-    siglip, tokenizer = _bare_siglip(folder)
-    return Start(siglip, tokenizer, None, folder, None, None, str(folder.resolve()))
-
-
-def _bare_siglip(folder: Path) -> tuple[SiglipModel, PreTrainedTokenizerFast]:
-    config = _json(folder / _CONFIG)
-    if config.get("model_type") != "siglip":
+    checkpoint = checkpoints.Checkpoint(folder)
+    name = contract or checkpoint.contract
+    given = contracts.get(name) if name else None
+    loaded = checkpoint.load(given)
+    if len(loaded.vision) > 1 and not all((folder / part).is_dir() for part in loaded.vision):
         raise CheckpointError(
-            f"{folder} is neither a model folder, with siglip/ and dinov2/ in it, nor a SigLIP"
-            " checkpoint, whose config.json says siglip: give one of them to --model."
+            f"{folder} is a policy's own checkpoint, which is not trained here: give a model"
+            " folder with a folder for each encoder."
         )
-    try:
-        with checkpoints.quiet():
-            loader: Any = SiglipModel
-            siglip: SiglipModel = loader.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-            )
-    except Exception as error:  # transformers raises errors of many kinds for broken files
-        raise CheckpointError(
-            f"The SigLIP checkpoint {folder} cannot be loaded ({str(error).splitlines()[0]}):"
-            " get it again."
-        ) from error
-    tokenizer = load_tokenizer(
+    inputs: dict[EncoderName, EncoderInput] = {}
+    for name, encoder in loaded.vision.items():
+        if given is not None:
+            inputs[name] = EncoderInput.of(given, given.encoder(name))
+        else:
+            square = Square("squash", "bicubic", int(encoder.config.image_size), (0, 0, 0))
+            inputs[name] = EncoderInput(square, *_NORMALISATION[name])
+    dinov2 = loaded.vision.get("dinov2")
+    for module in (loaded.siglip, *loaded.vision.values()):
+        if module is not None:
+            module.requires_grad_(True)
+    return Start(
         folder,
-        (folder / "tokenizer.json").read_bytes() if (folder / "tokenizer.json").is_file() else b"",
-        _json(folder / "tokenizer_config.json"),
-        siglip.config.text_config,
+        loaded.siglip,
+        loaded.tokenizer,
+        dinov2 if isinstance(dinov2, Dinov2WithRegistersModel) else None,
+        inputs,
+        " ".join(loaded.digests.values()) + _text_digest(loaded.siglip),
+        checkpoint.contract,
     )
-    return siglip, tokenizer
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is missing or no JSON: get the checkpoint again."
-        ) from error
+def _text_digest(siglip: SiglipModel | None) -> str:
+    """The encoders' digests are of what images go through; training starts from the text, too."""
+    if siglip is None:
+        return ""
+    total = hashlib.sha256()
+    for value in siglip.text_model.state_dict().values():
+        total.update(value.numpy().tobytes())
+    return f" {total.hexdigest()}"
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / _CONFIG).read_bytes())
     return content if isinstance(content, dict) else {}
 
 
-def anew(model: PreTrainedModel, seed: int, loss: str = "sigmoid") -> PreTrainedModel:
-    """A model of the same shape with new weights.
+def anew(model: PreTrainedModel, loss: str = "sigmoid") -> PreTrainedModel:
+    """A model of the same shape with new weights, drawn by PyTorch's generator.
 
     SigLIP's temperature and bias start as in the papers: t' = log 10, b = -10 (Zhai et al. 2023);
     for CLIP's loss t' = log 1 / 0.07 (Radford et al. 2021).
     """
-    torch.manual_seed(seed)
     kind: Any = type(model)
     with checkpoints.quiet():
         new: PreTrainedModel = kind(copy.deepcopy(model.config))
@@ -139,15 +134,15 @@ def save_model(model: PreTrainedModel, origin: Path, folder: Path) -> None:
 
     Everything else that stood there, such as the tokenizer's files, is copied.
     """
-    fields = _json(origin / _CONFIG)
+    fields = _fields(origin)
     dtype = _DTYPES.get(str(fields.get("dtype", fields.get("torch_dtype"))), torch.float32)
     written: Any = copy.deepcopy(model).to(dtype)
     written.config.dtype = dtype
     with checkpoints.quiet():
         written.save_pretrained(folder)
     for path in origin.iterdir():
-        weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
-        if path.is_file() and path.name != _CONFIG and not weights:
+        other = path.name != _CONFIG and not path.name.endswith(".index.json")
+        if path.is_file() and path.suffix in _COPIED and other:
             shutil.copyfile(path, folder / path.name)
     # transformers writes weights through a private temporary file: others must read them too.
     for path in folder.iterdir():
@@ -168,30 +163,37 @@ def replacing(output: Path) -> Iterator[Path]:
 
 def refuse_foreign(output: Path) -> None:
     """A model folder is replaced as a whole: one that holds anything else is left alone."""
-    ours = {"siglip", "dinov2", checkpoints.GROUNDING, checkpoints.MANIFEST}
-    if output.is_file() or (output.is_dir() and {path.name for path in output.iterdir()} - ours):
+    if not output.exists():
+        return
+    whole = output.is_dir() and (output / checkpoints.MANIFEST).is_file()
+    listed = _listed(output) if whole else set()
+    found = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
+    if not output.is_dir() or found - listed:
         raise PerceptionError(
             f"{output} holds something else than a model: name a new folder with --output."
         )
 
 
-def export(start: Start, output: Path, siglip: SiglipModel | None, dinov2: Any | None) -> bool:
-    """Write a model folder: what was trained, and the rest of it as it was; whether it is whole.
+def _listed(folder: Path) -> set[str]:
+    """The files that a folder's manifest lists, and the manifest."""
+    try:
+        files = json.loads((folder / checkpoints.MANIFEST).read_bytes())["files"]
+    except (ValueError, KeyError, TypeError):
+        return set()
+    return {*files, checkpoints.MANIFEST}
 
-    Without a DINOv2 it has siglip/ alone, and no manifest.
-    """
+
+def export(start: Start, output: Path, trained: Mapping[EncoderName, PreTrainedModel]) -> None:
+    """Write a model folder of the same form: what was trained, and all the rest as it was."""
     with replacing(output) as fresh:
-        if siglip is not None:
-            save_model(siglip, start.siglip_folder, fresh / "siglip")
-        else:
-            shutil.copytree(start.siglip_folder, fresh / "siglip")
-        if start.dinov2_folder is None:
-            return False
-        if dinov2 is not None:
-            save_model(dinov2, start.dinov2_folder, fresh / "dinov2")
-        else:
-            shutil.copytree(start.dinov2_folder, fresh / "dinov2")
-        if start.grounding is not None:
-            shutil.copyfile(start.grounding, fresh / checkpoints.GROUNDING)
-        checkpoints.write_manifest(fresh)
-    return True
+        for name in start.inputs:
+            part = start.part(name)
+            if name in trained:
+                save_model(trained[name], start.folder / part, fresh / part)
+            else:
+                shutil.copytree(start.folder / part, fresh / part, dirs_exist_ok=True)
+        grounding = start.folder / checkpoints.GROUNDING
+        if grounding.is_file():
+            shutil.copyfile(grounding, fresh / checkpoints.GROUNDING)
+        more = {"contract": start.contract} if start.contract else {}
+        checkpoints.write_manifest(fresh, **more)

@@ -25,6 +25,8 @@ COLORS: dict[str, tuple[tuple[int, int, int], tuple[str, ...], tuple[str, ...]]]
     "purple": ((125, 55, 165), ("purple", "violet"), ("보라", "보라색")),
     "white": ((238, 238, 235), ("white",), ("하얀", "흰", "흰색")),
     "black": ((35, 35, 38), ("black",), ("검은", "검정", "검은색")),
+    "pink": ((245, 140, 185), ("pink",), ("분홍", "분홍색", "핑크색")),
+    "brown": ((105, 58, 28), ("brown",), ("갈색", "고동색", "밤색")),
 }
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cup": (("cup", "mug"), ("컵", "머그컵")),
@@ -35,10 +37,23 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "block": (("block", "cube"), ("블록", "상자")),
     "banana": (("banana",), ("바나나",)),
     "book": (("book",), ("책",)),
+    "car": (("car", "toy car"), ("자동차", "장난감 자동차")),
+    "hammer": (("hammer",), ("망치",)),
+    "apple": (("apple",), ("사과",)),
+    "teapot": (("teapot", "kettle"), ("주전자", "찻주전자")),
 }
 _ANYTHING: dict[Language, tuple[str, ...]] = {
-    "en": ("object", "thing"),
-    "ko": ("물건", "것"),
+    "en": ("object", "thing", "one"),
+    "ko": ("물건", "것", "물체"),
+}
+_DETERMINERS: dict[Language, tuple[str, ...]] = {
+    "en": ("the", "a", "that", "this", "my"),
+    "ko": ("그", "이", "저", "내"),
+}
+# Small or large beside what? The probability leaves it open: these words change no answer.
+_SIZES: dict[Language, tuple[str, ...]] = {
+    "en": ("small", "little", "big", "large"),
+    "ko": ("작은", "조그만", "큰", "커다란"),
 }
 
 
@@ -50,7 +65,7 @@ class PhraseClass:
     kind: str | None
 
     def matches(self, color: str, kind: str) -> bool:
-        """Whether an object of that colour and kind answers this phrase."""
+        """Whether a thing of that colour and kind answers this phrase."""
         return self.color in (None, color) and self.kind in (None, kind)
 
     def forms(self, language: Language) -> tuple[str, ...]:
@@ -69,11 +84,12 @@ PHRASE_CLASSES: tuple[PhraseClass, ...] = (
 
 
 def sample_phrase(phrase: PhraseClass, language: Language, rng: np.random.Generator) -> str:
-    """One way to say the phrase; the plain form half the time, in English at times an article."""
+    """One way to say the phrase: the plain form half the time, at times with a size, a "the"."""
     forms = phrase.forms(language)
     text = forms[0] if rng.random() < 0.5 else forms[int(rng.integers(len(forms)))]
-    if language == "en" and rng.random() < 0.3:
-        text = f"{'the' if rng.random() < 0.5 else 'a'} {text}"
+    for words, share in ((_SIZES, 0.08), (_DETERMINERS, 0.25)):
+        if rng.random() < share:
+            text = f"{words[language][int(rng.integers(len(words[language])))]} {text}"
     return text
 
 

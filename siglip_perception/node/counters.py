@@ -30,6 +30,7 @@ class Level(IntEnum):
 REASONS: Mapping[str, Level] = {
     "superseded": Level.OK,
     "inactive": Level.OK,
+    "incomplete": Level.WARN,
     "time_jump": Level.WARN,
     "out_of_order": Level.WARN,
     "future": Level.WARN,

@@ -125,6 +125,7 @@ def node_status(view: NodeView, now: float) -> Status:
         ("state", view.state),
         ("backend", view.model.backend),
         ("contract", view.model.contract),
+        ("grounding", view.model.grounding),
         ("fingerprint", view.model.fingerprint),
         *(
             (f"{part}_ms", _milliseconds(seconds))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from siglip_perception.errors import InstructionError
+from siglip_perception.errors import InstructionError, PerceptionError
 from siglip_perception.instruction import Instruction, parse
 from siglip_perception.node.counters import Clock, Level
 from siglip_perception.node.memory import free_memory, is_out_of_memory
@@ -119,7 +119,10 @@ class Listener:
                 level=Level.WARN,
                 detail="the instruction names no object; tokens go on without objects",
             )
-        self.query = query = encode(instruction, number)
+        try:
+            self.query = query = encode(instruction, number)
+        except PerceptionError as error:  # this model cannot ground, and will not later
+            return replace(state, state="no_grounding", level=Level.WARN, detail=str(error))
         warnings = []
         if instruction.changed:
             warnings.append("control, bidi or special-token text was taken out, or it was cut")

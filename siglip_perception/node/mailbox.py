@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,13 @@ class Mailbox:
     """At most one waiting frame a camera; a source of work for the Worker.
 
     A newer frame takes the slot and the place in the queue of the one that it supersedes, so a
-    fast camera gains nothing over a slow one.
+    fast camera gains nothing over a slow one. What waits is served together, in one batch.
     """
 
-    def __init__(self, serve: Callable[[Item], None], notify: Callable[[], None]) -> None:
+    def __init__(self, serve: Callable[[list[Item]], None], notify: Callable[[], None]) -> None:
         self._serve = serve
         self._notify = notify
+        self._together: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._slots: OrderedDict[str, Item] = OrderedDict()
         self._epochs: Counter[str] = Counter()
@@ -55,14 +56,27 @@ class Mailbox:
                 waiting.ticket.drop("superseded")
         self._notify()
 
-    def take(self) -> Item | None:
-        """The frame of the camera that has waited longest; None where no frame waits."""
-        with self._lock:
-            return self._slots.popitem(last=False)[1] if self._slots else None
+    def take(self) -> list[Item]:
+        """All frames that wait, that of the camera that has waited longest first.
 
-    def open(self) -> None:
+        Of cameras that are served together: none before each has one, and in their order.
+        """
+        with self._lock:
+            if not self._ready():
+                return []
+            waiting = self._together or tuple(self._slots)
+            return [self._slots.pop(camera) for camera in waiting]
+
+    def _ready(self) -> bool:
+        if self._together:
+            return all(camera in self._slots for camera in self._together)
+        return bool(self._slots)
+
+    def open(self, together: Sequence[str] = ()) -> None:
+        """together: cameras whose frames make sense only side by side."""
         with self._lock:
             self._open = True
+            self._together = tuple(together)
 
     def close(self) -> None:
         """Drops what waits as `inactive`, and so everything that is put in from now on."""
@@ -81,12 +95,12 @@ class Mailbox:
                 waiting.ticket.drop(reason, text)
 
     def delay(self) -> float | None:
-        """0 where a frame waits, None otherwise."""
+        """0 where frames can be served, None otherwise."""
         with self._lock:
-            return 0.0 if self._slots else None
+            return 0.0 if self._ready() else None
 
     def run(self) -> None:
-        """Serves one frame, on the worker's thread."""
-        item = self.take()
-        if item is not None:
-            self._serve(item)
+        """Serves what waits, on the worker's thread."""
+        items = self.take()
+        if items:
+            self._serve(items)

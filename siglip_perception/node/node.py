@@ -63,6 +63,7 @@ class PerceptionNode(ManagedNode):
         super().__init__("siglip_perception", **options)
         self._end = end
         self._error = self._fatal = ""
+        self._joined = False
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._settings = LiveSettings(self, lambda: self.state_id == UNCONFIGURED)
         self._watch = QosWatch(self)
@@ -146,16 +147,19 @@ class PerceptionNode(ManagedNode):
         settings = self._settings.get()
         self.get_logger().info(f"loading the model {settings.model!a}")
         self._worker.call(self._perceiver.load)
-        self._outputs.create(settings.cameras)
+        self._joined = self._perceiver.joins and len(settings.cameras) > 1
+        self._outputs.create(settings.cameras, joined=self._joined)
         self._feeds = {name: self._feed(name, settings) for name in settings.cameras}
         self._instructions.open()
         model = self._perceiver.model_state
-        self.get_logger().info(f"loaded: {model.backend}; contract {model.contract}")
+        self.get_logger().info(
+            f"loaded: {model.backend}; contract {model.contract}; objects: {model.grounding}"
+        )
 
     def _activate(self) -> None:
         self._outputs.open()
-        self._mailbox.open()
         settings = self._settings.get()
+        self._mailbox.open(settings.cameras if self._joined else ())
         for feed in self._feeds.values():
             feed.start()
             self._image_subscriptions.append(self._subscribe_images(feed, settings))

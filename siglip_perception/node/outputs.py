@@ -17,19 +17,26 @@ from siglip_perception.node.conversions import detection_type, detections_messag
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.qos import QosWatch, output_qos, overridable
 from siglip_perception.overlay import draw
-from siglip_perception.types import Frame, Grounding
+from siglip_perception.types import Frame, Grounding, TokenGrid, join
 from siglip_perception.wire import as_array, objects_message, tokens_message
 
 
 @dataclass(frozen=True)
 class _Publishers:
-    tokens: Any
+    """tokens: None where the cameras' tokens are joined."""
+
+    tokens: Any | None
     objects: Any
     overlay: Any
     detections: Any | None
 
     def all(self) -> list[Any]:
-        every = (self.tokens, self.objects, self.overlay, self.detections)
+        every = (self.tokens, *self.of_objects())
+        return [publisher for publisher in every if publisher is not None]
+
+    def of_objects(self) -> list[Any]:
+        """Those that publish something of the objects."""
+        every = (self.objects, self.overlay, self.detections)
         return [publisher for publisher in every if publisher is not None]
 
 
@@ -43,14 +50,20 @@ class NodeOutputs:
         self._lock = threading.Lock()
         self._open = False
         self._publishers: dict[str, _Publishers] = {}
+        self._joined: Any | None = None
 
-    def create(self, cameras: Sequence[str]) -> None:
-        """Creates ~/tokens and the like, and ~/<camera>/tokens for cameras with a name."""
+    def create(self, cameras: Sequence[str], joined: bool = False) -> None:
+        """Creates ~/tokens and the like, and ~/<camera>/tokens for cameras with a name.
+
+        joined: there is one ~/tokens for all cameras.
+        """
+        if joined:
+            self._joined = self._create(TokenSequence, "~/tokens")
         detections = detection_type()
         for camera in cameras:
             prefix = f"~/{camera}/" if camera else "~/"
             self._publishers[camera] = _Publishers(
-                tokens=self._create(TokenSequence, f"{prefix}tokens"),
+                tokens=None if joined else self._create(TokenSequence, f"{prefix}tokens"),
                 objects=self._create(GroundedObjectArray, f"{prefix}objects"),
                 overlay=self._create(CompressedImage, f"{prefix}overlay/compressed"),
                 detections=self._create(detections, f"{prefix}detections") if detections else None,
@@ -66,11 +79,13 @@ class NodeOutputs:
         )
 
     def destroy(self) -> None:
-        for publishers in self._publishers.values():
-            for publisher in publishers.all():
+        every = [one for publishers in self._publishers.values() for one in publishers.all()]
+        for publisher in [*every, self._joined]:
+            if publisher is not None:
                 self._watch.clear(publisher.topic_name)
                 self._node.destroy_publisher(publisher)
         self._publishers.clear()
+        self._joined = None
 
     def open(self) -> None:
         with self._lock:
@@ -84,10 +99,28 @@ class NodeOutputs:
     def wants_mask(self, camera: str) -> bool:
         return bool(self._publishers[camera].overlay.get_subscription_count() > 0)
 
+    def wants_objects(self, camera: str) -> bool:
+        return any(
+            publisher.get_subscription_count() > 0
+            for publisher in self._publishers[camera].of_objects()
+        )
+
+    def publish_joined(self, items: Sequence[Item], grids: Sequence[TokenGrid]) -> bool:
+        headers = [item.message.header for item in items]
+        oldest = min(headers, key=lambda header: (header.stamp.sec, header.stamp.nanosec))
+        header = self._types.Header(stamp=oldest.stamp, frame_id=headers[0].frame_id)
+        message = tokens_message(self._types, header, join(grids))
+        with self._lock:
+            if self._open and self._joined is not None:
+                self._joined.publish(message)
+            return self._open
+
     def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
         header = item.message.header
         publishers = self._publishers[item.camera]
-        tokens = tokens_message(self._types, header, result.tokens)
+        tokens = None
+        if publishers.tokens is not None:
+            tokens = tokens_message(self._types, header, result.tokens)
         grounding: Grounding | None = result.grounding
         objects = detections = None
         if grounding is not None:
@@ -98,7 +131,8 @@ class NodeOutputs:
         with self._lock:
             if not self._open:
                 return False
-            publishers.tokens.publish(tokens)
+            if tokens is not None and publishers.tokens is not None:
+                publishers.tokens.publish(tokens)
             if objects is not None:
                 publishers.objects.publish(objects)
             if detections is not None and publishers.detections is not None:

@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +19,8 @@ from siglip_perception.node.listener import InstructionState, Listener
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.memory import free_memory, is_out_of_memory
 from siglip_perception.node.stamps import too_old
-from siglip_perception.types import Frame, Grounding
+from siglip_perception.pace import Pace
+from siglip_perception.types import Frame, Grounding, Task, TokenGrid
 
 MAX_NOT_FINITE = 3
 MAX_FAILURES = 3
@@ -35,6 +36,7 @@ class PipelineLike(Protocol):
     contract: Any
     fingerprint: str
     backend: str
+    grounding: str
     threshold: float
     max_objects: int
 
@@ -48,6 +50,8 @@ class PipelineLike(Protocol):
         with_tokens: bool = True,
         with_mask: bool = False,
     ) -> Any: ...
+
+    def process_batch(self, tasks: Sequence[Task]) -> list[Any]: ...
 
 
 Loader = Callable[[Settings], PipelineLike]
@@ -67,6 +71,8 @@ def load_pipeline(settings: Settings) -> PipelineLike:
             threshold=settings.threshold,
             max_objects=settings.max_objects,
             tokens_dtype=settings.tokens_dtype,
+            grounding_model=settings.grounding_model,
+            grounding_contract=settings.grounding_contract,
         )
     )
 
@@ -76,6 +82,12 @@ class Outputs(Protocol):
 
     def wants_mask(self, camera: str) -> bool:
         """Whether someone looks at the overlay, which is better with masks."""
+
+    def wants_objects(self, camera: str) -> bool:
+        """Whether someone listens to the camera's objects, in whatever form."""
+
+    def publish_joined(self, items: Sequence[Item], grids: Sequence[TokenGrid]) -> bool:
+        """The cameras' tokens as one sequence; whether it was published."""
 
     def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
         """Tokens and objects, both or neither; whether they were published."""
@@ -91,6 +103,7 @@ class ModelState:
     loaded: bool = False
     backend: str = ""
     contract: str = ""
+    grounding: str = ""
     fingerprint: str = ""
     timings: Mapping[str, float] | None = None
     trouble: str = ""
@@ -125,6 +138,7 @@ class Perceiver:
         self._clock = clock
         self._reported: dict[str, float] = {}
         self._listener = Listener(self._tell, clock)
+        self._pace = Pace(lambda: settings().grounding_rate)
         self._pipeline: PipelineLike | None = None
         self._not_finite = 0
         self._failures = 0
@@ -141,6 +155,11 @@ class Perceiver:
         with self._lock:
             return self._model_state
 
+    @property
+    def joins(self) -> bool:
+        """Whether the contract joins the cameras' tokens into one sequence."""
+        return self._pipeline is not None and bool(self._pipeline.contract.join_cameras)
+
     def load(self) -> None:
         """Loads the model, and encodes the instruction anew; raises PerceptionError."""
         settings = self._settings()
@@ -152,6 +171,7 @@ class Perceiver:
                 loaded=True,
                 backend=pipeline.backend,
                 contract=str(pipeline.contract.name),
+                grounding=pipeline.grounding,
                 fingerprint=pipeline.fingerprint,
             )
         )
@@ -168,36 +188,81 @@ class Perceiver:
         """Takes an instruction from the topic: encodes it if it differs from the one before."""
         self._listener.hear(text)
 
-    def serve(self, item: Item) -> None:
-        """One frame, from its message to its outputs; it is published or dropped with a reason."""
+    def serve(self, items: Sequence[Item]) -> None:
+        """Frames of different cameras, from their messages to their outputs, in one pass.
+
+        Each is published or dropped with a reason. Where the contract joins the cameras' tokens,
+        they are published all together or not at all.
+        """
         settings = self._settings()
+        taken = [(item, frame) for item in items if (frame := self._frame(item, settings))]
+        joined = self.joins and len(items) > 1
+        if joined and len(taken) < len(items):
+            _drop_rest([item for item, _ in taken])
+            return
+        if not taken:
+            return
+        results = self._process(taken, settings)
+        served = []
+        for (item, frame), result in zip(taken, results, strict=True):
+            if result is None:
+                continue
+            if item.epoch != self._epoch(item.camera):
+                item.ticket.drop("time_jump", "time jumped back while the frame was processed")
+                continue
+            served.append((item, frame, result))
+        if joined and not self._publish_joined(served, len(items)):
+            return
+        for item, frame, result in served:
+            self._publish(item, frame, result, settings)
+
+    def _frame(self, item: Item, settings: Settings) -> Frame | None:
+        """The item's frame; None where it was dropped."""
         old = too_old(stamp_ns(item.message.header), self._now_ns(), settings.max_age)
         if old is not None:
             item.ticket.drop(old.reason, old.text, old.level)
-            return
+            return None
         try:
-            frame = to_frame(item.message, item.camera, settings)
+            return to_frame(item.message, item.camera, settings)
         except ImageError as error:
             item.ticket.drop(error.reason, str(error))
-            return
         except Exception as error:  # noqa: BLE001 - whatever an image leads to, the camera goes on
-            self._drop(item, error, "an image could not be converted")
-            return
-        result = self._process(item, frame, settings)
-        if result is None:
-            return
-        if item.epoch != self._epoch(item.camera):
-            item.ticket.drop("time_jump", "time jumped back while the frame was processed")
-            return
+            if self._drop(item, error, "an image could not be converted"):
+                self._count_out_of_memory()
+        return None
+
+    def _publish_joined(self, served: list[tuple[Item, Frame, Any]], wanted: int) -> bool:
+        """The joined tokens; whether they were published, else all are dropped."""
+        items = [item for item, _, _ in served]
+        if len(items) < wanted:
+            _drop_rest(items)
+            return False
+        try:
+            grids = [result.tokens for _, _, result in served]
+            published = self._outputs.publish_joined(items, grids)
+        except Exception as error:  # noqa: BLE001 - the next frames may be published again
+            dropped = [self._drop(i, error, "joined tokens could not be published") for i in items]
+            if any(dropped):
+                self._count_out_of_memory()
+            return False
+        if not published:
+            for item in items:
+                item.ticket.drop("inactive")
+        return published
+
+    def _publish(self, item: Item, frame: Frame, result: Any, settings: Settings) -> None:
         try:
             published = self._outputs.publish(item, result, settings.publish_mask)
         except Exception as error:  # noqa: BLE001 - the next frame may be published again
-            self._drop(item, error, "a frame's results could not be published")
+            if self._drop(item, error, "a frame's results could not be published"):
+                self._count_out_of_memory()
             return
         if not published:
             item.ticket.drop("inactive")
             return
         item.ticket.publish()
+        if result.grounding is None and self._listener.query is not None:
+            return  # its objects were not due: the picture of those before stays
         try:
             self._outputs.publish_overlay(item, frame, result, settings.overlay_quality)
         except Exception as error:  # noqa: BLE001 - a picture for people must not end the node
@@ -210,35 +275,51 @@ class Perceiver:
         self._tell(what)
         if is_out_of_memory(error):
             item.ticket.drop("out_of_memory", _sentence(error))
-            self._count_out_of_memory()
             return True
         item.ticket.drop("failed", _sentence(error))
         return False
 
-    def _process(self, item: Item, frame: Frame, settings: Settings) -> Any | None:
-        """The pipeline's result; None where the frame was dropped."""
+    def _process(self, taken: Sequence[tuple[Item, Frame]], settings: Settings) -> list[Any]:
+        """The pipeline's results; None for a frame that was dropped."""
+        nothing: list[Any] = [None] * len(taken)
         pipeline = self._pipeline
         if pipeline is None:
-            item.ticket.drop("inactive")
-            return None
+            for item, _ in taken:
+                item.ticket.drop("inactive")
+            return nothing
         self._listener.retry()
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
         try:
-            with_mask = settings.publish_mask or self._outputs.wants_mask(item.camera)
-            result = pipeline.process(frame, self._listener.query, with_mask=with_mask)
-        except FloatingPointError as error:
-            item.ticket.drop("not_finite", str(error))
-            self._count_not_finite()
-            return None
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the camera goes on
-            if not self._drop(item, error, "the model failed on a frame"):
+            results = pipeline.process_batch([self._task(*pair, settings) for pair in taken])
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the cameras go on
+            dropped = [self._drop(item, error, "the model failed on a frame") for item, _ in taken]
+            if any(dropped):
+                self._count_out_of_memory()
+            else:
                 self._count_failure()
-            return None
-        self._not_finite = self._failures = 0
+            return nothing
+        self._failures = 0
+        for (item, _), result in zip(taken, results, strict=True):
+            if isinstance(result, FloatingPointError):
+                item.ticket.drop("not_finite", str(result))
+        finite = [None if isinstance(result, FloatingPointError) else result for result in results]
+        good = next((result for result in finite if result is not None), None)
+        if good is None:
+            self._count_not_finite()
+            return finite
+        self._not_finite = 0
         with self._lock:
-            self._model_state = replace(self._model_state, timings=result.timings)
-        return result
+            self._model_state = replace(self._model_state, timings=good.timings)
+        return finite
+
+    def _task(self, item: Item, frame: Frame, settings: Settings) -> Task:
+        query = self._listener.query
+        wanted = settings.publish_mask or self._outputs.wants_mask(item.camera)
+        if query is None or not self._outputs.wants_objects(item.camera):
+            return Task(frame)
+        due = self._pace.due(item.camera, frame.stamp_ns or self._now_ns())
+        return Task(frame, query if due else None, wanted and due)
 
     def _count_not_finite(self) -> None:
         self._not_finite += 1
@@ -311,6 +392,12 @@ class Perceiver:
             self._model_state = replace(
                 state, trouble=before.trouble, trouble_at=before.trouble_at
             )
+
+
+def _drop_rest(items: Sequence[Item]) -> None:
+    """What cannot be joined, as another camera's frame of the same moment was dropped."""
+    for item in items:
+        item.ticket.drop("incomplete", "a frame to be joined with it was dropped")
 
 
 def _sentence(error: BaseException) -> str:

@@ -171,7 +171,7 @@ def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path:
     assert wanted.tokens is not None
     assert wanted.grounding is not None
     (tokens,) = messages(tmp_path / "out", TOKENS)
-    np.testing.assert_array_equal(tokens_to_numpy(tokens, "tabletop"), wanted.tokens.data)
+    np.testing.assert_array_equal(tokens_to_numpy(tokens), wanted.tokens.data)
     assert tokens.fingerprint == pipeline.fingerprint
     (objects,) = messages(tmp_path / "out", OBJECTS)
     assert len(objects.objects) == len(wanted.grounding.objects) > 0

@@ -81,14 +81,14 @@ def test_float16_becomes_float32_ready_to_serve(original: Path) -> None:
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         assert not any(parameter.requires_grad for parameter in model.parameters())
     positions = models.siglip.vision_model.embeddings.position_ids
-    assert positions.tolist() == [list(range(256))]
+    assert positions.tolist() == [list(range(324))]
     assert models.siglip.text_model.embeddings.position_ids.tolist() == [list(range(32))]
     assert models.grounding == {"affinity_scale": 10.0, "affinity_bias": -5.0}
 
 
 def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
     def as_published(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["vision_model.embeddings.position_ids"] = torch.arange(256)[None]
+        tensors["vision_model.embeddings.position_ids"] = torch.arange(324)[None]
 
     stored = load_file(folder / "dinov2/model.safetensors")
     assert "encoder.layer.0.attention.attention.query.weight" in stored  # as facebook's are

@@ -58,14 +58,14 @@ def test_tokens_are_the_pipelines(
     out = tmp_path / "tokens.npz"
     argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
     assert cli.main(argv) == 0
-    assert "16 x 16 tokens of 320 channels" in capsys.readouterr().out
+    assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
     pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
     wanted = pipeline.process(Frame(pixels), None).tokens
     assert wanted is not None
     with np.load(out, allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["tokens"], wanted.data)
         assert stored["tokens"].dtype == np.float32
-        assert stored["grid"].tolist() == [16, 16]
+        assert stored["grid"].tolist() == [18, 18]
         assert str(stored["contract"]) == "tabletop"
         assert str(stored["fingerprint"]) == pipeline.fingerprint
     first = out.read_bytes()
@@ -212,7 +212,7 @@ def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]
     report = json.loads(capsys.readouterr().out)
     assert report["ready"] is True
     assert report["model"]["contract"] == "tabletop"
-    assert report["model"]["verified"] == "yes"
+    assert report["model"]["verified"] == "7 files by SHA-256"
     assert report["packages"]["torch"]
     assert report["backends"]["torch cpu"].startswith("ready")
     assert int(report["cpu"]["cores"]) >= 1
@@ -232,7 +232,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
-    assert "siglip/config.json is missing" in capsys.readouterr().out
+    assert "holds no model: it needs siglip/ and dinov2/" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "_NEEDED", ("torch", "no-such-package"))
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out

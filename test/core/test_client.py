@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from siglip_perception import bag, wire
-from siglip_perception.client import TokensError, tokens_to_numpy, tokens_to_torch
+from siglip_perception.client import TokensError, expect, tokens_to_numpy, tokens_to_torch
 from siglip_perception.types import TokenDtype, TokenGrid
 
 VALUES = np.arange(24, dtype=np.float32).reshape(6, 4) / 3 - 2
@@ -41,6 +41,7 @@ def rclpy_message(dtype: TokenDtype) -> Any:
     made = grid(dtype)
     return SimpleNamespace(
         contract=made.contract,
+        fingerprint=made.fingerprint,
         rows=made.rows,
         cols=made.cols,
         dim=made.dim,
@@ -100,8 +101,31 @@ def test_a_message_that_contradicts_itself_is_refused(change: dict[str, Any], sa
             convert(message)
 
 
-def test_another_contract_than_the_policys_is_refused() -> None:
-    message = rclpy_message("float32")
-    assert tokens_to_numpy(message, "tabletop").shape == (6, 4)
-    with pytest.raises(TokensError, match="'tabletop' and 'openvla-224' is expected"):
-        tokens_to_numpy(message, "openvla-224")
+def test_what_is_expected_passes_through(message: Any) -> None:
+    made = message("float16")
+    check = expect(
+        contract="tabletop", fingerprint="0" * 12, dtype="float16", rows=2, cols=3, dim=4
+    )
+    assert check(made) is made
+    assert expect()(made) is made
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"contract": "openvla-224"}, "'tabletop' and 'openvla-224' is expected: start the node"),
+        ({"fingerprint": "0" * 63 + "1"}, "fingerprint is '0{64}' and '0{63}1' is expected"),
+        ({"dtype": "bfloat16"}, r"dtype is float32 and bfloat16 .* tokens\.dtype"),
+        ({"rows": 4}, "rows is 2 and 4 is expected: check the node's contract and its cameras"),
+        ({"dim": 2176, "contract": "no"}, "'tabletop' and 'no'"),  # the first that differs
+    ],
+)
+def test_the_first_mismatch_is_named(wanted: dict[str, Any], said: str) -> None:
+    with pytest.raises(TokensError, match=said):
+        expect(**wanted)(rclpy_message("float32"))
+
+
+@pytest.mark.parametrize("wanted", [{"fingerprint": "abc"}, {"fingerprint": "x" * 64}])
+def test_an_expectation_that_makes_no_sense_is_refused_at_once(wanted: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="12 to 64 hex digits"):
+        expect(**wanted)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from siglip_perception import contracts
 from siglip_perception.contracts import EncoderFacts, InputFacts
 from siglip_perception.contracts.parse import parse
+from siglip_perception.contracts.show import table_text
 from siglip_perception.errors import ContractError
 
 SIGLIP = EncoderFacts(
@@ -190,10 +191,10 @@ def test_an_encoder_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("policy", "field"),
     [
-        (InputFacts("config.json", 384, "squash"), "image_sizes in config.json is 384"),
+        (InputFacts("config.json", 384, "resize-naive"), "image_sizes in config.json is 384"),
         (
             InputFacts("config.json", 224, "letterbox"),
-            "image_resize_strategy in config.json is 'letterbox' and has to be 'squash'",
+            "image_resize_strategy in config.json is 'letterbox' and has to be 'resize-naive'",
         ),
     ],
 )
@@ -210,3 +211,22 @@ def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:
     assert swapped.preprocessing() != contract.preprocessing()
     renamed = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)
     assert replace(contract, encoders=renamed).preprocessing() == contract.preprocessing()
+
+
+def test_the_page_on_contracts_lists_them_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs/contracts.md").read_text()
+    listed = page.partition("<!-- contracts:begin -->\n")[2].partition("\n<!-- contracts:end")[0]
+    assert listed == table_text()
+
+
+def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    from siglip_perception import cli
+
+    assert cli.main(["contracts"]) == 0
+    assert "openvla-384" in capsys.readouterr().out
+    assert cli.main(["contracts", "pi0-224"]) == 0
+    shown = capsys.readouterr().out
+    assert "last block, after the final norm" in shown
+    assert "openpi" in shown
+    assert cli.main(["contracts", "openvla-224", "--yaml"]) == 0
+    assert parse(capsys.readouterr().out, "x.yaml") == contracts.get("openvla-224")

@@ -79,7 +79,7 @@ def results(**changes: Any) -> Results:
     tokens = {
         "frame": 0,
         "received_s": 0.0,
-        "shape": [256, 320],
+        "shape": [324, 384],
         "dtype": "float32",
         "contract": "tabletop",
         "fingerprint": "0123456789abcdef",

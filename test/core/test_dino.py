@@ -26,7 +26,12 @@ from siglip_perception.contrastive.dino import (
     move_towards,
     sinkhorn,
 )
-from siglip_perception.contrastive.probes import affinity_auroc, linear_probe, patch_owners
+from siglip_perception.contrastive.probes import (
+    affinity_auroc,
+    linear_probe,
+    patch_owners,
+    scene_figures,
+)
 
 PATCH = 14
 
@@ -113,19 +118,19 @@ def test_masks_hide_exactly_the_drawn_share() -> None:
 
 def test_a_crop_depends_on_its_seed_alone() -> None:
     images = torch.rand(3, 3, 40, 48, generator=torch.Generator().manual_seed(1))
-    settings = CropSettings(size=28, count=2, scale=(0.3, 0.8))
-    views = random_crops(images, [5, 6, 7], settings)
+    settings = CropSettings(patches=2, count=2, scale=(0.3, 0.8))
+    views = random_crops(images, [5, 6, 7], settings, PATCH)
     assert views.shape == (6, 3, 28, 28)
     assert views.min() >= 0
     assert views.max() <= 1
-    torch.testing.assert_close(random_crops(images[1:2], [6], settings), views[1::3])
+    torch.testing.assert_close(random_crops(images[1:2], [6], settings, PATCH), views[1::3])
     assert not torch.allclose(views[0], views[3])
 
 
 def test_a_crop_shows_the_share_that_was_asked_for() -> None:
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
-    wide = random_crops(ramp, [1], CropSettings(24, 40, (0.9, 1.0)))
-    narrow = random_crops(ramp, [1], CropSettings(24, 40, (0.02, 0.04)))
+    wide = random_crops(ramp, [1], CropSettings(2, 40, (0.9, 1.0)), 12)
+    narrow = random_crops(ramp, [1], CropSettings(2, 40, (0.02, 0.04)), 12)
 
     def span(views: Tensor) -> float:
         """Change of brightness from the left edge to the right, as a share of the image's."""
@@ -162,8 +167,8 @@ def test_the_student_does_not_see_what_is_masked() -> None:
 
 
 SMALL = {
-    "global_crops": CropSettings(4 * PATCH, 2, (0.5, 1.0)),
-    "local_crops": CropSettings(2 * PATCH, 2, (0.1, 0.5)),
+    "global_crops": CropSettings(4, 2, (0.5, 1.0)),
+    "local_crops": CropSettings(2, 2, (0.1, 0.5)),
     "prototypes": 32,
     "hidden": 64,
     "bottleneck": 16,
@@ -239,3 +244,18 @@ def test_probes_by_hand() -> None:
     points = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
     labels = torch.tensor([0, 0, 1, 1])
     assert linear_probe(points, labels, torch.tensor([[0.2], [0.9]]), torch.tensor([0, 1])) == 1.0
+
+
+def test_scenes_tell_what_features_know() -> None:
+    def colours(images: Tensor) -> Tensor:
+        patches = images.float().unfold(2, 12, 12).unfold(3, 12, 12)
+        return patches.mean(dim=(-1, -2)).flatten(2).transpose(1, 2)
+
+    def nothing(images: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(len(images), 324, 8, generator=generator)
+
+    seen, noise = (scene_figures(features, scenes=15) for features in (colours, nothing))
+    assert noise["affinity_auroc"] == pytest.approx(0.5, abs=0.05)
+    assert seen["affinity_auroc"] > 0.65
+    assert seen["color_probe"] > noise["color_probe"] + 0.1

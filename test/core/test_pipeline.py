@@ -37,7 +37,7 @@ def test_tokens_are_the_contracts(pipeline: Pipeline, frame: Frame) -> None:
     result = pipeline.process(frame, None)
     assert result.grounding is None
     assert result.tokens is not None
-    assert result.tokens.data.shape == (256, pipeline.contract.dim)
+    assert result.tokens.data.shape == (324, pipeline.contract.dim)
     assert result.tokens.data.dtype == np.float32
     assert result.tokens.contract == "tabletop"
     assert len(result.tokens.fingerprint) == 64

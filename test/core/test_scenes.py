@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from siglip_perception.contrastive.data import SceneDataset, patch_coverage
-from siglip_perception.contrastive.scenes import animate, render, sample_scene
+from siglip_perception.contrastive.scenes import (
+    MAX_CLUTTER,
+    MOST_HIDDEN,
+    Light,
+    SceneObject,
+    animate,
+    render,
+    sample_scene,
+)
 from siglip_perception.contrastive.towers import GRID
 from siglip_perception.contrastive.vocabulary import (
     COLORS,
     KINDS,
+    LANGUAGES,
     PHRASE_CLASSES,
     PhraseClass,
     sample_caption,
+    sample_phrase,
 )
 
 
@@ -25,22 +37,61 @@ def test_a_seed_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_object_is_drawn_in_its_own_colour_where_the_mask_says(seed: int) -> None:
-    scene = sample_scene(np.random.default_rng(seed), 3)
-    assert len({(item.color, item.kind) for item in scene.objects}) == 3
-    rendered = render(scene)
+    scene = sample_scene(np.random.default_rng(seed), 5)
+    assert len({(item.color, item.kind) for item in scene.objects}) == 5
+    plain = replace(
+        scene,
+        objects=tuple(replace(o, material="matte", pattern="plain") for o in scene.objects),
+        light=Light(),
+        motion=(0.0, 0.0),
+        defocus=0.0,
+    )
+    rendered = render(plain)
     for number, item in enumerate(scene.objects):
         shown = rendered.image[rendered.instances == number + 1].astype(float)
         assert len(shown) > 500
-        median = np.median(shown, axis=0) / scene.light
-        distances = {
-            color: np.abs(median - np.array(entry[0])).sum() for color, entry in COLORS.items()
-        }
-        assert distances[item.color] < 120, (item, median)
+        nearest = np.abs(np.median(shown, axis=0) - item.rgb).sum()
+        assert nearest < 100, (item, np.median(shown, axis=0))
         box = rendered.box(number)
         assert box is not None
         assert (rendered.instances == number + 1)[
             box.y : box.y + box.height, box.x : box.x + box.width
         ].sum() == len(shown)
+
+
+def test_what_stands_in_front_or_outside_hides() -> None:
+    block = SceneObject("block", "red", (200, 30, 30), 0.5, 0.4, 0.3, 0.0, 1.0)
+    front = replace(block, color="blue", rgb=(20, 20, 200), x=0.6, y=0.45)
+    edge = replace(block, color="green", rgb=(20, 200, 20), x=4 / 3, y=0.8, angle=0.0)
+    pen = replace(block, kind="pen", color="", x=0.2, y=0.7)
+    scene = replace(
+        sample_scene(np.random.default_rng(0), 1), objects=(block, front, edge), clutter=(pen,)
+    )
+    rendered = render(scene)
+    behind, before, outside, clutter = rendered.hidden
+    assert 0.3 < behind < 0.7
+    assert before == pytest.approx(0)
+    assert outside == pytest.approx(0.5, abs=0.05)
+    assert clutter == pytest.approx(0)
+    assert set(np.unique(rendered.instances)) == {0, 1, 2, 3, 4}
+    assert (rendered.instances == 4).sum() > 200
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5, 8])
+def test_scenes_hold_what_was_asked_for_and_hide_no_more_than_half(objects: int) -> None:
+    for seed in range(4):
+        scene = sample_scene(np.random.default_rng((objects, seed)), objects)
+        assert len(scene.objects) == objects
+        assert len(scene.clutter) <= MAX_CLUTTER
+        rendered = render(scene, 320, 240)
+        assert max(rendered.hidden[:objects]) < MOST_HIDDEN + 0.05
+
+
+def test_twins_are_two_of_the_same_colour_and_kind() -> None:
+    scene = sample_scene(np.random.default_rng(3), 4, twins=True)
+    names = [(item.color, item.kind) for item in scene.objects]
+    assert len(names) == 4
+    assert len(set(names)) == 3
 
 
 def test_coverage_is_the_exact_share_of_each_patch() -> None:
@@ -73,6 +124,15 @@ def test_phrases_in_both_languages() -> None:
     assert PhraseClass("red", None).forms("en")[0] == "red object"
     assert len(PHRASE_CLASSES) == len(COLORS) * len(KINDS) + len(COLORS) + len(KINDS)
     assert sum(c.matches("red", "cup") for c in PHRASE_CLASSES) == 3
+
+
+def test_sizes_and_articles_are_added_to_a_phrase_and_change_no_word_of_it() -> None:
+    rng = np.random.default_rng(0)
+    for language in LANGUAGES:
+        forms = PhraseClass("red", "cup").forms(language)
+        said = {sample_phrase(PhraseClass("red", "cup"), language, rng) for _ in range(200)}
+        assert len(said) > len(forms)
+        assert all(text.endswith(forms) for text in said)
 
 
 def test_a_caption_names_everything() -> None:

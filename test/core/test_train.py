@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +15,102 @@ from PIL import Image
 from siglip_perception import checkpoints
 from siglip_perception.cli import main
 from siglip_perception.contrastive.evaluate import area_under_roc
-from siglip_perception.contrastive.train import Recipe, train_tower
+from siglip_perception.contrastive.recipe import TOWERS, Recipe, read_recipes
+from siglip_perception.contrastive.run_state import RunState
+from siglip_perception.contrastive.tabletop import train_tower
 from siglip_perception.errors import PerceptionError
 
-TINY = {"batch": 2, "warmup": 2}
+TINY: dict[str, Any] = {"batch": 2, "warmup": 2}
+OPTIONS: dict[str, Any] = {"bf16": False, "validation_scenes": 2, "save_every": 1}
 
 
 def _rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    recipe = Recipe("dinov2", steps=4, **TINY)
-    options: dict[str, Any] = {"bf16": False, "validation_scenes": 4}
-    assert train_tower(recipe, tmp_path / "whole", **options)
-    while not train_tower(recipe, tmp_path / "parts", **options, stop_after=0.0):
-        pass
-    whole, parts = (_rows(tmp_path / name)[-1] for name in ("whole", "parts"))
-    assert parts["step"] == whole["step"] == 4
-    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
-    assert parts["mask_iou"] == pytest.approx(whole["mask_iou"], abs=1e-3)
+def _in_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path) -> None:
+    """Train with an end after every step's state, as if killed there."""
+    save = RunState.save
+
+    def save_and_stop(self: RunState, step: int, extra: Mapping[str, Any]) -> None:
+        save(self, step, extra)
+        if step < recipe.steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save", save_and_stop)
+        for _ in range(recipe.steps - 1):
+            with pytest.raises(KeyboardInterrupt):
+                train_tower(recipe, run, **OPTIONS)
+        train_tower(recipe, run, **OPTIONS)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe("dinov2", steps=3, optimizer=optimizer, **TINY)
+    train_tower(recipe, tmp_path / "whole", **OPTIONS)
+    _in_parts(monkeypatch, recipe, tmp_path / "parts")
+    whole, parts = (_rows(tmp_path / name) for name in ("whole", "parts"))
+    assert len(whole) == 3
+    timed = {"images_per_s", "seconds_left"}
+    for one, other in zip(whole, parts, strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {
+            k: v for k, v in other.items() if k not in timed
+        }
+    assert "mask_iou" in whole[-1]
+
+
+def test_the_rate_rises_holds_and_falls() -> None:
+    recipe = Recipe("siglip", steps=110, lr=1.0, warmup=10, cooldown=0.4)
+    plan = recipe.plan()
+    assert plan.falls_at == 70
+    rates = [plan.rate(step) for step in range(110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:71] == [1.0] * 61
+    assert rates[90] == pytest.approx(0.505)
+    assert 0.01 < rates[-1] < 0.02
+
+
+def test_more_steps_can_be_asked_for_until_the_rate_falls() -> None:
+    recipe = Recipe("siglip", steps=110, warmup=10, cooldown=0.4)
+    longer = replace(recipe, steps=210)
+    assert longer.goes_on_from(recipe, 70)
+    assert not longer.goes_on_from(recipe, 71)
+    assert not replace(longer, seed=1).goes_on_from(recipe, 20)
+
+
+def test_the_shipped_recipe_is_read() -> None:
+    recipes = read_recipes(Path(__file__).parents[2] / "config" / "train_tabletop.yaml")
+    assert set(recipes) == set(TOWERS)
+    assert all(recipe.optimizer == "muon" for recipe in recipes.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("siglip: [", "cannot be read"),
+        ("- 1", "has to hold"),
+        ("siglip: {steps: 5, rate: 1}\ndinov2: {steps: 5}", "siglip rate: 1"),
+        ("siglip: {steps: 5.5}\ndinov2: {steps: 5}", "siglip steps: 5.5"),
+        ("siglip: {steps: 5}", "steps of dinov2"),
+        ("siglip: {steps: 0}\ndinov2: {steps: 5}", "1 or more steps"),
+        ("siglip: {steps: 5, optimizer: sgd}\ndinov2: {steps: 5}", "no optimizer 'sgd'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(PerceptionError, match=reason):
+        read_recipes(path)
 
 
 def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
-    train_tower(
-        Recipe("dinov2", steps=2, **TINY),
-        tmp_path,
-        bf16=False,
-        validation_scenes=2,
-        stop_after=0.0,
-    )
+    train_tower(Recipe("dinov2", steps=1, **TINY), tmp_path, **OPTIONS)
+    other = Recipe("dinov2", steps=1, lr=1e-4, **TINY)
     with pytest.raises(PerceptionError, match="another recipe"):
-        train_tower(Recipe("dinov2", steps=3, **TINY), tmp_path, bf16=False, validation_scenes=2)
+        train_tower(other, tmp_path, **OPTIONS)
 
 
 def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) -> None:

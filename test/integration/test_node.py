@@ -50,7 +50,7 @@ def test_tokens_and_objects_bear_the_image_s_own_header_and_are_the_pipeline_s(
     tokens = peer.frame(image)
     assert tokens.header == image.header
     assert objects.header == image.header
-    assert (tokens.rows, tokens.cols, tokens.dim) == (16, 16, 320)
+    assert (tokens.rows, tokens.cols, tokens.dim) == (18, 18, 384)
     assert tokens.contract == objects.contract == "tabletop"
     assert list(objects.phrases) == ["red cup"]
     pipeline = Pipeline.load(PipelineOptions(model=str(model_folder)))

@@ -71,7 +71,7 @@ def test_a_dead_camera_blocks_none(peer: Peer, simulation: SimulatedTime, jpeg: 
         tokens = peer.frame(image, FRONT, TOKENS)
         assert tokens.header == image.header
     assert tokens.dtype == TokenSequence.FLOAT16
-    assert len(tokens.data) == 256 * 320 * 2
+    assert len(tokens.data) == 324 * 384 * 2
     peer.wait_status("camera wrist", ERROR, "stale: no frame on /wrist/image/compressed")
     send = lambda: peer.publish(FRONT, compressed_image(jpeg, simulation.step()))  # noqa: E731
     peer.wait_status("camera front", OK, "receiving", send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from siglip_perception.types import Frame, Grounding, TokenGrid
+from siglip_perception.types import Frame, Grounding, Task, TokenGrid
 
 
 class ManualClock:
@@ -40,7 +40,8 @@ class FakePipeline:
     `fail_text` with each instruction."""
 
     def __init__(self) -> None:
-        self.contract = SimpleNamespace(name="fake")
+        self.contract = SimpleNamespace(name="fake", join_cameras=False)
+        self.grounding = "by a stand-in"
         self.fingerprint = "f00d"
         self.backend = "none"
         self.threshold = 0.0
@@ -48,6 +49,7 @@ class FakePipeline:
         self.encoded: list[tuple[str, int]] = []
         self.truncate: tuple[str, ...] = ()
         self.calls: list[dict[str, Any]] = []
+        self.batches: list[int] = []
         self.fail: Callable[[Frame], None] = lambda frame: None
         self.fail_text: Callable[[Any], None] = lambda instruction: None
 
@@ -83,6 +85,16 @@ class FakePipeline:
             tokens=tokens if with_tokens else None, grounding=grounding, timings={"encode": 0.01}
         )
 
+    def process_batch(self, tasks: Sequence[Task]) -> list[Any]:
+        results: list[Any] = []
+        self.batches.append(len(tasks))
+        for task in tasks:
+            try:
+                results.append(self.process(task.frame, task.query, with_mask=task.with_mask))
+            except FloatingPointError as error:
+                results.append(error)
+        return results
+
 
 @dataclass
 class FakeOutputs:
@@ -90,6 +102,8 @@ class FakeOutputs:
 
     is_open: bool = True
     overlay: bool = False
+    listened: bool = True
+    joined: list[Any] = field(default_factory=list)
     published: list[Any] = field(default_factory=list)
     overlays: int = 0
     fail: Exception | None = None
@@ -97,6 +111,16 @@ class FakeOutputs:
 
     def wants_mask(self, camera: str) -> bool:
         return self.overlay
+
+    def wants_objects(self, camera: str) -> bool:
+        return self.listened
+
+    def publish_joined(self, items: Any, grids: Any) -> bool:
+        if self.fail is not None:
+            raise self.fail
+        if self.is_open:
+            self.joined.append((items, grids))
+        return self.is_open
 
     def publish(self, item: Any, result: Any, publish_mask: bool) -> bool:
         if self.fail is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 from doubles import ManualClock
@@ -24,7 +23,7 @@ class Frames(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledgers = {camera: Ledger() for camera in CAMERAS}
-        self.mailbox = Mailbox(lambda item: None, lambda: None)
+        self.mailbox = Mailbox(lambda items: None, lambda: None)
         self.mailbox.open()
         self.is_open = True
         self.taken: list[Item] = []
@@ -42,11 +41,11 @@ class Frames(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        item = self.mailbox.take()
-        assert (item is None) == (not self.newest)
-        if item is not None:
-            assert item.message == self.newest.pop(item.camera)
-            self.taken.append(item)
+        items = self.mailbox.take()
+        assert {item.camera: item.message for item in items} == self.newest
+        assert len(items) == len(self.newest)
+        self.newest.clear()
+        self.taken += items
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
@@ -98,19 +97,19 @@ def test_a_frame_cannot_be_counted_twice() -> None:
 
 
 def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
-    mailbox, ledger, told = Mailbox(lambda item: None, lambda: told.append(1)), Ledger(), []
+    mailbox, ledger, told = Mailbox(lambda items: None, lambda: told.append(1)), Ledger(), []
     mailbox.open()
     for camera, message in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:
         mailbox.put(camera, message, ledger.receive())
-    served: list[Any] = [mailbox.take(), mailbox.take()]
+    served = mailbox.take()
     assert [(item.camera, item.message) for item in served] == [("slow", 3), ("fast", 5)]
-    assert mailbox.take() is None
+    assert mailbox.take() == []
     assert ledger.counts().dropped == {"superseded": 3}
     assert len(told) == 5
 
 
 def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
-    mailbox, ledger = Mailbox(lambda item: None, lambda: None), Ledger()
+    mailbox, ledger = Mailbox(lambda items: None, lambda: None), Ledger()
     mailbox.open()
     served: Counter[str] = Counter()
     for tick in range(3000):  # frames every 1 and every 10 ticks, inference takes 20
@@ -118,10 +117,24 @@ def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
         if tick % 10 == 0:
             mailbox.put("slow", tick, ledger.receive())
         if tick % 20 == 19:
-            item = mailbox.take()
-            assert item is not None
-            served[item.camera] += 1
-    assert served == {"fast": 75, "slow": 75}
+            served.update(item.camera for item in mailbox.take())
+    assert served == {"fast": 150, "slow": 150}
+
+
+def test_cameras_that_are_joined_wait_for_each_other_and_come_in_their_order() -> None:
+    mailbox, ledger = Mailbox(lambda items: None, lambda: None), Ledger()
+    mailbox.open(together=("front", "wrist"))
+    mailbox.put("wrist", 1, ledger.receive())
+    assert mailbox.take() == []
+    assert mailbox.delay() is None
+    mailbox.put("wrist", 2, ledger.receive())
+    mailbox.put("front", 3, ledger.receive())
+    assert mailbox.delay() == 0
+    assert [(item.camera, item.message) for item in mailbox.take()] == [("front", 3), ("wrist", 2)]
+    assert ledger.counts().dropped == {"superseded": 1}
+    mailbox.put("front", 4, ledger.receive())
+    mailbox.close()
+    assert ledger.counts().dropped == {"superseded": 1, "inactive": 1}
 
 
 def test_rates_periods_and_latencies() -> None:

@@ -163,11 +163,12 @@ def test_the_reasons_change_only_when_something_changes() -> None:
 
 
 def test_the_node_tells_its_state_and_why_configure_failed() -> None:
-    model = ModelState(True, "torch on cpu", "tabletop", "ab12", {"encode": 0.025})
+    model = ModelState(True, "torch on cpu", "tabletop", "one pass", "ab12", {"encode": 0.025})
     found = node_status(NodeView("active", "", model), 0.0)
     assert (found.level, found.message) == (Level.OK, "active")
     values = dict(found.values)
     assert values["backend"] == "torch on cpu"
+    assert values["grounding"] == "one pass"
     assert values["encode_ms"] == "25.00"
     failed = node_status(NodeView("unconfigured", "configure failed: no folder.", ModelState()), 0)
     assert failed.level == Level.ERROR

@@ -11,7 +11,13 @@ import pytest
 from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
 
 from siglip_perception.config import Settings
-from siglip_perception.errors import CheckpointError, ImageError, InstructionError, PerceptionError
+from siglip_perception.errors import (
+    BackendError,
+    CheckpointError,
+    ImageError,
+    InstructionError,
+    PerceptionError,
+)
 from siglip_perception.node import perceiver as module
 from siglip_perception.node.counters import Ledger, Level
 from siglip_perception.node.listener import RETRY_S
@@ -57,7 +63,13 @@ class Bench:
 
     def serve(self, **message: Any) -> None:
         item = Item("", image_message(**message), self.ledger.receive(), self.epochs[""])
-        self.perceiver.serve(item)
+        self.perceiver.serve([item])
+
+    def serve_together(self, *messages: Any) -> None:
+        """A frame of each camera "0", "1", ... at once."""
+        self.perceiver.serve(
+            [Item(str(n), message, self.ledger.receive()) for n, message in enumerate(messages)]
+        )
 
     def dropped(self) -> dict[str, int]:
         counts = self.ledger.counts()
@@ -166,7 +178,7 @@ def test_bad_images_are_dropped_with_their_reason(
     made = image_message()
     for name, value in message.items():
         setattr(made, name, value)
-    bench.perceiver.serve(Item("", made, bench.ledger.receive()))
+    bench.perceiver.serve([Item("", made, bench.ledger.receive())])
     bench.serve()
     assert bench.dropped() == {reason: 1}
     assert len(bench.outputs.published) == 1
@@ -386,6 +398,7 @@ def test_numbers_follow_the_rule_of_replays(bench: Bench) -> None:
 
 
 def test_settings_are_read_for_every_frame(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
     bench.values.update({"threshold": 0.25, "max_objects": 3, "publish_mask": True})
     bench.serve()
     assert (bench.pipeline.threshold, bench.pipeline.max_objects) == (0.25, 3)
@@ -397,6 +410,7 @@ def test_settings_are_read_for_every_frame(bench: Bench) -> None:
 
 
 def test_the_overlay_gets_a_mask_of_its_own(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
     bench.outputs.overlay = True
     bench.serve()
     assert bench.pipeline.calls[-1]["with_mask"]
@@ -431,6 +445,87 @@ def test_ground_refuses_in_one_sentence(
     with pytest.raises(error) as caught:
         bench.perceiver.ground(phrases, image_message(**message), "", False)
     assert "\n" not in str(caught.value)
+
+
+def test_frames_that_wait_are_served_in_one_pass_each_with_its_own_header(bench: Bench) -> None:
+    bench.serve_together(image_message(stamp=5.0), image_message(stamp=6.0, height=2, step=18))
+    assert bench.pipeline.batches == [2]
+    stamps = [item.message.header.stamp.sec for item, _, _ in bench.outputs.published]
+    assert stamps == [5, 6]
+    assert bench.ledger.counts().published == 2
+
+
+def test_one_bad_frame_of_a_batch_costs_no_other(bench: Bench) -> None:
+    bench.serve_together(image_message(step=1), image_message(), image_message())
+    assert bench.pipeline.batches == [2]
+    assert bench.ledger.counts().published == 2
+    assert bench.dropped() == {"malformed": 1}
+
+    def fail(frame: Any) -> None:
+        if frame.camera == "1":
+            raise FloatingPointError("nan")
+
+    bench.pipeline.fail = fail
+    bench.serve_together(image_message(), image_message(), image_message())
+    assert bench.ledger.counts().published == 4
+    assert bench.dropped() == {"malformed": 1, "not_finite": 1}
+
+
+def test_nobody_who_listens_to_objects_nothing_is_looked_for(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.outputs.listened = False
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"] is None
+    bench.outputs.listened = True
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"] is not None
+
+
+def test_objects_are_looked_for_at_their_own_rate(bench: Bench) -> None:
+    bench.values["grounding.rate"] = 10.0
+    bench.outputs.overlay = True
+    bench.perceiver.hear("find the cup.")
+    for number in range(31):
+        bench.serve(stamp=5.0 + number / 30)
+    asked = [call["query"] is not None for call in bench.pipeline.calls]
+    assert asked == ([True, False, False] * 11)[:31]
+    assert bench.ledger.counts().published == 31
+    assert bench.outputs.overlays == 11  # the others would be a picture without objects
+
+
+def test_a_model_that_cannot_ground_says_so_and_tokens_go_on(bench: Bench) -> None:
+    bench.pipeline.fail_text = raising(BackendError("name one in grounding.model."))
+    bench.perceiver.hear("find the cup.")
+    found = bench.perceiver.instruction_state
+    assert (found.state, found.level) == ("no_grounding", Level.WARN)
+    assert "grounding.model" in found.detail
+    bench.serve()
+    assert bench.ledger.counts().published == 1
+    assert bench.reports == []
+
+
+def test_a_contract_that_joins_publishes_all_or_none(bench: Bench) -> None:
+    bench.pipeline.contract.join_cameras = True
+    bench.serve_together(image_message(stamp=6.0), image_message(stamp=5.0))
+    ((items, grids),) = bench.outputs.joined
+    assert [item.camera for item in items] == ["0", "1"]
+    assert len(grids) == 2
+    assert bench.ledger.counts().published == 2
+    bench.serve_together(image_message(step=1), image_message())
+    assert len(bench.outputs.joined) == 1
+    assert bench.dropped() == {"malformed": 1, "incomplete": 1}
+    bench.pipeline.fail = lambda frame: bench.epochs.update(["1"])
+    bench.serve_together(image_message(), image_message())
+    assert len(bench.outputs.joined) == 1
+    assert bench.dropped() == {"malformed": 1, "incomplete": 2, "time_jump": 1}
+    bench.pipeline.fail = lambda frame: None
+    bench.epochs.clear()
+    bench.outputs.is_open = False
+    bench.serve_together(image_message(), image_message())
+    assert bench.dropped()["inactive"] == 2
+    bench.outputs.fail = MemoryError()
+    bench.serve_together(image_message(), image_message())
+    assert bench.dropped()["out_of_memory"] == 2
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ class SelfDistilled(nn.Module):
     def __init__(self, encoder: Dinov2WithRegistersModel) -> None:
         super().__init__()
         settings = DinoSettings(
-            global_crops=CropSettings(size=84, count=2, scale=(0.3, 0.9)),
-            local_crops=CropSettings(size=42, count=2, scale=(0.08, 0.3)),
+            global_crops=CropSettings(patches=6, count=2, scale=(0.3, 0.9)),
+            local_crops=CropSettings(patches=3, count=2, scale=(0.08, 0.3)),
             prototypes=256,
             hidden=256,
             bottleneck=64,

@@ -1,0 +1,173 @@
+"""Training throughput, as a share of the bare forward and backward of the same model.
+
+    bare     one batch that lies in memory: embedded, through the loss, and back
+    trainer  what `siglip-perception train --data FOLDER` does in a step: JPEG files of 640x480
+             read, decoded and resized by other processes, tokens made, forward, loss, backward,
+             clipping, AdamW
+
+The two take turns, round for round, so that what else the machine does falls on both. The share is
+the median over the rounds of the trainer's images a second by the bare ones of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from siglip_perception.threads import spin_briefly
+
+PICTURES = 64
+WARM_UP = 6
+"""Steps before the clock starts: more than the loader has made in advance."""
+
+
+def write_pictures(folder: Path) -> None:
+    import numpy as np
+    import simplejpeg
+
+    from siglip_perception.contrastive.scenes import render, sample_scene
+
+    for number in range(PICTURES):
+        scene = sample_scene(np.random.default_rng(number), 3)
+        image = np.ascontiguousarray(render(scene, 640, 480).image)
+        (folder / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
+        (folder / f"{number}.txt").write_text(f"picture number {number}")
+
+
+class Bench:
+    """One model, and the two ways of going through it."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path, own: Any) -> None:
+        from siglip_perception.contrastive.loop import Plan
+        from siglip_perception.contrastive.open_source import open_data
+        from siglip_perception.contrastive.optimizers import new_optimizers
+        from siglip_perception.contrastive.pair_objective import PairObjective
+        from siglip_perception.contrastive.run_state import RunState
+        from siglip_perception.contrastive.source_bag import BagOptions
+        from siglip_perception.contrastive.start import open_start
+        from siglip_perception.contrastive.tuning import Tuning, prepare
+
+        self.arguments, self.folder, self.own = arguments, folder, own
+        self.start = open_start(arguments.model)
+        assert self.start.siglip is not None
+        assert self.start.tokenizer is not None
+        given = self.start.inputs["siglip"]
+        model = prepare(self.start.siglip, Tuning())
+        self.objective = PairObjective(
+            model, self.start.tokenizer, given, "sigmoid", not arguments.fp32
+        ).to(own.device)
+        never = 10**9
+        self.plan = Plan(
+            steps=never, batch=arguments.batch, lr=1e-6, log_every=never, save_every=never
+        )
+        self.optimizers = new_optimizers(self.objective, self.plan.lr, self.plan.weight_decay)
+        self.state = RunState(folder, self.objective, self.optimizers, {})
+        self.source = open_data([str(folder)], folder, BagOptions(), captioned=True)
+
+    def batches(self) -> Iterator[Any]:
+        from siglip_perception.contrastive.samples import Order, PairDataset, Share, batches
+
+        square = self.start.inputs["siglip"].square
+        dataset = PairDataset(self.source, Order(len(self.source), 0), square)
+        steps = WARM_UP + self.arguments.steps
+        share = Share(self.arguments.batch)
+        return batches(dataset, share, 0, steps, self.arguments.workers)
+
+    def wait(self) -> float:
+        import torch
+
+        if self.own.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def bare(self, batch: Any) -> float:
+        """Images a second."""
+        import torch
+
+        from siglip_perception.contrastive.losses import sigmoid_loss
+
+        model = self.objective.model
+        self.objective.train()
+        steps = self.arguments.steps
+        began = self.wait()
+        for _ in range(steps):
+            model.zero_grad(set_to_none=True)
+            image = self.objective.embed_images(batch.images)
+            text = self.objective.embed_texts(batch.captions)
+            loss = sigmoid_loss(image, text, model.logit_scale.exp(), model.logit_bias)
+            torch.autograd.backward(loss)
+        return steps * self.arguments.batch / (self.wait() - began)
+
+    def trainer(self) -> float:
+        """Images a second."""
+        from siglip_perception.contrastive.loop import Tally, train
+
+        began = 0.0
+
+        def watched() -> Iterator[Any]:
+            nonlocal began
+            for number, batch in enumerate(self.batches()):
+                if number == WARM_UP:
+                    began = self.wait()
+                yield batch
+
+        train(
+            self.objective,
+            watched(),
+            self.plan,
+            self.optimizers,
+            self.state,
+            self.own,
+            None,
+            0,
+            Tally(),
+        )
+        return self.arguments.steps * self.arguments.batch / (self.wait() - began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tabletop", help="name or folder")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1, help="processes that load images")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (0: all)")
+    parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments, _ = parser.parse_known_args()
+
+    spin_briefly()
+    import torch
+
+    from siglip_perception.contrastive.processes import processes
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    rows = []
+    with tempfile.TemporaryDirectory() as name, processes(arguments.device) as own:
+        write_pictures(Path(name))
+        bench = Bench(arguments, Path(name), own)
+        (batch,) = itertools.islice(bench.batches(), 1)
+        bench.bare(batch)
+        for _ in range(arguments.rounds):
+            rows.append((bench.bare(batch), bench.trainer()))
+            print(f"bare {rows[-1][0]:8.1f} images/s   trainer {rows[-1][1]:8.1f} images/s")
+    share = statistics.median(trainer / bare for bare, trainer in rows)
+    print(f"share of the bare forward and backward: {share:.1%}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rounds": rows, "share": share}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""`siglip-perception fetch MODEL`: the only command that uses the network.
+
+Weights come from the Hugging Face Hub at one revision, which is written down; a download that was
+cut off goes on where it stopped, and the model folder appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siglip_perception import contracts
+from siglip_perception.errors import PerceptionError
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_WEIGHTS = "model.safetensors"
+_INDEX = f"{_WEIGHTS}.index.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_ENCODER_TYPES = ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
+
+
+class FetchError(PerceptionError):
+    """Weights that cannot be fetched: no such repository, no access, no network, no room."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What comes from one repository. folder: in the model folder, "" for the folder itself."""
+
+    folder: str
+    repository: str
+
+
+def parts_of(model: str) -> tuple[Part, ...]:
+    """The repositories of a contract's weights, or the one that is named.
+
+    A contract of a policy's takes the policy's own checkpoint: stock weights are not its tokens.
+    Raises FetchError where there is nothing to fetch under that name.
+    """
+    if model in contracts.names():
+        contract = contracts.get(model)
+        if contract.policy:
+            return (Part("", contract.policy),)
+        parts = tuple(Part(s.name, s.weights) for s in contract.encoders if s.weights)
+        if len(parts) == len(contract.encoders):
+            return parts
+        raise FetchError(f"The model {model!r} comes with this package: nothing is to be fetched.")
+    if _REPOSITORY.fullmatch(model):
+        return (Part("", model),)
+    raise FetchError(
+        f"There is no model {model[:80]!a} to fetch: name a contract"
+        f" ({', '.join(n for n in contracts.names() if n != 'tabletop')}) or a repository, as in"
+        " google/siglip2-base-patch16-224."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `siglip-perception fetch`."""
+    parser.add_argument("model", metavar="MODEL", help="a contract's name, or a repository's")
+    parser.add_argument(
+        "--revision",
+        action="append",
+        default=[],
+        metavar="REV",
+        help="commit, tag or branch, once for each repository in the order of the contract's"
+        " encoders (default: main; its commit is written down)",
+    )
+    parser.add_argument("--output", "-o", type=Path, help="folder to make (default: by its name)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fetch, check, write the manifest; print where it is."""
+    parts = parts_of(args.model)
+    if args.revision and len(args.revision) != len(parts):
+        raise FetchError(
+            f"{args.model} comes from {len(parts)} repositories"
+            f" ({', '.join(part.repository for part in parts)}): give --revision for each."
+        )
+    _go_online()
+    from siglip_perception.checkpoints.store import fetched
+
+    revisions = args.revision or ["main"] * len(parts)
+    output: Path = (args.output or fetched(args.model)).expanduser().absolute()
+    named = args.model if args.model in contracts.names() else ""
+    fetch(parts, revisions, output, named, lambda line: print(line, flush=True))
+    print(f"{output}: use it with --model {args.output or args.model}")
+    return 0
+
+
+def _go_online() -> None:
+    """The Hub's library reads these when it is first imported, and everything else is offline."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise FetchError("HF_HUB_OFFLINE is set: unset it to let this command use the network.")
+    if "huggingface_hub" in sys.modules:
+        raise RuntimeError("huggingface_hub was imported before fetch could set it online")
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def fetch(
+    parts: Sequence[Part],
+    revisions: Sequence[str],
+    output: Path,
+    contract: str,
+    say: Callable[[str], None],
+) -> None:
+    """Make the model folder `output`, whole or not at all.
+
+    Where it is there already at these revisions it is verified and kept.
+    Raises FetchError or CheckpointError, one sentence each.
+    """
+    from siglip_perception import checkpoints
+
+    hub = _Hub()
+    found = [
+        hub.look(part.repository, revision)
+        for part, revision in zip(parts, revisions, strict=True)
+    ]
+    source = {
+        part.folder or ".": {"repository": part.repository, "revision": one.commit}
+        for part, one in zip(parts, found, strict=True)
+    }
+    if output.exists():
+        _keep(output, source, say)
+        return
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for part, one in zip(parts, found, strict=True):
+            _fetch_part(hub, part, one, partial / part.folder, say)
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        for part in parts:
+            shutil.rmtree(partial / part.folder / ".cache", ignore_errors=True)
+        say("writing the manifest")
+        checkpoints.write_manifest(partial, contract=contract, source=source)
+        checkpoints.Checkpoint(partial)  # that it is a model, before it gets its name
+        partial.rename(output)
+    except OSError as error:
+        raise FetchError(
+            f"Cannot write to {partial} ({error.strerror or error}): make room there or name"
+            " another folder with --output; what was fetched is kept."
+        ) from error
+
+
+def _keep(output: Path, source: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    from siglip_perception import checkpoints
+
+    try:
+        known = json.loads((output / checkpoints.MANIFEST).read_text()).get("source")
+    except (OSError, ValueError, AttributeError):
+        known = None
+    if known != dict(source):
+        raise FetchError(
+            f"{output} exists already and is another model or revision: remove it, or name another"
+            " folder with --output."
+        )
+    checkpoints.verify(output)
+    say("already there, and every file is as it was fetched")
+
+
+def _fetch_part(
+    hub: _Hub, part: Part, one: _Listing, folder: Path, say: Callable[[str], None]
+) -> None:
+    say(f"{part.repository} at {one.commit}")
+
+    def get(name: str) -> Path:
+        size = one.sizes.get(name)
+        shown = f" ({size / 1e6:,.1f} MB)" if size else ""
+        say(f"  {part.folder + '/' if part.folder else ''}{name}{shown}")
+        return hub.get(part.repository, one, name, folder)
+
+    config = _read_config(get("config.json")) if "config.json" in one.sizes else {}
+    kind = config.get("model_type")
+    if _WEIGHTS in one.sizes:
+        get(_WEIGHTS)
+    elif _INDEX in one.sizes:
+        for shard in _shards(get(_INDEX), whole=kind in _ENCODER_TYPES):
+            if shard not in one.sizes:
+                raise FetchError(f"{part.repository} lists {shard} and does not have it.")
+            get(shard)
+    else:
+        raise FetchError(
+            f"{part.repository} has no {_WEIGHTS}, whole or in shards: only safetensors are used."
+        )
+    if kind == "siglip":
+        for name in _TOKENIZER:
+            if name not in one.sizes:
+                raise FetchError(f"{part.repository} has no {name}, which its text tower needs.")
+            get(name)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise FetchError(f"{path.name} of the repository is not valid JSON.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _shards(index: Path, *, whole: bool) -> list[str]:
+    """The files to fetch: of a policy, those alone that hold a vision encoder's tensors."""
+    from siglip_perception.checkpoints.layout import vision_prefixes
+
+    names = _read_config(index).get("weight_map")
+    if not isinstance(names, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in names.values()
+    ):
+        raise FetchError(f"{index.name} of the repository does not map tensors to files.")
+    if whole:
+        return sorted(set(names.values()))
+    prefixes = tuple(vision_prefixes(names))
+    if not prefixes:
+        raise FetchError("The repository's weights hold no SigLIP or DINOv2 encoder.")
+    return sorted({file for name, file in names.items() if name.startswith(prefixes)})
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A repository at one commit: its files' sizes, and SHA-256 of those that have one."""
+
+    commit: str
+    sizes: Mapping[str, int | None]
+    sha256: Mapping[str, str]
+
+
+class _Hub:
+    """The Hub's library, with its many errors as one sentence each."""
+
+    def look(self, repository: str, revision: str) -> _Listing:
+        from huggingface_hub import HfApi
+
+        with _Sentences(repository, revision):
+            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        files = info.siblings or []
+        return _Listing(
+            str(info.sha),
+            {file.rfilename: file.size for file in files},
+            {file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+        )
+
+    def get(self, repository: str, one: _Listing, name: str, folder: Path) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        from siglip_perception.checkpoints.folder import sha256
+
+        with _Sentences(repository, one.commit):
+            path = Path(hf_hub_download(repository, name, revision=one.commit, local_dir=folder))
+        wanted = one.sha256.get(name)
+        if wanted and sha256(path) != wanted:
+            path.unlink()
+            raise FetchError(
+                f"{name} of {repository} did not arrive as the Hub lists it (SHA-256): fetch it"
+                " again."
+            )
+        return path
+
+
+class _Sentences:
+    """Turns what the Hub's library raises into a FetchError."""
+
+    def __init__(self, repository: str, revision: str) -> None:
+        self._where = f"{repository} at {revision}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from huggingface_hub import errors
+
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, errors.GatedRepoError):
+            why = "you have to accept its terms on its page, and log in with `hf auth login`"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            why = "there is no such repository, or it is not yours to read: check the name"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            why = "there is no such revision: give a commit, tag or branch with --revision"
+        elif isinstance(error, OSError) and error.errno is not None:
+            raise error
+        else:
+            lines = str(error).strip().splitlines()
+            reason = lines[0].rstrip(".") if lines else type(error).__name__
+            why = f"{reason}; check the network and run the command again, it goes on from there"
+        raise FetchError(f"Cannot fetch {self._where}: {why}.") from error

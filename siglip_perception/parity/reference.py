@@ -1,0 +1,177 @@
+"""The reference: timm's or transformers' own models on Pillow's own resize.
+
+Nothing here is shared with the pipeline but the contract and the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ViTModel,
+    SiglipModel,
+    SiglipVisionModel,
+)
+
+from siglip_perception.contracts import Contract, EncoderSpec
+from siglip_perception.errors import PerceptionError
+from siglip_perception.parity.timm_models import create, import_timm
+from siglip_perception.types import UInt8Array
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+
+
+def reference_of(contract: Contract) -> Literal["timm", "transformers"]:
+    """Whose models the contract's tokens are defined by."""
+    return "timm" if all(spec.timm for spec in contract.encoders) else "transformers"
+
+
+@torch.inference_mode()
+def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) -> Tensor:
+    """float32 [B, N, dim] of the weights in the folder, by the reference's own code."""
+    parts = []
+    for spec in contract.encoders:
+        pixels = torch.stack([_pixels(image, contract, spec) for image in images])
+        if reference_of(contract) == "timm":
+            parts.append(_timm(spec, model, pixels))
+        else:
+            parts.append(_transformers(spec, model, pixels))
+    return torch.cat(parts, dim=-1)
+
+
+def _pixels(image: UInt8Array, contract: Contract, spec: EncoderSpec) -> Tensor:
+    picture, size = Image.fromarray(image), spec.image_size
+    scaled = _FILTERS[contract.interpolation]
+    if contract.resize == "squash":
+        square = picture.resize((size, size), scaled)
+    elif contract.resize == "resize-pad":
+        square = _fit_and_pad(picture, size, scaled, spec.fill)
+    else:
+        if contract.resize == "letterbox":
+            picture = _pad(picture, spec.fill)
+        square = _shorter_side_and_crop(picture, size, scaled)
+    values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float().div(255)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return values.sub(mean).div(std)
+
+
+def _pad(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    """Prismatic's LetterboxPad: the same on both sides, so an odd rest leaves it one short."""
+    longest = max(picture.size)
+    across, down = (int((longest - side) / 2) for side in picture.size)
+    square = Image.new("RGB", (picture.width + 2 * across, picture.height + 2 * down), fill)
+    square.paste(picture, (across, down))
+    return square
+
+
+def _shorter_side_and_crop(picture: Image.Image, size: int, scaled: Any) -> Image.Image:
+    """torchvision's Resize(size) and CenterCrop(size)."""
+    short, long = sorted(picture.size)
+    other = int(size * long / short)
+    wide = picture.width > picture.height
+    resized = picture.resize((other, size) if wide else (size, other), scaled)
+    left, top = (round((side - size) / 2.0) for side in resized.size)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _fit_and_pad(
+    picture: Image.Image, size: int, scaled: Any, fill: tuple[int, int, int]
+) -> Image.Image:
+    """openpi's resize_with_pad."""
+    if picture.size == (size, size):
+        return picture
+    ratio = max(picture.width / size, picture.height / size)
+    resized = picture.resize((int(picture.width / ratio), int(picture.height / ratio)), scaled)
+    square = Image.new("RGB", (size, size), fill)
+    left, top = (int((size - side) / 2) for side in resized.size)
+    square.paste(resized, (left, top))
+    return square
+
+
+def _timm(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+    network = create(spec, spec.image_size)
+    state = _timm_state(spec, model)
+    filtered = import_timm().models.vision_transformer.checkpoint_filter_fn(state, network)
+    network.load_state_dict(filtered)
+    network.eval()
+    tapped: Tensor = network.get_intermediate_layers(
+        pixels, n={len(network.blocks) + spec.tap}, norm=spec.norm
+    )[0]
+    return tapped
+
+
+def _timm_state(spec: EncoderSpec, model: Path) -> dict[str, Tensor]:
+    """The encoder's tensors under timm's names, out of its own file or a policy's shards."""
+    own = model / spec.name / "model.safetensors"
+    if own.is_file():
+        return dict(load_file(own))
+    prefix = _PREFIXES[0 if spec.name == "dinov2" else 1]
+    state: dict[str, Tensor] = {}
+    for shard in sorted(model.glob("*.safetensors")):
+        state |= _behind(load_file(shard), prefix)
+    if not state:
+        raise PerceptionError(
+            f"{model} has no weights of timm's form for {spec.name} to compare with: the contract"
+            " is timm's."
+        )
+    return state
+
+
+def _behind(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix).replace(".scale_factor", ".gamma"): tensor.float()
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+    folder = model / spec.name
+    kinds: dict[str, Any] = {
+        "siglip": SiglipModel,
+        "siglip_vision_model": SiglipVisionModel,
+        "dinov2": Dinov2Model,
+        "dinov2_with_registers": Dinov2WithRegistersModel,
+        "dinov3_vit": DINOv3ViTModel,
+    }
+    if not (folder / "config.json").is_file():
+        raise PerceptionError(
+            f"{folder} is no Hugging Face folder to compare with: the contract is transformers'."
+        )
+    kind = _model_type(folder)
+    network = (
+        kinds[kind]
+        .from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
+        .eval()
+    )
+    if kind == "siglip":
+        network = network.vision_model
+    out = network(pixels, output_hidden_states=True)
+    hidden = out.last_hidden_state
+    if not (spec.norm and spec.tap == -1):
+        # hidden_states holds the embeddings too, and the last block's raw output.
+        hidden = out.hidden_states[spec.tap]
+        if spec.norm:
+            hidden = (network.post_layernorm if spec.name == "siglip" else network.layernorm)(
+                hidden
+            )
+    patches: Tensor = hidden[:, spec.prefix :]
+    return patches
+
+
+def _model_type(folder: Path) -> str:
+    import json
+
+    return str(json.loads((folder / "config.json").read_text())["model_type"])

@@ -1,0 +1,101 @@
+"""timm's models, with or without torchvision.
+
+timm's data module imports torchvision for its transforms, which its models never use; a
+torchvision that is missing, or built for another PyTorch, would keep them from being imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+from torch import nn
+
+from siglip_perception.contracts import EncoderSpec
+from siglip_perception.errors import PerceptionError
+
+_NAME = "torchvision"
+
+
+class _Names(type):
+    """A class with every attribute that is asked for."""
+
+    def __getattr__(cls, name: str) -> str:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class _Module(types.ModuleType):
+    """A module with a class of every name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Names(name, (nn.Module,), {})
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        own = fullname == _NAME or fullname.startswith(f"{_NAME}.")
+        return ModuleSpec(fullname, self, is_package=True) if own else None
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        return _Module(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+def import_timm() -> Any:
+    """The package timm; PerceptionError, saying how to install it, where it is not there."""
+    if sys.modules.get("timm"):
+        return sys.modules["timm"]
+    stand_in = not _has_torchvision()
+    finder = _Finder()
+    if stand_in:
+        sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise PerceptionError(
+            "The reference of this contract is timm, which is not installed: pip install"
+            " 'siglip_perception[timm]', or `pip install --no-deps timm` beside a PyTorch without"
+            " torchvision."
+        ) from error
+    finally:
+        if stand_in:
+            # transformers looks for torchvision too, and must not find this one.
+            sys.meta_path.remove(finder)
+            for name in [n for n in sys.modules if n == _NAME or n.startswith(f"{_NAME}.")]:
+                del sys.modules[name]
+
+
+def create(spec: EncoderSpec, image_size: int) -> Any:
+    """timm's model of the contract's encoder, for images of that size, with timm's own start.
+
+    Width, depth and heads are the contract's: where they are not timm's own, its weights will not
+    fit, and that is told.
+    """
+    given = {"embed_dim": spec.dim, "depth": spec.layers, "num_heads": spec.heads}
+    return import_timm().create_model(
+        spec.timm,
+        pretrained=False,
+        num_classes=0,
+        img_size=image_size,
+        **{name: value for name, value in given.items() if value},
+    )
+
+
+def _has_torchvision() -> bool:
+    try:
+        importlib.import_module("torchvision.transforms")
+    except Exception:  # noqa: BLE001 - one that does not fit PyTorch raises RuntimeError
+        for name in [n for n in sys.modules if n == _NAME or n.startswith(f"{_NAME}.")]:
+            del sys.modules[name]
+        return False
+    return True

@@ -1,0 +1,270 @@
+"""The tokens against timm's and transformers' own models: small networks, the real code.
+
+`siglip-perception parity` does the same at real size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from siglip_perception import contracts
+from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.contracts import Contract
+from siglip_perception.errors import ContractError, PerceptionError
+from siglip_perception.parity import LIMITS, compare, differences, sample_images
+from siglip_perception.parity.random_weights import write_random
+from siglip_perception.parity.reference import reference_tokens
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import Frame
+
+REAL = [name for name in contracts.names() if name != "tabletop"]
+IMAGES = sample_images(3)
+
+
+def small(name: str, folder: Path, **changes: Any) -> Path:
+    """A packaged contract, three narrow blocks deep: as a user's own file."""
+    content = yaml.safe_load(contracts.path(name).read_text())
+    for encoder in content["encoders"]:
+        encoder.update(dim=64, layers=3, heads=4, **changes)
+    del content["grid"], content["dim"]
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture(scope="module", params=REAL)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp(request.param)
+    file = small(request.param, folder)
+    write_random(contracts.get(str(file)), folder / "model", 0)
+    return file, folder / "model"
+
+
+def test_fp32_tokens_are_the_references(written: tuple[Path, Path]) -> None:
+    row = compare(str(written[0]), written[1], IMAGES, "fp32", "random")
+    assert row.equal, row
+    assert row.max_error < 2e-5
+    assert row.images == 2
+
+
+def test_bf16_tokens_point_where_the_references_do(written: tuple[Path, Path]) -> None:
+    row = compare(str(written[0]), written[1], IMAGES[:1], "bf16", "random")
+    assert row.equal, row
+    assert row.min_cosine < 1 - 1e-7  # it is bf16
+
+
+@pytest.fixture(scope="module")
+def openvla(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contract, Path]:
+    folder = tmp_path_factory.mktemp("openvla")
+    contract = contracts.get(str(small("openvla-224-letterbox", folder)))
+    write_random(contract, folder / "model", 0)
+    return contract, folder / "model"
+
+
+def encoders(**changes: Any) -> Callable[[Contract], Contract]:
+    return lambda contract: replace(
+        contract, encoders=tuple(replace(spec, **changes) for spec in contract.encoders)
+    )
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        encoders(tap=-1),
+        encoders(norm=True),
+        encoders(fill=(127, 127, 127)),
+        encoders(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        lambda contract: replace(contract, resize="squash"),
+        lambda contract: replace(contract, resize="resize-pad"),
+        lambda contract: replace(contract, interpolation="bilinear"),
+        lambda contract: replace(contract, encoders=contract.encoders[::-1]),
+    ],
+    ids=["tap", "norm", "fill", "mean", "squash", "resize-pad", "bilinear", "order"],
+)
+def test_every_slip_is_found(openvla: tuple[Contract, Path], slip: Any) -> None:
+    """What a policy would not notice: each is far past the limit."""
+    contract, model = openvla
+    right = reference_tokens(contract, model, IMAGES[:1])
+    wrong = reference_tokens(slip(contract), model, IMAGES[:1])
+    error, cosine = differences(wrong, right)
+    assert error > 10 * LIMITS["fp32"][0]
+    assert cosine < LIMITS["fp32"][1]
+
+
+def test_the_other_gelu_is_found(openvla: tuple[Contract, Path], tmp_path: Path) -> None:
+    """transformers' default for SigLIP, on weights that were trained with the exact one."""
+    contract, model = openvla
+    file = small("openvla-224-letterbox", tmp_path, hidden_act="gelu_pytorch_tanh")
+    grid = Pipeline.load(PipelineOptions(model=str(model), contract=str(file))).process(
+        Frame(IMAGES[0]), None
+    )
+    assert grid.tokens is not None
+    right = reference_tokens(contract, model, IMAGES[:1])
+    error, _ = differences(torch.from_numpy(grid.tokens.data)[None], right)
+    assert error > LIMITS["fp32"][0]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder as openvla-7b's: real names, shards, a language model; a contract for it."""
+    folder = tmp_path_factory.mktemp("policy")
+    file = small("openvla-224", folder)
+    write_random(contracts.get(str(file)), folder / "timm", 0)
+    vision = {}
+    for name, prefix in (("dinov2", "featurizer"), ("siglip", "fused_featurizer")):
+        tensors = load_file(folder / "timm" / name / "model.safetensors")
+        if name == "dinov2":  # a policy is saved at its own resolution
+            grid = torch.nn.functional.interpolate(
+                tensors["pos_embed"].reshape(1, 37, 37, 64).permute(0, 3, 1, 2),
+                size=(16, 16),
+                mode="bicubic",
+                antialias=True,
+            )
+            tensors["pos_embed"] = grid.permute(0, 2, 3, 1).reshape(1, 256, 64)
+        for key, tensor in tensors.items():
+            key = key.replace(".gamma", ".scale_factor")
+            vision[f"vision_backbone.{prefix}.{key}"] = tensor.bfloat16()
+    names = sorted(vision)
+    language = {
+        "language_model.model.embed_tokens.weight": torch.zeros(1000, 64, dtype=torch.bfloat16),
+        "projector.fc1.weight": torch.zeros(8, 128, dtype=torch.bfloat16),
+    }
+    shards = [
+        {**{n: vision[n] for n in names[::2]}, **language},
+        {n: vision[n] for n in names[1::2]},
+        {"language_model.lm_head.weight": torch.zeros(1000, 64, dtype=torch.bfloat16)},
+    ]
+    model = folder / "model"
+    model.mkdir()
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        shard_name = f"model-{number:05d}-of-00003.safetensors"
+        save_file(shard, model / shard_name)
+        weight_map |= dict.fromkeys(shard, shard_name)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    config = {
+        "model_type": "openvla",
+        "image_sizes": [224, 224],
+        "image_resize_strategy": "resize-naive",
+        "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "..._siglip_224"],
+        "timm_override_act_layers": [None, None],
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    return file, model
+
+
+def test_a_policys_own_encoders_give_its_tokens(policy: tuple[Path, Path]) -> None:
+    row = compare(str(policy[0]), policy[1], IMAGES, "fp32", "a policy's")
+    assert row.equal, row
+    assert row.max_error < 2e-5
+
+
+def test_shards_without_vision_are_never_opened(
+    policy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: set[str] = set()
+    real = Path.open
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
+        opened.add(path.name)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    Checkpoint(policy[1]).load(contracts.get(str(policy[0])))
+    shards = {name for name in opened if name.startswith("model-")}
+    assert shards == {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"}
+
+
+def test_a_policys_encoders_are_not_scored_with(policy: tuple[Path, Path]) -> None:
+    from siglip_perception.errors import BackendError
+    from siglip_perception.instruction import from_phrases
+
+    pipeline = Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(policy[0])))
+    assert not pipeline.can_ground
+    with pytest.raises(BackendError, match=r"aligned with.*grounding\.model"):
+        pipeline.query(from_phrases(["red cup"]))
+
+
+def test_a_contract_that_a_policys_config_contradicts_is_refused(
+    policy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = small("openvla-224-letterbox", tmp_path)
+    with pytest.raises(
+        ContractError,
+        match=r"strategy in config\.json is 'resize-naive' and has to be 'letterbox'",
+    ):
+        Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
+
+
+def test_a_policy_with_transformers_names_is_read_too(tmp_path: Path) -> None:
+    """pi0's own checkpoint: one file, no vision configuration, SigLIP deep inside."""
+    file = small("pi0-224", tmp_path)
+    write_random(contracts.get(str(file)), tmp_path / "stock", 0)
+    prefix = "paligemma_with_expert.paligemma.model.vision_tower.vision_model."
+    stock = load_file(tmp_path / "stock/siglip/model.safetensors")
+    tensors = {
+        prefix + name.removeprefix("vision_model."): tensor
+        for name, tensor in stock.items()
+        if "head." not in name  # pi0 has no pooling head
+    }
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    save_file(
+        {**tensors, "action_in_proj.weight": torch.zeros(3, 3)}, policy / "model.safetensors"
+    )
+    (policy / "config.json").write_text(json.dumps({"type": "pi0"}))
+    grids = [
+        Pipeline.load(PipelineOptions(model=str(model), contract=str(file)))
+        .process(Frame(IMAGES[0]), None)
+        .tokens
+        for model in (tmp_path / "stock", policy)
+    ]
+    assert grids[0] is not None
+    assert grids[1] is not None
+    assert (grids[0].data == grids[1].data).all()
+    assert len(stock) > len(tensors)
+
+
+def test_the_activation_of_a_policys_timm_models_counts(
+    policy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = small("openvla-224", tmp_path, hidden_act="gelu_pytorch_tanh")
+    with pytest.raises(ContractError, match=r"hidden_act in model-.* is 'gelu' and has to be"):
+        Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
+
+
+def test_the_command_says_equal_and_different(openvla: tuple[Contract, Path]) -> None:
+    contract, model = openvla
+    file = model.parent / "openvla-224-letterbox.yaml"
+    command = [sys.executable, "-m", "siglip_perception.cli", "parity", "--precision", "fp32"]
+    command += ["--contract", str(file), "--model", str(model), "--json", str(model / "out.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert "fp32" in done.stdout
+    assert done.stdout.rstrip().endswith("equal")
+    (row,) = json.loads((model / "out.json").read_text())
+    assert row["equal"]
+    assert row["reference"] == "timm"
+    assert contract.name == row["contract"]
+
+
+def test_without_timm_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from siglip_perception.parity import timm_models
+
+    for name in [n for n in sys.modules if n == "timm" or n.startswith("timm.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(PerceptionError, match=r"pip install 'siglip_perception\[timm\]'"):
+        timm_models.import_timm()

@@ -1,0 +1,200 @@
+"""Which contract a checkpoint is run with, and with which encoders objects are found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from models import write_random_model
+from torch import nn
+
+from siglip_perception import checkpoints, contracts
+from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.errors import BackendError, CheckpointError, ContractError
+from siglip_perception.instruction import from_phrases
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.plan import Plan, choose
+from siglip_perception.types import Frame, Task
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stock")
+    write_random_model(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(stock: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stock, tmp_path / "model"))
+
+
+def only(name: str, folder: Path) -> str:
+    """The packaged contract tabletop with one of its encoders alone."""
+    content = yaml.safe_load(contracts.path("tabletop").read_text())
+    content["encoders"] = [e for e in content["encoders"] if e["name"] == name]
+    del content["dim"]
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return str(file)
+
+
+def test_the_contract_that_a_checkpoint_keeps_is_found(stock: Path) -> None:
+    assert choose("", Checkpoint(stock)).name == "tabletop"
+
+
+def test_a_manifest_names_the_contract_that_was_fetched(folder: Path) -> None:
+    checkpoints.write_manifest(folder, contract="openvla-224")
+    with pytest.raises(ContractError, match="cannot keep the contract openvla-224"):
+        choose("", Checkpoint(folder))
+
+
+def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin.yaml"
+    twin.write_text(contracts.path("tabletop").read_text().replace("squash", "letterbox"))
+    known = {"tabletop": contracts.get("tabletop"), "twin": contracts.get(str(twin))}
+    monkeypatch.setattr(contracts, "names", lambda: tuple(known))
+    monkeypatch.setattr(contracts, "get", known.__getitem__)
+    with pytest.raises(ContractError, match=r"keeps several contracts .*parameter contract"):
+        choose("", Checkpoint(folder))
+    shutil.rmtree(folder / "dinov2")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ContractError, match="keeps none of the known contracts"):
+        choose("", Checkpoint(folder))
+
+
+def test_one_pass_serves_tokens_and_objects(stock: Path) -> None:
+    plan = Plan.make(str(stock), "", "", "")
+    assert set(plan.towers) == {"dinov2", "siglip"}
+    assert plan.grounding == {"siglip": "siglip", "dino": "dinov2"}
+    assert "one pass" in plan.says
+
+
+@pytest.mark.parametrize("name", ["dinov2", "siglip"])
+def test_a_contract_of_one_encoder_cannot_ground_and_says_what_to_do(
+    stock: Path, tmp_path: Path, name: str
+) -> None:
+    pipeline = Pipeline.load(PipelineOptions(model=str(stock), contract=only(name, tmp_path)))
+    result = pipeline.process(Frame(IMAGE), None)
+    assert result.tokens is not None
+    assert result.tokens.data.shape == (256, 160)
+    with pytest.raises(BackendError, match=r"name a SigLIP and DINO model in grounding\.model"):
+        pipeline.query(from_phrases(["cup"]))
+
+
+def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folder: Path) -> None:
+    """The policy's SigLIP was trained on, its DINOv2 was not: three towers run, not four."""
+    from safetensors.torch import load_file, save_file
+
+    weights = folder / "siglip" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["vision_model.post_layernorm.bias"] += 1
+    save_file(tensors, weights)
+    (folder / "manifest.json").unlink()
+    plan = Plan.make(str(folder), "", str(stock), "")
+    assert set(plan.towers) == {"dinov2", "siglip", "grounding_siglip"}
+    assert plan.grounding == {"siglip": "grounding_siglip", "dino": "dinov2"}
+    assert "a model of its own (tabletop), with the tokens' dinov2" in plan.says
+
+    options = PipelineOptions(model=str(folder), grounding_model=str(stock), threshold=0.0)
+    pipeline = Pipeline.load(options)
+    query = pipeline.query(from_phrases(["cup"]))
+    own, tokens = _grounding(pipeline, query), _tokens(pipeline)
+    alone = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
+    assert own == _grounding(alone, alone.query(from_phrases(["cup"])))
+    fused = Pipeline.load(PipelineOptions(model=str(folder)))
+    np.testing.assert_allclose(tokens, _tokens(fused), atol=1e-5)
+
+    towers = pipeline._encoders.towers
+    with _counting(towers["grounding_siglip"].blocks, towers["siglip"].blocks) as ran:
+        pipeline.process_batch([Task(Frame(IMAGE))])
+        assert ran == [0, 1]  # nobody listens to objects: the grounding's own model rests
+        pipeline.process_batch([Task(Frame(IMAGE), query)])
+        assert ran == [2, 2]
+
+
+def _grounding(pipeline: Pipeline, query: object) -> tuple[object, ...]:
+    found = pipeline.process(Frame(IMAGE), query, with_tokens=False).grounding  # type: ignore[arg-type]
+    assert found is not None
+    return found.presence, tuple((o.box, round(o.score, 4)) for o in found.objects)
+
+
+def _tokens(pipeline: Pipeline) -> np.ndarray:
+    grid = pipeline.process(Frame(IMAGE), None).tokens
+    assert grid is not None
+    return np.asarray(grid.data)
+
+
+class _counting:  # noqa: N801 - used as a function
+    """How many blocks of each kind run."""
+
+    def __init__(self, *kinds: nn.Module) -> None:
+        self.ran = [0] * len(kinds)
+        self.kinds = kinds
+
+    def __enter__(self) -> list[int]:
+        def counted(kind: int) -> object:
+            def hook(*_: object) -> None:
+                self.ran[kind] += 1
+
+            return hook
+
+        self.handles = [
+            block.register_forward_hook(counted(kind))  # type: ignore[arg-type]
+            for kind, blocks in enumerate(self.kinds)
+            for block in blocks.children()
+        ]
+        return self.ran
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def test_a_grounding_siglip_without_dino_borrows_the_tokens_own(
+    stock: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(folder / "dinov2")
+    (folder / "manifest.json").unlink()
+    siglip = only("siglip", tmp_path)
+    plan = Plan.make(str(stock), "", str(folder), siglip)
+    assert plan.grounding["dino"] == "dinov2"
+    with pytest.raises(ContractError, match="has no DINO encoder, and the tokens have none"):
+        Plan.make(str(stock), siglip, str(folder), siglip)
+
+
+def test_a_grounding_model_without_language_is_refused(
+    stock: Path, folder: Path, tmp_path: Path
+) -> None:
+    dinov2 = only("dinov2", tmp_path)
+    with pytest.raises(ContractError, match="has no SigLIP with a text tower"):
+        Plan.make(str(stock), "", str(stock), dinov2)
+    with pytest.raises(CheckpointError, match="There is no model folder"):
+        Plan.make(str(stock), "", str(folder / "nothing"), "")
+
+
+def test_a_batch_gives_what_its_frames_give_alone(stock: Path) -> None:
+    pipeline = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
+    query = pipeline.query(from_phrases(["cup"]))
+    frames = [Frame(IMAGE), Frame(IMAGE[:60, :150].copy()), Frame(IMAGE[::-1].copy())]
+    tasks = [Task(frames[0], query), Task(frames[1]), Task(frames[2], query, with_mask=True)]
+    together = pipeline.process_batch(tasks)
+    for task, result in zip(tasks, together, strict=True):
+        alone = pipeline.process(task.frame, task.query, with_mask=task.with_mask)
+        assert not isinstance(result, FloatingPointError)
+        assert result.tokens is not None
+        assert alone.tokens is not None
+        np.testing.assert_allclose(result.tokens.data, alone.tokens.data, atol=1e-4)
+        assert (result.grounding is None) == (alone.grounding is None)
+        if result.grounding is not None and alone.grounding is not None:
+            assert result.grounding.presence == pytest.approx(alone.grounding.presence, abs=1e-5)
+            assert len(result.grounding.objects) == len(alone.grounding.objects)
+    assert torch.is_tensor(query.embeddings)

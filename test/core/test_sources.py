@@ -1,0 +1,272 @@
+"""Every source of pairs, with good and broken ones, by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from siglip_perception.bag import typestore, write_sample_bag
+from siglip_perception.contrastive.open_source import open_data
+from siglip_perception.contrastive.samples import Order, PairDataset, Share, batches
+from siglip_perception.contrastive.source_bag import BagOptions
+from siglip_perception.contrastive.sources import (
+    BrokenPairError,
+    PairSource,
+    SourceError,
+    clean_caption,
+)
+from siglip_perception.errors import BagError
+from siglip_perception.preprocess import Square
+
+SQUARE = Square("squash", "bicubic", 8, (0, 0, 0))
+
+
+def picture(grey: int, kind: str = "JPEG") -> bytes:
+    """An image of one grey level as a file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((12, 16, 3), grey, np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def opened(*names: object, captioned: bool = True, cache: Path = Path("/nowhere")) -> PairSource:
+    return open_data([str(name) for name in names], cache, BagOptions(), captioned)
+
+
+def pairs(source: PairSource) -> list[tuple[int, str]]:
+    """Grey level and caption of every pair that can be read."""
+    found = []
+    for index in range(len(source)):
+        try:
+            pair = source.read(index)
+        except BrokenPairError:
+            continue
+        found.append((int(pair.image.mean().round()), pair.caption))
+    return found
+
+
+def write_folder(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, grey, text in (("a", 10, "red cup"), ("b", 20, "파란 컵\n"), ("c", 30, None)):
+        (folder / f"{name}.jpg").write_bytes(picture(grey))
+        if text is not None:
+            (folder / f"{name}.txt").write_text(text)
+    (folder / "below").mkdir()
+    (folder / "below" / "d.PNG").write_bytes(picture(40, "PNG"))
+    (folder / "below" / "d.txt").write_text("  two \n lines ")
+
+
+def test_a_folder_of_images_with_texts_beside_them(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    source = opened(tmp_path)
+    assert pairs(source) == [(10, "red cup"), (20, "파란 컵"), (40, "two lines")]
+    assert source.skipped == {"without caption": 1}
+    alone = pairs(opened(tmp_path, captioned=False))
+    assert sorted(alone) == [(10, ""), (20, ""), (30, ""), (40, "")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
+    for grey in (10, 20):
+        (tmp_path / f"{grey}.jpg").write_bytes(picture(grey))
+    rows = [("10.jpg", "a, cup"), ("20.jpg", "ball"), ("gone.jpg", "lost"), ("", "no image")]
+    table = tmp_path / f"captions.{suffix}"
+    if suffix == "jsonl":
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+        table.write_text("\n".join([*lines, "{broken", "[]"]) + "\n")
+    else:
+        mark = "," if suffix == "csv" else "\t"
+        quoted = [f'{name}{mark}"{text}"' for name, text in rows]
+        table.write_text("\n".join([f"filepath{mark}title", *quoted]) + "\n")
+    for named in (table, tmp_path):
+        source = opened(named)
+        assert pairs(source) == [(10, "a, cup"), (20, "ball")]
+        assert len(source) == 3  # the file that is gone is found out when it is read
+        assert source.skipped == {"broken row": 3 if suffix == "jsonl" else 1}
+
+
+def test_a_table_without_the_columns_says_which(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("url,alt\nx,y\n")
+    with pytest.raises(SourceError, match="call the columns file_name"):
+        opened(tmp_path / "t.csv")
+
+
+def write_shard(path: Path, files: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def test_tar_shards(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "0.tar",
+        [
+            ("x/a.b/001.jpg", picture(10)),
+            ("x/a.b/001.txt", b"one"),
+            ("x/a.b/002.seg.png", picture(99, "PNG")),  # the key ends at the first dot
+            ("x/a.b/002.json", json.dumps({"caption": "two"}).encode()),
+            ("x/a.b/002.png", picture(20, "PNG")),
+            ("003.txt", b"no image"),
+            ("004.jpg", picture(40)),
+        ],
+    )
+    write_shard(
+        tmp_path / "1.tar",
+        [("5.jpg", picture(50)), ("5.txt", b"five"), ("6.jpg", b"\xff\xd8\xff?"), ("6.txt", b"")],
+    )
+    for source in (opened(tmp_path), opened(tmp_path / "0.tar", tmp_path / "1.tar")):
+        assert pairs(source) == [(10, "one"), (20, "two"), (50, "five")]
+        assert len(source) == 4
+        assert source.skipped == {"without image": 1, "without caption": 1}
+
+
+def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
+    files = [(f"{n}.{e}", d) for n in range(3) for e, d in (("jpg", picture(n)), ("txt", b"t"))]
+    write_shard(tmp_path / "s.tar", files)
+    data = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(data[:5000])
+    source = opened(tmp_path)
+    assert 0 < len(source) < 3
+    assert source.skipped
+    (tmp_path / "s.tar").write_bytes(b"no tar file at all" * 100)
+    with pytest.raises(SourceError, match="not a tar file"):
+        opened(tmp_path)
+
+
+def write_bag(path: Path, captions: list[tuple[float, str]], frames: int = 8) -> None:
+    """Frames at 0, 0.25, 0.5 ... s, brighter each time, and captions at their seconds."""
+    write_sample_bag(
+        path,
+        [(round((1 + n / 4) * 1e9), picture(10 * n)) for n in range(frames)],
+        [(round((1 + at) * 1e9), text) for at, text in captions],
+    )
+
+
+def test_a_bag_gives_frames_with_the_words_of_their_time(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", [(0.3, "pick up the cup"), (1.0, "put it down"), (1.7, "  ")])
+    source = opened(tmp_path / "bag", cache=tmp_path / "cache")
+    # Frames at 0.5 (20), then every half second. Until 0.3 s there were no words.
+    assert pairs(source) == [(20, "pick up the cup"), (40, "put it down"), (60, "put it down")]
+    assert source.skipped == {"without caption": 2, "caption empty": 1}
+    (shard,) = (tmp_path / "cache").glob("*.tar")
+    before = shard.stat().st_mtime_ns
+    assert pairs(opened(tmp_path / "bag", cache=tmp_path / "cache")) == pairs(source)
+    assert shard.stat().st_mtime_ns == before  # made once
+
+
+def test_a_bag_without_words_says_so(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", [])
+    with pytest.raises(SourceError, match="--caption-topic"):
+        opened(tmp_path / "bag", cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    (tmp_path / "broken.mcap").write_bytes(b"nothing")
+    with pytest.raises(BagError, match="cannot be read"):
+        opened(tmp_path / "broken.mcap", cache=tmp_path / "cache")
+
+
+def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
+    store = typestore()
+    types = store.types
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    header = types["std_msgs/msg/Header"](
+        stamp=types["builtin_interfaces/msg/Time"](sec=1, nanosec=0), frame_id=""
+    )
+    raw, text = "sensor_msgs/msg/Image", "std_msgs/msg/String"
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        image = writer.add_connection("/camera/image_raw", raw, typestore=store)
+        words = writer.add_connection("/words", text, typestore=store)
+        said = types[text](data="the cup")
+        writer.write(words, 1, store.serialize_cdr(said, text))
+        for stamp, step in (
+            (2, 18),
+            (10**9, 5),
+            (2 * 10**9, 18),
+        ):  # the second one's step is wrong
+            message = types[raw](
+                header=header,
+                height=4,
+                width=6,
+                encoding="rgb8",
+                is_bigendian=0,
+                step=step,
+                data=pixels.ravel(),
+            )
+            writer.write(image, stamp, store.serialize_cdr(message, raw))
+    options = BagOptions(("/camera/image_raw",), "/words", interval=0.0)
+    source = open_data([str(tmp_path / "bag")], tmp_path / "cache", options, True)
+    assert len(source) == 2
+    assert source.skipped == {"image malformed": 1}
+    np.testing.assert_array_equal(source.read(0).image, pixels)
+    assert source.read(1).caption == "the cup"
+
+
+def test_scenes_and_several_sources_at_once(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f")
+    source = opened("scenes:3@7", tmp_path / "f")
+    assert len(source) == 6
+    assert source.read(1).caption == opened("scenes:2@7").read(1).caption
+    assert source.read(1).caption != opened("scenes:2@8").read(1).caption
+    assert source.read(5).caption == "two lines"
+
+
+@pytest.mark.parametrize("name", ["nothing-there", "file.dat", "empty"])
+def test_what_is_no_source_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file.dat").write_bytes(b"?")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"\xff\xfe\xff", "UTF-8"), (b" \n", "empty"), (b"x" * 70_000, "too long")],
+)
+def test_broken_captions(data: bytes, reason: str) -> None:
+    with pytest.raises(BrokenPairError, match=reason):
+        clean_caption("n", data)
+
+
+def test_every_epoch_is_a_shuffle_of_all_pairs() -> None:
+    order = Order(10, seed=3)
+    epochs = [[order(10 * e + n) for n in range(10)] for e in range(2)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_processes_share_a_batch_between_them() -> None:
+    whole = [p for step in range(3) for p in Share(6).places(step)]
+    assert whole == list(range(18))
+    parts = [list(Share(6, rank, 2).places(1)) for rank in range(2)]
+    assert parts == [[6, 7, 8], [9, 10, 11]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_pair_is_replaced_and_named(tmp_path: Path, workers: int) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    dataset = PairDataset(opened(tmp_path), Order(3, seed=0), SQUARE)
+    (batch,) = batches(dataset, Share(6), 0, 1, workers)
+    assert batch.images.shape == (6, 3, 8, 8)
+    assert len(batch.captions) == 6
+    assert "파란 컵" not in batch.captions
+    assert {reason for _, reason in batch.broken} == {"image corrupt"}
+    assert all(name.endswith("b.jpg") for name, _ in batch.broken)
+    again = next(batches(dataset, Share(6), 0, 1, 0))
+    assert again.captions == batch.captions
+
+
+def test_data_that_is_all_broken_ends_in_one_sentence(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    for path in (p for p in tmp_path.rglob("*.*") if p.suffix != ".txt"):
+        path.write_bytes(b"")
+    dataset = PairDataset(opened(tmp_path), Order(3, seed=0), SQUARE)
+    with pytest.raises(SourceError, match=r"^50 pairs one after the other .* check the data\.$"):
+        list(batches(dataset, Share(2), 0, 1, 1))
