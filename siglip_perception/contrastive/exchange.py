@@ -16,18 +16,20 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def agree(
-    image: Tensor, text: Tensor, group: ProcessGroup, wanted: Sequence[bool] = ()
+    image: Tensor, text: Tensor, group: ProcessGroup, asked: Sequence[int] = ()
 ) -> tuple[int, int]:
     """Rank and number of processes, after all have said that they bring the same.
 
-    Raises LossError, in every process alike, where numbers of pairs, widths, element types or the
-    gradients asked for differ: without this the exchange would hang or mix up rows.
+    asked: whatever else has to be the same everywhere, as many numbers in each process. Raises
+    LossError, in every process alike, where shapes, element types or `asked` differ: without this
+    the exchange would hang or mix up rows.
     """
     rank, world = distributed.get_rank(group), distributed.get_world_size(group)
     if rank < 0:
         raise LossError("This process is not in the group that the loss runs across.")
     kinds = [_DTYPES.index(x.dtype) if x.dtype in _DTYPES else -1 for x in (image, text)]
-    mine = [*image.shape, *text.shape, *kinds, *map(int, wanted)]
+    shapes = [x.shape if x.ndim == 2 else (0, x.ndim) for x in (image, text)]
+    mine = [*shapes[0], *shapes[1], *kinds, *map(int, asked)]
     said = image.new_empty(world, len(mine), dtype=torch.int64)
     distributed.all_gather(
         list(said), torch.tensor(mine, dtype=torch.int64, device=image.device), group=group
@@ -39,8 +41,8 @@ def agree(
             f"The processes hold {', '.join(map(str, pairs))} pairs: every process needs as many"
             " as the others, so drop the last, smaller batch."
             if len(set(pairs)) > 1
-            else "The processes' embeddings differ in width, element type or in what requires a"
-            " gradient: give every process the same."
+            else "The processes' embeddings differ in width, in element type or in what is asked"
+            " of them (gradients, chunk_size, answers): give every process the same."
         )
     return rank, world
 

@@ -28,8 +28,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from siglip_perception.contrastive import exchange
-from siglip_perception.contrastive.pairs import Answers, pair_loss
-from siglip_perception.errors import LossError
+from siglip_perception.contrastive.pairs import Answers, check_pairs, pair_loss
 
 Scalar = Tensor | float
 
@@ -57,13 +56,13 @@ def clip_loss(
     Across processes every process gathers all embeddings, with gradient, and works out the rows of
     its own images and of its own texts: memory N / W x N. LossError: embeddings that do not pair.
     """
-    _check_pairs(image, text)
+    rank, _ = exchange.agree(image, text, group) if group is not None else (0, 1)
+    check_pairs(image, text)
     right = torch.arange(len(image), device=image.device)
     if group is None:
         logits = logit_scale * image @ text.T
         by_image, by_text = logits, logits.T
     else:
-        rank, _ = exchange.agree(image, text, group)
         by_image = logit_scale * image @ exchange.gather(text, group).T
         by_text = logit_scale * text @ exchange.gather(image, group).T
         right = right + rank * len(image)
@@ -88,9 +87,9 @@ def sigmoid_loss(
     neighbour, their gradients with them, and no process ever holds more than two processes' texts.
     LossError: embeddings that do not pair.
     """
-    _check_pairs(image, text)
     if chunk_size is not None or group is not None:
         return pair_loss(image, text, logit_scale, logit_bias, Answers(), chunk_size, group)
+    check_pairs(image, text)
     logits = logit_scale * image @ text.T + logit_bias
     z = torch.full_like(logits, -1).fill_diagonal_(1)
     return -functional.logsigmoid(z * logits).sum() / len(image)
@@ -140,11 +139,3 @@ def affinity_loss(
     pair_weight = weight.unsqueeze(2) * weight.unsqueeze(1)
     loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (loss * pair_weight).sum() / pair_weight.sum()
-
-
-def _check_pairs(image: Tensor, text: Tensor) -> None:
-    if image.ndim != 2 or image.shape != text.shape or not len(image):
-        raise LossError(
-            f"Images {list(image.shape)} and texts {list(text.shape)} do not pair up: both have to"
-            " be [N, d] of the same N and d, with N of 1 or more."
-        )

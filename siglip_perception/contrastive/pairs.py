@@ -83,13 +83,6 @@ def pair_loss(
     image: float [N, d]; text: float [M, d]; worked out in float32 at least, autocast or not.
     Raises LossError for shapes that do not fit, here or between processes.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise LossError(f"A chunk of {chunk_size} rows is none: chunk_size has to be 1 or more.")
-    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or not image.numel():
-        raise LossError(
-            f"Images {list(image.shape)} and texts {list(text.shape)} have to be [N, d] and"
-            " [M, d] of the same d, with an image at least."
-        )
     dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
     scale, bias = (
         torch.as_tensor(number, dtype=dtype, device=image.device)
@@ -104,11 +97,22 @@ def pair_loss(
         wanted = (False, False, False)
     world = 1
     ring = None
-    if group is not None:
-        _, world = agree(image, text, group, wanted)
-        ring = Ring(group) if world > 1 else None
     target = answers.target
-    if target is not None and target.shape != (len(image), world * len(text)):
+    if group is not None:
+        # Before any check of its own: a process that raises alone leaves the others waiting.
+        asked = (*wanted, chunk_size or 0, *(target.shape if target is not None else ()))
+        _, world = agree(image, text, group, asked)
+        ring = Ring(group) if world > 1 else None
+    if chunk_size is not None and chunk_size < 1:
+        raise LossError(f"A chunk of {chunk_size} rows is none: chunk_size has to be 1 or more.")
+    if target is None:
+        check_pairs(image, text)
+    elif image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or not len(image):
+        raise LossError(
+            f"Images {list(image.shape)} and texts {list(text.shape)} have to be [N, d] and"
+            " [M, d] of the same d, with an image at least."
+        )
+    elif target.shape != (len(image), world * len(text)):
         raise LossError(
             f"The answers are {list(target.shape)} and have to be"
             f" [{len(image)}, {world * len(text)}], a column for each text of all processes."
@@ -116,6 +120,15 @@ def pair_loss(
     plan = _Plan(chunk_size or min(_ROWS, len(image)), ring, wanted)
     loss: Tensor = _PairLoss.apply(image, text, scale, bias, answers, plan)  # type: ignore[no-untyped-call]
     return loss
+
+
+def check_pairs(image: Tensor, text: Tensor) -> None:
+    """Raises LossError unless both are [N, d] of the same N, 1 or more, and d."""
+    if image.ndim != 2 or image.shape != text.shape or not len(image):
+        raise LossError(
+            f"Images {list(image.shape)} and texts {list(text.shape)} do not pair up: both have to"
+            " be [N, d] of the same N and d, with N of 1 or more."
+        )
 
 
 class _PairLoss(torch.autograd.Function):
@@ -169,16 +182,14 @@ def _evaluate(
 ) -> _Sums:
     """The sums over all pairs of this process' images; the text's gradient is of all images."""
     dtype, device = scale.dtype, image.device
-    zero = torch.zeros((), dtype=dtype, device=device)
+    made: Any = {"dtype": dtype, "device": device}
     sums = _Sums(
-        zero.clone(),
-        torch.empty(image.shape, dtype=dtype, device=device) if plan.wanted[0] else None,
-        torch.zeros(text.shape, dtype=dtype, device=device) if plan.wanted[1] else None,
-        zero.clone(),
-        zero.clone(),
+        torch.zeros((), **made),
+        torch.zeros(image.shape, **made) if plan.wanted[0] else None,
+        torch.zeros(text.shape, **made) if plan.wanted[1] else None,
+        torch.zeros((), **made),
+        torch.zeros((), **made),
     )
-    if sums.image is not None:
-        sums.image.zero_()
     with torch.autocast(device.type, enabled=False):
         if plan.ring is None:
             _add_block(sums, image, text, scale, bias, answers.block(0, len(text), True), plan)

@@ -105,10 +105,16 @@ def _refusals(group: distributed.ProcessGroup) -> dict[str, str]:
     rank = distributed.get_rank(group)
     said = {}
     rows = torch.eye(4, dtype=torch.float64)[: 4 - rank]
+    none = rows if rank else rows[:0]
+    whole = torch.eye(4, dtype=torch.float64)
     other = torch.eye(4, dtype=torch.float32 if rank else torch.float64)
     for name, call in {
         "unequal": lambda: sigmoid_loss(rows, rows, 1.0, 0.0, group=group),
         "unequal clip": lambda: clip_loss(rows, rows, 1.0, group),
+        "none": lambda: sigmoid_loss(none, none, 1.0, 0.0, group=group),
+        "answers": lambda: sigmoid_target_loss(
+            whole, whole, torch.eye(4)[:, : 4 - rank], 1.0, 0.0, group=group
+        ),
         "types": lambda: sigmoid_loss(other, other, 1.0, 0.0, group=group),
     }.items():
         try:

@@ -32,5 +32,7 @@ def test_processes_equal_one(world: int, tmp_path: Path) -> None:
         sizes = ", ".join(str(4 - rank) for rank in range(world))
         assert f"hold {sizes} pairs" in said["unequal"]
         assert "drop the last, smaller batch" in said["unequal clip"]
+        assert "hold 0, 3" in said["none"]
         assert "element type" in said["types"]
+        assert "answers" in said["answers"]
         assert "same multiple" in said["weights"]
