@@ -101,6 +101,17 @@ def test_objects_come_best_first_and_the_same_thing_once() -> None:
     assert len(masks) == 2
 
 
+def test_a_handle_is_a_part_of_its_cup_and_a_second_cup_is_not() -> None:
+    maps = np.zeros((3, 4, 4), dtype=np.float32)
+    maps[0, :2, :2] = 1
+    maps[1, 1, 2] = 1
+    maps[2, 3, 3] = 1
+    logits = np.array([[3.0, 2.0, 1.0]], dtype=np.float32)
+    scores = Scores(maps, logits, np.zeros(1, dtype=np.float32))
+    objects, _ = select_objects(scores, ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20)
+    assert [o.logit for o in objects] == [3.0, 1.0]
+
+
 def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
     scores = _scores([[-1.0, -2.0, -3.0], [4.0, 3.0, -9.0]])
     objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, EVEN, 20, 0.5, 1)

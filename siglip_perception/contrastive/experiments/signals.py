@@ -113,7 +113,7 @@ def new_encoder(seed: int) -> Dinov2WithRegistersModel:
 
 def narrow() -> AbstractContextManager[None]:
     """Products in bfloat16, as the trainer has them."""
-    context: Any = torch.autocast("cpu", torch.bfloat16)
+    context: AbstractContextManager[None] = torch.autocast("cpu", torch.bfloat16)
     return context
 
 
