@@ -120,7 +120,9 @@ def _cell(value: Value) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        if abs(value) >= 100:
+            return f"{value:.0f}"
+        return f"{value:.1f}" if abs(value) >= 10 else f"{round(value, 3) + 0.0:.3f}"
     return str(value)
 
 
@@ -137,7 +139,8 @@ def save(name: str, question: str, outcome: Outcome, folder: Path) -> list[Path]
         "rows": [dict(row) for row in outcome.rows],
         "findings": list(outcome.findings),
     }
-    text = [f"# {name}", question, f"![{name}]({name}.png)", " ".join(outcome.findings)]
+    text = [f"# {name}", question, f"![{name}]({name}.png)"]
+    text += ["\n".join(f"- {finding}" for finding in outcome.findings)]
     text += [table(outcome.rows), _settings(name, outcome.settings)]
     written = {
         f"{name}.json": json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n",

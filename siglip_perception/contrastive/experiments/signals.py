@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,12 @@ def new_encoder(seed: int) -> Dinov2WithRegistersModel:
     return Dinov2WithRegistersModel(config)
 
 
+def narrow() -> AbstractContextManager[None]:
+    """Products in bfloat16, as the trainer has them."""
+    context: AbstractContextManager[None] = torch.autocast("cpu", torch.bfloat16)
+    return context
+
+
 def normalised(images: Tensor) -> Tensor:
     return (images - 0.5) / 0.25
 
@@ -126,9 +133,12 @@ class Contrastive(nn.Module):
         self.bias = nn.Parameter(-torch.tensor(float(batch)).log())
 
     def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
-        hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
-        image = functional.normalize(self.head(hidden[:, 1 + _REGISTERS :].mean(dim=1)), dim=-1)
-        return sigmoid_loss(image, self.text(given.words[chosen]), self.log_scale.exp(), self.bias)
+        with narrow():
+            hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
+        pooled = self.head(hidden[:, 1 + _REGISTERS :].mean(dim=1)).float()
+        image = functional.normalize(pooled, dim=-1)
+        text = self.text(given.words[chosen])
+        return sigmoid_loss(image, text, self.log_scale.exp(), self.bias, chunk_size=len(image))
 
 
 class Affinity(nn.Module):
@@ -141,8 +151,9 @@ class Affinity(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
     def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
-        hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
-        patches = functional.normalize(hidden[:, 1 + _REGISTERS :], dim=-1)
+        with narrow():
+            hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
+        patches = functional.normalize(hidden[:, 1 + _REGISTERS :].float(), dim=-1)
         objects = given.coverage[chosen]
         background = (1 - objects.sum(dim=-1, keepdim=True)).clamp_min(0)
         coverage = torch.cat([objects, background], dim=-1)
@@ -156,7 +167,7 @@ class SelfDistilled(nn.Module):
         super().__init__()
         settings = DinoSettings(
             global_crops=CropSettings(patches=6, count=2, scale=(0.3, 0.9)),
-            local_crops=CropSettings(patches=3, count=3, scale=(0.08, 0.3)),
+            local_crops=CropSettings(patches=3, count=2, scale=(0.08, 0.3)),
             prototypes=256,
             hidden=256,
             bottleneck=64,
@@ -174,8 +185,11 @@ class SelfDistilled(nn.Module):
             given.images[chosen], seeds, torch.tensor(0.5), torch.tensor(0.25)
         )
         temperature = self.distillation.settings.teacher_temperature_at(progress)
-        targets = self.distillation.targets([self.distillation.answer(views)], temperature)
-        loss: Tensor = self.distillation(views, targets[0])[0]
+        with narrow():
+            answers = self.distillation.answer(views)
+        targets = self.distillation.targets([answers], temperature)
+        with narrow():
+            loss: Tensor = self.distillation(views, targets[0])[0]
         return loss
 
     def after(self, progress: float) -> None:
@@ -290,8 +304,8 @@ def place_probe(train: Tensor, test: Tensor) -> float:
 
 def run(options: Options) -> Outcome:
     """Train by each signal, then probe them all on the same scenes."""
-    steps, batch = (4, 8) if options.quick else (250, 32)
-    counts = (32, 24, 16) if options.quick else (2000, 250, 150)
+    steps, batch = (4, 8) if options.quick else (200, 32)
+    counts = (32, 24, 16) if options.quick else (2000, 150, 120)
     rngs = (np.random.default_rng((options.seed + 41_000, i)) for i in range(sum(counts)))
     scenes = [sample_scene(rng, OBJECTS) for rng in rngs]
     ends = (counts[0], counts[0] + counts[1])
