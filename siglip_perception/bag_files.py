@@ -118,31 +118,3 @@ def writing(out: Path, storage: str) -> Iterator[Writer]:
             raise BagError(f"The bag {out} cannot be written ({error.strerror}).") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def deserialise(store: Typestore, connection: Connection, data: bytes) -> Any:
-    """A message out of its bytes; ImageError `malformed` where they are none."""
-    try:
-        return store.deserialize_cdr(data, connection.msgtype)
-    except Exception as error:  # rosbags raises errors of many kinds for broken bytes
-        raise ImageError("malformed", "the message's bytes cannot be read.") from error
-
-
-def decode_image(
-    message: Any, msgtype: str, max_pixels: int, mono16_white: int = Settings.mono16_white
-) -> UInt8Array:
-    """uint8 [H, W, 3] RGB of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
-    if msgtype == COMPRESSED:
-        return images.decode_compressed(
-            message.format, message.data, max_pixels=max_pixels, mono16_white=mono16_white
-        )
-    return images.convert(
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-        message.data,
-        max_pixels=max_pixels,
-        mono16_white=mono16_white,
-    )
