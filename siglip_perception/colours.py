@@ -25,7 +25,7 @@ _PEAK = 0.6
 _MAYBE = 0.25
 # Pixels that stand for "nothing known" in each bin.
 _PRIOR_COUNT = 0.5
-_SMOOTH = 1.5
+_SMOOTH = 1.0
 
 
 class Colours:
@@ -62,8 +62,12 @@ class Colours:
             _spread_out(np.bincount(bins.ravel(), weights.ravel(), _BINS).astype(np.float64))
             for weights in (inside, 1 - inside)
         )
-        said = np.log((ours + _PRIOR_COUNT) / (others + _PRIOR_COUNT)).astype(np.float32)[bins]
-        odds = np.log(inside / (1 - inside)) + cv2.GaussianBlur(said, (0, 0), _SMOOTH)
+        # Of the same colours everywhere, the ratio is 1 and the start decides.
+        odds_of_any = np.log(inside.sum() / (1 - inside).sum())
+        said = np.log((ours + _PRIOR_COUNT) / (others + _PRIOR_COUNT)) - odds_of_any
+        odds = np.log(inside / (1 - inside)) + cv2.GaussianBlur(
+            said.astype(np.float32)[bins], (0, 0), _SMOOTH
+        )
         sharp = np.zeros_like(start)
         sharp[there] = 1 / (1 + np.exp(-odds))
         fine: FloatArray = np.asarray(

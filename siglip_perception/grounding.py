@@ -36,7 +36,7 @@ _CLAIMED = 0.4
 # An object this much smaller than a better one that it touches is a part of it.
 _PART = 0.5
 # Share of a mask's largest piece below which another one is a speck.
-_SPECK = 0.2
+_SPECK = 0.5
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def region_mask(
     """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
 
     colours: the picture's, which sharpen the mask. Of several pieces those are kept that have a
-    fifth of the largest one's area.
+    half of the largest one's area.
     """
     share = spread(soft, geometry, patch)
     if colours is not None:
