@@ -12,6 +12,7 @@ from siglip_perception.errors import BagError
 
 RAW = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 NODE = "/siglip_perception"
 # Last parts of a topic that say how an image came, not from which camera.
 _PLAIN = frozenset(
@@ -52,6 +53,35 @@ def choose_topics(
             f"The bag {bag} has no camera images: name the topic to take with --image-topic."
         )
     return chosen
+
+
+def depth_connections(
+    connections: Iterable[Connection], depth: str, info: str, images: tuple[str, ...], bag: Path
+) -> list[Connection]:
+    """The connections of a depth topic and its camera info; none where both are empty.
+
+    Raises BagError where one is missing or of another type, or there are several cameras.
+    """
+    if not depth and not info:
+        return []
+    if len(images) > 1:
+        raise BagError(
+            f"The depth images belong to one camera and the bag {bag} has {len(images)}: name the"
+            " one with --image-topic."
+        )
+    found = []
+    for topic, kind, option in (
+        (depth, RAW, "--depth-topic"),
+        (info, CAMERA_INFO, "--camera-info-topic"),
+    ):
+        there = [c for c in connections if c.topic == topic and c.msgtype == kind]
+        if not there:
+            raise BagError(
+                f"The bag {bag} has no {kind} on {topic or 'the topic that is missing'}: name one"
+                f" with {option}; depth needs both the image and its camera info."
+            )
+        found += there
+    return found
 
 
 def camera_names(topics: Iterable[str]) -> Mapping[str, str]:

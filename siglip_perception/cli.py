@@ -17,23 +17,25 @@ from siglip_perception.threads import spin_briefly
 _HELP = {
     "tokens": "fused tokens of one image -> .npz",
     "ground": "find what an instruction names in one image",
+    "phrases": "what an instruction is understood to name, without a model or an image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
     "fetch": "get a model's weights over the network; no other command uses it",
     "contracts": "the token contracts: what each states, and where that was read",
     "parity": "hold the tokens against timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
-    "evaluate": "measure a model on generated scenes that training never saw",
+    "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
     "experiment": "answer one question about contrastive learning by measuring",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
 # These bring their own arguments; they are imported only when they are asked for.
 _DELEGATED = {
+    "phrases": "siglip_perception.phrases.show",
     "fetch": "siglip_perception.fetch",
     "contracts": "siglip_perception.contracts.show",
     "parity": "siglip_perception.parity",
     "train": "siglip_perception.contrastive.train",
-    "evaluate": "siglip_perception.contrastive.evaluate",
+    "evaluate": "siglip_perception.evaluation",
     "experiment": "siglip_perception.contrastive.experiments.command",
     "demo": "siglip_perception.demo",
 }
@@ -159,6 +161,21 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         help="images a second in which objects are looked for (default: all)",
     )
     parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
+    parser.add_argument(
+        "--tracking", action="store_true", help="give objects an id that stays across frames"
+    )
+    parser.add_argument(
+        "--depth-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/Image of registered depth: objects get a position",
+    )
+    parser.add_argument(
+        "--camera-info-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/CameraInfo of the depth images",
+    )
     parser.add_argument(
         "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
     )

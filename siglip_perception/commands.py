@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, ImageError, InstructionError, PerceptionError
 from siglip_perception.files import write_atomically
 from siglip_perception.pipeline import Pipeline, PipelineOptions, Query, Result
-from siglip_perception.types import Frame, Grounding, UInt8Array
+from siglip_perception.tracking import TrackingOptions
+from siglip_perception.types import Frame, Grounding, Point3, UInt8Array
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _MAX_FILE_BYTES = 512 * 2**20
@@ -94,6 +96,9 @@ def replay(args: argparse.Namespace) -> int:
         with_mask=args.mask,
         grounding_rate=args.grounding_rate,
         overlay=picture if args.overlay is not None else None,
+        tracking=TrackingOptions() if args.tracking else None,
+        depth_topic=args.depth_topic,
+        info_topic=args.camera_info_topic,
     )
     with bag.deterministic():
         pipeline = Pipeline.load(_options(args))
@@ -131,7 +136,7 @@ def write_picture(path: Path, image: UInt8Array) -> None:
 
 
 def as_json(grounding: Grounding) -> dict[str, Any]:
-    """A grounding as JSON values; boxes are [x, y, width, height] in pixels."""
+    """A grounding as JSON values; boxes are [x, y, width, height] in pixels, points in metres."""
     return {
         "instruction": grounding.instruction,
         "contract": grounding.contract,
@@ -145,10 +150,18 @@ def as_json(grounding: Grounding) -> dict[str, Any]:
                 "logit": round(found.logit, 6),
                 "box": [found.box.x, found.box.y, found.box.width, found.box.height],
                 "area": round(found.area, 6),
+                "id": found.id,
+                "position": _metres(found.position),
+                "extent": _metres(found.extent),
             }
             for found in grounding.objects
         ],
     }
+
+
+def _metres(point: Point3) -> list[float] | None:
+    """[x, y, z], or nothing without depth: JSON has no NaN."""
+    return [round(value, 4) for value in point] if all(map(math.isfinite, point)) else None
 
 
 def progress(stream: TextIO) -> Callable[[int, int], None]:
@@ -223,6 +236,9 @@ def _report(summary: bag.Summary, out: Path) -> list[str]:
         f" messages out, {sum(summary.dropped.values())} dropped{f' ({dropped})' * bool(dropped)}",
         f"{summary.instructions} instructions taken, {summary.rejected} rejected",
     ]
+    if summary.depth:
+        used = ", ".join(f"{what} {count}" for what, count in sorted(summary.depth.items()))
+        lines.append(f"depth of images with objects: {used}")
     for text, phrases in summary.found.items():
         seen = ", ".join(f"{phrase} {count}" for phrase, count in phrases.items())
         lines.append(f"  {text!r}: {summary.grounded[text]} images, found in: {seen}")

@@ -183,6 +183,10 @@ class Settings:
         "Instruction at the start; one that arrives on the topic takes its place.",
         change=Change.UNCONFIGURED,
     )
+    phrases: tuple[str, ...] = _parameter(
+        ("",),
+        "Phrases to look for as they are, in place of an instruction's; empty: none.",
+    )
     cameras: tuple[str, ...] = _parameter(
         ("",),
         "Names of the cameras, each on <name>/image; one empty name: a single one, on image.",
@@ -234,6 +238,41 @@ class Settings:
         name="overlay.quality",
         minimum=1,
         maximum=100,
+    )
+    tracking_enabled: bool = _parameter(
+        False,
+        "Whether objects keep an id across frames, with smoothed scores.",
+        name="tracking.enabled",
+    )
+    tracking_max_lost: float = _parameter(
+        0.3,
+        "How long a tracked object that is not found is kept, marked as lost.",
+        name="tracking.max_lost",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    tracking_smoothing: float = _parameter(
+        0.2,
+        "Time constant of a tracked object's averaged score; 0: as it is found.",
+        name="tracking.smoothing",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    depth_enabled: bool = _parameter(
+        False,
+        "Whether objects get a position from a registered depth image, on depth and camera_info.",
+        name="depth.enabled",
+        change=Change.UNCONFIGURED,
+    )
+    depth_tolerance: float = _parameter(
+        0.05,
+        "How far in time a depth image may lie from its colour image.",
+        name="depth.tolerance",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
     )
     autostart: bool = _parameter(
         True,

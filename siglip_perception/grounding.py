@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SiglipModel
 
+from siglip_perception.colours import Colours
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
-from siglip_perception.pooling import head_keys, pool_regions
+from siglip_perception.pieces import split_pieces
+from siglip_perception.pooling import head_keys, pool_regions, pool_single
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
@@ -31,6 +33,10 @@ _STOCK_SCALE = 20.0
 _MAX_REGIONS = 32
 # Below one half: a patch that a region half covers, at its edge, must not lead another one.
 _CLAIMED = 0.4
+# An object this much smaller than a better one that it touches is a part of it.
+_PART = 0.5
+# Share of a mask's largest piece below which another one is a speck.
+_SPECK = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,13 @@ class Scores:
         return best
 
 
+def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
+    """Scale and bias of the probability that two patches show the same thing."""
+    if settings.affinity_scale is None or settings.affinity_bias is None:
+        return _STOCK_SCALE, -_STOCK_SCALE * _PROXYCLIP_BETA * float(cosine.mean())
+    return settings.affinity_scale, settings.affinity_bias
+
+
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """Soft maps [R, N] of the things that DINOv2's patches [N, D] hold together.
 
@@ -95,11 +108,7 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """
     patches = functional.normalize(dinov2, dim=-1)
     cosine = patches @ patches.T
-    if settings.affinity_scale is None or settings.affinity_bias is None:
-        scale = _STOCK_SCALE
-        bias = -scale * _PROXYCLIP_BETA * float(cosine.mean())
-    else:
-        scale, bias = settings.affinity_scale, settings.affinity_bias
+    scale, bias = _cut(cosine, settings)
     affinity = torch.sigmoid(scale * cosine + bias)
     unclaimed = torch.ones(len(patches), device=patches.device)
     maps: list[Tensor] = []
@@ -120,6 +129,20 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     return stacked[stacked.amax(dim=1) > 0.5]
 
 
+def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> Tensor:
+    """Soft maps [P, N]: for each phrase, what hangs together with the patch that it fits best.
+
+    dense: [P, N], probability of each phrase at each single patch. A small thing whose patches
+    DINOv2 leaves to the table is found where SigLIP sees it.
+    """
+    patches = functional.normalize(dinov2, dim=-1)
+    cosine = patches @ patches.T
+    scale, bias = _cut(cosine, settings)
+    weights = torch.sigmoid(scale * cosine[dense.argmax(dim=1)] + bias) * dense
+    mean = functional.normalize(weights @ patches, dim=-1)
+    return torch.sigmoid(scale * (mean @ patches.T) + bias)
+
+
 class Grounder:
     """Scores the regions of a frame by SigLIP's pooling head, learned scale and bias."""
 
@@ -135,14 +158,23 @@ class Grounder:
     @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        maps = find_regions(dinov2, self._settings)
+        keys = head_keys(self._head, siglip.unsqueeze(0))
+        phrases = phrases.to(siglip.device)
+        single = functional.normalize(pool_single(self._head, keys.values[0]), dim=-1)
+        dense = torch.sigmoid(phrases @ single.T * self._scale + self._bias)
+        found = torch.cat(
+            [
+                find_regions(dinov2, self._settings),
+                led_regions(dinov2, dense, self._settings),
+            ]
+        )
+        maps = split_pieces(found[found.amax(dim=1) > 0.5], self._grid)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole])
-        keys = head_keys(self._head, siglip.unsqueeze(0))
         pooled = functional.normalize(
             pool_regions(self._head, keys, weights.unsqueeze(0))[0], dim=-1
         )
-        logits = (phrases.to(pooled.device) @ pooled.T * self._scale + self._bias).cpu().numpy()
+        logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
         return Scores(maps.view(-1, *self._grid).cpu().numpy(), logits[:, :-1], logits[:, -1])
 
 
@@ -151,17 +183,25 @@ def sigmoid(logit: FloatArray | float) -> Any:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(logit, dtype=np.float64)))
 
 
-def region_mask(soft: FloatArray, geometry: Geometry, patch: int) -> UInt8Array:
+def region_mask(
+    soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None = None
+) -> UInt8Array:
     """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
 
-    Of several pieces the largest is kept.
+    colours: the picture's, which sharpen the mask. Of several pieces those are kept that have a
+    half of the largest one's area.
     """
-    binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
+    share = spread(soft, geometry, patch)
+    if colours is not None:
+        share = colours.sharpen(share, patch / geometry.size)
+    binary = (share > 0.5).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     if count <= 2:
         return binary
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    mask: UInt8Array = (labels == largest).astype(np.uint8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    kept = areas >= _SPECK * areas[1:].max()
+    kept[0] = False
+    mask: UInt8Array = kept[labels].astype(np.uint8)
     return mask
 
 
@@ -173,41 +213,54 @@ def select_objects(
     patch: int,
     threshold: float,
     max_objects: int,
+    image: UInt8Array | None = None,
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
-    Best first within a phrase; of two regions that overlap by half the better one stays.
+    Best first within a phrase; of two regions that overlap by half the better one stays, and so it
+    does beside its own parts. image: uint8 [height, width, 3] RGB; its colours sharpen the masks.
     """
+    colours: Colours | None = None
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
     drawn: dict[int, UInt8Array] = {}
     probability = sigmoid(scores.logits)
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
-        kept: list[UInt8Array] = []
+        kept: list[tuple[UInt8Array, GroundedObject]] = []
         for region in np.argsort(-scores.logits[number], kind="stable"):
             score = float(probability[number, region])
             if score < threshold or len(objects) >= max_objects:
                 break
             if region not in drawn:
-                drawn[region] = region_mask(scores.maps[region], geometry, patch)
+                if colours is None and image is not None:
+                    colours = Colours(image)
+                drawn[region] = region_mask(scores.maps[region], geometry, patch, colours)
             mask = drawn[region]
             area = int(np.count_nonzero(mask))
-            if not area or any(_iou(mask, other) > 0.5 for other in kept):
+            if not area:
                 continue
-            kept.append(mask)
-            masks.append(mask)
-            x, y, across, down = cv2.boundingRect(mask)
-            objects.append(
-                GroundedObject(
-                    phrase,
-                    score,
-                    float(scores.logits[number, region]),
-                    Box(x, y, across, down),
-                    area / mask.size,
-                    role,
-                )
+            found = GroundedObject(
+                phrase,
+                score,
+                float(scores.logits[number, region]),
+                Box(*cv2.boundingRect(mask)),
+                area / mask.size,
+                role,
             )
+            if any(_is_part(found, better) or _iou(mask, its) > 0.5 for its, better in kept):
+                continue
+            kept.append((mask, found))
+            masks.append(mask)
+            objects.append(found)
     return objects, masks
+
+
+def _is_part(found: GroundedObject, better: GroundedObject) -> bool:
+    """Whether it is a part of a better object, as a cup's handle is: smaller, and touching it."""
+    one, other = found.box, better.box
+    apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
+    apart_y = max(one.y, other.y) - min(one.y + one.height, other.y + other.height)
+    return found.area < _PART * better.area and max(apart_x, apart_y) <= 0
 
 
 def _iou(first: UInt8Array, second: UInt8Array) -> float:

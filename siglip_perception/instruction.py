@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siglip_perception.errors import InstructionError
 from siglip_perception.phrases import english, korean
 from siglip_perception.phrases.phrase import Phrase
-from siglip_perception.types import Role
+from siglip_perception.types import Mention, Relation, Role
 
 MAX_BYTES = 1024
 MAX_PHRASES = 32
@@ -47,13 +47,15 @@ class Instruction:
     text: the sanitised sentence. phrases: what it names, each once, in its order; at most
     MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase; what the
     sentence forbids or leaves out ("not the red cup") is UNKNOWN: looked at, not acted on.
-    changed: something was stripped or cut; worth a warning.
+    changed: something was stripped or cut; worth a warning. mentions: the places that name the
+    phrases, with what tells one of several from the others; none where phrases were given as such.
     """
 
     text: str
     phrases: tuple[str, ...]
     roles: tuple[Role, ...]
     changed: bool = False
+    mentions: tuple[Mention, ...] = ()
 
 
 def sanitise(text: str) -> Sanitised:
@@ -106,13 +108,15 @@ def from_phrases(phrases: Iterable[str]) -> Instruction:
     clean = [sanitise(phrase) for phrase in given]
     found = [Phrase(phrase.text, Role.UNKNOWN) for phrase in clean]
     taken = _instruction("", found, any(phrase.changed for phrase in clean))
-    return Instruction(". ".join(taken.phrases), taken.phrases, taken.roles, taken.changed)
+    return replace(taken, text=". ".join(taken.phrases), mentions=())
 
 
 def _instruction(text: str, found: Iterable[Phrase], changed: bool) -> Instruction:
     roles: dict[str, Role] = {}
     spelling: dict[str, str] = {}
-    for phrase in found:
+    mentions: list[Mention] = []
+    places: dict[int, int] = {}  # of a phrase in `found` -> of its mention
+    for number, phrase in enumerate(found):
         whole = phrase.text.strip(_EDGES)
         short = whole[:MAX_PHRASE_CHARS].rstrip()
         key = short.casefold()
@@ -125,7 +129,28 @@ def _instruction(text: str, found: Iterable[Phrase], changed: bool) -> Instructi
         spelling.setdefault(key, short)
         # "pick up the cup and move the cup": a known role wins over an unknown one.
         roles[key] = roles.get(key) or phrase.role
-    return Instruction(text, tuple(spelling.values()), tuple(roles.values()), changed)
+        places[number] = len(mentions)
+        index = list(spelling).index(key)
+        mentions.append(Mention(index, phrase.role, phrase.relations, phrase.many))
+    return Instruction(
+        text,
+        tuple(spelling.values()),
+        tuple(roles.values()),
+        changed,
+        tuple(
+            replace(mention, relations=_landmarks_of(mention.relations, places))
+            for mention in mentions
+        ),
+    )
+
+
+def _landmarks_of(relations: tuple[Relation, ...], places: dict[int, int]) -> tuple[Relation, ...]:
+    """Landmarks as indices of mentions; a relation to a phrase that was left out goes with it."""
+    return tuple(
+        replace(relation, landmarks=tuple(places[i] for i in relation.landmarks))
+        for relation in relations
+        if all(i in places for i in relation.landmarks)
+    )
 
 
 def _check_size(text: str, when: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     """A copy of the image, uint8 [H, W, 3] RGB, with what was found marked on it.
 
     Each object gets its box, its outline where the grounding has a mask, and a label with phrase,
-    probability and role. A panel names the instruction and every phrase that was not found.
+    probability, role, number and distance, as far as they are known; what is lost has a thin box.
+    A panel at the top, or at the bottom where it hides less, names the instruction and every
+    phrase that was not found.
     """
     height, width = image.shape[:2]
     thickness = max(2, round(min(width, height) / 200))
@@ -41,13 +44,13 @@ def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     if grounding.mask is not None:
         _outlines(canvas, grounding, colors, thickness)
     for found in grounding.objects:
-        _rectangle(canvas, found.box, colors[found.phrase], thickness)
+        _rectangle(canvas, found.box, colors[found.phrase], 1 if found.lost else thickness)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     font = _font(max(12, round(min(width, height) / 26)))
-    panel = _panel(pen, font, grounding, colors, width)
+    taken = [_panel(pen, font, grounding, colors, (width, height))]
     for found in grounding.objects:
-        _label(pen, font, found, colors[found.phrase], (width, height), panel)
+        taken.append(_label(pen, font, found, colors[found.phrase], (width, height), taken))
     return np.asarray(picture).copy()
 
 
@@ -83,21 +86,42 @@ def _label(
     found: GroundedObject,
     color: _Color,
     size: tuple[int, int],
-    panel: int,
-) -> None:
+    taken: Sequence[Box],
+) -> Box:
+    """The object's label, above its box or where it hides the least of the others; its place."""
     width, height = size
     role = f" {_ROLES[found.role]}" if _ROLES[found.role] else ""
-    text = _fit(font, f"{found.phrase} {found.score:.2f}{role}", width)
+    text = _fit(font, f"{found.phrase} {found.score:.2f}{role}{_details(found)}", width)
     line = _line_height(font)
     across = round(font.getlength(text)) + line // 2
-    left = max(0, min(found.box.x, width - across))
-    top = found.box.y - line
-    if top < panel:  # no room above it: below its bottom edge, or inside
-        top = found.box.y + found.box.height
-    if top + line > height:
-        top = min(found.box.y + found.box.height, height) - line
-    pen.rectangle((left, top, left + across - 1, top + line - 1), fill=color)
-    pen.text((left + line // 4, top + line // 2), text, font=font, fill=_DARK, anchor="lm")
+    box = found.box
+    bottom = box.y + box.height
+    left = max(0, min(box.x, width - across))
+    right = max(0, min(box.x + box.width - across, width - across))
+    places = [
+        Box(x, max(0, min(y, height - line)), across, line)
+        for y in (box.y - line, bottom, box.y, bottom - line)
+        for x in dict.fromkeys((left, right))
+    ]
+    place = min(places, key=lambda one: sum(_common(one, other) for other in taken))
+    x, y = place.x, place.y
+    pen.rectangle((x, y, x + across - 1, y + line - 1), fill=color)
+    pen.text((x + line // 4, y + line // 2), text, font=font, fill=_DARK, anchor="lm")
+    return place
+
+
+def _common(first: Box, second: Box) -> int:
+    """Pixels that two boxes share."""
+    across = min(first.x + first.width, second.x + second.width) - max(first.x, second.x)
+    down = min(first.y + first.height, second.y + second.height) - max(first.y, second.y)
+    return max(across, 0) * max(down, 0)
+
+
+def _details(found: GroundedObject) -> str:
+    """Number, distance and loss, where they are known."""
+    number = f" #{found.id}" if found.id else ""
+    distance = f" {found.position[2]:.2f} m" if np.isfinite(found.position[2]) else ""
+    return number + distance + (f" lost {found.lost:.1f} s" if found.lost else "")
 
 
 def _panel(
@@ -105,9 +129,10 @@ def _panel(
     font: ImageFont.FreeTypeFont,
     grounding: Grounding,
     colors: dict[str, _Color],
-    width: int,
-) -> int:
-    """Instruction and missing phrases at the top; returns the panel's height in pixels."""
+    size: tuple[int, int],
+) -> Box:
+    """Instruction and missing phrases, in a corner on the left; its place."""
+    width, height = size
     lines = [(grounding.instruction or ", ".join(grounding.phrases), _LIGHT)]
     named = {found.phrase for found in grounding.objects}
     for phrase, presence in zip(grounding.phrases, grounding.presence, strict=True):
@@ -117,12 +142,19 @@ def _panel(
         lines.append(("nothing to look for", _GREY))
     line = _line_height(font)
     shown = [(_fit(font, text, width - line // 2), color) for text, color in lines if text]
-    across = max(round(font.getlength(text)) for text, _ in shown) + line // 2
-    pen.rectangle((0, 0, min(across, width) - 1, line * len(shown) - 1), fill=_DARK)
+    across = min(max(round(font.getlength(text)) for text, _ in shown) + line // 2, width)
+    down = line * len(shown)
+    top, bottom = (Box(0, y, max(across, 1), down) for y in (0, max(height - down, 0)))
+
+    def hides(place: Box) -> int:
+        return sum(_common(place, found.box) for found in grounding.objects)
+
+    place = bottom if hides(bottom) < hides(top) else top
+    pen.rectangle((0, place.y, across - 1, place.y + down - 1), fill=_DARK)
     for i, (text, color) in enumerate(shown):
-        middle = line * i + line // 2
+        middle = place.y + line * i + line // 2
         pen.text((line // 4, middle), text, font=font, fill=color, anchor="lm")
-    return line * len(shown)
+    return place
 
 
 def _line_height(font: ImageFont.FreeTypeFont) -> int:

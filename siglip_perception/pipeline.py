@@ -11,13 +11,28 @@ import torch
 from torch import Tensor
 
 from siglip_perception.contracts import Contract
+from siglip_perception.depth import locate
 from siglip_perception.encoders import Encoders, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
-from siglip_perception.grounding import Grounder, label_mask, select_objects
+from siglip_perception.grounding import Grounder, Scores, label_mask, select_objects
 from siglip_perception.instruction import Instruction
 from siglip_perception.plan import Plan, device_of, dtype_of
 from siglip_perception.preprocess import Preprocessor
-from siglip_perception.types import Frame, Grounding, Role, Task, TokenDtype, TokenGrid
+from siglip_perception.selection import assign, with_roles
+from siglip_perception.types import (
+    Frame,
+    GroundedObject,
+    Grounding,
+    Mention,
+    Role,
+    Task,
+    TokenDtype,
+    TokenGrid,
+    UInt8Array,
+)
+
+# As many as a mask image has values for; `max_objects` counts those that are meant.
+_MOST_OBJECTS = 255
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ class Query:
     roles: tuple[Role, ...]
     embeddings: Tensor
     truncated: tuple[bool, ...]
+    mentions: tuple[Mention, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,8 @@ class Result:
 class Pipeline:
     """One model, loaded; used from one thread. `threshold` and `max_objects` may be changed.
 
-    grounding: how objects are found, in words. can_ground: whether they can be at all.
+    grounding: how objects are found, in words. can_ground: whether they can be at all. sight,
+    grounder: what finds them, where they can be found.
     """
 
     def __init__(
@@ -78,11 +95,11 @@ class Pipeline:
             plan.contract, plan.towers, plan.tokens, plan.grounding, device, dtype
         )
         self._preprocess = Preprocessor(self._encoders.inputs, device)
-        self._sight = plan.sight
+        self.sight = plan.sight
         if plan.sight is not None:
             sight = plan.sight
             self._text = TextEncoder(sight.siglip, sight.tokenizer, device)
-            self._grounder = Grounder(
+            self.grounder = Grounder(
                 sight.siglip.to(device), (sight.grid, sight.grid), sight.settings
             )
 
@@ -139,6 +156,7 @@ class Pipeline:
             instruction.roles,
             embeddings,
             truncated,
+            instruction.mentions,
         )
 
     def process(
@@ -216,22 +234,25 @@ class Pipeline:
             for number, right in enumerate(finite)
         ]
 
+    def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
+        """What the grounding reads of images: SigLIP's and DINO's last patches, [B, N, D] each."""
+        inputs = self._preprocess(images)
+        found = self._encoders(inputs, with_tokens=False, grounded=list(range(len(images))))
+        assert found.siglip is not None
+        assert found.dino is not None
+        return found.siglip, found.dino
+
     def _ground(self, task: Task, siglip: Tensor, dino: Tensor) -> Grounding | FloatingPointError:
-        sight, frame, query = self._sight, task.frame, task.query
-        assert isinstance(query, Query)
-        assert sight is not None
         if not bool(siglip.isfinite().all() & dino.isfinite().all()):
             return FloatingPointError("The features hold NaN or infinity; objects are withheld.")
-        scores = self._grounder.score(siglip, dino, query.embeddings)
-        objects, masks = select_objects(
-            scores,
-            query.phrases,
-            query.roles,
-            sight.square.geometry(frame.width, frame.height),
-            sight.patch,
-            self.threshold,
-            self.max_objects,
-        )
+        assert isinstance(task.query, Query)
+        return self.answer(task, self.grounder.score(siglip, dino, task.query.embeddings))
+
+    def answer(self, task: Task, scores: Scores) -> Grounding:
+        """The objects that the task's query means, out of the scores of its frame's regions."""
+        query, frame = task.query, task.frame
+        assert isinstance(query, Query)
+        objects, masks = self.meant(frame, query, scores)
         return Grounding(
             query.instruction,
             query.instruction_id,
@@ -241,3 +262,28 @@ class Pipeline:
             self.contract.name,
             label_mask(masks, frame.width, frame.height) if task.with_mask else None,
         )
+
+    def meant(
+        self, frame: Frame, query: Query, scores: Scores
+    ) -> tuple[list[GroundedObject], list[UInt8Array]]:
+        """The objects that are meant, each with its mask uint8 [height, width] of 0 and 1."""
+        sight = self.sight
+        related = any(mention.relations for mention in query.mentions)
+        assert sight is not None
+        objects, masks = select_objects(
+            scores,
+            query.phrases,
+            query.roles,
+            sight.square.geometry(frame.width, frame.height),
+            sight.patch,
+            self.threshold,
+            _MOST_OBJECTS if related else self.max_objects,
+            frame.image,
+        )
+        depth = frame.depth() if frame.depth is not None and objects else None
+        if depth is not None:
+            objects = locate(objects, masks, depth)
+        meant = assign(objects, query.phrases, query.mentions, frame.width, frame.height)
+        objects = with_roles(objects, meant)[: self.max_objects]
+        masks = [masks[index] for index in sorted(meant)][: self.max_objects]
+        return objects, masks

@@ -42,26 +42,36 @@ def head_keys(head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor) -> Head
     return HeadKeys(scores, values)
 
 
-def _finish(head: SiglipMultiheadAttentionPoolingHead, attended: Tensor) -> Tensor:
-    pooled = head.attention.out_proj(attended.flatten(-2))
+def _finish(
+    head: SiglipMultiheadAttentionPoolingHead, attended: Tensor, mlp: bool = True
+) -> Tensor:
+    pooled: Tensor = head.attention.out_proj(attended.flatten(-2))
+    if not mlp:
+        return pooled
     result: Tensor = pooled + head.mlp(head.layernorm(pooled))
     return result
 
 
 def pool_regions(
-    head: SiglipMultiheadAttentionPoolingHead, keys: HeadKeys, weights: Tensor
+    head: SiglipMultiheadAttentionPoolingHead,
+    keys: HeadKeys,
+    weights: Tensor,
+    *,
+    mlp: bool = True,
 ) -> Tensor:
     """Pool each region: [B, R, dim] of weights [B, R, N] in [0, 1] over the tokens.
 
     A weight of zero takes a token out, 1 everywhere is the head itself. A region without a
-    token gives the pooled zero vector, never NaN.
+    token gives the pooled zero vector, never NaN. mlp: with the head's own MLP behind it.
     """
     scores = keys.scores - keys.scores.amax(dim=-1, keepdim=True)
     shares = weights.unsqueeze(2) * scores.exp().unsqueeze(1)  # [B, R, heads, N]
     shares = shares / shares.sum(dim=-1, keepdim=True).clamp_min(1e-12)
-    return _finish(head, torch.einsum("brhn,bnhd->brhd", shares, keys.values))
+    return _finish(head, torch.einsum("brhn,bnhd->brhd", shares, keys.values), mlp)
 
 
-def pool_single(head: SiglipMultiheadAttentionPoolingHead, values: Tensor) -> Tensor:
+def pool_single(
+    head: SiglipMultiheadAttentionPoolingHead, values: Tensor, *, mlp: bool = True
+) -> Tensor:
     """Regions of one token each: values [..., heads, dim / heads] -> [..., dim]."""
-    return _finish(head, values)
+    return _finish(head, values, mlp)

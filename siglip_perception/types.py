@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Any, Literal
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from siglip_perception.depth import Depth
+
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+
+Point3 = tuple[float, float, float]
+NOWHERE: Point3 = (math.nan, math.nan, math.nan)
 
 TokenDtype = Literal["float32", "float16", "bfloat16"]
 
@@ -24,6 +31,53 @@ class Role(IntEnum):
     PLACE = 2
 
 
+class Where(str, Enum):
+    """How an object lies to others or, without any, which of its kind it is: the leftmost."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    ABOVE = "above"
+    BELOW = "below"
+    FRONT = "front"
+    BEHIND = "behind"
+    ON = "on"
+    IN = "in"
+    NEAR = "near"
+    FAR = "far"
+    BETWEEN = "between"
+    MIDDLE = "middle"
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What tells one object from others of its phrase.
+
+    landmarks: indices of the mentions that it lies left of, behind, between; none: of all the
+        phrase's objects the leftmost, the nearest to the camera and so on.
+    rank: 1 the leftmost, 2 the second from the left.
+    """
+
+    where: Where
+    landmarks: tuple[int, ...] = ()
+    rank: int = 1
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place of an instruction that names a phrase.
+
+    phrase: index of the phrase. relations: they choose among its objects; none: all are meant.
+    many: relations choose every object that keeps them, not the best one ("the left cups").
+    """
+
+    phrase: int
+    role: Role = Role.UNKNOWN
+    relations: tuple[Relation, ...] = ()
+    many: bool = False
+
+
 @dataclass(frozen=True)
 class Frame:
     """One camera image.
@@ -32,12 +86,15 @@ class Frame:
     stamp_ns: time of capture in nanoseconds since the epoch (or since sim time's zero).
     frame_id: the camera's optical frame, copied from the message's header.
     camera: name out of the parameter `cameras`; empty where there is only one.
+    depth: gives the depth of this image, None where there is none; asked for once the objects are
+        known, so that a depth image that comes after its colour image is still of use.
     """
 
     image: UInt8Array
     stamp_ns: int = 0
     frame_id: str = ""
     camera: str = ""
+    depth: Callable[[], Depth | None] | None = None
 
     @property
     def height(self) -> int:
@@ -115,6 +172,10 @@ class GroundedObject:
 
     score: SigLIP's own probability sigmoid(logit), in [0, 1], independent of every other phrase.
     area: share of the image that the mask covers, in [0, 1].
+    id: the same number for the same object across frames, from 1; 0 where nothing is tracked.
+    lost: seconds since it was last seen; 0: it is seen in this frame.
+    position, extent: centre and full size (x, y, z) in the camera's optical frame (REP 103: x to
+        the right, y down, z forward), metres; NaN without depth.
     """
 
     phrase: str
@@ -123,6 +184,10 @@ class GroundedObject:
     box: Box
     area: float
     role: Role = Role.UNKNOWN
+    id: int = 0
+    lost: float = 0.0
+    position: Point3 = NOWHERE
+    extent: Point3 = NOWHERE
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ MessageTypes holds the classes together with the two functions that make arrays 
 from __future__ import annotations
 
 import array
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +129,10 @@ def mask_message(types: MessageTypes, header: Any, mask: UInt8Array | None) -> A
 
 
 def _object_message(types: MessageTypes, found: GroundedObject) -> Any:
-    nan = math.nan
+    position, extent = (
+        dict(zip("xyz", map(float, values), strict=True))
+        for values in (found.position, found.extent)
+    )
     return types.GroundedObject(
         phrase=found.phrase,
         score=float(found.score),
@@ -144,7 +146,8 @@ def _object_message(types: MessageTypes, found: GroundedObject) -> Any:
         ),
         area=float(found.area),
         role=int(found.role),
-        id=0,
-        position=types.Point(x=nan, y=nan, z=nan),
-        extent=types.Vector3(x=nan, y=nan, z=nan),
+        id=found.id,
+        lost=float(found.lost),
+        position=types.Point(**position),
+        extent=types.Vector3(**extent),
     )

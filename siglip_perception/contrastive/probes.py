@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.contrastive.data import batches
-from siglip_perception.contrastive.evaluate import area_under_roc
 from siglip_perception.contrastive.vocabulary import PHRASE_CLASSES
+from siglip_perception.evaluation.figures import area_under_roc
 
-PROBE_SEED = 6_000_000
-"""Far from the seeds of training, validation and evaluation."""
+PROBE_SEED = 7_000_000
+"""Far from the seeds of training, validation, evaluation and calibration."""
 
 PURE = 0.8
 """Share of a patch that one thing has to cover for the patch to count as showing that thing."""

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from siglip_perception import bag as bags
+from siglip_perception.bag_files import decode_image, deserialise, messages, reading
 from siglip_perception.bag_topics import COMPRESSED, choose_topics
 from siglip_perception.config import Settings
 from siglip_perception.contrastive.sources import BrokenPairError, SourceError, clean_caption
@@ -66,7 +67,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
     store = bags.typestore()
     caption, taken = "", 0
     latest: dict[str, int] = {}
-    with bags.reading(bag) as reader:
+    with reading(bag) as reader:
         topics = choose_topics(reader.connections, options.image_topics, bag)
         spoken = [c for c in reader.connections if c.topic == options.caption_topic]
         if any(c.msgtype != bags.STRING for c in spoken):
@@ -75,9 +76,9 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
                 f" have to be {bags.STRING}: name another with --caption-topic."
             )
         wanted = [c for c in reader.connections if c.topic in topics]
-        for connection, stamp, data in bags.messages(bag, reader, [*wanted, *spoken]):
+        for connection, stamp, data in messages(bag, reader, [*wanted, *spoken]):
             try:
-                message: Any = bags.deserialise(store, connection, data)
+                message: Any = deserialise(store, connection, data)
                 if connection.msgtype == bags.STRING:
                     caption = _caption(message.data, skipped)
                     continue
@@ -87,7 +88,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
                 if not caption:
                     skipped["without caption"] += 1
                     continue
-                pixels = bags.decode_image(message, connection.msgtype, Settings.max_pixels)
+                pixels = decode_image(message, connection.msgtype, Settings.max_pixels)
             except ImageError as error:
                 skipped[f"image {error.reason}"] += 1
                 continue

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from siglip_perception.checkpoints import GROUNDING, quiet, write_manifest
+from siglip_perception.contrastive.calibrate import calibrate
 from siglip_perception.contrastive.data import Batch, batches
 from siglip_perception.contrastive.journal import Journal
 from siglip_perception.contrastive.loop import train
@@ -151,8 +152,11 @@ def train_tower(
         tokenizer.save_pretrained(run / "tokenizer")
 
 
-def export(runs: Path, output: Path, seed: int) -> None:
-    """Write both trained towers as a model folder; whatever stood there is replaced at the end."""
+def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
+    """Write both trained towers as a model folder; whatever stood there is replaced at the end.
+
+    calibration: generated scenes on which presence is calibrated; 0 leaves it as it was learned.
+    """
     settings: dict[str, float] = {}
     with replacing(output) as fresh:
         for tower in TOWERS:
@@ -171,3 +175,6 @@ def export(runs: Path, output: Path, seed: int) -> None:
                 settings["affinity_bias"] = objective.logit_bias.item()
         (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
         write_manifest(fresh)
+        if calibration:
+            calibrate(fresh, calibration)
+            write_manifest(fresh)

@@ -47,6 +47,9 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scenes.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
     scenes.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
+    scenes.add_argument(
+        "--calibration", type=int, default=200, help="scenes that presence is calibrated on"
+    )
 
 
 def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -74,8 +77,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_recipe(args: argparse.Namespace) -> int:
-    if args.validation < 1:
-        raise PerceptionError("Training needs --validation of 1 or more.")
+    if args.validation < 1 or args.calibration < 0:
+        raise PerceptionError(
+            "Training needs --validation of 1 or more, --calibration of 0 or more."
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise PerceptionError(
             "The embedded model's recipe runs in one process: start it without torchrun, and the"
@@ -106,6 +111,6 @@ def _run_recipe(args: argparse.Namespace) -> int:
             tensorboard=args.tensorboard,
         )
     if all(steps_done(runs / tower) >= recipes[tower].steps for tower in TOWERS):
-        tabletop.export(runs, output, recipes["siglip"].seed)
+        tabletop.export(runs, output, recipes["siglip"].seed, args.calibration)
         print(f"wrote {output}")
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from siglip_perception.config import Settings
+from siglip_perception.depth_feed import DepthFeed, DepthView
 from siglip_perception.node.conversions import stamp_ns
 from siglip_perception.node.counters import Clock, Counts, Ledger
 from siglip_perception.node.mailbox import Mailbox
@@ -29,6 +30,7 @@ class CameraView:
     jumped_at: float | None
     age: float | None
     picture: str
+    depth: DepthView | None = None
 
 
 class CameraFeed:
@@ -57,6 +59,7 @@ class CameraFeed:
         self._jumped_at: float | None = None
         self._age: float | None = None
         self._picture = ""
+        self.depth = DepthFeed(clock)
 
     def receive(self, message: Any) -> None:
         """Counts a message and puts it into the mailbox, unless its stamp forbids it."""
@@ -80,6 +83,7 @@ class CameraFeed:
     def flush(self, text: str) -> None:
         """Time has jumped back: forgets everything that belongs to the time before."""
         self._mailbox.flush(self.name, "time_jump", text)
+        self.depth.flush()
         self.ledger.forget_rates()
         with self._lock:
             self._stamps.forget()
@@ -89,6 +93,7 @@ class CameraFeed:
     def start(self) -> None:
         """The node is active from now on."""
         self.ledger.forget_rates()
+        self.depth.flush()
         with self._lock:
             self._stamps.forget()
             self._newest = None
@@ -119,6 +124,7 @@ class CameraFeed:
                 self._jumped_at,
                 self._age,
                 self._picture,
+                self.depth.view() if self._settings().depth_enabled else None,
             )
 
 

@@ -51,11 +51,12 @@ class GroundService:
         if self._node.state_id != ACTIVE:
             raise PerceptionError(f"the node is {self._node.state_label}; activate it first.")
         message, camera = request.image, request.camera
-        if message.width == 0 and len(message.data) == 0:
+        own = message.width == 0 and len(message.data) == 0
+        if own:
             message, camera = self._newest(camera)
         grounding = self._worker.call(
             lambda: self._perceiver.ground(
-                list(request.phrases), message, camera, request.with_mask
+                list(request.phrases), message, camera, request.with_mask, with_depth=own
             )
         )
         response.result = objects_message(self._types, message.header, grounding)

@@ -65,6 +65,9 @@ def camera_status(
             found.append((level, reason, drop.text))
     if view.jumped_at is not None and now - view.jumped_at <= JUMP_RECENT:
         found.append((Level.WARN, "time_jump", "time jumped back; what waited was dropped"))
+    depth = view.depth
+    if depth is not None and depth.failed_at is not None and now - depth.failed_at <= RECENT:
+        found.append((Level.WARN, f"depth_{depth.reason}", depth.text))
     return _status(
         f"camera {view.name}" if view.name else "camera",
         found,
@@ -107,6 +110,8 @@ def _count_values(view: CameraView) -> Values:
     values += [
         (f"last.{reason}", drop.text) for reason, drop in sorted(counts.drops.items()) if drop.text
     ]
+    if view.depth is not None:
+        values += [(f"depth.{name}", str(n)) for name, n in sorted(view.depth.counts.items())]
     return values
 
 

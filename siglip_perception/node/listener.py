@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from siglip_perception.errors import InstructionError, PerceptionError
-from siglip_perception.instruction import Instruction, parse
+from siglip_perception.instruction import Instruction, from_phrases, parse
 from siglip_perception.node.counters import Clock, Level
 from siglip_perception.node.memory import free_memory, is_out_of_memory
 from siglip_perception.numbering import Numbering
@@ -42,7 +42,9 @@ class Listener:
         self._clock = clock
         self._encode: Encode | None = None
         self._heard: str | None = None
-        self._text: str | None = None
+        self._first = ""
+        self._fixed: tuple[str, ...] = ()
+        self._taken: str | tuple[str, ...] | None = None
         self._retry_at: float | None = None
         self._numbering = Numbering()
         self._lock = threading.Lock()
@@ -54,11 +56,14 @@ class Listener:
         with self._lock:
             return self._state
 
-    def start(self, encode: Encode, first: str) -> None:
-        """Encodes with this model from now on: what was heard last, else the text `first`."""
+    def start(self, encode: Encode, first: str, phrases: Sequence[str] = ()) -> None:
+        """Encodes with this model from now on: the phrases, if any, else what was heard last, else
+        the text `first`."""
         self._encode = encode
-        self._text = None
-        self._take(first if self._heard is None else self._heard)
+        self._first = first
+        self._fixed = tuple(filter(None, phrases))
+        self._taken = None
+        self._take(self._wanted())
 
     def stop(self) -> None:
         """The model is gone; the instruction is kept."""
@@ -67,23 +72,33 @@ class Listener:
     def hear(self, text: str) -> None:
         """Takes an instruction; encodes it if it differs from the one before."""
         self._heard = text
-        self._take(text)
+        self._take(self._wanted())
+
+    def fix(self, phrases: Sequence[str]) -> None:
+        """Looks for these phrases from now on; for none, what the instruction says."""
+        fixed = tuple(filter(None, phrases))
+        if fixed != self._fixed:
+            self._fixed = fixed
+            self._take(self._wanted())
+
+    def _wanted(self) -> str | tuple[str, ...]:
+        return self._fixed or (self._first if self._heard is None else self._heard)
 
     def retry(self) -> None:
         """Tries an instruction again that could not be encoded, once its time has come."""
         due = self._retry_at is not None and self._clock() >= self._retry_at
-        if due and self._text is not None:
-            self._take(self._text)
+        if due and self._taken is not None:
+            self._take(self._taken)
 
-    def _take(self, text: str) -> None:
+    def _take(self, wanted: str | tuple[str, ...]) -> None:
         encode = self._encode
-        if encode is None or (text == self._text and self._retry_at is None):
+        if encode is None or (wanted == self._taken and self._retry_at is None):
             return
-        self._text = text
+        self._taken = wanted
         # Nothing of the instruction before may be answered while this one is being looked at.
         self.query = self._retry_at = None
         try:
-            state = self._understand(encode, text)
+            state = self._understand(encode, wanted)
         except Exception as error:  # noqa: BLE001 - whatever a text leads to, tokens go on
             self.query = None
             self._retry_at = self._clock() + RETRY_S
@@ -97,9 +112,9 @@ class Listener:
         with self._lock:
             self._state = state
 
-    def _understand(self, encode: Encode, text: str) -> InstructionState:
+    def _understand(self, encode: Encode, wanted: str | tuple[str, ...]) -> InstructionState:
         try:
-            instruction = parse(text)
+            instruction = parse(wanted) if isinstance(wanted, str) else from_phrases(wanted)
         except InstructionError as error:
             self._numbering.withdraw()
             return InstructionState("instruction_rejected", Level.WARN, str(error))

@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from siglip_perception_msgs.srv import Ground
 
 from siglip_perception.config import Settings
@@ -75,6 +75,7 @@ class PerceptionNode(ManagedNode):
             self._settings.get,
             self._now_ns,
             lambda camera: self._mailbox.epoch(camera),
+            lambda camera: self._feeds[camera].depth,
             self.get_logger().error,
             self._give_up,
         )
@@ -163,6 +164,8 @@ class PerceptionNode(ManagedNode):
         for feed in self._feeds.values():
             feed.start()
             self._image_subscriptions.append(self._subscribe_images(feed, settings))
+            if settings.depth_enabled:
+                self._image_subscriptions += self._subscribe_depth(feed)
 
     def _deactivate(self) -> None:
         while self._image_subscriptions:
@@ -205,6 +208,23 @@ class PerceptionNode(ManagedNode):
             event_callbacks=self._watch.subscription(feed.topic, feed.ledger.lose),
             qos_overriding_options=overridable(),
         )
+
+    def _subscribe_depth(self, feed: CameraFeed) -> list[Any]:
+        prefix = f"{feed.name}/" if feed.name else ""
+        return [
+            self.create_subscription(
+                kind,
+                topic,
+                receive,
+                image_qos("best_effort"),
+                event_callbacks=self._watch.subscription(self.resolve_topic_name(topic)),
+                qos_overriding_options=overridable(),
+            )
+            for kind, topic, receive in (
+                (Image, f"{prefix}depth", feed.depth.receive_image),
+                (CameraInfo, f"{prefix}camera_info", feed.depth.receive_info),
+            )
+        ]
 
     def _newest(self, camera: str) -> tuple[Any, str]:
         """The newest message of a camera, the first one's where no name is given, and its name."""

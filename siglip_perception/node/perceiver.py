@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from siglip_perception.config import Settings
+from siglip_perception.depth_feed import DepthFeed
 from siglip_perception.errors import ImageError, InstructionError, PerceptionError
 from siglip_perception.instruction import Instruction, from_phrases
+from siglip_perception.node.continuity import Continuity
 from siglip_perception.node.conversions import stamp_ns, to_frame
 from siglip_perception.node.counters import Clock
 from siglip_perception.node.listener import InstructionState, Listener
@@ -113,8 +115,9 @@ class ModelState:
 class Perceiver:
     """Owns the pipeline and the query. But for the two states, call it on the worker's thread.
 
-    now_ns: the node's clock. epoch: the mailbox's, of a camera. report: logs an error.
-    fatal: called with a sentence where only a new process can help. clock: monotonic seconds.
+    now_ns: the node's clock. epoch: the mailbox's, of a camera. depth: a camera's feed of depth.
+    report: logs an error. fatal: called with a sentence where only a new process can help.
+    clock: monotonic seconds.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Perceiver:
         settings: Callable[[], Settings],
         now_ns: Callable[[], int],
         epoch: Callable[[str], int],
+        depth: Callable[[str], DepthFeed],
         report: Callable[[str], None],
         fatal: Callable[[str], None],
         clock: Clock = time.monotonic,
@@ -133,6 +137,7 @@ class Perceiver:
         self._settings = settings
         self._now_ns = now_ns
         self._epoch = epoch
+        self._continuity = Continuity(depth, now_ns)
         self._report = report
         self._fatal = fatal
         self._clock = clock
@@ -175,7 +180,7 @@ class Perceiver:
                 fingerprint=pipeline.fingerprint,
             )
         )
-        self._listener.start(pipeline.query, settings.instruction)
+        self._listener.start(pipeline.query, settings.instruction, settings.phrases)
 
     def unload(self) -> None:
         """Frees the model and its memory; the instruction is kept."""
@@ -210,7 +215,7 @@ class Perceiver:
             if item.epoch != self._epoch(item.camera):
                 item.ticket.drop("time_jump", "time jumped back while the frame was processed")
                 continue
-            served.append((item, frame, result))
+            served.append((item, frame, self._continuity.tracked(frame, result, settings)))
         if joined and not self._publish_joined(served, len(items)):
             return
         for item, frame, result in served:
@@ -223,7 +228,8 @@ class Perceiver:
             item.ticket.drop(old.reason, old.text, old.level)
             return None
         try:
-            return to_frame(item.message, item.camera, settings)
+            frame = to_frame(item.message, item.camera, settings)
+            return self._continuity.with_depth(frame, settings)
         except ImageError as error:
             item.ticket.drop(error.reason, str(error))
         except Exception as error:  # noqa: BLE001 - whatever an image leads to, the camera goes on
@@ -287,6 +293,7 @@ class Perceiver:
             for item, _ in taken:
                 item.ticket.drop("inactive")
             return nothing
+        self._listener.fix(settings.phrases)
         self._listener.retry()
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
@@ -348,8 +355,18 @@ class Perceiver:
         if self._failures >= MAX_FAILURES:
             self._fatal(f"the model failed on {MAX_FAILURES} frames in a row; the node ends.")
 
-    def ground(self, phrases: list[str], message: Any, camera: str, with_mask: bool) -> Grounding:
-        """What the phrases name in this image; raises PerceptionError with one sentence."""
+    def ground(
+        self,
+        phrases: list[str],
+        message: Any,
+        camera: str,
+        with_mask: bool,
+        with_depth: bool = False,
+    ) -> Grounding:
+        """What the phrases name in this image; raises PerceptionError with one sentence.
+
+        with_depth: the image is the camera's own, so that its depth belongs to it.
+        """
         pipeline = self._pipeline
         if pipeline is None:
             raise PerceptionError("no model is loaded.")
@@ -361,6 +378,8 @@ class Perceiver:
         pipeline.max_objects = settings.max_objects
         try:
             frame = to_frame(message, camera, settings)
+            if with_depth:
+                frame = self._continuity.with_depth(frame, settings)
             query = pipeline.query(instruction, 0)
             result = pipeline.process(frame, query, with_tokens=False, with_mask=with_mask)
         except FloatingPointError as error:

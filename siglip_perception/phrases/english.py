@@ -1,21 +1,25 @@
 """English: words are told apart by lists; what no list knows is content, and its runs are phrases.
 
-Ambiguous words ("can", "place", "light") are content after a determiner or another content word.
+Ambiguous words ("can", "place", "light") are content after a determiner or another content word;
+a word that no list knows is a verb where a clause begins and a determiner follows ("scoop the
+rice").
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 from siglip_perception.phrases import english_words as words
+from siglip_perception.phrases.english_reader import Reader
 from siglip_perception.phrases.phrase import Phrase
-from siglip_perception.types import Role
+from siglip_perception.types import Relation
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?]")
 _SENTENCE_ENDS = frozenset(".;:!?")
 _BEFORE_GERUNDS = words.NEGATIVE_VERBS | {"without"}
 _COMMANDS = (words.PLACING | words.ACTING) - words.AMBIGUOUS
+_TAKES_OBJECT = (words.PLACING | words.ACTING) - words.BEFORE_VERBS - words.COPULAS
+_BEFORE_CLAUSES = words.CONJUNCTIONS | words.SUBJECTS | {"", ",", "to", "please", "just", "not"}
 
 
 def is_english(text: str) -> bool:
@@ -28,147 +32,11 @@ def is_english(text: str) -> bool:
     return text.isascii() or bool(tokens & words.RELATIONS)
 
 
-@dataclass
-class _Clause:
-    """What has been read since the last verb; indices point into `_Reader.found`."""
-
-    verb: str = ""
-    placing: bool = False
-    relation: str = ""
-    named: int = 0
-    named_before_relation: int = 0
-    places: list[int] = field(default_factory=list)
-    goal: bool = False
-    describing: bool = False
-    joined: int = -1
-    negated: bool = False  # the verb: "don't touch"
-    excluding: bool = False  # what comes up to a comma or "but": "not the cup"
-    every: bool = False
-    nothing: bool = False
-
-
-@dataclass
-class _Reader:
-    found: list[Phrase] = field(default_factory=list)
-    chunk: list[str] = field(default_factory=list)
-    clause: _Clause = field(default_factory=_Clause)
-    joining: bool = False
-    paused_by: str = ""  # the comma, conjunction or filler that came last
-    negation: str = ""  # waits for its verb: "verb", or "noun" where there may be none
-
-    def close(self, *, joining: bool = False) -> None:
-        """End the running phrase, if there is one; joining: "and" or a comma follows it."""
-        while self.chunk and self.chunk[-1].lower() == "of":
-            self.chunk.pop()
-        if self.chunk:
-            self._add(" ".join(self.chunk))
-            self.chunk.clear()
-        self.joining = joining
-
-    def verb(self, word: str) -> None:
-        self.close()
-        if word in words.COPULAS and self.clause.verb and self.clause.named:
-            self.clause.describing = True  # "the cup, which is on the table, ..."
-            return
-        last = self.clause
-        if last.relation == "without" and last.named == last.named_before_relation:
-            return  # "without moving the cup": it stays what the first verb spares
-        # "don't touch or move the knife", "don't pick up and move the knife"
-        goes_on = self.paused_by in ("or", "nor") or not (last.named or self.paused_by == ",")
-        negated = bool(self.negation) or (last.negated and goes_on)
-        negated |= word in words.NEGATIVE_VERBS
-        self.clause = _Clause(verb=word, placing=word in words.PLACING, negated=negated)
-        self.negation = ""
-
-    def negate(self, kind: str) -> None:
-        """A negation: of the next verb, or of the phrases up to a comma, "but" or verb."""
-        self.close()
-        self.negation = kind
-        self.clause.excluding = True
-
-    def pause(self, word: str) -> None:
-        """A comma, a conjunction or a filler: what of a negation goes on after it."""
-        clause = self.clause
-        if word == ",":
-            clause.excluding = False
-            if self.negation == "noun":
-                self.negation = ""
-        elif word == "but" and (clause.excluding or clause.negated):
-            clause.excluding = clause.negated = False
-            self.negation = ""
-        elif word in words.EXCEPTIONS or (word == "but" and clause.every):
-            # "don't touch anything except the cup" asks for the cup.
-            clause.excluding = not (clause.negated or clause.nothing)
-            clause.negated = False
-        elif word == "alone" and clause.verb == "leave":
-            for index in range(len(self.found) - clause.named, len(self.found)):
-                self._set_role(index, Role.UNKNOWN)
-        self.paused_by = word
-
-    def relation(self, word: str) -> None:
-        self.close()
-        clause = self.clause
-        if clause.joined == len(self.found) - 1 >= 0 and clause.relation != "between":
-            # "... on the table and the plate in the sink": the plate was a target after all.
-            self._set_role(clause.joined, Role.TARGET if clause.verb else Role.UNKNOWN)
-            clause.places.clear()
-            clause.goal = False
-        elif clause.relation and clause.named == clause.named_before_relation:
-            return  # only the first of a run counts: "to the left of", "out of"
-        clause.relation = word
-        clause.named_before_relation = clause.named
-
-    def sentence(self) -> None:
-        self.close()
-        self.clause = _Clause()
-        self.negation = ""
-
-    def _add(self, text: str) -> None:
-        clause = self.clause
-        role = self._role()
-        if role is Role.PLACE:
-            if clause.relation in words.GOAL and not clause.goal:
-                # "the cup on the table into the box": only the box is where it goes.
-                for index in clause.places:
-                    self._set_role(index, Role.UNKNOWN)
-                clause.places.clear()
-                clause.goal = True
-            clause.places.append(len(self.found))
-        spared = clause.negated or clause.excluding
-        joined = self.joining and clause.relation and not spared
-        clause.joined = len(self.found) if joined else -1
-        self.found.append(Phrase(text, role))
-        self.negation = ""
-        clause.named += 1
-
-    def _set_role(self, index: int, role: Role) -> None:
-        self.found[index] = self.found[index]._replace(role=role)
-
-    def _role(self) -> Role:
-        clause = self.clause
-        if not clause.verb or clause.relation in words.FROM:
-            return Role.UNKNOWN
-        if clause.negated or clause.excluding:
-            return Role.UNKNOWN
-        if not clause.relation:
-            return Role.TARGET
-        if not clause.placing:
-            aimed = clause.named == 0 and clause.relation in words.AIM
-            return Role.TARGET if aimed else Role.UNKNOWN
-        if clause.relation in words.GOAL:
-            return Role.PLACE
-        if clause.describing:
-            return Role.UNKNOWN
-        # "on the plate next to the bowl": the first relation says where, the next one which.
-        further = bool(clause.places) and clause.named == clause.named_before_relation
-        return Role.UNKNOWN if clause.goal or further else Role.PLACE
-
-
 def parse(text: str) -> list[Phrase]:
     """The phrases of an English sentence, or of a list such as "red cup. plate."."""
     tokens = [token.replace("’", "'") for token in _TOKEN.findall(text)]
-    lower = [token.lower() for token in tokens]
-    reader = _Reader()
+    lower = _plain([token.lower() for token in tokens])
+    reader = Reader()
     after_determiner = False
     for i, (token, word) in enumerate(zip(tokens, lower, strict=True)):
         following = lower[i + 1] if i + 1 < len(lower) else ""
@@ -176,8 +44,15 @@ def parse(text: str) -> list[Phrase]:
         content_here = after_determiner or bool(reader.chunk)
         kind = _kind(word, previous, following, content_here, bool(reader.chunk))
         negation = _negation(word, previous, following)
-        if kind == "content" and not content_here and _is_unknown_verb(word, previous, reader):
-            kind = "break" if word.endswith("ly") or previous in _BEFORE_GERUNDS else "verb"
+        if reader.chunk and _joins_colors(lower, i):
+            kind = "content"
+        if kind == "content" and not content_here:
+            if _is_unknown_verb(word, previous, reader):
+                kind = "break" if word.endswith("ly") or previous in _BEFORE_GERUNDS else "verb"
+            elif _starts_clause(previous) and following in words.BEFORE_NOUNS:
+                kind = "verb"
+        elif kind == "determiner" and word == "one" and _stands_for_noun(reader, following):
+            kind = "again"
         after_determiner = False
         reader.clause.every |= word in words.EVERY
         reader.clause.nothing |= word in words.NOTHING
@@ -187,23 +62,70 @@ def parse(text: str) -> list[Phrase]:
             reader.negation = ""
             reader.clause.excluding = False
         elif kind == "content":
-            reader.chunk.append(token)
+            _content(reader, token, word, following)
         elif kind == "determiner":
-            if reader.chunk and reader.chunk[-1].lower() != "of":
-                reader.close()
+            _determiner(reader, token, word)
             after_determiner = True
         elif kind == "verb":
             reader.verb(word)
         elif kind == "relation":
             reader.relation(word)
+        elif kind in ("which", "side"):
+            reader.side(word, describes=kind == "which")
+            after_determiner = kind == "which"
+        elif kind == "again":
+            reader.again()
         elif kind == "sentence":
+            reader.predicate()
             reader.sentence()
-        else:
+        elif word != "of":
+            if word in ("it", "them"):
+                reader.pronoun()
+            if word in (",", "and", "but", "so"):
+                reader.predicate()
             reader.close(joining=word in (",", "and"))
             reader.pause(word)
             reader.clause.describing &= word != ","
-    reader.close()
-    return reader.found
+        else:
+            reader.close()
+    reader.predicate()
+    return reader.end()
+
+
+def _plain(lower: list[str]) -> list[str]:
+    """Verbs of several words as one: "stop touching", "watch out for", "take a look at"."""
+    for i, word in enumerate(lower[:-1]):
+        after = lower[i + 1 : i + 3]
+        if word in words.STOPPING and (after[0].endswith("ing") or after[0] == "from"):
+            lower[i] = "avoid"
+            if after[0] == "from":
+                lower[i + 1] = "avoid"
+        elif (word in ("watch", "look") and after == ["out", "for"]) or (
+            word == "stay" and after == ["away", "from"]
+        ):
+            lower[i] = "avoid"
+        elif after == ["a", "look"]:
+            lower[i] = "look"
+    return lower
+
+
+def _content(reader: Reader, token: str, word: str, following: str) -> None:
+    where = words.SIZES.get(word) or words.WHERE_SIDE.get(word)
+    if where is not None:
+        reader.which.append(Relation(where))
+        if following == "of":  # "the bigger of the two bowls"
+            return
+    reader.chunk.append(token)
+
+
+def _determiner(reader: Reader, token: str, word: str) -> None:
+    if reader.chunk and reader.chunk[-1].lower() == "of":
+        if word in words.ARTICLES:  # "the cap of the bottle"
+            reader.chunk.append(token)
+    elif reader.chunk:
+        reader.close()
+    reader.many |= word in words.SEVERAL or (word.isdigit() and word != "1")
+    reader.rank = words.ORDINALS.get(word, reader.rank)
 
 
 def _negation(word: str, previous: str, following: str) -> str:
@@ -220,7 +142,27 @@ def _negation(word: str, previous: str, following: str) -> str:
     return "verb" if of_verb or following == "to" else "noun"
 
 
-def _is_unknown_verb(word: str, previous: str, reader: _Reader) -> bool:
+def _joins_colors(lower: list[str], i: int) -> bool:
+    """Whether this is the "and" of "the yellow and white mug"."""
+    return (
+        lower[i] == "and"
+        and lower[i - 1] in words.COLORS
+        and i + 2 < len(lower)
+        and lower[i + 1] in words.COLORS
+        and _is_content(lower[i + 2])
+    )
+
+
+def _starts_clause(previous: str) -> bool:
+    return previous in _BEFORE_CLAUSES or previous in _SENTENCE_ENDS
+
+
+def _stands_for_noun(reader: Reader, following: str) -> bool:
+    """Whether "one" stands for the phrase before it: "the one on the left", "the left one"."""
+    return bool(reader.which) or following in words.RELATIONS | words.SIDES | {"that", "that's"}
+
+
+def _is_unknown_verb(word: str, previous: str, reader: Reader) -> bool:
     """Whether a word that no list knows has to be a verb: "don't spill", "without touching"."""
     if previous in _BEFORE_GERUNDS or (previous == "of" and reader.negation):
         return word.endswith("ing")
@@ -236,15 +178,33 @@ def _kind(word: str, previous: str, following: str, content_here: bool, in_phras
         return "content" if in_phrase else "break"
     if word in words.BEFORE_TO and following == "to":
         return "relation"
-    if word in words.PARTICLES and _belongs_to_verb(word, previous):
+    if word == "flat" and following in words.RELATIONS:
+        return "break"
+    if (word, following) == ("first", "aid"):
+        return "content"
+    if (previous, word) in words.AMOUNTS or (word, following) == ("face", "down"):
+        return "break"
+    if not content_here and _is_gerund(word, previous, following):
+        return "verb"
+    if word in words.REMAINDERS and previous == "the" and not _is_content(following):
+        return "content" if following == "of" else "break"
+    if word in words.OWN_HANDS and previous in words.YOURS:
+        return "break"
+    if word in words.AMBIGUOUS and previous in _TAKES_OBJECT and _is_content(following):
+        return "content"
+    if word in ("near", "far") and content_here and not in_phrase and _is_content(following):
+        return "which"
+    if word in words.PARTICLES and _belongs_to_verb(word, previous, following):
         return "break"
     if word in words.SIDES:
-        describes = word in words.DESCRIPTIVE_SIDES and _is_content(following)
-        if describes and content_here:
-            return "content"
-        return "relation" if following == "of" or not content_here else "break"
+        return _side_kind(word, following, content_here)
+    if word in words.MOVING_ITSELF and following in words.RELATIONS | words.PARTICLES:
+        return "verb"
     if word in words.AMBIGUOUS and content_here:
-        return "content"
+        first = previous in words.ORDINALS and following in words.BEFORE_NOUNS
+        return "verb" if first and not in_phrase else "content"  # "first open the door"
+    if word.isdigit() and not in_phrase:
+        return "determiner"
     if word in words.RELATIONS:
         return "relation"
     if word in words.DETERMINERS:
@@ -260,11 +220,39 @@ def _kind(word: str, previous: str, following: str, content_here: bool, in_phras
     return "content"
 
 
-def _belongs_to_verb(word: str, previous: str) -> bool:
+def _is_gerund(word: str, previous: str, following: str) -> bool:
+    """Whether it is a listed verb's gerund and acts as a verb, unlike that of "cutting board"."""
+    if not word.endswith("ing") or previous in words.NEGATIVE_VERBS:
+        return False
+    stem = word[:-3]
+    known = words.PLACING | words.ACTING
+    listed = (
+        stem in known or f"{stem}e" in known or (stem[-1:] == stem[-2:-1] and stem[:-1] in known)
+    )
+    verbal = previous in words.BEFORE_LISTED_GERUNDS or following in words.BEFORE_NOUNS
+    return listed and verbal and previous != "without"
+
+
+def _side_kind(word: str, following: str, content_here: bool) -> str:
+    describes = _is_content(following)
+    if describes and word in words.DESCRIPTIVE_SIDES:
+        return "content"
+    if following in ("of", "from"):
+        return "relation"
+    if (describes or following == "one") and word in words.WHERE_SIDE:
+        return "which"
+    return "side" if content_here else "relation"
+
+
+def _belongs_to_verb(word: str, previous: str, following: str) -> bool:
     if word in words.ALWAYS_PARTICLES:
         return True
+    if word in words.LOOSE_PARTICLES and previous in words.PLACING | words.ACTING:
+        return following != "of"
+    if word == "in" and previous in ("plug", "plugging"):
+        return following in words.ARTICLES
     if word in ("on", "over", "around"):
-        return previous in ("turn", "switch", "knock", "hand")
+        return previous in words.OVER_VERBS
     return previous in words.PARTICLE_VERBS
 
 

@@ -7,21 +7,19 @@ where the verb puts something somewhere).
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 from siglip_perception.phrases import english_words
 from siglip_perception.phrases import korean_words as words
+from siglip_perception.phrases.korean_forms import is_protected, split_particle, verb
+from siglip_perception.phrases.korean_reader import Reader
 from siglip_perception.phrases.phrase import Phrase
-from siglip_perception.types import Role
+from siglip_perception.types import Relation, Where
 
 _HANGUL = re.compile(r"[가-힣]")
 _TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?、。]")
+_COUNT = rf"(?:\d+|몇)(?:{'|'.join(words.COUNTERS)})(?:야|이야|씩)?"
 _QUOTES = re.compile('["“”「」『』]')  # "컵"을: the particle belongs to the word in quotes
 _BREAKS = frozenset(".,;:!?、。")
-_NO_FINAL, _RIEUL = 0, 8
 
 
 def is_korean(text: str) -> bool:
@@ -29,84 +27,10 @@ def is_korean(text: str) -> bool:
     return _HANGUL.search(text) is not None
 
 
-@dataclass
-class _Noun:
-    """A phrase that waits for the verb which decides its role."""
-
-    words: list[str]
-    particle: str = ""
-    side: bool = False
-
-
-@dataclass
-class _Reader:
-    found: list[Phrase] = field(default_factory=list)
-    waiting: list[_Noun] = field(default_factory=list)
-    chunk: list[str] = field(default_factory=list)
-
-    def close(self, particle: str = "") -> None:
-        """End the running phrase with the particle that followed it."""
-        if self.chunk:
-            self.chunk[-1] = _without_possessive(self.chunk[-1])
-            self.waiting.append(_Noun(list(self.chunk), particle))
-            self.chunk.clear()
-
-    def side(self, particle: str) -> None:
-        """A side such as 위에: it makes a place of the noun before it."""
-        self.close("의")
-        if self.waiting and self.waiting[-1].particle in ("의", *words.JOINING):
-            self.waiting[-1].side = True
-            self.waiting[-1].particle = particle
-            # "접시와 그릇 사이에": what is joined shares the place.
-            for noun in reversed(self.waiting[:-1]):
-                if noun.particle not in words.JOINING:
-                    break
-                noun.side, noun.particle = True, particle
-
-    def exclude(self) -> None:
-        """말고, 대신, 아니라: the noun before is not the one that is meant."""
-        self.close("말고")
-        if self.waiting:
-            self.waiting[-1].particle = "말고"
-
-    def verb(self, *, placing: bool, states: bool) -> None:
-        """A verb settles every noun that waits.
-
-        states: it describes (있는, 놓인) or is negated, so that no noun is what to act on.
-        """
-        self.close()
-        for i, noun in enumerate(self.waiting):
-            particle = noun.particle
-            if particle in words.JOINING:
-                particle = next(
-                    (n.particle for n in self.waiting[i + 1 :] if n.particle not in words.JOINING),
-                    "",
-                )
-            self.found.append(Phrase(" ".join(noun.words), _role(noun, particle, placing, states)))
-        self.waiting.clear()
-
-    def end(self) -> None:
-        """No verb came: the phrases stand for themselves."""
-        self.close()
-        self.found += [Phrase(" ".join(noun.words), Role.UNKNOWN) for noun in self.waiting]
-        self.waiting.clear()
-
-
-def _role(noun: _Noun, particle: str, placing: bool, states: bool) -> Role:
-    if noun.side or particle in words.TO_PLACE:
-        to_place = particle in words.TO_PLACE
-        return Role.PLACE if placing and to_place and not states else Role.UNKNOWN
-    if states:
-        return Role.UNKNOWN
-    if particle in words.OBJECT or particle in words.SUBJECT or not particle:
-        return Role.TARGET
-    return Role.UNKNOWN
-
-
 def parse(text: str) -> list[Phrase]:
     """The phrases of a Korean sentence, or of a list such as "빨간 컵. 접시."."""
     tokens = _TOKEN.findall(_QUOTES.sub("", text))
-    reader = _Reader()
+    reader = Reader()
     after_numeral = False
     for i, token in enumerate(tokens):
         following = next((t for t in tokens[i + 1 :] if t not in _BREAKS), "")
@@ -118,20 +42,37 @@ def parse(text: str) -> list[Phrase]:
                 reader.close(",")
             continue
         noun, particle = split_particle(token)
-        if counted and noun in words.COUNTERS:
+        if re.fullmatch(_COUNT, noun):
+            reader.many = not noun.startswith("1")
+            reader.close(particle.removesuffix("야"))
+        elif token in words.ORDINALS or (token in words.NUMERALS and following.startswith("번째")):
+            reader.close()
+            reader.rank(words.ORDINALS.get(token, words.COUNTING.get(token, 1)))
+        elif counted and noun in words.COUNTERS:
             reader.close(particle)
         elif noun in words.NUMERALS and (
-            split_particle(following)[0] in words.COUNTERS or (noun == "하나" and reader.chunk)
+            _counts(split_particle(following)[0], reader) or (noun == "하나" and reader.chunk)
         ):
+            reader.many = noun not in words.SINGLE
             reader.close(particle)
             after_numeral = True
         else:
-            _read(reader, token, noun, particle, tokens[i + 1 : i + 3])
+            _read(reader, token, noun, particle, tokens[max(i - 1, 0) : i], tokens[i + 1 : i + 4])
     reader.end()
     return reader.found
 
 
-def _read(reader: _Reader, token: str, noun: str, particle: str, after: list[str]) -> None:
+def _counts(word: str, reader: Reader) -> bool:
+    """Whether a word counts here: "물 한 컵" does, "두 컵 사이" does not."""
+    return word in words.COUNTERS and (
+        bool(reader.chunk) or reader.marked or word not in words.CONTAINERS
+    )
+
+
+def _read(
+    reader: Reader, token: str, noun: str, particle: str, previous: list[str], after: list[str]
+) -> None:
+    following = after[0] if after else ""
     if _excludes(reader, token, after):
         reader.exclude()
         return
@@ -140,32 +81,49 @@ def _read(reader: _Reader, token: str, noun: str, particle: str, after: list[str
         reader.chunk.append(thing)
         reader.close(particle or ("을" if token == "걸" else ""))
         return
-    dropped = (*words.DETERMINERS, *words.NUMERALS, *words.FILLERS)
-    if token in dropped or _is_adverb(token):
-        if reader.chunk:
-            reader.close()
+    if token in words.NEARNESS and (token in words.MODIFIERS or _is_state(following)):
+        reader.near(words.NEARNESS[token])
+        return
+    if _is_dropped(token, noun, following):
+        reader.close("의" if following and _side(following) else "")
         return
     if token in words.PRONOUNS or noun in words.PRONOUNS:
         reader.close()
+        if noun in words.ALL and reader.waiting:
+            reader.waiting[-1].many = True
         if token.startswith(("어디", "어딨")):
             reader.verb(placing=False, states=False)
         return
     side = _side(token)
     if side is not None:
-        before, particle = side
-        if before:
-            reader.chunk.append(before)
-        reader.side(particle)
+        joined, where, particle = side
+        if not joined and previous and previous[0] in words.POINTING:
+            reader.there = True
+            return
+        if joined:
+            reader.chunk.append(joined)
+        reader.side(particle, where, described=_is_state(following))
         return
+    if token in words.SIZES and previous and previous[0] in words.MOST:
+        reader.pending.append(Relation(words.SIZES[token]))
     if token in words.MODIFIERS:
         reader.chunk.append(token)
         return
-    if not _is_protected(token) and not (particle and _is_protected(noun)):
-        verb = _verb(token)
-        if verb is not None:
-            states = verb == "states" or _is_negated(token, after)
-            reader.verb(placing=verb == "placing", states=states)
-            return
+    if token in words.LEFT_AS_IS and not (reader.waiting or reader.chunk):
+        reader.spare()
+        return
+    kind = _verb_kind(reader, token, noun, particle, after)
+    if kind is not None:
+        reader.close()
+        placing = kind == "placing" or _gives_place(reader, kind, token)
+        if token.startswith(words.COVERING) and reader.waiting:
+            reader.tools()
+        negated = _is_negated(token, after)
+        if negated and reader.either:  # "들거나 옮기지 마": neither
+            reader.spare()
+        reader.verb(placing=placing, states=kind == "states" or negated)
+        reader.either = token.endswith("거나")
+        return
     if token.isascii() and _is_english_filler(token):
         reader.close()
         return
@@ -174,12 +132,19 @@ def _read(reader: _Reader, token: str, noun: str, particle: str, after: list[str
     elif particle == "의":
         reader.chunk.append(token)
     else:
+        place = particle in words.TO_PLACE and noun in words.OPEN_CONTAINERS
+        if place and reader.chunk and reader.chunk[-1] in words.SMALL_THINGS:
+            reader.close()
         reader.chunk.append(noun)
         if particle:
             reader.close(particle)
 
 
-def _excludes(reader: _Reader, token: str, after: list[str]) -> bool:
+def _is_state(word: str) -> bool:
+    return word in words.STATES or word.endswith(words.STATE_ENDINGS)
+
+
+def _excludes(reader: Reader, token: str, after: list[str]) -> bool:
     if not reader.chunk and not reader.waiting:
         return False
     if token == words.EXCEPT:
@@ -203,60 +168,72 @@ def _is_negated(verb: str, after: list[str]) -> bool:
     return following in ("대신", "대신에")
 
 
-def _without_possessive(word: str) -> str:
-    noun, particle = split_particle(word)
-    return noun if particle == "의" else word
-
-
-def split_particle(token: str) -> tuple[str, str]:
-    """A word without its particle, and the particle ("" where it has none)."""
-    if _is_protected(token) or token in words.MODIFIERS:
-        return token, ""
-    for size in range(min(5, len(token) - 1), 0, -1):
-        noun, particle = token[:-size], token[-size:]
-        if _fits(noun, particle):
-            return noun, particle
-    return token, ""
-
-
-def _fits(noun: str, particle: str) -> bool:
-    if particle in words.ANY_PARTICLES:
-        return True
-    last = noun[-1]
-    if not _HANGUL.match(last):
-        return particle in words.AFTER_CONSONANT or particle in words.AFTER_VOWEL
-    final = (ord(last) - 0xAC00) % 28
-    if final == _NO_FINAL or (final == _RIEUL and particle in words.AFTER_RIEUL):
-        return particle in words.AFTER_VOWEL
-    return particle in words.AFTER_CONSONANT
-
-
-def _is_protected(token: str) -> bool:
-    if token in words.PROTECTED:
-        return True
-    return any(token[-size:] in words.PROTECTED for size in range(2, len(token)))
-
-
-def _side(token: str) -> tuple[str, str] | None:
-    """(noun before it, particle) where the word is a side, alone or joined onto a noun."""
-    if _is_protected(token):
+def _side(token: str) -> tuple[str, Where | None, str] | None:
+    """(noun before it, what it says, particle) of a side, alone or joined onto a noun."""
+    if is_protected(token):
         return None
     for particle in (*words.SIDE_PARTICLES, ""):
         if not token.endswith(particle):
             continue
         rest = token[: len(token) - len(particle)]
         if rest in words.SIDES:
-            return "", particle
+            return "", words.SIDES[rest], particle
         if particle not in words.TO_PLACE and not particle.startswith("에"):
             continue
-        for side in words.SIDES:
+        for side, where in words.SIDES.items():
             fused = rest.endswith(side) and side not in words.NEVER_FUSED
-            if fused and len(rest) > len(side) and not _is_protected(rest):
-                return rest[: -len(side)], particle
+            if fused and len(rest) > len(side) and not is_protected(rest):
+                return rest[: -len(side)], where, particle
     return None
 
 
-def _is_adverb(token: str) -> bool:
+def _verb_kind(
+    reader: Reader, token: str, noun: str, particle: str, after: list[str]
+) -> str | None:
+    """As forms.verb(); also for a word that no list knows where only a verb can stand."""
+    following = after[0] if after else ""
+    forbidding = token.endswith("지") and following.startswith(words.NOT_AFTER_JI)
+    if forbidding and (reader.marked or not following.startswith("말")):
+        return verb(token) or "acting"
+    if token.endswith(words.PARTICIPLES) and following in words.AFTERWARDS:
+        return verb(token) or "acting"
+    if not is_protected(token) and not (particle and is_protected(noun)):
+        known = verb(token)
+        if known is not None:
+            return known
+    if token.endswith(words.DOING) and len(token) > 2 and not is_protected(token):
+        return "acting"
+    if not reader.marked or is_protected(token) or particle in (*words.OBJECT, *words.TO_PLACE):
+        return None
+    if not following or following in _BREAKS:
+        ending = words.LAST_ENDINGS
+    elif following.startswith(words.AUXILIARIES):
+        ending = words.ENDINGS_BEFORE_AUXILIARIES
+    else:
+        ending = words.CONNECTING_ENDINGS
+    return "acting" if len(token) > 1 and token.endswith(ending) else None
+
+
+def _gives_place(reader: Reader, kind: str, token: str) -> bool:
+    """Whether a verb that need not move anything does so here: 화분에 물을 줘."""
+    particles = [noun.particle for noun in reader.waiting]
+    return (
+        kind == "acting"
+        and not token.startswith(words.LOOKING)
+        and any(particle in words.OBJECT for particle in particles)
+        and any(
+            noun.particle in (words.TO_PLACE if noun.side else words.ONTO)
+            for noun in reader.waiting
+        )
+    )
+
+
+def _is_dropped(token: str, noun: str, following: str) -> bool:
+    dropped = (*words.DETERMINERS, *words.NUMERALS, *words.FILLERS)
+    if token in dropped or (noun in words.FILLERS and not is_protected(token)):
+        return True
+    if noun in words.TURNS and following.startswith("방향"):
+        return True
     return token.endswith(words.ADVERB_ENDINGS) and token not in words.PROTECTED
 
 
@@ -270,43 +247,3 @@ def _is_english_filler(token: str) -> bool:
         or word in english_words.CONJUNCTIONS
         or word in ("pick", "put", "grab", "find", "up")
     )
-
-
-def _jamo(text: str) -> str:
-    return unicodedata.normalize("NFD", text)
-
-
-@lru_cache(maxsize=1)
-def _verbs() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """Patterns over decomposed syllables, so that endings may change a stem's last syllable."""
-
-    def alternatives(parts: Iterable[str]) -> str:
-        return "|".join(re.escape(_jamo(p)) for p in sorted(parts, key=len, reverse=True))
-
-    def forms(verbs: Mapping[str, tuple[str, ...]]) -> list[str]:
-        return [form for entry in verbs.values() for form in entry]
-
-    joined_on = alternatives(forms(words.PLACING) + forms(words.ACTING))
-    stem_endings = alternatives(words.STEM_ENDINGS + words.STEM_FINAL_ENDINGS)
-    form_endings = alternatives(words.FORM_ENDINGS + words.FORM_FINAL_ENDINGS)
-    return tuple(
-        (
-            kind,
-            re.compile(
-                f"(?:{joined_on})*(?:(?:{alternatives(verbs)})(?:{stem_endings})"
-                f"|(?:{alternatives(forms(verbs))})(?:{form_endings})?)"
-            ),
-        )
-        for kind, verbs in (("placing", words.PLACING), ("acting", words.ACTING))
-    )
-
-
-def _verb(token: str) -> str | None:
-    """ "placing", "acting" or "states" where the word is a form of a listed verb, else None."""
-    if token in words.STATES or token.endswith(words.STATE_ENDINGS):
-        return "states"
-    decomposed = _jamo(token)
-    for kind, pattern in _verbs():
-        if pattern.fullmatch(decomposed):
-            return kind
-    return None

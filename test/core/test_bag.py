@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import BagError, InstructionError
 from siglip_perception.instruction import parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.tracking import TrackingOptions
 from siglip_perception.types import Frame
 
 START = 1_700_000_000_123_456_789
@@ -285,6 +287,107 @@ def test_overlays_are_asked_for_each_grounded_image(pipeline: Pipeline, tmp_path
     bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     assert seen == [("", number, True) for number in (1, 2, 3, 4)]
     assert all(message.mask.width == 0 for message in messages(tmp_path / "out", OBJECTS))
+
+
+def depth_bag(path: Path, late_ns: int = 0, **changes: Any) -> None:
+    """Four frames; a depth image of each, `late_ns` after it in the bag, and the lens before."""
+    info_type = "sensor_msgs/msg/CameraInfo"
+    region = TYPES["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    lens = np.array([60.0, 0, 32, 0, 60, 24, 0, 0, 1])
+    info = TYPES[info_type](
+        header(0), 48, 64, "plumb_bob", np.zeros(5), lens, np.eye(3).ravel(), np.zeros(12),
+        *(0, 0, region),
+    )  # fmt: skip
+    metres = np.full((48, 64), 0.5, np.float32)
+    fields = {"encoding": "32FC1", "step": 256, "data": metres.reshape(-1).view(np.uint8)}
+    entries = [
+        ("/instruction", "std_msgs/msg/String", stamp(0) - 2, text_bytes("red cup")),
+        ("/camera_info", info_type, stamp(0) - 1, bytes(STORE.serialize_cdr(info, info_type))),
+    ]
+    for i in range(4):
+        entries.append(("/image", RAW, stamp(i), raw_image(i)))
+        depth = raw_image(i, **{**fields, **changes})
+        entries.append(("/depth", RAW, stamp(i) + late_ns, depth))
+    write_bag(path, sorted(entries, key=lambda entry: entry[2]))
+
+
+def text_bytes(text: str) -> bytes:
+    kind = "std_msgs/msg/String"
+    return bytes(STORE.serialize_cdr(TYPES[kind](data=text), kind))
+
+
+DEPTH = bag.ReplayOptions(
+    image_topics=("/image",), depth_topic="/depth", info_topic="/camera_info"
+)
+
+
+@pytest.mark.parametrize("late_ns", [0, 20_000_000, 2 * STEP])
+def test_depth_is_waited_for_and_gives_positions(
+    pipeline: Pipeline, tmp_path: Path, late_ns: int
+) -> None:
+    depth_bag(tmp_path / "in", late_ns)
+    for name in ("first", "second"):
+        summary = bag.replay(tmp_path / "in", tmp_path / name, pipeline, DEPTH)
+        assert (summary.images, summary.tokens, summary.objects) == (4, 4, 4)
+        assert summary.depth == {"used": 4}
+    assert rows(tmp_path / "first") == rows(tmp_path / "second")
+    sent = list(messages(tmp_path / "first", OBJECTS))
+    assert [message.header.stamp.nanosec for message in sent] == [
+        stamp(i) % 10**9 for i in range(4)
+    ]
+    # What covers fewer than a dozen pixels of this small picture is not measured.
+    large = [o for m in sent for o in m.objects if o.area * 64 * 48 >= 12]
+    points = [item.position.z for item in large]
+    assert points
+    assert points == pytest.approx([0.5] * len(points))
+
+
+def test_without_usable_depth_objects_go_out_all_the_same(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    nothing = np.full((48, 64), np.nan, np.float32).reshape(-1).view(np.uint8)
+    for name, changes, reason in (
+        ("nan", {"data": nothing}, "empty"),
+        ("colour", {"encoding": "rgb8"}, "encoding"),
+        ("half", {"height": 24, "data": nothing[: 24 * 256]}, "size"),
+    ):
+        depth_bag(tmp_path / name, **changes)
+        out = tmp_path / f"{name}_out"
+        summary = bag.replay(tmp_path / name, out, pipeline, DEPTH)
+        assert summary.depth == {reason: 4}
+        items = [item for message in messages(out, OBJECTS) for item in message.objects]
+        assert items
+        assert all(np.isnan(item.position.z) for item in items)
+
+
+def test_depth_needs_its_topics_and_one_camera(pipeline: Pipeline, tmp_path: Path) -> None:
+    depth_bag(tmp_path / "in")
+    for options, words in (
+        ({"info_topic": ""}, "--camera-info-topic"),
+        ({"depth_topic": "/nowhere"}, "no sensor_msgs/msg/Image on /nowhere"),
+        ({"image_topics": ("/image", "/depth")}, "has 2"),
+    ):
+        with pytest.raises(BagError, match=words):
+            bag.replay(tmp_path / "in", tmp_path / "out", pipeline, replace(DEPTH, **options))
+
+
+def test_tracked_objects_have_ids_and_twice_gives_equal_bytes(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """One picture three times, then another instruction."""
+    entries = [("/image", RAW, stamp(i), raw_image(0, header=header(i))) for i in range(4)]
+    spoken = "std_msgs/msg/String"
+    entries.insert(0, ("/instruction", spoken, stamp(0) - 1, text_bytes("red cup")))
+    entries.insert(4, ("/instruction", spoken, stamp(3) - 1, text_bytes("plate")))
+    write_bag(tmp_path / "in", entries)
+    options = bag.ReplayOptions(tracking=TrackingOptions())
+    for name in ("first", "second"):
+        bag.replay(tmp_path / "in", tmp_path / name, pipeline, options)
+    assert rows(tmp_path / "first") == rows(tmp_path / "second")
+    ids = [[item.id for item in m.objects] for m in messages(tmp_path / "first", OBJECTS)]
+    assert ids[0]
+    assert ids[0] == ids[1] == ids[2]
+    assert min(ids[3]) > max(ids[0])
 
 
 def test_progress_reaches_the_end(pipeline: Pipeline, tmp_path: Path) -> None:

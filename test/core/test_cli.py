@@ -52,6 +52,24 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     return said.err
 
 
+def test_phrases_shows_what_a_sentence_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["phrases", "put the red cup left of the bowl", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["phrases"] == ["red cup", "bowl"]
+    assert shown["roles"] == ["target", "place"]
+    assert cli.main(["phrases", "왼쪽 빨간 컵을 집어", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["phrases"] == ["빨간 컵"]
+    assert [(r["phrase"], r["where"], r["of"]) for r in shown["relations"]] == [
+        ("빨간 컵", "left", [])
+    ]
+    assert cli.main(["phrases", "", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phrases"] == []
+    assert cli.main(["phrases", "take the second cup from the left of the bowl"]) == 0
+    assert "cup, target" in capsys.readouterr().out
+    assert "1024 bytes" in refused(capsys, "phrases", "cup " * 500)
+
+
 def test_tokens_are_the_pipelines(
     model: str, image: Path, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

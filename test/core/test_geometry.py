@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from siglip_perception.contracts import Resize
@@ -87,3 +87,38 @@ def test_what_a_crop_does_not_show_is_nothing() -> None:
     assert (fine[:, :100] == 0).all()
     assert (fine[:, 100:300] == 1).all()
     assert (fine[:, 300:] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(STRATEGIES, st.integers(60, 400), st.integers(60, 400), st.tuples(*[st.floats(0, 1)] * 4))
+def test_a_box_and_its_mask_come_back_to_the_cameras_pixels(
+    resize: Resize, width: int, height: int, share: tuple[float, float, float, float]
+) -> None:
+    """A rectangle of the camera, as the share of each patch that it covers, and back."""
+    size, patch = 224, 14
+    geometry = Geometry.of(resize, size, width, height)
+    left, top, right, bottom = geometry.seen()
+    # Inside what the square shows, and at least three patches wide and high.
+    least = [3 * patch / scale for scale in geometry.scale]
+    assume(right - left > least[0] + 2 and bottom - top > least[1] + 2)
+    x, y = left + share[0] * (right - left - least[0]), top + share[1] * (bottom - top - least[1])
+    across = least[0] + share[2] * (right - x - least[0])
+    down = least[1] + share[3] * (bottom - y - least[1])
+    box = round(x), round(y), round(x + across), round(y + down)
+    corners = (*geometry.to_square(*box[:2]), *geometry.to_square(*box[2:]))
+    edges = np.arange(size // patch) * patch
+    cover = [
+        np.clip(np.minimum(edges + patch, high) - np.maximum(edges, low), 0, patch) / patch
+        for low, high in ((corners[0], corners[2]), (corners[1], corners[3]))
+    ]
+    fine = spread(np.outer(cover[1], cover[0]).astype(np.float32), geometry, patch) > 0.5
+    truth = np.zeros((height, width), dtype=bool)
+    truth[box[1] : box[3], box[0] : box[2]] = True
+    # No side is more than half a patch off.
+    near = [int(np.ceil(patch / 2 / scale)) + 1 for scale in geometry.scale]
+    rows, cols = np.nonzero(fine)
+    assert box[0] - near[0] <= cols.min() <= box[0] + near[0]
+    assert box[2] - near[0] <= cols.max() + 1 <= box[2] + near[0]
+    assert box[1] - near[1] <= rows.min() <= box[1] + near[1]
+    assert box[3] - near[1] <= rows.max() + 1 <= box[3] + near[1]
+    assert np.count_nonzero(fine & truth) > 0.55 * np.count_nonzero(fine | truth)

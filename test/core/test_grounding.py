@@ -12,6 +12,7 @@ from siglip_perception.grounding import (
     Scores,
     find_regions,
     label_mask,
+    led_regions,
     region_mask,
     select_objects,
     sigmoid,
@@ -44,6 +45,15 @@ def test_regions_are_the_things_and_cover_every_patch() -> None:
 def test_regions_without_known_settings_take_the_cut_from_the_frame() -> None:
     regions = find_regions(two_things(), GroundingSettings()) > 0.5
     assert (0, 1, 4, 5) in {tuple(torch.nonzero(r).flatten().tolist()) for r in regions}
+
+
+def test_a_phrase_leads_the_region_around_the_patch_that_it_fits_best() -> None:
+    dense = torch.full((2, 16), 0.01)
+    dense[0, 5] = 0.9  # in the thing of four patches
+    dense[1, 15] = 0.9  # in the thing of two
+    first, second = led_regions(two_things(), dense, SHARP) > 0.5
+    assert torch.nonzero(first).flatten().tolist() == [0, 1, 4, 5]
+    assert torch.nonzero(second).flatten().tolist() == [14, 15]
 
 
 def test_a_uniform_image_is_one_region() -> None:
@@ -99,6 +109,17 @@ def test_objects_come_best_first_and_the_same_thing_once() -> None:
     assert objects[1].area == pytest.approx(0.25, abs=0.02)
     assert objects[0].role is Role.TARGET
     assert len(masks) == 2
+
+
+def test_a_handle_is_a_part_of_its_cup_and_a_second_cup_is_not() -> None:
+    maps = np.zeros((3, 4, 4), dtype=np.float32)
+    maps[0, :2, :2] = 1
+    maps[1, 1, 2] = 1
+    maps[2, 3, 3] = 1
+    logits = np.array([[3.0, 2.0, 1.0]], dtype=np.float32)
+    scores = Scores(maps, logits, np.zeros(1, dtype=np.float32))
+    objects, _ = select_objects(scores, ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20)
+    assert [o.logit for o in objects] == [3.0, 1.0]
 
 
 def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import ImageFont
@@ -122,3 +124,36 @@ def test_labels_stay_inside_the_image(box: Box) -> None:
     inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
     # More of the colour than the frame of the box has: the label's plate is there.
     assert label.sum() > 2 * 3 * (box.width + box.height) or (label & ~inside).sum() > 500
+
+
+def test_the_panel_gives_way_to_what_was_found() -> None:
+    top = found("ball", Box(20, 0, 250, 60))
+    drawn = draw(picture(), grounding(("cup", "ball"), (top,)))
+    assert not is_color(drawn, PALETTE[0])[:100].any()
+    assert is_color(drawn, PALETTE[0])[200:].any()
+
+
+def test_labels_do_not_hide_one_another() -> None:
+    """Two boxes, one in the other: each phrase's plate is seen whole."""
+    outer, inner = found("outer", Box(60, 100, 160, 100)), found("inner", Box(62, 100, 150, 60))
+    both = draw(picture(), grounding(("outer", "inner"), (outer, inner)))
+    for number, item in enumerate((outer, inner)):
+        plate = is_color(both, PALETTE[number])
+        rows = plate.sum(axis=1)
+        frame = 2 * 2 + 2 * item.box.width
+        assert rows.max() < frame
+        assert plate.sum() > 2 * 2 * (item.box.width + item.box.height) + 500
+
+
+def test_number_distance_and_loss_are_told() -> None:
+    plain = found("cup", Box(100, 120, 80, 60))
+
+    def label(**changes: object) -> UInt8Array:
+        return draw(picture(), grounding(("cup",), (replace(plain, **changes),)))
+
+    pictures = [label(), label(id=7), label(position=(0.1, 0.2, 0.75)), label(lost=0.2)]
+    for i, one in enumerate(pictures):
+        assert all((one != other).any() for other in pictures[:i])
+    # What is lost has a thin frame: the second row of pixels is the dark line within it.
+    assert is_color(pictures[0], PALETTE[0])[121, 140]
+    assert not is_color(pictures[3], PALETTE[0])[121, 140]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import torch
 from models import write_random_model
 
+from siglip_perception.depth import Depth
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
-from siglip_perception.instruction import from_phrases
+from siglip_perception.instruction import from_phrases, parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.types import Frame
+from siglip_perception.types import Frame, GroundedObject, Grounding, Role
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +151,8 @@ def test_a_model_that_loads_but_does_not_run_is_told(tmp_path: Path) -> None:
     write_random_model(tmp_path)
     (tmp_path / "manifest.json").unlink()
     config = tmp_path / "dinov2" / "config.json"
-    config.write_text(
-        config.read_text().replace('"num_attention_heads": 5', '"num_attention_heads": -1')
-    )
+    wrong = {**json.loads(config.read_text()), "num_attention_heads": -1}
+    config.write_text(json.dumps(wrong))
     with pytest.raises(CheckpointError, match="does not run") as caught:
         Pipeline.load(PipelineOptions(model=str(tmp_path)))
     assert "\n" not in str(caught.value)
@@ -171,3 +173,90 @@ def test_a_device_whose_memory_is_too_small_is_told(
 def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(BackendError, match="CUDA"):
         Pipeline.load(PipelineOptions(model=str(folder), device="cuda"))
+
+
+@pytest.fixture(scope="module")
+def generous(folder: Path) -> Pipeline:
+    """One that publishes every region."""
+    options = PipelineOptions(model=str(folder), contract="tabletop", threshold=0.0)
+    return Pipeline.load(replace(options, max_objects=255))
+
+
+def of_phrase(grounding: Grounding | None, phrase: str) -> list[GroundedObject]:
+    assert grounding is not None
+    return [found for found in grounding.objects if found.phrase == phrase]
+
+
+def test_spatial_words_choose_among_what_was_found(generous: Pipeline, frame: Frame) -> None:
+    def found(sentence: str) -> Grounding | None:
+        return generous.process(frame, generous.query(parse(sentence)), with_mask=True).grounding
+
+    every = of_phrase(found("pick up the cup"), "cup")
+    assert len(every) > 2
+    grounding = found("pick up the left cup and put it on the plate")
+    (left,) = of_phrase(grounding, "cup")
+    assert left.role is Role.TARGET
+    assert left.box.x + left.box.width / 2 == min(o.box.x + o.box.width / 2 for o in every)
+    assert all(found.role is Role.PLACE for found in of_phrase(grounding, "plate"))
+    assert grounding is not None
+    assert grounding.mask is not None
+    ys, xs = np.nonzero(grounding.mask == 1 + grounding.objects.index(left))
+    assert left.box.x <= xs.min() <= xs.max() < left.box.x + left.box.width
+    assert left.box.y <= ys.min() <= ys.max() < left.box.y + left.box.height
+
+
+def test_max_objects_counts_what_is_meant(generous: Pipeline, frame: Frame) -> None:
+    query = generous.query(parse("pick up the left cup and the right ball"))
+    generous.max_objects, before = 2, generous.max_objects
+    try:
+        grounding = generous.process(frame, query).grounding
+    finally:
+        generous.max_objects = before
+    assert grounding is not None
+    assert [found.phrase for found in grounding.objects] == ["cup", "ball"]
+
+
+def test_depth_is_asked_for_where_there_are_objects_and_places_them(
+    generous: Pipeline, frame: Frame
+) -> None:
+    asked = []
+
+    def depth() -> Depth:
+        asked.append(True)
+        metres = np.full((frame.height, frame.width), 0.5, dtype=np.float32)
+        return Depth(metres, 100.0, 100.0, frame.width / 2, frame.height / 2)
+
+    seen = replace(frame, depth=depth)
+    assert generous.process(seen, None).tokens is not None
+    query = generous.query(parse("cup"))
+    generous.threshold = 1.0
+    assert of_phrase(generous.process(seen, query).grounding, "cup") == []
+    assert not asked
+    generous.threshold = 0.0
+    placed = of_phrase(generous.process(seen, query).grounding, "cup")
+    assert asked == [True]
+    assert all(found.position[2] == pytest.approx(0.5) for found in placed if found.area > 0.01)
+    nothing = replace(frame, depth=lambda: None)
+    assert all(
+        np.isnan(found.position).all()
+        for found in of_phrase(generous.process(nothing, query).grounding, "cup")
+    )
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_uniform_image_is_handled(generous: Pipeline, grey: int) -> None:
+    image = np.full((48, 64, 3), grey, dtype=np.uint8)
+    grounding = generous.process(Frame(image), generous.query(parse("left cup. plate."))).grounding
+    assert grounding is not None
+    assert np.isfinite(grounding.presence).all()
+    for found in grounding.objects:
+        assert 0 <= found.box.x < found.box.x + found.box.width <= 64
+
+
+def test_phrases_of_any_characters_are_encoded(generous: Pipeline, frame: Frame) -> None:
+    odd = from_phrases(["cup \U0001f964", "\u202eplate", "x" * 1024, "가" * 300, "1" * 128])
+    query = generous.query(odd)
+    assert any(query.truncated)
+    grounding = generous.process(frame, query).grounding
+    assert grounding is not None
+    assert len(grounding.presence) == 5

@@ -26,7 +26,9 @@ GROUNDING = Grounding(
     presence=(0.75, 0.125),
     objects=(
         GroundedObject("red cup", 0.75, 1.25, Box(3, 4, 5, 6), 0.25, Role.TARGET),
-        GroundedObject("red cup", 0.5, 0.0, Box(0, 0, 1, 1), 0.01),
+        GroundedObject(
+            "red cup", 0.5, 0.0, Box(0, 0, 1, 1), 0.01, Role.UNKNOWN, 9, 0.25, (1, 2, 3), (4, 5, 6)
+        ),
     ),
     contract="tabletop",
     mask=np.arange(12, dtype=np.uint8).reshape(3, 4),
@@ -118,6 +120,9 @@ def test_objects(library: Library) -> None:
     assert (first.role, first.id, second.role) == (1, 0, 0)
     assert math.isnan(first.position.x)
     assert math.isnan(first.extent.z)
+    assert (second.id, second.lost) == (9, 0.25)
+    assert [getattr(second.position, axis) for axis in "xyz"] == [1, 2, 3]
+    assert [getattr(second.extent, axis) for axis in "xyz"] == [4, 5, 6]
     mask = message.mask
     assert (mask.encoding, mask.height, mask.width, mask.step) == ("mono8", 3, 4, 4)
     assert list(mask.data) == list(range(12))

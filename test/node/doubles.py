@@ -12,7 +12,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from siglip_perception.types import Frame, Grounding, Task, TokenGrid
+from siglip_perception.types import Frame, GroundedObject, Grounding, Task, TokenGrid
 
 
 class ManualClock:
@@ -35,6 +35,15 @@ def image_message(stamp: float = 5.0, height: int = 4, width: int = 6, **changes
     return message
 
 
+@dataclass(frozen=True)
+class FakeResult:
+    """Follows pipeline.Result."""
+
+    tokens: TokenGrid | None
+    grounding: Grounding | None
+    timings: dict[str, float]
+
+
 class FakePipeline:
     """Follows pipeline.Pipeline. `fail` is called with each frame and may raise, and so may
     `fail_text` with each instruction."""
@@ -49,6 +58,7 @@ class FakePipeline:
         self.encoded: list[tuple[str, int]] = []
         self.truncate: tuple[str, ...] = ()
         self.calls: list[dict[str, Any]] = []
+        self.objects: Callable[[Frame], tuple[GroundedObject, ...]] = lambda frame: ()
         self.batches: list[int] = []
         self.fail: Callable[[Frame], None] = lambda frame: None
         self.fail_text: Callable[[Any], None] = lambda instruction: None
@@ -77,13 +87,11 @@ class FakePipeline:
                 query.instruction_id,
                 query.phrases,
                 (0.5,) * len(query.phrases),
-                (),
+                self.objects(frame),
                 "fake",
             )
         tokens = TokenGrid(np.zeros((4, 3), np.float32), "float32", 2, 2, "fake", "f00d")
-        return SimpleNamespace(
-            tokens=tokens if with_tokens else None, grounding=grounding, timings={"encode": 0.01}
-        )
+        return FakeResult(tokens if with_tokens else None, grounding, {"encode": 0.01})
 
     def process_batch(self, tasks: Sequence[Task]) -> list[Any]:
         results: list[Any] = []

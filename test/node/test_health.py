@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from doubles import ManualClock
 
+from siglip_perception.depth_feed import DepthFeed, DepthView
 from siglip_perception.node.cameras import CameraView
 from siglip_perception.node.counters import Ledger, Level
 from siglip_perception.node.health import (
@@ -188,3 +189,24 @@ def test_the_instruction_tells_its_state() -> None:
     assert dict(found.values)["superseded"] == "12"
     rejected = instruction_status(InstructionState("instruction_rejected", Level.WARN, "long"), 0)
     assert (rejected.level, rejected.message) == (Level.WARN, "instruction_rejected: long")
+
+
+def test_depth_that_is_of_no_use_is_told_with_its_count() -> None:
+    clock = ManualClock()
+    feed = DepthFeed(clock)
+    assert feed.depth(0, 6, 4, 0.05) is None
+    counts = receiving(clock).counts()
+    clock.now += 0.1
+
+    def told(depth: DepthView | None) -> Status:
+        view = CameraView("", "/image", counts, 100.0, None, 0.01, "", depth)
+        return camera_status(view, clock.now, 10.0, None)
+
+    assert told(None).level == Level.OK
+    feed.depth(0, 6, 4, 0.05)
+    found = told(feed.view())
+    assert found.level == Level.WARN
+    assert "no camera info" in found.message
+    assert dict(found.values)["depth.info"] == "2"
+    clock.now += 10.0
+    assert "depth" not in told(feed.view()).message

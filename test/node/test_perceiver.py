@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
+from sensor_msgs.msg import CameraInfo
 
 from siglip_perception.config import Settings
+from siglip_perception.depth_feed import DepthFeed
 from siglip_perception.errors import (
     BackendError,
     CheckpointError,
@@ -24,6 +28,7 @@ from siglip_perception.node.listener import RETRY_S
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.memory import is_out_of_memory
 from siglip_perception.node.perceiver import REPORT_SECONDS, Perceiver
+from siglip_perception.types import Box, GroundedObject
 
 NOW_NS = 10_000_000_000
 
@@ -40,6 +45,7 @@ class Bench:
     reports: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
+    depth: DepthFeed = field(default_factory=DepthFeed)
     loads: int = 0
     load_error: Exception | None = None
 
@@ -50,6 +56,7 @@ class Bench:
             lambda: Settings.of(self.values),
             lambda: NOW_NS,
             lambda camera: self.epochs[camera],
+            lambda camera: self.depth,
             self.reports.append,
             self.ends.append,
             self.clock,
@@ -535,3 +542,97 @@ def test_ground_says_why_a_model_gives_no_answer(bench: Bench, error: Exception)
     bench.pipeline.fail = raising(error)
     with pytest.raises(PerceptionError):
         bench.perceiver.ground(["cup"], image_message(), "", False)
+
+
+def cup(x: int) -> GroundedObject:
+    return GroundedObject("cup", 0.9, 2.2, Box(x, 1, 2, 2), 0.1)
+
+
+def published(bench: Bench) -> list[tuple[GroundedObject, ...]]:
+    return [result.grounding.objects for _, result, _ in bench.outputs.published]
+
+
+def test_tracked_objects_keep_their_id_until_another_instruction(bench: Bench) -> None:
+    bench.values["tracking.enabled"] = True
+    bench.pipeline.objects = lambda frame: (cup(1),)
+    bench.perceiver.hear("find the cup.")
+    bench.serve(stamp=7.0)
+    bench.serve(stamp=7.1)
+    bench.pipeline.objects = lambda frame: ()
+    bench.serve(stamp=7.2)
+    bench.serve(stamp=7.5)
+    bench.pipeline.objects = lambda frame: (cup(1),)
+    bench.perceiver.hear("find a cup.")
+    bench.serve(stamp=7.6)
+    shown = [[(found.id, found.lost > 0) for found in objects] for objects in published(bench)]
+    assert shown == [[(1, False)], [(1, False)], [(1, True)], [], [(2, False)]]
+
+
+def test_a_jump_back_in_time_and_switching_off_begin_anew(bench: Bench) -> None:
+    bench.values["tracking.enabled"] = True
+    bench.pipeline.objects = lambda frame: (cup(1),)
+    bench.perceiver.hear("find the cup.")
+    for stamp in (7.0, 5.0, 5.1):
+        bench.serve(stamp=stamp)
+    bench.values["tracking.enabled"] = False
+    bench.serve(stamp=5.2)
+    assert [objects[0].id for objects in published(bench)] == [1, 2, 2, 0]
+
+
+def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
+    metres = np.full((4, 6), 0.5, dtype=np.float32)
+    bench.depth.receive_image(
+        image_message(7.02, encoding="32FC1", step=24, data=array("B", metres.tobytes()))
+    )
+    bench.depth.receive_info(
+        CameraInfo(height=4, width=6, k=[5.0, 0.0, 3.0, 0.0, 5.0, 2.0, 0.0, 0.0, 1.0])
+    )
+    bench.serve(stamp=7.0)
+    assert bench.pipeline.calls[-1]["frame"].depth is None  # it was not asked for
+    bench.values["depth.enabled"] = True
+    bench.serve(stamp=7.0)
+    depth = bench.pipeline.calls[-1]["frame"].depth()
+    np.testing.assert_array_equal(depth.metres, metres)
+    bench.serve(stamp=7.5)
+    assert bench.pipeline.calls[-1]["frame"].depth() is None
+    assert bench.depth.view().counts == {"used": 1, "missing": 1}
+    assert len(bench.outputs.published) == 3
+
+
+def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench) -> None:
+    bench.perceiver.hear("find the cup.")
+    bench.values["phrases"] = ["", "the red cup left of it", "접시"]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    bench.perceiver.hear("find the ball.")
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    bench.values["phrases"] = [f"cup {n}" for n in range(200)]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"] is None
+    assert bench.state == "instruction_rejected"
+    bench.values["phrases"] = ["x" * 10_000]
+    bench.serve()
+    assert bench.state == "instruction_rejected"
+    bench.values["phrases"] = [""]
+    bench.serve()
+    assert bench.pipeline.calls[-1]["query"].phrases == ("ball",)
+    assert [number for _, number in bench.pipeline.encoded] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "words"),
+    [
+        (["x" * 10_000], "1024 bytes"),
+        ([f"cup {n}" for n in range(200)], "200 phrases are too many"),
+        ([], "no phrase"),
+        (["\u202e\u0007", "<s>"], "no phrase"),
+        (["\U0001f964"], "no phrase"),
+    ],
+)
+def test_ground_refuses_phrases_in_one_sentence(
+    bench: Bench, phrases: list[str], words: str
+) -> None:
+    with pytest.raises(PerceptionError, match=words) as caught:
+        bench.perceiver.ground(phrases, image_message(), "", with_mask=False)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,64 @@
+"""What lies apart is apart: pieces of a region, drawn by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from siglip_perception.pieces import split_pieces
+
+GRID = (6, 12)
+
+
+def drawn(*rows: str) -> torch.Tensor:
+    """A map [1, 72]: # is 0.9, + is 0.4, everything else 0."""
+    values = {"#": 0.9, "+": 0.4}
+    return torch.tensor([[values.get(c, 0.0) for row in rows for c in row]])
+
+
+def shown(maps: torch.Tensor) -> list[str]:
+    return [
+        "/".join("".join("#" if v > 0.5 else "." for v in row) for row in one.view(*GRID))
+        for one in maps
+    ]
+
+
+def test_two_cups_are_two() -> None:
+    maps = drawn(
+        "............",
+        ".##+....+##.",
+        ".##+....+##.",
+        "............",
+        "............",
+        "............",
+    )
+    left, right = split_pieces(maps, GRID)
+    assert shown(torch.stack([left, right])) == [
+        "............/.##........./.##........./............/............/............",
+        "............/.........##./.........##./............/............/............",
+    ]
+    # The soft edge of the other one stays below one half and does no harm.
+    assert float(left.max()) == float(right.max()) == float(maps.max())
+
+
+def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> None:
+    maps = drawn(
+        "...........#",
+        ".##.##......",
+        ".##.##......",
+        "............",
+        "............",
+        "#...........",
+    )
+    (one,) = split_pieces(maps, GRID)
+    assert shown(one[None]) == [
+        "............/.##.##....../.##.##....../............/............/............"
+    ]
+
+
+def test_a_whole_region_and_none_at_all_stay_as_they_are() -> None:
+    whole = drawn("............", "....###.....", *["............"] * 4)
+    assert torch.equal(split_pieces(whole, GRID), whole)
+    speck = drawn("....#.......", *["............"] * 5)
+    assert torch.equal(split_pieces(speck, GRID), speck)
+    nothing = torch.zeros(0, 72)
+    assert split_pieces(nothing, GRID).shape == (0, 72)

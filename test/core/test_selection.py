@@ -1,0 +1,127 @@
+"""Which of several: hand-drawn layouts, each relation, landmarks that are missing, roles."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from siglip_perception.instruction import parse
+from siglip_perception.selection import assign, with_roles
+from siglip_perception.types import Box, GroundedObject, Role
+
+WIDTH, HEIGHT = 640, 480
+
+
+def thing(phrase: str, x: int, y: int, size: int = 60, z: float = math.nan) -> GroundedObject:
+    """An object whose box has its centre at (x, y)."""
+    box = Box(x - size // 2, y - size // 2, size, size)
+    return GroundedObject(phrase, 0.9, 2.2, box, 0.01, position=(0.0, 0.0, z))
+
+
+def meant(sentence: str, *objects: GroundedObject) -> list[tuple[int, str]]:
+    """(centre's x, role) of what the sentence means."""
+    asked = parse(sentence)
+    chosen = assign(objects, asked.phrases, asked.mentions, WIDTH, HEIGHT)
+    return [
+        (found.box.x + found.box.width // 2, found.role.name[0])
+        for found in with_roles(objects, chosen)
+    ]
+
+
+CUPS = (thing("red cup", 100, 300), thing("red cup", 500, 200), thing("red cup", 320, 400))
+BOWL = thing("bowl", 330, 250)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "x"),
+    [
+        ("pick up the left red cup", 100),
+        ("pick up the rightmost red cup", 500),
+        ("pick up the second red cup from the left", 320),
+        ("pick up the red cup in the middle", 320),
+        ("pick up the nearest red cup", 320),
+        ("pick up the farthest red cup", 500),
+        ("pick up the red cup left of the bowl", 100),
+        ("pick up the red cup to the right of the bowl", 500),
+        ("pick up the red cup in front of the bowl", 320),
+        ("pick up the red cup behind the bowl", 500),
+        ("pick up the red cup below the bowl", 320),
+        ("pick up the red cup closest to the bowl", 320),
+        ("pick up the red cup next to the bowl", 320),
+    ],
+)
+def test_one_of_three(sentence: str, x: int) -> None:
+    found = dict(meant(sentence, *CUPS, BOWL))
+    found.pop(330, None)
+    assert found == {x: "T"}
+
+
+def test_without_a_relation_all_are_meant() -> None:
+    assert meant("pick up the red cup", *CUPS) == [(100, "T"), (500, "T"), (320, "T")]
+
+
+def test_the_other_language() -> None:
+    cups = [thing("빨간 컵", 100, 300), thing("빨간 컵", 500, 200)]
+    assert meant("왼쪽 빨간 컵을 집어", *cups) == [(100, "T")]
+    bowl = thing("그릇", 300, 300)
+    assert meant("그릇 오른쪽에 있는 빨간 컵을 집어", *cups, bowl) == [(500, "T"), (300, "U")]
+
+
+def test_the_only_one_is_never_taken_away() -> None:
+    assert meant("pick up the red cup left of the bowl", CUPS[1], BOWL) == [(500, "T"), (330, "U")]
+
+
+def test_a_landmark_that_is_not_in_view_tells_nothing() -> None:
+    assert len(meant("pick up the red cup left of the bowl", *CUPS)) == 3
+
+
+def test_where_none_keeps_the_relation_all_stay() -> None:
+    right = [thing("red cup", 500, 200), thing("red cup", 600, 200)]
+    assert len(meant("pick up the red cup left of the bowl", *right, BOWL)) == 3
+
+
+def test_each_that_keeps_it_where_more_are_meant() -> None:
+    cups = [thing("red cups", x, 260) for x in (100, 200, 500)]
+    found = meant("pick up the red cups left of the bowl", *cups, BOWL)
+    assert found == [(100, "T"), (200, "T"), (330, "U")]
+
+
+def test_on_between_and_inside() -> None:
+    cups = (thing("cup", 100, 200), thing("cup", 300, 210), thing("cup", 520, 230))
+    plates = (thing("plate", 100, 260, 120), thing("bowl", 500, 230, 140))
+    assert meant("take the cup on the plate", *cups, *plates)[0] == (100, "T")
+    assert meant("take the cup out of the bowl", *cups, *plates)[0] == (520, "T")
+    between = meant("take the cup between the plate and the bowl", *cups, *plates)
+    assert between[0] == (300, "T")
+
+
+def test_one_phrase_can_be_target_and_place() -> None:
+    blocks = [thing("red block", 100, 300), thing("red block", 500, 300)]
+    found = meant("stack the left red block on the right red block", *blocks)
+    assert found == [(100, "T"), (500, "P")]
+
+
+def test_what_a_sentence_spares_is_no_target() -> None:
+    blocks = [thing("block", 100, 300), thing("block", 500, 300)]
+    assert meant("take the left block, not the right block", *blocks) == [(100, "T"), (500, "U")]
+
+
+def test_a_landmark_can_be_told_apart_itself() -> None:
+    cups = [thing("cup", 100, 300), thing("cup", 400, 300)]
+    bowls = [thing("bowl", 180, 300), thing("bowl", 480, 300)]
+    found = meant("pick up the cup next to the right bowl", *cups, *bowls)
+    assert found == [(400, "T"), (480, "U")]
+
+
+def test_with_depth_near_is_near() -> None:
+    far, near = thing("cup", 100, 400, z=1.5), thing("cup", 500, 200, z=0.5)
+    assert meant("pick up the nearest cup", far, near) == [(500, "T")]
+    bowl = thing("bowl", 300, 300, z=1.0)
+    assert meant("pick up the cup behind the bowl", far, near, bowl)[0] == (100, "T")
+
+
+def test_largest_and_smallest() -> None:
+    cups = [thing("biggest cup", 100, 300, 40), thing("biggest cup", 300, 300, 90)]
+    assert meant("pick up the biggest cup", *cups) == [(300, "T")]
+    assert assign(cups, ("biggest cup",), (), WIDTH, HEIGHT) == {0: Role.UNKNOWN, 1: Role.UNKNOWN}

@@ -1,0 +1,164 @@
+"""Ids that stay, scores that do not flicker; what is lost is gone in time. Hand-made frames."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siglip_perception.tracking import Tracker, TrackingOptions
+from siglip_perception.types import Box, GroundedObject, Grounding
+
+SECOND = 1_000_000_000
+FRAME = SECOND // 20
+SIZE = (640, 480)
+OPTIONS = TrackingOptions(max_lost=0.3, smoothing=0.2)
+
+
+def thing(x: float, y: float = 240, phrase: str = "cup", logit: float = 3.0) -> GroundedObject:
+    box = Box(round(x) - 30, round(y) - 30, 60, 60)
+    return GroundedObject(phrase, 1 / (1 + math.exp(-logit)), logit, box, 0.01)
+
+
+def seen(*objects: GroundedObject, number: int = 1, **more: Any) -> Grounding:
+    return Grounding("find it", number, ("cup", "plate"), (0.9, 0.9), objects, "test", **more)
+
+
+class Run:
+    """A tracker and the time."""
+
+    def __init__(self) -> None:
+        self.tracker = Tracker()
+        self.now = 100 * SECOND
+
+    def frame(self, *objects: GroundedObject, step: int = FRAME, **more: Any) -> Grounding:
+        self.now += step
+        return self.tracker.update(seen(*objects, **more), self.now, SIZE, OPTIONS)
+
+
+def test_an_id_stays_while_a_thing_moves() -> None:
+    run = Run()
+    ids = [run.frame(thing(100 + 12 * i), thing(500 - 9 * i)).objects for i in range(30)]
+    first, second = ids[0][0].id, ids[0][1].id
+    assert first != second
+    for i, objects in enumerate(ids):
+        by_place = sorted(objects, key=lambda found: found.box.x)
+        expected = [first, second] if 100 + 12 * i < 500 - 9 * i else [second, first]
+        assert [found.id for found in by_place] == expected
+
+
+def test_the_speed_carries_it_over_a_gap() -> None:
+    run = Run()
+    for i in range(10):
+        number = run.frame(thing(100 + 20 * i)).objects[0].id
+    for i in range(3):
+        (lost,) = run.frame().objects
+        assert lost.id == number
+        assert lost.lost == pytest.approx(0.05 * (i + 1))
+        assert abs(lost.box.x + 30 - (280 + 20 * (i + 1))) < 15
+        assert math.isnan(lost.position[0])
+    (found,) = run.frame(thing(100 + 20 * 13)).objects
+    assert (found.id, found.lost) == (number, 0.0)
+
+
+def test_what_is_gone_is_gone_after_max_lost() -> None:
+    run = Run()
+    run.frame(thing(300))
+    shown = [len(run.frame().objects) for _ in range(10)]
+    assert shown == [1] * 6 + [0] * 4  # 0.3 s at 20 frames a second
+    assert run.frame(thing(300)).objects[0].id == 2
+
+
+def test_a_slow_camera_keeps_its_ids_and_hides_nothing() -> None:
+    run = Run()
+    assert run.frame(thing(300)).objects[0].id == 1
+    assert run.frame(thing(305), step=SECOND).objects[0].id == 1
+    assert run.frame(step=SECOND).objects == ()
+
+
+def test_scores_are_averaged_over_time() -> None:
+    run = Run()
+    run.frame(thing(300, logit=4.0))
+    (found,) = run.frame(thing(300, logit=0.0), step=SECOND // 5).objects
+    assert found.logit == pytest.approx(4.0 * math.exp(-1))  # one time constant later
+    assert found.score == pytest.approx(1 / (1 + math.exp(-found.logit)))
+
+
+def test_phrases_are_followed_apart() -> None:
+    run = Run()
+    cup, plate = run.frame(thing(300), thing(300, phrase="plate")).objects
+    assert cup.id != plate.id
+    assert [found.id for found in run.frame(thing(300, phrase="plate")).objects] == [1, 2]
+    # The cup is lost and comes first, as its phrase does.
+    assert [found.lost > 0 for found in run.frame(thing(300, phrase="plate")).objects] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(FRAME, 2), (-FRAME, 1), (-SECOND, 1), (3 * SECOND, 1)],
+    ids=["instruction", "back", "far back", "gap"],
+)
+def test_it_begins_anew(step: int, number: int) -> None:
+    run = Run()
+    assert run.frame(thing(300)).objects[0].id == 1
+    (found,) = run.frame(thing(300, logit=0.0), step=step, number=number).objects
+    assert (found.id, found.logit) == (2, 0.0)
+
+
+def test_the_mask_keeps_up_with_the_order() -> None:
+    run = Run()
+    run.frame(thing(100, logit=2.0), thing(400, logit=1.0))
+    mask = np.zeros((480, 640), dtype=np.uint8)
+    mask[:, :200], mask[:, 300:] = 2, 1
+    # The right one overtakes the left one only slowly: smoothed, it still comes second.
+    found = run.frame(thing(400, logit=2.5), thing(100, logit=2.0), mask=mask)
+    assert [item.box.x for item in found.objects] == [70, 370]
+    assert found.mask is not None
+    assert (found.mask[240, 100], found.mask[240, 250], found.mask[240, 400]) == (1, 0, 2)
+
+
+def test_what_is_lost_takes_no_place_of_what_is_seen() -> None:
+    tracker = Tracker()
+    tracker.update(seen(thing(100), thing(300)), SECOND, SIZE, OPTIONS)
+    found = tracker.update(seen(thing(100)), SECOND + FRAME, SIZE, OPTIONS, max_objects=1)
+    assert [item.lost for item in found.objects] == [0.0]
+
+
+def test_what_leaves_the_picture_is_not_kept() -> None:
+    run = Run()
+    for i in range(8):
+        run.frame(thing(560 + 8 * i))
+    run.frame()
+    assert run.frame(step=4 * FRAME).objects == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-FRAME, 3 * SECOND),
+            st.lists(st.tuples(st.integers(30, 610), st.integers(30, 450)), max_size=5),
+        ),
+        max_size=12,
+    )
+)
+def test_any_history(history: list[tuple[int, list[tuple[int, int]]]]) -> None:
+    run, again = Run(), Run()
+    for step, places in history:
+        objects = [thing(x, y) for x, y in places]
+        found = run.frame(*objects, step=step)
+        assert found == again.frame(*objects, step=step)
+        now = [item for item in found.objects if not item.lost]
+        assert len(now) == len(objects)
+        assert len({item.id for item in found.objects}) == len(found.objects)
+        assert all(0 < item.lost <= OPTIONS.max_lost for item in found.objects if item.lost)
+        for item in found.objects:
+            assert 0 <= item.box.x < item.box.x + item.box.width <= SIZE[0]
+            assert 0 <= item.box.y < item.box.y + item.box.height <= SIZE[1]
