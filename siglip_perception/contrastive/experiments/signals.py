@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,10 +110,9 @@ def new_encoder(seed: int) -> Dinov2WithRegistersModel:
     return Dinov2WithRegistersModel(config)
 
 
-def narrow() -> AbstractContextManager[None]:
+def narrow() -> torch.autocast:
     """Products in bfloat16, as the trainer has them."""
-    context: AbstractContextManager[None] = torch.autocast("cpu", torch.bfloat16)
-    return context
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 def normalised(images: Tensor) -> Tensor:
