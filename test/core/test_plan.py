@@ -85,7 +85,7 @@ def test_a_contract_of_one_encoder_cannot_ground_and_says_what_to_do(
     pipeline = Pipeline.load(PipelineOptions(model=str(stock), contract=only(name, tmp_path)))
     result = pipeline.process(Frame(IMAGE), None)
     assert result.tokens is not None
-    assert result.tokens.data.shape == (256, 160)
+    assert result.tokens.data.shape == (324, 192)
     with pytest.raises(BackendError, match=r"name a SigLIP and DINO model in grounding\.model"):
         pipeline.query(from_phrases(["cup"]))
 
