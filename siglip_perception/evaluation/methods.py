@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.grounding import GroundingSettings, Scores, find_regions
+from siglip_perception.grounding import GroundingSettings, Scores, find_regions, led_regions
 from siglip_perception.pieces import split_pieces
 from siglip_perception.plan import Sight
 from siglip_perception.pooling import head_keys, pool_regions, pool_single
@@ -47,11 +47,13 @@ class _Base:
 class Regions(_Base):
     """Regions that features hold together, pooled by SigLIP's head with its keys masked.
 
-    by_siglip: of SigLIP's own features instead of DINO's. mlp: with the head's MLP. beta: the cut
-    at so many times the mean affinity; None: what belongs to the weights.
+    by_siglip: of SigLIP's own features instead of DINO's. led: each phrase leads a region, too.
+    mlp: with the head's MLP. beta: the cut at so many times the mean affinity; None: what belongs
+    to the weights.
     """
 
     by_siglip: bool = False
+    led: bool = True
     mlp: bool = True
     beta: float | None = None
 
@@ -63,10 +65,15 @@ class Regions(_Base):
             settings = replace(settings, affinity_scale=None, affinity_bias=None)
         if self.beta is not None:
             settings = _cut(features, self.beta, settings)
-        maps = split_pieces(find_regions(features, settings), self.grid)
-        weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
+        found = find_regions(features, settings)
+        if self.led:
+            single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
+            dense = torch.from_numpy(single).to(features.device).sigmoid()
+            found = torch.cat([found, led_regions(features, dense, settings)])
+        maps = split_pieces(found[found.amax(dim=1) > 0.5], self.grid)
+        weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         pooled = pool_regions(head, keys, weights.unsqueeze(0), mlp=self.mlp)[0]
         logits = self.logits(pooled, phrases)
         return Scores(maps.view(-1, *self.grid).cpu().numpy(), logits[:, :-1], logits[:, -1])
@@ -149,6 +156,7 @@ def ablation(sight: Sight) -> Mapping[str, Method]:
     """Each switch of the grounding turned, one at a time."""
     return {
         "regions, head with MLP": Regions(sight),
+        "regions, none led by a phrase": Regions(sight, led=False),
         "regions, head without MLP": Regions(sight, mlp=False),
         **{
             f"regions, cut at {beta:g} x mean": Regions(sight, beta=beta)
