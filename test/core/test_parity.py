@@ -59,6 +59,19 @@ def test_fp32_tokens_are_the_references(written: tuple[Path, Path]) -> None:
     assert row.images == 2
 
 
+def test_dinov2_without_registers_is_transformers_too(tmp_path: Path) -> None:
+    """Its positions are interpolated without the antialias that its sibling's have."""
+    content = yaml.safe_load(small("siglip2-dinov2-224", tmp_path).read_text())
+    content["encoders"][0]["registers"] = 0
+    file = tmp_path / "plain.yaml"
+    file.write_text(yaml.safe_dump(content))
+    write_random(contracts.get(str(file)), tmp_path / "model", 0)
+    config = json.loads((tmp_path / "model/dinov2/config.json").read_text())
+    assert config["model_type"] == "dinov2"
+    row = compare(str(file), tmp_path / "model", IMAGES, "fp32", "random")
+    assert row.equal, row
+
+
 def test_bf16_tokens_point_where_the_references_do(written: tuple[Path, Path]) -> None:
     row = compare(str(written[0]), written[1], IMAGES[:1], "bf16", "random")
     assert row.equal, row
