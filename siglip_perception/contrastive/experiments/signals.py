@@ -190,9 +190,6 @@ class SelfDistilled(nn.Module):
             loss: Tensor = self.distillation(views, targets[0])[0]
         return loss
 
-    def after(self, progress: float) -> None:
-        self.distillation.move_teacher(progress)
-
 
 Signal = Contrastive | Affinity | SelfDistilled
 
@@ -221,7 +218,7 @@ def train(signal: Signal, given: Pictures, steps: int, batch: int, seed: int, na
         optimizer.step()
         schedule.step()
         if isinstance(signal, SelfDistilled):
-            signal.after(progress)
+            signal.distillation.move_teacher(progress)
         bar.set_postfix(loss=f"{float(value.detach()):.3f}")
     return float(value.detach())
 
