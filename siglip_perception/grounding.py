@@ -214,7 +214,8 @@ def select_objects(
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
     Best first within a phrase; of two regions that share half of the smaller the better one
-    stays, and so it does beside its own parts. image: uint8 [height, width, 3] RGB; its colours sharpen the masks.
+    stays, and so it does beside its own parts. image: uint8 [height, width, 3] RGB; its colours
+    sharpen the masks.
     """
     colours: Colours | None = None
     objects: list[GroundedObject] = []
