@@ -213,8 +213,9 @@ def select_objects(
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
-    Best first within a phrase; of two regions that overlap by half the better one stays, and so it
-    does beside its own parts. image: uint8 [height, width, 3] RGB; its colours sharpen the masks.
+    Best first within a phrase; of two regions that share half of the smaller the better one
+    stays, and so it does beside its own parts. image: uint8 [height, width, 3] RGB; its colours
+    sharpen the masks.
     """
     colours: Colours | None = None
     objects: list[GroundedObject] = []
@@ -243,7 +244,7 @@ def select_objects(
                 area / mask.size,
                 role,
             )
-            if any(_is_part(found, better) or _iou(mask, its) > 0.5 for its, better in kept):
+            if any(_is_part(found, better) or _overlap(mask, its) > 0.5 for its, better in kept):
                 continue
             kept.append((mask, found))
             masks.append(mask)
@@ -259,9 +260,10 @@ def _is_part(found: GroundedObject, better: GroundedObject) -> bool:
     return found.area < _PART * better.area and max(apart_x, apart_y) <= 0
 
 
-def _iou(first: UInt8Array, second: UInt8Array) -> float:
-    common = int(np.count_nonzero(first & second))
-    return common / max(int(np.count_nonzero(first | second)), 1)
+def _overlap(first: UInt8Array, second: UInt8Array) -> float:
+    """What two masks share, as a share of the smaller one."""
+    smaller = min(int(np.count_nonzero(first)), int(np.count_nonzero(second)))
+    return int(np.count_nonzero(first & second)) / max(smaller, 1)
 
 
 def label_mask(masks: list[UInt8Array], width: int, height: int) -> UInt8Array:
