@@ -165,6 +165,8 @@ class Tracker:
             if away > max_lost or box is None:
                 continue
             kept.append(track)
+            if not away:  # a frame of the same moment: no time for which it could be lost
+                continue
             lost.append(
                 replace(
                     track.found,

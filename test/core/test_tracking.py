@@ -139,6 +139,13 @@ def test_what_leaves_the_picture_is_not_kept() -> None:
     assert run.frame(step=4 * FRAME).objects == ()
 
 
+def test_a_second_frame_of_the_same_moment_loses_nothing_and_shows_only_what_it_has() -> None:
+    run = Run()
+    run.frame(thing(300))
+    assert run.frame(step=0).objects == ()
+    assert [item.id for item in run.frame(thing(300)).objects] == [1]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
