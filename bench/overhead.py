@@ -117,11 +117,12 @@ class TimedPipeline:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
 
-    def process(self, *arguments: Any, **options: Any) -> Any:
+    def process_batch(self, *arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        self.last = self._pipeline.process(*arguments, **options)
+        results = self._pipeline.process_batch(*arguments, **options)
         self.seconds.append(time.perf_counter() - start)
-        return self.last
+        self.last = results[0]
+        return results
 
 
 def median_ms(seconds: Sequence[float]) -> float:

@@ -80,9 +80,8 @@ def _spread_out(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A colour histogram through (1, 2, 1) / 4 along each channel: noise moves a pixel by one."""
     cube = counts.reshape(_LEVELS, _LEVELS, _LEVELS)
     for axis in range(3):
-        edged = np.pad(cube, [(1, 1) if axis == one else (0, 0) for one in range(3)], mode="edge")
-        low, middle, high = (
-            edged.take(range(first, first + _LEVELS), axis=axis) for first in range(3)
-        )
-        cube = (low + 2 * middle + high) / 4
+        first = np.moveaxis(cube, axis, 0)
+        low = np.concatenate([first[:1], first[:-1]])
+        high = np.concatenate([first[1:], first[-1:]])
+        cube = np.moveaxis((low + 2 * first + high) / 4, 0, axis)
     return cube.ravel()

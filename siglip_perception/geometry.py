@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from siglip_perception.contracts import Resize
 from siglip_perception.types import FloatArray
@@ -93,12 +95,13 @@ def spread(grid: FloatArray, geometry: Geometry, patch: int) -> FloatArray:
     goes on as it ends; what the square does not show is 0.
     """
     down, across = _hats(geometry, patch, grid.shape[0], grid.shape[1])
-    fine: FloatArray = down @ np.asarray(grid, dtype=np.float32) @ across
+    # PyTorch's product and not NumPy's, whose own threads would take the cores from the encoders'.
+    fine: FloatArray = (down @ torch.from_numpy(grid.astype(np.float32)) @ across).numpy()
     return fine
 
 
 @lru_cache(maxsize=64)
-def _hats(geometry: Geometry, patch: int, rows: int, cols: int) -> tuple[FloatArray, FloatArray]:
+def _hats(geometry: Geometry, patch: int, rows: int, cols: int) -> tuple[Tensor, Tensor]:
     """Bilinear weights [height, rows] and [cols, width] of every camera pixel's centre."""
     sides = []
     low, high = geometry.seen()[:2], geometry.seen()[2:]
@@ -108,5 +111,5 @@ def _hats(geometry: Geometry, patch: int, rows: int, cols: int) -> tuple[FloatAr
         places = np.clip(square / patch - 0.5, 0, count - 1)
         weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)
         weights[(centres < low[axis]) | (centres > high[axis])] = 0
-        sides.append(weights.astype(np.float32))
-    return sides[1], np.ascontiguousarray(sides[0].T)
+        sides.append(torch.from_numpy(weights.astype(np.float32)))
+    return sides[1], sides[0].T.contiguous()

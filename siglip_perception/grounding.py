@@ -193,12 +193,14 @@ def region_mask(
     if colours is not None:
         share = colours.sharpen(share, patch / geometry.size)
     binary = (share > 0.5).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
-    if count <= 2:
+    x, y, across, down = cv2.boundingRect(binary)
+    if not across:
         return binary
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    mask: UInt8Array = (labels == largest).astype(np.uint8)
-    return mask
+    there = np.s_[y : y + down, x : x + across]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary[there], connectivity=8)
+    if count > 2:
+        binary[there] = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    return binary
 
 
 def select_objects(
