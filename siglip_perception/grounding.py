@@ -23,7 +23,7 @@ from siglip_perception.colours import Colours
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pieces import split_pieces
-from siglip_perception.pooling import head_keys, pool_regions, pool_single
+from siglip_perception.pooling import head_keys, pool_regions
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
@@ -131,7 +131,8 @@ def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> T
     """Soft maps [P, N]: for each phrase, what hangs together with the patch that it fits best.
 
     dense: [P, N], probability of each phrase at each single patch. A small thing whose patches
-    DINOv2 leaves to the table is found where SigLIP sees it.
+    DINOv2 leaves to the table is found where SigLIP sees it. Only the ablation uses it: with the
+    embedded model it costs precision and finds nothing more (docs/grounding.md).
     """
     patches = functional.normalize(dinov2, dim=-1)
     cosine = patches @ patches.T
@@ -158,14 +159,7 @@ class Grounder:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
         keys = head_keys(self._head, siglip.unsqueeze(0))
         phrases = phrases.to(siglip.device)
-        single = functional.normalize(pool_single(self._head, keys.values[0]), dim=-1)
-        dense = torch.sigmoid(phrases @ single.T * self._scale + self._bias)
-        found = torch.cat(
-            [
-                find_regions(dinov2, self._settings),
-                led_regions(dinov2, dense, self._settings),
-            ]
-        )
+        found = find_regions(dinov2, self._settings)
         maps = split_pieces(found[found.amax(dim=1) > 0.5], self._grid)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole])

@@ -53,7 +53,7 @@ class Regions(_Base):
     """
 
     by_siglip: bool = False
-    led: bool = True
+    led: bool = False
     mlp: bool = True
     beta: float | None = None
 
@@ -156,7 +156,7 @@ def ablation(sight: Sight) -> Mapping[str, Method]:
     """Each switch of the grounding turned, one at a time."""
     return {
         "regions, head with MLP": Regions(sight),
-        "regions, none led by a phrase": Regions(sight, led=False),
+        "regions, each phrase leads one too": Regions(sight, led=True),
         "regions, head without MLP": Regions(sight, mlp=False),
         **{
             f"regions, cut at {beta:g} x mean": Regions(sight, beta=beta)
