@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from peer import NODE, Peer, Start, raw_image
+from rclpy.qos import QoSProfile
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
 from siglip_perception import contracts
 from siglip_perception.client import TokensError, expect, tokens_to_torch
 
+RELIABLE = QoSProfile(depth=10)
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -34,6 +36,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         instruction="find the red cup.",
         grounding__model=model_folder,
         grounding__rate=0.5,
+        image_reliability="reliable",  # each image is sent once
     ) as (_, peer):
         objects = f"{NODE}/front/objects"
         peer.listen(GroundedObjectArray, objects)
@@ -41,8 +44,8 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         peer.wait_status("node", OK, "active")
         assert "a model of its own" in peer.values("node")["grounding"]
         tokens = f"{NODE}/tokens"
-        peer.publish("front/image", raw_image(picture, 100.0))
-        peer.publish("wrist/image", raw_image(picture[::-1].copy(), 100.5))
+        peer.publish("front/image", raw_image(picture, 100.0), RELIABLE)
+        peer.publish("wrist/image", raw_image(picture[::-1].copy(), 100.5), RELIABLE)
         first = peer.wait(lambda: peer.heard[tokens], tokens)[0]
         assert (first.rows, first.cols, first.dim) == (36, 18, 384)
         assert (first.header.stamp.sec, first.header.stamp.nanosec) == (100, 0)  # the older one
@@ -54,8 +57,8 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         found = peer.wait(lambda: peer.heard[objects], objects)[0]
         assert found.header.stamp.sec == 100
         # The same images the other way round: the halves change places.
-        peer.publish("front/image", raw_image(picture[::-1].copy(), 101.0))
-        peer.publish("wrist/image", raw_image(picture, 101.0))
+        peer.publish("front/image", raw_image(picture[::-1].copy(), 101.0), RELIABLE)
+        peer.publish("wrist/image", raw_image(picture, 101.0), RELIABLE)
         second = peer.wait(lambda: peer.heard[tokens][1:], "the second tokens")[0]
         swapped_wrist, swapped_front = tokens_to_torch(second).chunk(2)
         assert float((wrist - swapped_front).abs().max()) < 1e-4
@@ -63,8 +66,8 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         assert float((wrist - front).abs().max()) > 1e-2
         assert peer.heard[f"{NODE}/front/tokens"] == []
         # Half a frame a second: of two frames a second apart, the first has objects.
-        peer.publish("front/image", raw_image(picture, 102.0))
-        peer.publish("wrist/image", raw_image(picture, 102.0))
+        peer.publish("front/image", raw_image(picture, 102.0), RELIABLE)
+        peer.publish("wrist/image", raw_image(picture, 102.0), RELIABLE)
         peer.wait(lambda: len(peer.heard[objects]) == 2, "objects of the third frame")
         assert [one.header.stamp.sec for one in peer.heard[objects]] == [100, 102]
 
