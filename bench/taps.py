@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from siglip_perception import contracts
+from siglip_perception.backends import choose
 from siglip_perception.encoders import Encoders
+from siglip_perception.flops import count as flops_of
 from siglip_perception.parity.random_weights import write_random
-from siglip_perception.plan import Plan, dtype_of
+from siglip_perception.plan import Plan
 from siglip_perception.preprocess import Preprocessor
 from siglip_perception.threads import spin_briefly
 
@@ -57,8 +57,8 @@ def encoders(model: str, contract: str, precision: str) -> tuple[Encoders, Prepr
     reads = {"dino": dino.name, "siglip": siglip.name} if dino and siglip else {}
     if not reads:
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
-    dtype = dtype_of(precision, CPU)
-    made = Encoders(plan.contract, plan.towers, plan.tokens, reads, CPU, dtype)
+    made = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    made.prepare(CPU, choose("torch", "cpu", precision).dtype)
     return made, Preprocessor(made.inputs, CPU), plan.contract.name
 
 
@@ -77,11 +77,7 @@ def measure(
         "tokens + objects": lambda: made(inputs, with_tokens=True, grounded=[0]),
         "two passes": both,
     }
-    flops = {}
-    for way, job in ways.items():
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            job()
-        flops[way] = counter.get_total_flops()
+    flops = {way: flops_of(job) for way, job in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.runs):
         for way, job in ways.items():

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AttentionInterface,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    SiglipModel,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
 
+from siglip_perception import packed
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.preprocess import EncoderInput
+from siglip_perception.transformer import Linear, take_apart
 
-_ROTARY_ATTENTION = "siglip_perception_sdpa"
-
-
-def _rotary_sdpa(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
-) -> Any:
-    """sdpa after a rotation in float32, whose queries and keys are wider than narrow values."""
-    narrow = value.dtype
-    return sdpa_attention_forward(module, query.to(narrow), key.to(narrow), value, *rest, **more)
-
-
-AttentionInterface.register(_ROTARY_ATTENTION, _rotary_sdpa)
+Segment = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,111 +35,105 @@ class Features:
 
 
 class Tower(nn.Module):
-    """One encoder taken apart: embed, blocks in order, final norm, tokens before the patches.
+    """One encoder: embedding, blocks in order, final norm. Uses up the model that it is made of.
 
     digest: of its weights; two towers with an equal one, and equal input, are one.
+    depth: how many blocks there are. split: after so many of them the tokens are tapped.
     """
+
+    mask: Tensor | None
 
     def __init__(
         self, model: PreTrainedModel, spec: EncoderSpec, fed: EncoderInput, digest: str
     ) -> None:
         super().__init__()
-        parts: Any = model
         self.fed = fed
         self.digest = digest
         self.prefix = spec.prefix
-        self.embed: nn.Module = parts.embeddings
-        if spec.name == "siglip":
-            self.blocks, self.norm = parts.encoder.layers, parts.post_layernorm
-        elif spec.name == "dinov2":
-            self.blocks, self.norm = parts.encoder.layer, parts.layernorm
-            _fit_positions(self.embed, spec)
-        else:
-            self.blocks, self.norm = parts.model.layer, parts.norm
-            parts.config._attn_implementation = _ROTARY_ATTENTION
-        if spec.name == "dinov3":
-            with torch.inference_mode():
-                cos, sin = parts.rope_embeddings(
-                    torch.zeros(1, 3, spec.image_size, spec.image_size)
-                )
-            self.register_buffer("_cos", cos, persistent=False)
-            self.register_buffer("_sin", sin, persistent=False)
-        self._is_rotary = spec.name == "dinov3"
+        self.patches = spec.grid**2
+        self.dim = spec.dim
+        embed, blocks, norm = take_apart(model, spec)
+        self.embed, self.norm = embed, norm
+        self.blocks = nn.ModuleList(blocks)
+        self.depth = len(blocks)
+        self.split = self.depth + spec.tap + 1
+        self._normed = spec.norm
+        self._segments: dict[tuple[int, int], Segment] = {}
+        self.register_buffer("mask", None, persistent=False)
 
-    def run(
-        self, pixels: Tensor, tap: int, normed: bool, rows: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Patches [B, N, D] of block `tap` (0: none), normed or not; and, of the images `rows` of
-        the batch alone, patches [len(rows), N, D] of the last block, normed.
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
+        self.to(device)
+        if dtype != torch.float32:
+            for part in self.modules():
+                if isinstance(part, Linear):
+                    part.to(dtype)
+        if device.type != "cpu":
+            return
+        if dtype == torch.bfloat16 and (more := self.embed.pad()):
+            mask = torch.zeros(1, 1, 1, self.prefix + self.patches + more, dtype=dtype)
+            mask[..., -more:] = -torch.inf
+            self.mask = mask
+        packed.pack(self)
+
+    def serve(self, segments: Mapping[tuple[int, int], Segment]) -> None:
+        """Run these in the place of PyTorch's own blocks, whose weights are let go.
+
+        segments: the blocks from the first up to the second -> what computes through() of them,
+            for all of parts().
+        """
+        self._segments = dict(segments)
+        self.embed.release()
+        self.blocks = nn.ModuleList()
+
+    def parts(self, read: bool) -> tuple[tuple[int, int], ...]:
+        """The runs of blocks up to the tap, and if the last features are read, to the end."""
+        if read and self.split < self.depth:
+            return ((0, self.split), (self.split, self.depth))
+        return ((0, self.split),)
+
+    def through(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks `start` up to `stop` of the residual stream [B, T, D]; of pixels for start 0."""
+        segment = self._segments.get((start, stop))
+        if segment is not None:
+            return segment(values)
+        hidden: Tensor = values if start else self.embed(values)
+        for block in self.blocks[start:stop]:
+            hidden = block(hidden, self.mask)
+        return hidden
+
+    def run(self, pixels: Tensor, tapped: bool, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Patches float32 [B, N, D] as the contract taps them; and, of the images `rows` of the
+        batch alone, patches [len(rows), N, D] of the last block, normed.
 
         What is not asked for is empty; no block runs on an image for which nothing reads it.
         """
-        count = len(self.blocks)
-        tap_at = count + tap if tap else -1
-        more = {"position_embeddings": (self._cos, self._sin)} if self._is_rotary else {}
         some = 0 < len(rows) < len(pixels)
-        if some and not tap:
+        if some and not tapped:
             pixels, some = pixels[list(rows)], False
-        hidden = self.embed(pixels)
-        tapped = last = hidden.new_empty(0)
-        for index in range(count if rows else tap_at + 1):
-            hidden = self.blocks[index](hidden, None, **more)
-            if index == tap_at:
-                tapped = self.norm(hidden) if normed else hidden
+        tokens = last = pixels.new_empty(0)
+        hidden = pixels
+        for start, stop in self.parts(bool(rows)):
+            hidden = self.through(hidden, start, stop)
+            if tapped and stop == self.split:
+                tokens = self._patches(hidden)
                 if some:
                     hidden = hidden[list(rows)]
         if rows:
-            shared = normed and tap_at == count - 1 and not some
-            last = (tapped if shared else self.norm(hidden))[:, self.prefix :]
-        return (tapped[:, self.prefix :] if tap else tapped), last
+            last = self.norm(self._patches(hidden))
+        if tapped and self._normed:
+            same = bool(rows) and not some and self.split == self.depth
+            tokens = last if same else self.norm(tokens)
+        return tokens, last
 
-
-def _fit_positions(embed: Any, spec: EncoderSpec) -> None:
-    """Interpolate DINOv2's positions once, by its own rule, and not in every pass.
-
-    Its rules differ: with registers there is an antialias, without there is none.
-    """
-    size, count = spec.image_size, spec.grid**2
-    with torch.inference_mode():
-        placed = embed.interpolate_pos_encoding(
-            torch.empty(1, count + 1, spec.dim), size, size
-        ).clone()
-    embed.position_embeddings = nn.Parameter(placed, requires_grad=False)
-
-
-class _NarrowLinear(nn.Linear):
-    """Products in the weights' own narrow dtype, whatever comes in."""
-
-    def forward(self, wide: Tensor) -> Tensor:
-        return functional.linear(wide.to(self.weight.dtype), self.weight, self.bias)
-
-
-class _NarrowConv2d(nn.Conv2d):
-    def forward(self, wide: Tensor) -> Tensor:
-        narrow = self._conv_forward(wide.to(self.weight.dtype), self.weight, self.bias)
-        # The embeddings add float32 positions, and the residual stream stays float32.
-        result: Tensor = narrow.float()
-        return result
-
-
-def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
-    """Matrix products in `dtype`; layer norms, positions and the residual stream stay float32.
-
-    Not autocast: without gradients it would cast every weight anew in every pass.
-    """
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.to(dtype)
-            part.__class__ = _NarrowLinear
-        elif type(part) is nn.Conv2d:
-            part.to(dtype)
-            part.__class__ = _NarrowConv2d
+    def _patches(self, hidden: Tensor) -> Tensor:
+        return hidden[:, self.prefix : self.prefix + self.patches]
 
 
 class Encoders:
     """The towers of a contract, and those of the grounding where it has some of its own.
 
-    With `dtype` below float32 the matrix products are done in it.
+    Either prepare() makes PyTorch run them, or each tower is given engines to run: Tower.serve().
     """
 
     def __init__(
@@ -164,17 +142,22 @@ class Encoders:
         towers: Mapping[str, Tower],
         tokens: Mapping[str, str],
         grounding: Mapping[str, str],
-        device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
         """towers: by any key. tokens: encoder of the contract -> its tower's key. grounding:
         "siglip" and "dino" -> the keys of what the grounding reads; empty where it is not done."""
-        self.towers = {key: tower.to(device) for key, tower in towers.items()}
-        if dtype != torch.float32:
-            for tower in towers.values():
-                _narrow(tower, dtype)
-        self._specs = {tokens[spec.name]: spec for spec in contract.encoders}
+        self.towers = dict(towers)
+        self._tapped = [tokens[spec.name] for spec in contract.encoders]
         self._grounding = dict(grounding)
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Make all towers ready on the device, with products in `dtype`; once."""
+        for tower in self.towers.values():
+            tower.prepare(device, dtype)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Keys of the towers whose last block the grounding reads."""
+        return frozenset(self._grounding.values())
 
     @property
     def inputs(self) -> tuple[EncoderInput, ...]:
@@ -189,23 +172,19 @@ class Encoders:
 
         grounded: the images of the batch whose features the grounding reads.
         """
-        read = set(self._grounding.values()) if grounded else set()
+        read = self.reads if grounded else frozenset()
         taps: dict[str, Tensor] = {}
         last: dict[str, Tensor] = {}
         for key, tower in self.towers.items():
-            spec = self._specs.get(key) if with_tokens else None
-            if spec is None and key not in read:
-                continue
-            taps[key], last[key] = tower.run(
-                inputs[tower.fed],
-                spec.tap if spec else 0,
-                bool(spec and spec.norm),
-                grounded if key in read else (),
-            )
+            tapped = with_tokens and key in self._tapped
+            if tapped or key in read:
+                taps[key], last[key] = tower.run(
+                    inputs[tower.fed], tapped, grounded if key in read else ()
+                )
         features = {part: last[key].float() for part, key in self._grounding.items() if read}
         tokens = None
         if with_tokens:
-            tokens = torch.cat([taps[key] for key in self._specs], dim=-1).float()
+            tokens = torch.cat([taps[key] for key in self._tapped], dim=-1).float()
         return Features(tokens, features.get("siglip"), features.get("dino"))
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from siglip_perception import backends
+from siglip_perception.backends import Choice
 from siglip_perception.contracts import Contract
 from siglip_perception.depth import locate
 from siglip_perception.encoders import Encoders, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding import Grounder, Scores, label_mask, select_objects
 from siglip_perception.instruction import Instruction
-from siglip_perception.plan import Plan, device_of, dtype_of
+from siglip_perception.plan import Plan
 from siglip_perception.preprocess import Preprocessor
 from siglip_perception.selection import assign, with_roles
 from siglip_perception.types import (
@@ -80,20 +82,17 @@ class Pipeline:
     grounder: what finds them, where they can be found.
     """
 
-    def __init__(
-        self, plan: Plan, options: PipelineOptions, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, plan: Plan, options: PipelineOptions, choice: Choice) -> None:
         self.contract: Contract = plan.contract
         self.fingerprint = plan.fingerprint
         self.grounding = plan.says
         self.can_ground = plan.sight is not None
-        self.backend = f"torch {torch.__version__} on {device}, {str(dtype).rpartition('.')[2]}"
         self.threshold = options.threshold
         self.max_objects = options.max_objects
         self._tokens_dtype: TokenDtype = options.tokens_dtype
-        self._encoders = Encoders(
-            plan.contract, plan.towers, plan.tokens, plan.grounding, device, dtype
-        )
+        self._encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+        self.backend = backends.start(self._encoders, choice)
+        device = choice.device
         self._preprocess = Preprocessor(self._encoders.inputs, device)
         self.sight = plan.sight
         if plan.sight is not None:
@@ -109,22 +108,17 @@ class Pipeline:
 
         Raises CheckpointError, ContractError or BackendError, each with one clear sentence.
         """
-        if options.backend not in ("auto", "torch"):
-            raise BackendError(
-                f"The backend {options.backend!r} is not part of this version: use auto or torch."
-            )
-        device = device_of(options.device)
-        dtype = dtype_of(options.precision, device)
+        choice = backends.choose(options.backend, options.device, options.precision)
         plan = Plan.make(
             options.model, options.contract, options.grounding_model, options.grounding_contract
         )
         try:
-            pipeline = cls(plan, options, device, dtype)
+            pipeline = cls(plan, options, choice)
             pipeline._warm_up()
         except torch.OutOfMemoryError as error:
             raise BackendError(
-                f"The memory of {device} does not hold {options.model}: use a smaller model or"
-                " another device."
+                f"The memory of {choice.device} does not hold {options.model}: use a smaller model"
+                " or another device."
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)

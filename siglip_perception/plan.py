@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders import Tower
-from siglip_perception.errors import BackendError, ContractError
+from siglip_perception.errors import ContractError
 from siglip_perception.grounding import GroundingSettings
 from siglip_perception.preprocess import EncoderInput, Square
-
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -199,29 +196,3 @@ def _sight(
     assert spec is not None
     settings = GroundingSettings.from_mapping(models.grounding)
     return Sight(siglip, tokenizer, Square.of(contract, spec), spec.grid, spec.patch, settings)
-
-
-def device_of(name: str) -> torch.device:
-    """The device of the parameter `device`; BackendError where it is not there."""
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if name == "cuda" and not available:
-        raise BackendError(
-            "The device 'cuda' was asked for and PyTorch sees no CUDA GPU: check nvidia-smi and"
-            " that torch.version.cuda is set, or use device: cpu."
-        )
-    if name not in ("cpu", "cuda"):
-        raise BackendError(f"There is no device {name!r}: use auto, cpu or cuda.")
-    return torch.device(name)
-
-
-def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the parameter `precision`; BackendError where the device has none such."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if precision not in _PRECISIONS:
-        raise BackendError(f"There is no precision {precision!r}: use auto, fp32, bf16 or fp16.")
-    if precision == "fp16" and device.type == "cpu":
-        raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
-    return _PRECISIONS[precision]

@@ -65,9 +65,8 @@ class Eyes:
             raise CheckpointError(plan.says)
         device = torch.device("cpu")
         self.sight = plan.sight
-        self._encoders = Encoders(
-            plan.contract, plan.towers, plan.tokens, plan.grounding, device, torch.float32
-        )
+        self._encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+        self._encoders.prepare(device, torch.float32)
         self._preprocess = Preprocessor(self._encoders.inputs, device)
         self._text = TextEncoder(plan.sight.siglip, plan.sight.tokenizer, device)
 

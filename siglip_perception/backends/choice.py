@@ -1,0 +1,111 @@
+"""Which backend, device and precision: what was asked for, or what is best here, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from siglip_perception import cpu
+from siglip_perception.errors import BackendError
+
+BackendName = Literal["torch", "openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs the encoders. why: the reasons of what was left to `auto`; may be empty."""
+
+    backend: BackendName
+    device: torch.device
+    precision: Precision
+    why: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What PyTorch runs, where it is to: the precision, or bfloat16 for int8."""
+        return DTYPES.get(self.precision, torch.bfloat16)
+
+
+def choose(backend: str, device: str, precision: str) -> Choice:
+    """Settle the parameters of these names, each of which may be auto.
+
+    Raises BackendError, one sentence, for what is not there and was asked for by name.
+    """
+    where, why = _device(device, backend)
+    if backend == "auto":
+        name, reason = _backend(where, precision)
+        why = [*why, reason]
+    elif backend in BACKENDS:
+        name = next(known for known in BACKENDS if known == backend)
+    else:
+        raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
+    how, reason = _precision(precision, name, where)
+    return Choice(name, where, how, "; ".join(filter(None, [*why, reason])))
+
+
+def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
+    if name not in ("auto", "cpu", "cuda"):
+        raise BackendError(f"There is no device {name!r}: use auto, cpu or cuda.")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise BackendError(
+            "The device 'cuda' was asked for and PyTorch sees no CUDA GPU: check nvidia-smi and"
+            " that torch.version.cuda is set, or use device: cpu."
+        )
+    if backend == "openvino":
+        if name == "cuda":
+            raise BackendError("OpenVINO runs on a CPU: use device: cpu, or backend: torch.")
+        return torch.device("cpu"), []
+    if backend == "tensorrt":
+        if name == "cpu" or not available:
+            raise BackendError(
+                "TensorRT needs a CUDA GPU, which PyTorch does not see or device: cpu rules out:"
+                " check nvidia-smi and torch.version.cuda, or use backend: torch."
+            )
+        return torch.device("cuda"), []
+    if name != "auto":
+        return torch.device(name), []
+    if available:
+        return torch.device("cuda"), [f"there is a GPU, {torch.cuda.get_device_name()}"]
+    return torch.device("cpu"), []
+
+
+def _backend(device: torch.device, precision: str) -> tuple[BackendName, str]:
+    if device.type == "cuda":
+        return "torch", "TensorRT serves where it is asked for by name"
+    if precision == "int8":
+        return "openvino", "int8 is OpenVINO's"
+    if precision == "bf16" or (precision == "auto" and cpu.bf16_unit()):
+        return "torch", "its packed bfloat16 products are the fastest here"
+    if importlib.util.find_spec("openvino") is not None:
+        return "openvino", "the fastest in fp32 on a CPU"
+    return "torch", "OpenVINO, which is faster in fp32, is not installed"
+
+
+def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[Precision, str]:
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16", "half precision on a GPU"
+        unit = cpu.bf16_unit()
+        return (
+            ("bf16", f"the CPU has {unit}") if unit else ("fp32", "the CPU has no fast bfloat16")
+        )
+    found = next((known for known in PRECISIONS if known == name), None)
+    if found is None:
+        raise BackendError(f"There is no precision {name!r}: use auto, {', '.join(PRECISIONS)}.")
+    if found == "fp16" and device.type == "cpu":
+        raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
+    if found == "int8" and backend != "openvino":
+        raise BackendError(f"{backend} does not run int8: use backend: openvino, or bf16.")
+    return found, ""

@@ -1,0 +1,170 @@
+"""OpenVINO on a CPU: each run of blocks compiled of its ONNX export, in fp32, bf16 or int8.
+
+The graphs are kept in the engine cache; what is compiled of them has to give the tokens of
+PyTorch's float32 pass (selftest.py) before it serves. int8 is never made on the way: it needs
+frames of the user's own to calibrate on (`siglip-perception export --precision int8`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from siglip_perception.backends import selftest
+from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.choice import Precision
+from siglip_perception.backends.export import OPSET, RECIPE, Graph, export_run
+from siglip_perception.encoders import Encoders, Segment, Tower
+from siglip_perception.errors import BackendError
+
+_MODEL = "model.xml"
+# Frames that int8's ranges are taken from; NNCF's own default.
+CALIBRATION_FRAMES = 300
+Span = tuple[int, int]
+
+
+def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = None) -> str:
+    """Compile all towers of an Encoders that is not prepared, and let them serve.
+
+    What serves, in words. Raises BackendError where OpenVINO is not installed, int8 has not been
+    calibrated, or the compiled blocks give other tokens.
+    """
+    cache = cache or EngineCache()
+    library = load_library()
+    core = library.Core()
+    compiled: dict[str, dict[Span, Segment]] = {}
+    for key, tower in encoders.towers.items():
+        compiled[key] = {
+            span: _compile(core, model(tower, key, span, precision, cache), precision)
+            for span in tower.parts(key in encoders.reads)
+        }
+    expected = selftest.reference(encoders)
+    for key, tower in encoders.towers.items():
+        tower.serve(compiled[key])
+    selftest.check(encoders, expected, precision, f"OpenVINO {version()}")
+    return f"openvino {version()}"
+
+
+def load_library() -> Any:
+    """The package; BackendError with what to do where it cannot be imported."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError(
+            f"The backend 'openvino' needs OpenVINO, which cannot be imported ({error}):"
+            " pip install 'siglip_perception[openvino]', or use backend: torch."
+        ) from error
+    return openvino
+
+
+def version() -> str:
+    return importlib.metadata.version("openvino")
+
+
+def model(tower: Tower, key: str, span: Span, precision: Precision, cache: EngineCache) -> Path:
+    """The file of one run of blocks, exported where it is not in the cache yet.
+
+    Raises BackendError where it is int8 and has not been calibrated.
+    """
+    facts = facts_of(tower, span, precision)
+    found = cache.get(facts)
+    if found is None and precision == "int8":
+        raise BackendError(
+            f"The encoder {key} has not been calibrated for int8 on this machine: run"
+            " `siglip-perception export --precision int8 --calibrate` with a bag or a folder of"
+            " your own frames, or use precision: auto."
+        )
+    if found is None:
+        found = cache.build(facts, lambda folder: convert(tower, key, span, folder))
+    return found / _MODEL
+
+
+def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str]:
+    """What the entry of a run of blocks in the cache depends on."""
+    return {
+        "kind": "openvino",
+        "version": version(),
+        "weights": tower.digest,
+        "side": str(tower.fed.square.size),
+        "blocks": f"{span[0]}-{span[1]}",
+        "recipe": f"{RECIPE}, opset {OPSET}",
+        # bf16 is how float32 is compiled, not another graph.
+        "precision": "int8" if precision == "int8" else "fp32",
+    }
+
+
+def convert(tower: Tower, key: str, span: Span, folder: Path) -> None:
+    """Write the float32 graph of a run of blocks as OpenVINO's own files."""
+    library = load_library()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".onnx.") as work:
+        graph: Graph = export_run(tower, key, *span, Path(work), 1)
+        library.save_model(library.convert_model(graph.path), folder / _MODEL, False)
+
+
+def quantize(
+    tower: Tower, key: str, span: Span, inputs: Sequence[Tensor], cache: EngineCache
+) -> tuple[Path, Path]:
+    """The int8 and the float32 file of a run of blocks; int8 is made anew, and replaces an older.
+
+    inputs: what enters it, [1, ...] each, of the user's own frames.
+    Raises BackendError where NNCF is not installed.
+    """
+    try:
+        import nncf
+    except ImportError as error:
+        raise BackendError(
+            f"int8 needs NNCF, which cannot be imported ({error}):"
+            " pip install 'siglip_perception[openvino]'."
+        ) from error
+    library = load_library()
+    exact = model(tower, key, span, "fp32", cache)
+
+    def make(folder: Path) -> None:
+        narrow = nncf.quantize(
+            library.Core().read_model(exact),
+            nncf.Dataset([values.numpy() for values in inputs]),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
+        )
+        library.save_model(narrow, folder / _MODEL, False)
+
+    facts = facts_of(tower, span, "int8")
+    cache.discard(facts)
+    return cache.build(facts, make) / _MODEL, exact
+
+
+def _compile(core: Any, path: Path, precision: Precision) -> Segment:
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    try:
+        request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "no reason given")
+        raise BackendError(
+            f"OpenVINO cannot compile {path} ({reason}): remove its folder, or use backend: torch."
+        ) from error
+    return segment(request)
+
+
+def segment(request: Any) -> Segment:
+    """A compiled graph of batch one as blocks over any batch."""
+
+    def run(values: Tensor) -> Tensor:
+        found = []
+        for index in range(len(values)):
+            one = values[index : index + 1].contiguous().numpy()
+            out = request.infer([one], share_inputs=True)[0]
+            found.append(torch.from_numpy(out))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    return run

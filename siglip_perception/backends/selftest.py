@@ -1,0 +1,71 @@
+"""Whether an engine gives the tokens of PyTorch's float32 pass, before it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from siglip_perception.backends.choice import Precision
+from siglip_perception.encoders import Encoders, Features
+from siglip_perception.errors import BackendError
+from siglip_perception.preprocess import EncoderInput
+
+# Least cosine of a token or a feature with its float32 self. Real bfloat16 passes keep 0.9999
+# and more; int8 is held to the user's own frames when it is calibrated, here to no more than that
+# the graph is the right one.
+LIMITS: dict[Precision, float] = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999, "int8": 0.9}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs, and what PyTorch makes of them in float32: tokens, features where they are read."""
+
+    inputs: Mapping[EncoderInput, Tensor]
+    features: Features
+
+
+def reference(encoders: Encoders) -> Reference:
+    """PyTorch's own pass, on smooth noise in the range of normalised pixels; before prepare()."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {}
+    for one in encoders.inputs:
+        coarse = torch.randn(1, 3, 14, 14, generator=generator)
+        side = one.square.size
+        inputs[one] = functional.interpolate(coarse, (side, side), mode="bilinear")
+    return Reference(inputs, run(encoders, inputs))
+
+
+def run(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> Features:
+    """All that the encoders are asked for, of one image."""
+    return encoders(inputs, with_tokens=True, grounded=[0] if encoders.reads else [])
+
+
+def least_cosine(one: Features, other: Features) -> float:
+    """Over all tokens and features; 0 where one is not finite."""
+    least = 1.0
+    for ours, theirs in zip(_tensors(one), _tensors(other), strict=True):
+        if not bool(ours.isfinite().all()):
+            return 0.0
+        cosine = functional.cosine_similarity(ours.float(), theirs.float(), dim=-1)
+        least = min(least, float(cosine.min()))
+    return least
+
+
+def check(encoders: Encoders, expected: Reference, precision: Precision, engine: str) -> float:
+    """The least cosine; raises BackendError where it is below the precision's limit."""
+    found = least_cosine(run(encoders, expected.inputs), expected.features)
+    if found < LIMITS[precision]:
+        raise BackendError(
+            f"{engine} gives other tokens than PyTorch in {precision} (least cosine {found:.5f},"
+            f" limit {LIMITS[precision]:g}): use backend: torch, or another precision."
+        )
+    return found
+
+
+def _tensors(features: Features) -> list[Tensor]:
+    found = (features.tokens, features.siglip, features.dino)
+    return [tensor for tensor in found if tensor is not None]

@@ -1,0 +1,82 @@
+"""Matrix products on a CPU with weights that oneDNN has laid out for them, once.
+
+PyTorch lays a weight out anew in every product, and reads and writes what GELU makes of its result
+once more. torch.compile packs and fuses too, after compiling for half a minute; these are the
+operators that it calls. They are PyTorch's own but not public, so they are tried first: where they
+are missing, or compute something else, the plain product stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from siglip_perception.transformer import Linear, activate
+
+_LOGGER = logging.getLogger(__name__)
+# What oneDNN does to a product on the way: operator and algorithm.
+_POST = {"": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
+
+
+class PackedLinear(nn.Module):
+    """Linear with a packed weight; the same values up to rounding."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self._dtype = linear.weight.dtype
+        self._packed = _reorder(linear.weight)
+        self._bias = linear.bias
+        self._act = linear.act
+        self._post = _POST.get(linear.act, _POST[""])
+
+    def forward(self, wide: Tensor) -> Tensor:
+        kind, algorithm = self._post
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            wide.to(self._dtype), self._packed, self._bias, kind, [], algorithm
+        )
+        return activate(out, self._act) if self._act not in _POST else out
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    return packed
+
+
+def pack(module: nn.Module) -> None:
+    """Put packed products in the place of all Linear modules below, where that works here."""
+    for name, part in list(module.named_children()):
+        if isinstance(part, Linear):
+            if works(part.weight.dtype):
+                setattr(module, name, PackedLinear(part))
+        else:
+            pack(part)
+
+
+@functools.cache
+def works(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch packs products of the dtype, and gets them right."""
+    if not torch._C._has_mkldnn:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(size, 48, generator=generator).to(dtype) for size in (32, 8))
+    bias = torch.ones(32, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            for act in _POST:
+                plain = Linear(weight, bias, act)
+                found: Any = PackedLinear(plain)(x)
+                cosine = functional.cosine_similarity(
+                    found.double().flatten(), plain(x).double().flatten(), dim=0
+                )
+                if found.dtype != dtype or not float(cosine) > 0.9999:
+                    raise RuntimeError(f"they give other values (cosine {float(cosine):.4f})")
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, reason)
+        return False
+    return True
