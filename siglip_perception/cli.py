@@ -13,6 +13,7 @@ from siglip_perception import __version__
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.threads import spin_briefly
+from siglip_perception.types import BACKENDS, PRECISIONS
 
 _HELP = {
     "tokens": "fused tokens of one image -> .npz",
@@ -26,6 +27,8 @@ _HELP = {
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
     "experiment": "answer one question about contrastive learning by measuring",
+    "export": "ONNX of the encoders, or their engines built ahead of time; int8 on your frames",
+    "bench": "this project beside transformers and timm: latency, share of the machine, accuracy",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
 # These bring their own arguments; they are imported only when they are asked for.
@@ -38,6 +41,8 @@ _DELEGATED = {
     "evaluate": "siglip_perception.evaluation",
     "experiment": "siglip_perception.contrastive.experiments.command",
     "demo": "siglip_perception.demo",
+    "export": "siglip_perception.backends.command",
+    "bench": "siglip_perception.benchmark",
 }
 
 
@@ -202,9 +207,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
         help="name or .yaml file (default: the one that the model keeps)",
     )
     for name, choices in (
-        ("backend", ("auto", "torch", "openvino", "tensorrt")),
+        ("backend", ("auto", *BACKENDS)),
         ("device", ("auto", "cpu", "cuda")),
-        ("precision", ("auto", "fp32", "bf16", "fp16")),
+        ("precision", ("auto", *PRECISIONS)),
     ):
         parser.add_argument(
             f"--{name}", choices=choices, default="auto", help="default: %(default)s"

@@ -164,19 +164,19 @@ def _metres(point: Point3) -> list[float] | None:
     return [round(value, 4) for value in point] if all(map(math.isfinite, point)) else None
 
 
-def progress(stream: TextIO) -> Callable[[int, int], None]:
+def progress(stream: TextIO, unit: str = "image") -> Callable[[int, int], None]:
     """A progress bar on a terminal, a plain line at every tenth of the way elsewhere."""
     if not stream.isatty():
 
         def plain(done: int, total: int) -> None:
             if done % max(1, total // 10) == 0 or done == total:
-                print(f"{done} of {total} images", file=stream, flush=True)
+                print(f"{done} of {total} {unit}s", file=stream, flush=True)
 
         return plain
 
     from tqdm import tqdm
 
-    bar = tqdm(unit="image", file=stream)
+    bar = tqdm(unit=unit, file=stream)
 
     def drawn(done: int, total: int) -> None:
         bar.total = total

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from siglip_perception.errors import PerceptionError
-from siglip_perception.types import TokenDtype
+from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -122,8 +122,8 @@ class Settings:
     )
     backend: str = _parameter(
         "auto",
-        "What runs the encoders; auto: the fastest that passes its self-test.",
-        choices=("auto", "torch", "openvino", "tensorrt"),
+        "What runs the encoders; auto: the fastest that is proven here (docs/backends.md).",
+        choices=("auto", *BACKENDS),
         change=Change.UNCONFIGURED,
     )
     device: str = _parameter(
@@ -134,8 +134,9 @@ class Settings:
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the encoders; auto: fp32 on a CPU, half precision on a GPU.",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        "Arithmetic of the encoders' products; auto: bf16 on a GPU and on a CPU with units for it,"
+        " else fp32.",
+        choices=("auto", *PRECISIONS),
         change=Change.UNCONFIGURED,
     )
     allow_download: bool = _parameter(

@@ -70,11 +70,26 @@ class Tower(nn.Module):
                     part.to(dtype)
         if device.type != "cpu":
             return
-        if dtype == torch.bfloat16 and (more := self.embed.pad()):
-            mask = torch.zeros(1, 1, 1, self.prefix + self.patches + more, dtype=dtype)
+        if dtype == torch.bfloat16:
+            self.pad(1, dtype)
+        packed.pack(self)
+
+    def pad(self, rows: int | None, dtype: torch.dtype = torch.float32) -> None:
+        """Lengthen the sequence to whole tiles, T tokens, of which attention sees the real ones.
+
+        rows: of the mask [1, 1, rows, T]; None: T.
+        """
+        more = self.embed.pad()
+        count = self.prefix + self.patches + more
+        if more:
+            mask = torch.zeros(1, 1, rows or count, count, dtype=dtype)
             mask[..., -more:] = -torch.inf
             self.mask = mask
-        packed.pack(self)
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence, with what pads it."""
+        return self.prefix + self.patches + len(self.embed.after)
 
     def serve(self, segments: Mapping[tuple[int, int], Segment]) -> None:
         """Run these in the place of PyTorch's own blocks, whose weights are let go.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ FloatArray = npt.NDArray[np.float32]
 Point3 = tuple[float, float, float]
 NOWHERE: Point3 = (math.nan, math.nan, math.nan)
 
+BackendName = Literal["torch", "openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TokenDtype = Literal["float32", "float16", "bfloat16"]
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.backends.choice import BACKENDS, PRECISIONS, Choice, choose
+from siglip_perception.backends.choice import Choice, choose
 from siglip_perception.encoders import Encoders
 from siglip_perception.errors import BackendError
 
-__all__ = ["BACKENDS", "PRECISIONS", "Choice", "choose", "start"]
+__all__ = ["Choice", "choose", "start"]
 
 
 def start(encoders: Encoders, choice: Choice) -> str:

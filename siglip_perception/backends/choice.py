@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 
 from siglip_perception import cpu
 from siglip_perception.errors import BackendError
+from siglip_perception.types import BACKENDS, PRECISIONS, BackendName, Precision
 
-BackendName = Literal["torch", "openvino", "tensorrt"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,

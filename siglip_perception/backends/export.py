@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from siglip_perception.backends.choice import DTYPES, Precision
+from siglip_perception.backends.choice import DTYPES
 from siglip_perception.encoders import Tower
 from siglip_perception.errors import BackendError
 from siglip_perception.transformer import Linear
+from siglip_perception.types import Precision
 
 # Changes whenever the same weights give another graph: engines built of an older one are stale.
 RECIPE = 1
@@ -62,7 +63,7 @@ class Run(nn.Module):
         """Zeros of the input's shape."""
         tower = self.tower
         if self._start:
-            return torch.zeros(batch, tower.prefix + tower.patches, tower.dim)
+            return torch.zeros(batch, tower.tokens, tower.dim)
         side = tower.fed.square.size
         return torch.zeros(batch, 3, side, side)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.choice import Precision
 from siglip_perception.backends.export import OPSET, RECIPE, Graph, export_run
 from siglip_perception.encoders import Encoders, Segment, Tower
 from siglip_perception.errors import BackendError
+from siglip_perception.types import Precision
 
 _MODEL = "model.xml"
 # Frames that int8's ranges are taken from; NNCF's own default.
@@ -39,6 +39,8 @@ def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = 
     library = load_library()
     core = library.Core()
     compiled: dict[str, dict[Span, Segment]] = {}
+    for tower in encoders.towers.values():
+        pad(tower)
     for key, tower in encoders.towers.items():
         compiled[key] = {
             span: _compile(core, model(tower, key, span, precision, cache), precision)
@@ -49,6 +51,14 @@ def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = 
         tower.serve(compiled[key])
     selftest.check(encoders, expected, precision, f"OpenVINO {version()}")
     return f"openvino {version()}"
+
+
+def pad(tower: Tower) -> None:
+    """Pad its sequence, which makes attention over 261 tokens an eighth of the pass faster.
+
+    A mask [1, 1, 1, T] would do, but OpenVINO 2026.4 computes something else with one.
+    """
+    tower.pad(None)
 
 
 def load_library() -> Any:
@@ -92,7 +102,7 @@ def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str
         "version": version(),
         "weights": tower.digest,
         "side": str(tower.fed.square.size),
-        "blocks": f"{span[0]}-{span[1]}",
+        "blocks": f"{span[0]}-{span[1]} of {tower.tokens} tokens",
         "recipe": f"{RECIPE}, opset {OPSET}",
         # bf16 is how float32 is compiled, not another graph.
         "precision": "int8" if precision == "int8" else "fp32",
@@ -100,7 +110,7 @@ def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str
 
 
 def convert(tower: Tower, key: str, span: Span, folder: Path) -> None:
-    """Write the float32 graph of a run of blocks as OpenVINO's own files."""
+    """Write the float32 graph of a run of blocks of a padded tower as OpenVINO's own files."""
     library = load_library()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".onnx.") as work:
         graph: Graph = export_run(tower, key, *span, Path(work), 1)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.backends.choice import Precision
 from siglip_perception.encoders import Encoders, Features
 from siglip_perception.errors import BackendError
-from siglip_perception.preprocess import EncoderInput
+from siglip_perception.preprocess import EncoderInput, Preprocessor
+from siglip_perception.types import Precision, UInt8Array
 
 # Least cosine of a token or a feature with its float32 self. Real bfloat16 passes keep 0.9999
 # and more; int8 is held to the user's own frames when it is calibrated, here to no more than that
@@ -28,14 +29,22 @@ class Reference:
     features: Features
 
 
+def frames(number: int) -> list[UInt8Array]:
+    """Camera frames uint8 [480, 640, 3] that need no file: noise with structure at every scale."""
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(number):
+        picture = np.full((480, 640, 3), 127.0)
+        for scale in (1, 4, 20, 80):
+            coarse = generator.normal(0, 40, (480 // scale, 640 // scale, 3))
+            picture += np.kron(coarse, np.ones((scale, scale, 1)))
+        made.append(np.clip(picture, 0, 255).astype(np.uint8))
+    return made
+
+
 def reference(encoders: Encoders) -> Reference:
-    """PyTorch's own pass, on smooth noise in the range of normalised pixels; before prepare()."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = {}
-    for one in encoders.inputs:
-        coarse = torch.randn(1, 3, 14, 14, generator=generator)
-        side = one.square.size
-        inputs[one] = functional.interpolate(coarse, (side, side), mode="bilinear")
+    """PyTorch's own pass over a frame; before prepare()."""
+    inputs = Preprocessor(encoders.inputs, torch.device("cpu"))(frames(1))
     return Reference(inputs, run(encoders, inputs))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
+from siglip_perception.types import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from siglip_perception.evaluation.figures import Figures
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
     parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     parser.add_argument("--scenes", type=int, default=500, help="generated scenes (default: 500)")
     parser.add_argument(
         "--objects",
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         PipelineOptions(
             model=args.model,
             contract=args.contract,
+            backend=args.backend,
             device=args.device,
             precision=args.precision,
             threshold=args.threshold,

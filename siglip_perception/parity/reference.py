@@ -100,12 +100,17 @@ def _fit_and_pad(
     return square
 
 
-def _timm(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+def timm_network(spec: EncoderSpec, model: Path) -> Any:
+    """timm's own model of the encoder, with the weights in the folder."""
     network = create(spec, spec.image_size)
     state = _timm_state(spec, model)
     filtered = import_timm().models.vision_transformer.checkpoint_filter_fn(state, network)
     network.load_state_dict(filtered)
-    network.eval()
+    return network.eval()
+
+
+def _timm(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+    network = timm_network(spec, model)
     tapped: Tensor = network.get_intermediate_layers(
         pixels, n={len(network.blocks) + spec.tap}, norm=spec.norm
     )[0]
