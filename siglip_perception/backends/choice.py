@@ -20,12 +20,14 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs the encoders. why: the reasons of what was left to `auto`; may be empty."""
+    """What runs the encoders. why: the reasons of what was left to `auto`; may be empty. free:
+    whether the backend was, so that one that turns out to be ready may serve instead."""
 
     backend: BackendName
     device: torch.device
     precision: Precision
     why: str
+    free: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,7 +49,8 @@ def choose(backend: str, device: str, precision: str) -> Choice:
     else:
         raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
     how, reason = _precision(precision, name, where)
-    return Choice(name, where, how, "; ".join(filter(None, [*why, reason])))
+    reasons = "; ".join(filter(None, [*why, reason]))
+    return Choice(name, where, how, reasons, free=backend == "auto")
 
 
 def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
@@ -79,7 +82,7 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
 
 def _backend(device: torch.device, precision: str) -> tuple[BackendName, str]:
     if device.type == "cuda":
-        return "torch", "TensorRT serves where it is asked for by name"
+        return "torch", ""
     if precision == "int8":
         return "openvino", "int8 is OpenVINO's"
     if precision == "bf16" or (precision == "auto" and cpu.bf16_unit()):
