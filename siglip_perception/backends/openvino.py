@@ -140,7 +140,7 @@ def quantize(
             library.Core().read_model(exact),
             nncf.Dataset([values.numpy() for values in inputs]),
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(inputs),
         )
         library.save_model(narrow, folder / _MODEL, False)
