@@ -20,16 +20,45 @@ def start(encoders: Encoders, choice: Choice) -> str:
 
     Raises BackendError, one sentence, where that cannot be.
     """
-    if choice.backend == "torch":
-        encoders.prepare(choice.device, choice.dtype)
-        says = f"torch {torch.__version__}"
-    elif choice.backend == "openvino":
+    reasons = [choice.why]
+    if choice.backend == "openvino":
         from siglip_perception.backends import openvino
 
         says = openvino.serve(encoders, choice.precision)
+    elif choice.backend == "torch":
+        engine, reason = _proven(encoders, choice) if choice.automatic else ("", "")
+        says = engine or f"torch {torch.__version__}"
+        reasons.append(reason)
+        if not engine:
+            encoders.prepare(choice.device, choice.dtype)
     else:
         raise BackendError(
             f"The backend {choice.backend!r} is not part of this version: use auto or torch."
         )
     on = torch.cuda.get_device_name() if choice.device.type == "cuda" else choice.device.type
-    return f"{says} on {on}, {choice.precision}" + (f" ({choice.why})" if choice.why else "")
+    why = "; ".join(filter(None, reasons))
+    return f"{says} on {on}, {choice.precision}" + (f" ({why})" if why else "")
+
+
+def _proven(encoders: Encoders, choice: Choice) -> tuple[str, str]:
+    """An engine that is faster than PyTorch, was built before and passes its self-test, serving.
+
+    What serves in words, empty where PyTorch is to; and the reason.
+    """
+    if choice.device.type == "cuda":
+        return "", ""
+    if choice.precision != "fp32":
+        return "", "PyTorch's packed products are the fastest here"
+    from siglip_perception.backends import openvino
+
+    if not openvino.is_installed():
+        return "", "OpenVINO, which is faster in fp32, is not installed"
+    if not openvino.is_built(encoders):
+        return "", (
+            "OpenVINO is faster in fp32 once `siglip-perception export --backend openvino"
+            " --precision fp32` has built this model's graphs"
+        )
+    try:
+        return openvino.serve(encoders, "fp32"), "the fastest here in fp32, built before"
+    except BackendError as error:
+        return "", f"OpenVINO does not serve: {error}"

@@ -85,9 +85,28 @@ def test_auto_takes_bf16_where_the_cpu_has_units_for_it(monkeypatch: pytest.Monk
     assert "AMX" in choice.why
     monkeypatch.setattr(cpu, "bf16_unit", lambda: "")
     choice = backends.choose("auto", "cpu", "auto")
-    assert (choice.backend, choice.precision) == ("openvino", "fp32")
+    assert (choice.backend, choice.precision) == ("torch", "fp32")
     assert "no fast bfloat16" in choice.why
     assert backends.choose("torch", "cpu", "fp32").why == ""
+
+
+def test_auto_takes_openvino_in_fp32_once_it_is_built_and_passes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu, "bf16_unit", lambda: "")
+
+    def says() -> str:
+        return Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
+
+    assert says().startswith("torch ")
+    assert "siglip-perception export --backend openvino" in says()
+    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
+    assert cli.main(asked) == 0
+    assert says().startswith("openvino ")
+    monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
+    assert says().startswith("torch ")
+    assert "does not serve: OpenVINO" in says()
 
 
 @pytest.mark.parametrize(
