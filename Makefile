@@ -42,8 +42,9 @@ format: env ## Format and mend what ruff can
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench: env ## The node's own overhead; the sigmoid loss beside open_clip's
-	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program" $(BENCH_ARGS); done
+bench: env ## Beside transformers, timm and open_clip; and the node's own overhead
+	@$(ROS) $(VENV)/bin/siglip-perception bench $(BENCH_ARGS)
+	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program"; done
 
 clean: ## Remove the environment and all that was built or written
 	rm -rf $(VENV) build install log out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

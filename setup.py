@@ -71,12 +71,16 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "onnxruntime>=1.20",
             "peft>=0.17",
             "pytest>=7.4",
             "ruff>=0.9",
             "tensorboard>=2.16",
             "types-PyYAML>=6",
         ],
+        # ONNX of the encoders, and OpenVINO, which runs it on a CPU; NNCF makes int8 of it.
+        "export": ["onnx>=1.17", "onnxscript>=0.5"],
+        "openvino": ["nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5", "openvino>=2025.4"],
         # The reference of the parity command. It brings torchvision, which has to be the build of
         # the PyTorch that is there; without one, `pip install --no-deps timm` will do.
         "timm": ["timm>=1.0"],

@@ -95,16 +95,21 @@ class Tower(nn.Module):
         return self.prefix + self.patches + len(self.embed.after)
 
     def serve(self, segments: Mapping[tuple[int, int], Segment]) -> None:
-        """Run these in the place of PyTorch's own blocks, whose weights are let go.
+        """Run these in the place of PyTorch's own blocks; none: PyTorch's own again.
 
         segments: the blocks from the first up to the second -> what computes through() of them,
             for all of parts().
         """
         self._segments = dict(segments)
+
+    def release(self) -> None:
+        """Let PyTorch's own weights go, once segments serve."""
         self.embed.release()
         self.blocks = nn.ModuleList()
 
-    def served_by(self, segments: Mapping[tuple[int, int], Segment], device: torch.device) -> Tower:
+    def served_by(
+        self, segments: Mapping[tuple[int, int], Segment], device: torch.device
+    ) -> Tower:
         """Another tower, without weights but its norm's, that these run; this one stays as it is.
 
         segments: see serve(). device: where they take and give their tensors.

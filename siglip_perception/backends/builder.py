@@ -27,7 +27,7 @@ def main(argument: str) -> int:
     except PerceptionError as error:
         _say(error=str(error))
         return 1
-    except Exception as error:  # noqa: BLE001 - told where it is read, whatever it is
+    except Exception as error:
         logging.exception("The engines could not be built.")
         _say(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         return 1

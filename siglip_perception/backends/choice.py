@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +19,18 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs the encoders. why: the reasons of what was left to `auto`; may be empty. free:
-    whether the backend was, so that one that turns out to be ready may serve instead."""
+    """What runs the encoders.
+
+    automatic: the backend was left to `auto`, so an engine that is built and proven here may take
+        its place, and where one fails PyTorch serves.
+    why: the reasons of what was left to `auto`; may be empty.
+    """
 
     backend: BackendName
     device: torch.device
     precision: Precision
+    automatic: bool
     why: str
-    free: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,15 +45,14 @@ def choose(backend: str, device: str, precision: str) -> Choice:
     """
     where, why = _device(device, backend)
     if backend == "auto":
-        name, reason = _backend(where, precision)
-        why = [*why, reason]
+        name: BackendName = "openvino" if precision == "int8" else "torch"
     elif backend in BACKENDS:
         name = next(known for known in BACKENDS if known == backend)
     else:
         raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
     how, reason = _precision(precision, name, where)
-    reasons = "; ".join(filter(None, [*why, reason]))
-    return Choice(name, where, how, reasons, free=backend == "auto")
+    why_so = "; ".join(filter(None, [*why, reason]))
+    return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)
 
 
 def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
@@ -78,18 +80,6 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
     if available:
         return torch.device("cuda"), [f"there is a GPU, {torch.cuda.get_device_name()}"]
     return torch.device("cpu"), []
-
-
-def _backend(device: torch.device, precision: str) -> tuple[BackendName, str]:
-    if device.type == "cuda":
-        return "torch", ""
-    if precision == "int8":
-        return "openvino", "int8 is OpenVINO's"
-    if precision == "bf16" or (precision == "auto" and cpu.bf16_unit()):
-        return "torch", "its packed bfloat16 products are the fastest here"
-    if importlib.util.find_spec("openvino") is not None:
-        return "openvino", "the fastest in fp32 on a CPU"
-    return "torch", "OpenVINO, which is faster in fp32, is not installed"
 
 
 def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[Precision, str]:

@@ -1,7 +1,7 @@
 """One CUDA graph for a whole pass of the encoders, and two streams for two towers.
 
-A pass of one image is some four hundred kernels; launched one by one they take longer than the GPU
-takes to run them. A graph is captured once for each combination of outputs and then launched whole,
+A pass of one image is hundreds of kernels; launched one by one they take longer than the GPU takes
+to run them. A graph is captured once for each combination of outputs and then launched whole,
 between buffers of its own. Batches of another size run as they are, kernel by kernel.
 """
 
@@ -14,13 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from siglip_perception.backends.selftest import least_cosine
 from siglip_perception.encoders import Encoders, Features, Job
 from siglip_perception.preprocess import EncoderInput
 
 _LOGGER = logging.getLogger(__name__)
 # PyTorch's own advice before a capture: libraries set themselves up in the first passes.
 _WARM_UP = 3
+# Of what the graph gives with what the same kernels give one by one.
+_LEAST_COSINE = 0.999
 Variant = tuple[bool, bool]
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream:
+    """A CUDA stream of PyTorch's pool, which does not wait for the default one."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Lanes:
@@ -37,7 +45,7 @@ class Lanes:
     def __call__(self, jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:
         here = torch.cuda.current_stream(self._device)
         while len(self._streams) < len(jobs) - 1:
-            self._streams.append(torch.cuda.Stream(self._device))
+            self._streams.append(new_stream(self._device))
         beside = list(zip(self._streams, jobs[1:], strict=False))
         found = []
         for stream, job in beside:
@@ -71,7 +79,7 @@ class GraphedEncoders:
         self._device = device
         self._encoders.run_all = Lanes(device)
         # TensorRT synchronises with all other streams when it runs on the default one.
-        self._stream = torch.cuda.Stream(device)
+        self._stream = new_stream(device)
         self._captured: dict[Variant, _Captured] = {}
 
     @torch.inference_mode()
@@ -135,13 +143,16 @@ class GraphedEncoders:
         rows = [0] if read else []
         own = {one: values.clone() for one, values in inputs.items()}
         for _ in range(_WARM_UP):
-            self._plain(own, with_tokens, rows)
+            plain = self._plain(own, with_tokens, rows)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         # Another thread may allocate memory meanwhile, as it loads engines: only this thread's
         # calls belong to the capture.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             outputs = self._encoders(own, with_tokens=with_tokens, grounded=rows)
+        graph.replay()
+        if least_cosine(outputs, plain) < _LEAST_COSINE:
+            raise RuntimeError("the captured pass gives other tokens")
         return _Captured(graph, own, outputs)
 
 

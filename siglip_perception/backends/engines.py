@@ -20,8 +20,8 @@ from siglip_perception.backends.export import INPUT, OUTPUT
 from siglip_perception.errors import BackendError
 
 _LOGGER = logging.getLogger(__name__)
-# Images in a pass that an engine is built for: least, what it is tuned for, most. More cameras than
-# that are served in several passes.
+# Images in a pass that an engine is built for: least, what it is tuned for, most. More cameras
+# than that are served in several passes.
 BATCHES = (1, 1, 4)
 Shape = tuple[int, ...]
 Report = Callable[[float], None]
@@ -145,7 +145,10 @@ class Engine:
         self._runtime = library.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            raise BackendError(f"TensorRT cannot load {path} ({_short(self._log.last)}).")
+            raise BackendError(
+                f"TensorRT cannot load {path} ({_short(self._log.last)}): free GPU memory, or use"
+                " backend: torch."
+            )
         self._contexts: dict[int, _Context] = {}
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -153,7 +156,7 @@ class Engine:
         if len(values) <= most:
             return self._run(values)
         # Clones: parts of one size are in the same memory.
-        return torch.cat([self._run(part).clone() for part in values.split(most)])
+        return torch.cat([self._run(part).clone() for part in torch.split(values, most)])
 
     def _run(self, values: Tensor) -> Tensor:
         held = self._contexts.get(len(values))
@@ -175,9 +178,7 @@ class Engine:
                 " use backend: torch."
             )
         own = torch.empty(values.shape, dtype=torch.float32, device=self._device)
-        hidden = torch.empty(
-            (len(values), *self._shape), dtype=torch.float32, device=self._device
-        )
+        hidden = torch.empty((len(values), *self._shape), dtype=torch.float32, device=self._device)
         right = (
             context.set_input_shape(INPUT, tuple(own.shape))
             and tuple(context.get_tensor_shape(OUTPUT)) == tuple(hidden.shape)
@@ -192,9 +193,7 @@ class Engine:
         return _Context(context, own, hidden)
 
     def _make_context(self) -> Any:
-        strategies = getattr(
-            self._library, "DynamicShapesKernelSpecializationStrategy", None
-        )
+        strategies = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
             return self._engine.create_execution_context()
         # TensorRT-RTX compiles its kernels here: all of them now, none on the way.

@@ -8,6 +8,7 @@ frames of the user's own to calibrate on (`siglip-perception export --precision 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,8 +50,31 @@ def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = 
     expected = selftest.reference(encoders)
     for key, tower in encoders.towers.items():
         tower.serve(compiled[key])
-    selftest.check(encoders, expected, precision, f"OpenVINO {version()}")
+    try:
+        selftest.check(encoders, expected, precision, f"OpenVINO {version()}")
+    except BackendError:
+        for tower in encoders.towers.values():
+            tower.serve({})  # PyTorch's own blocks are still there
+        raise
+    for tower in encoders.towers.values():
+        tower.release()
     return f"openvino {version()}"
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def is_built(encoders: Encoders, cache: EngineCache | None = None) -> bool:
+    """Whether the float32 graphs of all towers are in the cache, so that serve() exports none."""
+    cache = cache or EngineCache()
+    for tower in encoders.towers.values():
+        pad(tower)
+    return all(
+        cache.place(facts_of(tower, span, "fp32")).is_dir()
+        for key, tower in encoders.towers.items()
+        for span in tower.parts(key in encoders.reads)
+    )
 
 
 def pad(tower: Tower) -> None:
@@ -140,7 +164,7 @@ def quantize(
             library.Core().read_model(exact),
             nncf.Dataset([values.numpy() for values in inputs]),
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(inputs),
         )
         library.save_model(narrow, folder / _MODEL, False)

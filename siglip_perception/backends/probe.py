@@ -27,8 +27,7 @@ _SECONDS = 120.0
 _DOING = "doing"
 _DRIVER = Path("/proc/driver/nvidia/version")
 INSTALL = (
-    "TensorRT 10.3 or newer is part of JetPack; on a desktop pip install tensorrt, or"
-    " tensorrt_rtx"
+    "TensorRT 10.3 or newer is part of JetPack; on a desktop pip install tensorrt, or tensorrt_rtx"
 )
 
 
@@ -52,10 +51,15 @@ class Probe:
     trouble: str = ""
 
 
+def is_installed() -> bool:
+    """Whether a TensorRT module is there; it is not loaded."""
+    return any(map(_is_there, MODULES))
+
+
 @functools.cache
 def probe() -> Probe:
     """What the child process found; asked once in a process."""
-    if not any(map(_is_there, MODULES)):
+    if not is_installed():
         return Probe(trouble=f"TensorRT is not installed: {INSTALL}, or use backend: torch.")
     return ask([sys.executable, "-m", __name__], _SECONDS)
 
@@ -177,15 +181,19 @@ def _look() -> Iterator[Mapping[str, Any]]:
     yield {_DOING: "it made a Builder"}
     yield {"builds": _makes(lambda: library.Builder(logger))}
     if not torch.cuda.is_available():
-        yield {"trouble": "TensorRT needs a CUDA GPU, and PyTorch sees none: check nvidia-smi and"
-               " torch.version.cuda, or use backend: torch."}
+        yield {
+            "trouble": "TensorRT needs a CUDA GPU, and PyTorch sees none: check nvidia-smi and"
+            " torch.version.cuda, or use backend: torch."
+        }
         return
     yield {_DOING: "it made a Runtime"}
     runs = _makes(lambda: library.Runtime(logger))
     yield {"runs": runs}
     if not runs:
-        yield {"trouble": f"TensorRT {library.__version__} makes no Runtime with the driver"
-               f" {driver() or 'that is here'}: update the driver, or use backend: torch."}
+        yield {
+            "trouble": f"TensorRT {library.__version__} makes no Runtime with the driver"
+            f" {driver() or 'that is here'}: update the driver, or use backend: torch."
+        }
 
 
 def _makes(make: Any) -> bool:

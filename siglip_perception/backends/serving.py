@@ -25,22 +25,26 @@ class Serving:
     """A backend at work, called as Encoders are, from one thread."""
 
     def __init__(self, run: Runner, head: str, notes: Sequence[str] = ()) -> None:
-        """head: what serves, in words. notes: what there is to say about that; may be empty."""
-        self._run = run
-        self._head = head
+        """head: what serves, in words. notes: what there is to say about that."""
+        self.run = run
+        self.head = head
         self._notes = tuple(filter(None, notes))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        trouble = str(getattr(self.run, "trouble", ""))
+        return (*self._notes, trouble) if trouble else self._notes
 
     @property
     def says(self) -> str:
         """What serves now, in words; from any thread."""
-        notes = [*self._notes, getattr(self._run, "trouble", "")]
-        told = "; ".join(filter(None, notes))
-        return self._head + (f" ({told})" if told else "")
+        told = "; ".join(self.notes)
+        return self.head + (f" ({told})" if told else "")
 
     def __call__(
         self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
     ) -> Features:
-        return self._run(inputs, with_tokens=with_tokens, grounded=grounded)
+        return self.run(inputs, with_tokens=with_tokens, grounded=grounded)
 
 
 def runner(encoders: Encoders, device: torch.device) -> Runner:

@@ -39,23 +39,21 @@ class Source:
 
 
 class Swapping(Serving):
-    """Serves as `run` does until engines are ready, then as these do.
+    """Serves as `first` does until engines are ready, then as these do.
 
     The change is made at the start of a pass, on the thread that makes it; no pass waits for it.
     """
 
     def __init__(
         self,
-        run: Runner,
-        head: str,
-        notes: Sequence[str],
+        first: Serving,
         command: Sequence[str],
         load: Callable[[], tuple[Runner, str]],
     ) -> None:
         """command: builds the engines, see builder.py. load: what serves then, and its head;
         called on another thread; may raise BackendError."""
-        super().__init__(run, head, notes)
-        self._work = _Work("the engines")
+        super().__init__(first.run, first.head, first.notes)
+        self._work = _Work()
         thread = threading.Thread(
             target=_build_and_load, args=(self._work, command, load), name="engines", daemon=True
         )
@@ -64,12 +62,8 @@ class Swapping(Serving):
         thread.start()
 
     @property
-    def says(self) -> str:
-        note = self._work.note
-        told = super().says
-        if not note:
-            return told
-        return f"{told.removesuffix(')')}; {note})" if told.endswith(")") else f"{told} ({note})"
+    def notes(self) -> tuple[str, ...]:
+        return tuple(filter(None, [*super().notes, self._work.note]))
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the engines are ready or have failed; whether that came about."""
@@ -80,8 +74,8 @@ class Swapping(Serving):
     ) -> Features:
         ready = self._work.take()
         if ready is not None:
-            self._run, self._head = ready
-            self._notes = ()
+            self.run, self.head = ready
+            _LOGGER.info("From this frame on %s serves.", self.head)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # of PyTorch's weights
         return super().__call__(inputs, with_tokens=with_tokens, grounded=grounded)
@@ -90,8 +84,8 @@ class Swapping(Serving):
 class _Work:
     """What the thread that waits for engines shares with what serves."""
 
-    def __init__(self, what: str) -> None:
-        self.note = f"{what} are being built"
+    def __init__(self) -> None:
+        self.note = "TensorRT engines are being built"
         self.done = threading.Event()
         self._lock = threading.Lock()
         self._ready: tuple[Runner, str] | None = None
@@ -147,7 +141,7 @@ def _build_and_load(
         failed = _build(work, command)
         ready = None
         if not failed:
-            work.note = "the engines are being loaded"
+            work.note = "TensorRT engines are being loaded"
             ready = load()
     except (BackendError, torch.OutOfMemoryError) as error:
         failed = f"{error}"
@@ -158,7 +152,7 @@ def _build_and_load(
         _LOGGER.warning("No TensorRT engine serves, PyTorch does: %s.", reason)
         work.finish(None, f"no TensorRT engine: {reason}")
     else:
-        work.finish(ready, "the engines serve from the next frame on")
+        work.finish(ready, "TensorRT engines serve from the next frame on")
 
 
 def _build(work: _Work, command: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """TensorRT on a GPU: an engine for each run of blocks of each tower, out of the engine cache.
 
-Three kinds of entries: what the ONNX export of a run of blocks hashes to, the engine of a graph for
-one machine, and PyTorch's own float32 pass over a frame, which every engine has to give whenever
-it is loaded (selftest.py).
+Three kinds of entries: what the ONNX export of a run of blocks hashes to, the engine of a graph
+for one machine, and PyTorch's own float32 pass over a frame, which every engine has to give
+whenever it is loaded (selftest.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from siglip_perception.backends import engines, selftest
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.cuda_graph import new_stream
 from siglip_perception.backends.export import OPSET, RECIPE, Run, export_run, narrow
 from siglip_perception.backends.probe import load_library, machine, probe
 from siglip_perception.encoders import Encoders, Features, Segment, Tower
@@ -273,7 +274,7 @@ def _aside(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = new_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         yield

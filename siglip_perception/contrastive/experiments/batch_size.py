@@ -56,8 +56,8 @@ LOSSES: dict[str, Loss] = {
 
 def run(options: Options) -> Outcome:
     """Every loss with every size of group."""
-    steps = 6 if options.quick else 300
-    scenes, held_out = (256, 64) if options.quick else (4000, 400)
+    steps = 6 if options.quick else 900
+    scenes, held_out = (256, 64) if options.quick else (6000, 800)
     groups = (2, 8) if options.quick else GROUPS
     training = small_pairs(scenes, seed=options.seed + 1_000)
     test = small_pairs(held_out, seed=options.seed + 2_000, distinct=True)
