@@ -76,7 +76,9 @@ def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serv
             raise BackendError("the engines that were built are not found again; see the log")
         return runner(ready, choice.device), head
 
-    return Swapping(serving, command(source, choice.device, choice.precision), load)
+    return Swapping(
+        serving, command(source, target.library.__name__, choice.device, choice.precision), load
+    )
 
 
 def _proven(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | None, str]:

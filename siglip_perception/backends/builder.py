@@ -48,7 +48,10 @@ def _build(asked: dict[str, Any]) -> None:
         asked["model"], asked["contract"], asked["grounding_model"], asked["grounding_contract"]
     )
     encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
-    target = tensorrt.Target.here(torch.device(asked["device"]), asked["precision"])
+    # The parent has probed TensorRT; a crash here ends no more than this process.
+    target = tensorrt.Target.of(
+        asked["library"], torch.device(asked["device"]), asked["precision"]
+    )
     tensorrt.build(
         encoders, target, EngineCache(), lambda what, share: _say(share=share, what=what)
     )
@@ -56,7 +59,8 @@ def _build(asked: dict[str, Any]) -> None:
 
 def _end_with_parent() -> None:
     """The parent holds the other end of stdin: it ends with the parent, however that ends."""
-    while sys.stdin.buffer.read(1 << 12):
+    # Not sys.stdin, whose lock this thread would hold when the interpreter ends.
+    while os.read(0, 1 << 12):
         pass
     os._exit(2)
 

@@ -128,9 +128,14 @@ class _Work:
             return ready
 
 
-def command(source: Source, device: torch.device, precision: Precision) -> list[str]:
-    """What builds the engines of these encoders, see builder.py."""
-    asked = {**asdict(source), "device": str(device), "precision": precision}
+def command(source: Source, library: str, device: torch.device, precision: Precision) -> list[str]:
+    """What builds the engines of these encoders with that module, see builder.py."""
+    asked = {
+        **asdict(source),
+        "library": library,
+        "device": str(device),
+        "precision": precision,
+    }
     return [sys.executable, "-m", "siglip_perception.backends.builder", json.dumps(asked)]
 
 

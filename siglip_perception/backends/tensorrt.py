@@ -62,7 +62,12 @@ class Target:
                     f"{torch.cuda.get_device_name(device)} has no bfloat16: use precision fp16 or"
                     " fp32, or backend: torch."
                 )
-        return cls(load_library(found.module), device, precision, machine(device))
+        return cls.of(found.module, device, precision)
+
+    @classmethod
+    def of(cls, name: str, device: torch.device, precision: Precision) -> Target:
+        """This machine with the module of that name, which is known to load."""
+        return cls(load_library(name), device, precision, machine(device))
 
     @property
     def name(self) -> str:
