@@ -273,6 +273,12 @@ def main() -> int:
         width, height, transport = options.camera
         be_the_camera(int(width), int(height), transport, options.frames)
         return 0
+    # As the node's own process does.
+    from siglip_perception.node.perception_node import SWITCH_INTERVAL
+    from siglip_perception.threads import spin_briefly
+
+    spin_briefly()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):

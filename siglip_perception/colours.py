@@ -7,6 +7,8 @@ pixel's colour says for or against the region is added to that share's log-odds.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -26,36 +28,40 @@ _MAYBE = 0.25
 # Pixels that stand for "nothing known" in each bin.
 _PRIOR_COUNT = 0.5
 _SMOOTH = 1.0
+_TABLE = ((np.arange(256) * _LEVELS) >> 8).astype(np.uint8)
+_INDEX = np.array([[_LEVELS**2, _LEVELS, 1]], np.float32)
 
 
 class Colours:
-    """The colours of one picture, uint8 [H, W, 3] RGB; used for any number of its regions."""
+    """The colours of one picture, uint8 [H, W, 3] RGB; used for any number of its regions.
+
+    size: width and height of the working copy, in whose pixels regions are sharpened.
+    """
 
     def __init__(self, image: UInt8Array) -> None:
         height, width = image.shape[:2]
         scale = min(1.0, _LONGEST / max(height, width))
-        self._size = max(round(width * scale), 1), max(round(height * scale), 1)
-        small = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        small = cv2.GaussianBlur(small, (0, 0), 0.8)
-        level = (small.astype(np.int32) * _LEVELS) >> 8
-        self._bins: npt.NDArray[np.int32] = (
-            level[..., 0] * _LEVELS + level[..., 1]
-        ) * _LEVELS + level[..., 2]
+        self.size = max(round(width * scale), 1), max(round(height * scale), 1)
+        self._whole = width, height
+        small = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
+        levels = cv2.LUT(cv2.GaussianBlur(small, (0, 0), 0.8), _TABLE)
+        self._bins = cv2.transform(levels.astype(np.uint16), _INDEX).reshape(small.shape[:2])
 
-    def sharpen(self, share: FloatArray, margin: float) -> FloatArray:
-        """Share of the region at each pixel, float32 [H, W] in [0, 1] -> the same, sharper.
+    def sharpen(self, share: FloatArray, margin: float) -> tuple[UInt8Array, tuple[int, int]]:
+        """Share of the region at each pixel of the working copy, float32 [h, w] in [0, 1] -> its
+        mask uint8 of 0 and 1 in a part of the picture, and that part's corner x, y in it.
 
         margin: how far around the region its surroundings are taken from, as a share of the
         picture's longer side; nothing further away becomes part of it.
         """
-        start = cv2.resize(share, self._size, interpolation=cv2.INTER_AREA)
-        peak = float(start.max())
+        peak = float(share.max())
         if peak <= 0.0:
-            return share
-        start = start * max(_PEAK / peak, 1.0)
-        reach = round(margin * max(self._size)) + 1
+            return np.zeros((0, 0), np.uint8), (0, 0)
+        start = share * max(_PEAK / peak, 1.0)
+        reach = round(margin * max(self.size)) + 1
         x, y, across, down = cv2.boundingRect((start > _MAYBE).astype(np.uint8))
-        there = np.s_[max(y - reach, 0) : y + down + reach, max(x - reach, 0) : x + across + reach]
+        left, top = max(x - reach, 0), max(y - reach, 0)
+        there = np.s_[top : y + down + reach, left : x + across + reach]
         inside = np.clip(start[there], _LEAST, 1 - _LEAST)
         bins = self._bins[there]
         ours, others = (
@@ -68,12 +74,31 @@ class Colours:
         odds = np.log(inside / (1 - inside)) + cv2.GaussianBlur(
             said.astype(np.float32)[bins], (0, 0), _SMOOTH
         )
-        sharp = np.zeros_like(start)
-        sharp[there] = 1 / (1 + np.exp(-odds))
-        fine: FloatArray = np.asarray(
-            cv2.resize(sharp, share.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32
+        return self._enlarged(1 / (1 + np.exp(-odds)), left, top)
+
+    def _enlarged(
+        self, sharp: FloatArray, left: int, top: int
+    ) -> tuple[UInt8Array, tuple[int, int]]:
+        """Where a part of the working copy is over one half, in the picture's own pixels."""
+        corner, ends, scales = [], [], []
+        for axis, (start, length) in enumerate(((left, sharp.shape[1]), (top, sharp.shape[0]))):
+            scale = self._whole[axis] / self.size[axis]
+            corner.append(math.floor(start * scale))
+            ends.append(min(math.ceil((start + length) * scale), self._whole[axis]))
+            scales.append(1 / scale)
+        back = np.array(
+            [
+                [scales[0], 0, (corner[0] + 0.5) * scales[0] - 0.5 - left],
+                [0, scales[1], (corner[1] + 0.5) * scales[1] - 0.5 - top],
+            ]
         )
-        return fine
+        fine = cv2.warpAffine(
+            sharp,
+            back,
+            (ends[0] - corner[0], ends[1] - corner[1]),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
+        return (fine > 0.5).astype(np.uint8), (corner[0], corner[1])
 
 
 def _spread_out(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -88,25 +88,31 @@ class Geometry:
         )
 
 
-def spread(grid: FloatArray, geometry: Geometry, patch: int) -> FloatArray:
-    """A map over the patches [rows, cols] in camera pixels: float32 [height, width], bilinear.
+def spread(
+    grid: FloatArray, geometry: Geometry, patch: int, size: tuple[int, int] | None = None
+) -> FloatArray:
+    """A map over the patches [rows, cols] in pixels: float32 [height, width], bilinear.
 
-    patch: side of a patch in pixels of the square. Past the outermost patches' centres the map
-    goes on as it ends; what the square does not show is 0.
+    patch: side of a patch in pixels of the square. size: width and height of a copy of the image;
+    None: the camera's own. Past the outermost patches' centres the map goes on as it ends; what
+    the square does not show is 0.
     """
-    down, across = _hats(geometry, patch, grid.shape[0], grid.shape[1])
+    wanted = size or (geometry.width, geometry.height)
+    down, across = _hats(geometry, patch, grid.shape[0], grid.shape[1], wanted)
     # PyTorch's product and not NumPy's, whose own threads would take the cores from the encoders'.
     fine: FloatArray = (down @ torch.from_numpy(grid.astype(np.float32)) @ across).numpy()
     return fine
 
 
 @lru_cache(maxsize=64)
-def _hats(geometry: Geometry, patch: int, rows: int, cols: int) -> tuple[Tensor, Tensor]:
-    """Bilinear weights [height, rows] and [cols, width] of every camera pixel's centre."""
+def _hats(
+    geometry: Geometry, patch: int, rows: int, cols: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Bilinear weights [height, rows] and [cols, width] of every pixel's centre."""
     sides = []
     low, high = geometry.seen()[:2], geometry.seen()[2:]
     for axis, (length, count) in enumerate(((geometry.width, cols), (geometry.height, rows))):
-        centres = np.arange(length) + 0.5
+        centres = (np.arange(size[axis]) + 0.5) * (length / size[axis])
         square = (centres + geometry.before[axis]) * geometry.scale[axis] + geometry.offset[axis]
         places = np.clip(square / patch - 0.5, 0, count - 1)
         weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)

@@ -99,26 +99,28 @@ def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
 
 
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
-    """Soft maps [R, N] of the things that DINOv2's patches [N, D] hold together.
+    """Soft maps [R, N], on the CPU, of the things that DINOv2's patches [N, D] hold together.
 
     Greedy: the unclaimed patch with most unclaimed companions leads; its companions' mean
-    feature, renewed once, draws the region; what it covers is claimed.
+    feature, renewed once, draws the region; what it covers is claimed. Each step waits for the
+    one before, so the steps are the CPU's: a GPU would take longer to be told of them.
     """
     patches = functional.normalize(dinov2, dim=-1)
-    cosine = patches @ patches.T
+    cosine = (patches @ patches.T).cpu()
     scale, bias = _cut(cosine, settings)
     affinity = torch.sigmoid(scale * cosine + bias)
-    unclaimed = torch.ones(len(patches), device=patches.device)
+    unclaimed = torch.ones(len(cosine))
     maps: list[Tensor] = []
     while len(maps) < _MAX_REGIONS and float(unclaimed.sum()) >= 1:
-        companions = (affinity @ unclaimed) * unclaimed
-        leader = int(companions.argmax())
+        leader = int((torch.mv(affinity, unclaimed) * unclaimed).argmax())
         weights = affinity[leader] * unclaimed
         for _ in range(2):
-            mean = functional.normalize(weights @ patches, dim=0)
-            region = torch.sigmoid(scale * (patches @ mean) + bias)
+            # The weighted sum's products with all patches, and its own length, out of the cosines.
+            along = torch.mv(cosine, weights)
+            length = max(float(torch.dot(weights, along)), 1e-12) ** 0.5
+            region = torch.sigmoid(along * (scale / length) + bias)
             weights = region * (region > 0.5) * unclaimed
-            if not bool((weights > 0).any()):
+            if not bool(weights.any()):
                 break
         unclaimed = unclaimed * (region <= _CLAIMED)
         unclaimed[leader] = 0.0
@@ -162,12 +164,12 @@ class Grounder:
         found = find_regions(dinov2, self._settings)
         maps = split_pieces(found[found.amax(dim=1) > 0.5], self._grid)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
-        weights = torch.cat([(maps > 0.5).float(), whole])
+        weights = torch.cat([(maps > 0.5).float(), whole]).to(siglip.device)
         pooled = functional.normalize(
             pool_regions(self._head, keys, weights.unsqueeze(0))[0], dim=-1
         )
         logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
-        return Scores(maps.view(-1, *self._grid).cpu().numpy(), logits[:, :-1], logits[:, -1])
+        return Scores(maps.view(-1, *self._grid).numpy(), logits[:, :-1], logits[:, -1])
 
 
 def sigmoid(logit: FloatArray | float) -> Any:
@@ -183,18 +185,19 @@ def region_mask(
     colours: the picture's, which sharpen the mask. Of several pieces the largest is kept: what
     DINOv2 holds together, as two books, comes apart in the pixels.
     """
-    share = spread(soft, geometry, patch)
-    if colours is not None:
-        share = colours.sharpen(share, patch / geometry.size)
-    binary = (share > 0.5).astype(np.uint8)
-    x, y, across, down = cv2.boundingRect(binary)
-    if not across:
-        return binary
-    there = np.s_[y : y + down, x : x + across]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary[there], connectivity=8)
-    if count > 2:
-        binary[there] = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    return binary
+    if colours is None:
+        binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
+        corner = 0, 0
+    else:
+        share = spread(soft, geometry, patch, colours.size)
+        binary, corner = colours.sharpen(share, patch / geometry.size)
+    pieces = cv2.connectedComponentsWithStats(binary, connectivity=8) if binary.size else None
+    if pieces is not None and pieces[0] > 2:
+        _, labels, stats, _ = pieces
+        binary = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    mask = np.zeros((geometry.height, geometry.width), np.uint8)
+    mask[corner[1] : corner[1] + binary.shape[0], corner[0] : corner[0] + binary.shape[1]] = binary
+    return mask
 
 
 def select_objects(
