@@ -192,6 +192,7 @@ class Encoders:
         """The same outputs of other towers of the same keys."""
         other = copy.copy(self)
         other.towers = dict(towers)
+        other.run_all = _in_turn
         return other
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -65,6 +65,8 @@ def build(library: Any, onnx: Path, shape: Shape, report: Report) -> bytes:
         )
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)
+    # An engine keeps to its stream: what runs beside it is the other tower's.
+    config.max_aux_streams = 0
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT, *((batch, *shape) for batch in BATCHES))
     config.add_optimization_profile(profile)

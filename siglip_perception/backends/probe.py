@@ -27,7 +27,8 @@ _SECONDS = 120.0
 _DOING = "doing"
 _DRIVER = Path("/proc/driver/nvidia/version")
 INSTALL = (
-    "TensorRT 10.3 or newer is part of JetPack; on a desktop pip install tensorrt, or tensorrt_rtx"
+    "TensorRT 10.3 or newer is part of JetPack; elsewhere pip install"
+    " 'siglip_perception[tensorrt]', or [tensorrt-rtx] for a GeForce RTX"
 )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from siglip_perception.backends import engines, selftest
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.choice import BF16_CAPABILITY
 from siglip_perception.backends.cuda_graph import new_stream
 from siglip_perception.backends.export import OPSET, RECIPE, Run, export_run, narrow
 from siglip_perception.backends.probe import load_library, machine, probe
@@ -33,8 +34,6 @@ Span = tuple[int, int]
 # What is being done, and how much of the whole is, in [0, 1].
 Progress = Callable[[str, float], None]
 _ENGINE, _DIGEST, _REFERENCE = "engine.plan", "onnx.sha256", "reference.safetensors"
-# bfloat16 is in the tensor cores from Ampere on.
-_BF16_CAPABILITY = (8, 0)
 # Of the whole of a graph's work, the part that its export takes on a desktop.
 _EXPORT_SHARE = 0.2
 
@@ -57,7 +56,7 @@ class Target:
             raise BackendError(found.trouble)
         if device.type == "cuda" and precision == "bf16":
             capability = torch.cuda.get_device_capability(device)
-            if capability < _BF16_CAPABILITY:
+            if capability < BF16_CAPABILITY:
                 raise BackendError(
                     f"{torch.cuda.get_device_name(device)} has no bfloat16: use precision fp16 or"
                     " fp32, or backend: torch."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +19,17 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
-from siglip_perception.backends import Choice, Source, probe, selftest, start
+from siglip_perception.backends import (
+    Choice,
+    Source,
+    _proven_on_gpu,
+    probe,
+    selftest,
+    start,
+)
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.serving import Serving
-from siglip_perception.backends.swap import Swapping
+from siglip_perception.backends.swap import Swapping, command
 from siglip_perception.encoders import Encoders, Features
 from siglip_perception.errors import BackendError
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -209,7 +217,7 @@ def test_a_pipeline_serves_while_engines_are_built_and_then_from_them(
     assert isinstance(swapping, Swapping)
     # Frames flow all the while.
     served = 0
-    while not swapping.wait(0):
+    while not swapping.wait(0.1):
         assert pipeline.process(frame, None).tokens is not None
         served += 1
     assert served > 0
@@ -220,10 +228,20 @@ def test_a_pipeline_serves_while_engines_are_built_and_then_from_them(
     torch.testing.assert_close(
         torch.from_numpy(after.data), torch.from_numpy(wanted.data), rtol=1e-4, atol=1e-4
     )
-    # The next start finds them built.
+    # The next start finds them built, and so does one that leaves the backend to the machine.
     again = Pipeline(Plan.make(options.model, "", "", ""), options, choice())
     assert again.backend == "tensorrt 10.3.0 on cpu, fp32"
     assert not isinstance(again._encoders, Swapping)
+    found, reason = _proven_on_gpu(encoders_of(folder), choice())
+    assert found is not None
+    assert (found[1], reason) == (pipeline.backend, "the fastest here, built before")
+
+
+def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
+    found, reason = _proven_on_gpu(encoders_of(folder), choice())
+    assert found is None
+    assert "`siglip-perception export --backend tensorrt` has built" in reason
+    assert not fake.exists()
 
 
 def test_a_builder_that_crashes_costs_no_frame(
@@ -235,6 +253,14 @@ def test_a_builder_that_crashes_costs_no_frame(
     assert serving.wait(120)
     assert "no TensorRT engine: the process that builds them was ended by SIGSEGV" in serving.says
     assert not list(fake.glob("*/engine.plan"))
+
+
+def test_a_builder_ends_with_the_node_that_started_it() -> None:
+    asked = command(Source("/nowhere"), "tensorrt", CPU, "fp32")
+    with subprocess.Popen(asked, stdin=subprocess.PIPE, cwd=ROOT) as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(120) == 2
 
 
 def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_they_fail(
