@@ -57,7 +57,7 @@ class Regions(_Base):
 
     by_siglip: of SigLIP's own features instead of DINO's. led: each phrase leads a region, too.
     mlp: with the head's MLP. beta: the cut at so many times the mean affinity; None: what belongs
-    to the weights. shifts: of the cut, see grounding.regions_at. doubt: in log-odds, of the regions
+    to the weights. shifts: of the cut, see grounding.regions_at. doubt: log-odds of the regions
     of all but the first shift.
     """
 
