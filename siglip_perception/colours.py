@@ -20,14 +20,14 @@ _LONGEST = 320
 _LEVELS = 12
 _BINS = _LEVELS**3
 # Log-odds of the start are kept within those of this share and its opposite.
-_LEAST = 0.02
+_LEAST = 0.005
 # A start whose peak is lower than this is raised to it: small things fill no patch.
 _PEAK = 0.6
 # Share from which on a pixel may belong to the region.
-_MAYBE = 0.25
+_MAYBE = 0.15
 # Pixels that stand for "nothing known" in each bin.
 _PRIOR_COUNT = 0.5
-_SMOOTH = 1.0
+_SMOOTH = 0.6
 _TABLE = ((np.arange(256) * _LEVELS) >> 8).astype(np.uint8)
 _INDEX = np.array([[_LEVELS**2, _LEVELS, 1]], np.float32)
 

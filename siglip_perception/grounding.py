@@ -8,7 +8,7 @@ nothing obliges a phrase to be found.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,15 @@ _MAX_REGIONS = 32
 _CLAIMED = 0.4
 # An object this much smaller than a better one that it touches is a part of it.
 _PART = 0.5
+# Shifts of the cut at which regions are found: where things hang together too much, or too little.
+SHIFTS = (0.0, 0.5, -0.5)
+# A region that shares so much of its union with one before is a copy of it.
+_COPY = 0.8
+# Of the second and third cut's regions, log-odds: whoever asks more often is told yes more often.
+DOUBT = 1.0
+# Of two regions of a thing the larger is preferred by so many log-odds for each doubling.
+_LARGER = 0.5
+_NEAR = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,14 @@ def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
 
 
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
-    """Soft maps [R, N], on the CPU, of the things that DINOv2's patches [N, D] hold together.
+    """Soft maps [R, N], on the CPU, of the things that DINOv2's patches [N, D] hold together."""
+    return regions_at(dinov2, settings, (0.0,))[0]
+
+
+def regions_at(
+    dinov2: Tensor, settings: GroundingSettings, shifts: Sequence[float]
+) -> list[Tensor]:
+    """find_regions, for each shift of the cut's log-odds: below 0 things come apart sooner.
 
     Greedy: the unclaimed patch with most unclaimed companions leads; its companions' mean
     feature, renewed once, draws the region; what it covers is claimed. Each step waits for the
@@ -107,26 +123,49 @@ def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """
     patches = functional.normalize(dinov2, dim=-1)
     cosine = (patches @ patches.T).cpu()
-    scale, bias = _cut(cosine, settings)
-    affinity = torch.sigmoid(scale * cosine + bias)
-    unclaimed = torch.ones(len(cosine))
-    maps: list[Tensor] = []
-    while len(maps) < _MAX_REGIONS and float(unclaimed.sum()) >= 1:
-        leader = int((torch.mv(affinity, unclaimed) * unclaimed).argmax())
-        weights = affinity[leader] * unclaimed
+    scale, middle = _cut(cosine, settings)
+    bias = torch.tensor([[middle + shift] for shift in shifts])
+    affinity = torch.sigmoid(scale * cosine + bias.unsqueeze(-1))
+    unclaimed = torch.ones(len(shifts), len(cosine))
+    rows = torch.arange(len(shifts))
+    found: list[Tensor] = []
+    going: list[Tensor] = []
+    while len(found) < _MAX_REGIONS and bool((goes := unclaimed.sum(dim=1) >= 1).any()):
+        companions = torch.bmm(affinity, unclaimed.unsqueeze(-1)).squeeze(-1) * unclaimed
+        leader = companions.argmax(dim=1)
+        weights = affinity[rows, leader] * unclaimed
+        region = torch.zeros_like(weights)
         for _ in range(2):
             # The weighted sum's products with all patches, and its own length, out of the cosines.
-            along = torch.mv(cosine, weights)
-            length = max(float(torch.dot(weights, along)), 1e-12) ** 0.5
-            region = torch.sigmoid(along * (scale / length) + bias)
+            along = weights @ cosine
+            squared = (weights * along).sum(dim=1, keepdim=True)
+            drawn = torch.sigmoid(along * (scale * squared.clamp_min(1e-12).rsqrt()) + bias)
+            region = torch.where(weights.any(dim=1, keepdim=True), drawn, region)
             weights = region * (region > 0.5) * unclaimed
-            if not bool(weights.any()):
-                break
         unclaimed = unclaimed * (region <= _CLAIMED)
-        unclaimed[leader] = 0.0
-        maps.append(region)
-    stacked = torch.stack(maps)
-    return stacked[stacked.amax(dim=1) > 0.5]
+        unclaimed[rows, leader] = 0.0
+        found.append(region)
+        going.append(goes & (region.amax(dim=1) > 0.5))
+    maps, kept = torch.stack(found, dim=1), torch.stack(going, dim=1)
+    return [one[keep] for one, keep in zip(maps, kept, strict=True)]
+
+
+def candidates(
+    dinov2: Tensor, settings: GroundingSettings, grid: tuple[int, int], shifts: Sequence[float]
+) -> tuple[Tensor, int]:
+    """The separate pieces of all shifts' regions, soft maps [R, N] on the CPU, no two alike.
+
+    Those of the first shift come first; how many of the others there are, at the end.
+    """
+    sets = [split_pieces(one, grid) for one in regions_at(dinov2, settings, shifts)]
+    maps = torch.cat(sets)
+    inside = (maps > 0.5).float()
+    shared, sizes = inside @ inside.T, inside.sum(dim=1)
+    union = (sizes.unsqueeze(0) + sizes.unsqueeze(1) - shared).clamp_min(1)
+    before = (shared / union).tril(diagonal=-1).amax(dim=1) if len(maps) else sizes
+    kept = before < _COPY
+    kept[: len(sets[0])] = True
+    return maps[kept], int(kept[len(sets[0]) :].sum())
 
 
 def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> Tensor:
@@ -161,14 +200,14 @@ class Grounder:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
         keys = head_keys(self._head, siglip.unsqueeze(0))
         phrases = phrases.to(siglip.device)
-        found = find_regions(dinov2, self._settings)
-        maps = split_pieces(found[found.amax(dim=1) > 0.5], self._grid)
+        maps, others = candidates(dinov2, self._settings, self._grid, SHIFTS)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole]).to(siglip.device)
         pooled = functional.normalize(
             pool_regions(self._head, keys, weights.unsqueeze(0))[0], dim=-1
         )
         logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
+        logits[:, len(maps) - others : -1] -= DOUBT
         return Scores(maps.view(-1, *self._grid).numpy(), logits[:, :-1], logits[:, -1])
 
 
@@ -189,7 +228,9 @@ def region_mask(
         binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
         corner = 0, 0
     else:
-        share = spread(soft, geometry, patch, colours.size)
+        # What is faint and further off than the next patch is another thing of a like colour.
+        near = cv2.dilate((soft > 0.5).astype(np.uint8), _NEAR)
+        share = spread(soft * near, geometry, patch, colours.size)
         binary, corner = colours.sharpen(share, patch / geometry.size)
     pieces = cv2.connectedComponentsWithStats(binary, connectivity=8) if binary.size else None
     if pieces is not None and pieces[0] > 2:
@@ -221,11 +262,13 @@ def select_objects(
     masks: list[UInt8Array] = []
     drawn: dict[int, UInt8Array] = {}
     probability = sigmoid(scores.logits)
+    patches = (scores.maps > 0.5).sum(axis=(1, 2))
+    sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
         kept: list[tuple[UInt8Array, GroundedObject]] = []
-        for region in np.argsort(-scores.logits[number], kind="stable"):
-            score = float(probability[number, region])
-            if score < threshold or len(objects) >= max_objects:
+        order = np.argsort(-(scores.logits[number] + _LARGER * sizes), kind="stable")
+        for region in order[probability[number, order] >= threshold]:
+            if len(objects) + len(kept) >= max_objects:
                 break
             if region not in drawn:
                 if colours is None and image is not None:
@@ -237,7 +280,7 @@ def select_objects(
                 continue
             found = GroundedObject(
                 phrase,
-                score,
+                float(probability[number, region]),
                 float(scores.logits[number, region]),
                 Box(*cv2.boundingRect(mask)),
                 area / mask.size,
@@ -246,8 +289,9 @@ def select_objects(
             if any(_is_part(found, better) or _overlap(mask, its) > 0.5 for its, better in kept):
                 continue
             kept.append((mask, found))
-            masks.append(mask)
-            objects.append(found)
+        kept.sort(key=lambda one: -one[1].logit)
+        masks += [mask for mask, _ in kept]
+        objects += [found for _, found in kept]
     return objects, masks
 
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.grounding import GroundingSettings, Scores, find_regions, led_regions
+from siglip_perception.grounding import (
+    DOUBT,
+    SHIFTS,
+    GroundingSettings,
+    Scores,
+    candidates,
+    find_regions,
+    led_regions,
+)
 from siglip_perception.pieces import split_pieces
 from siglip_perception.plan import Sight
 from siglip_perception.pooling import head_keys, pool_regions, pool_single
@@ -49,13 +57,16 @@ class Regions(_Base):
 
     by_siglip: of SigLIP's own features instead of DINO's. led: each phrase leads a region, too.
     mlp: with the head's MLP. beta: the cut at so many times the mean affinity; None: what belongs
-    to the weights.
+    to the weights. shifts: of the cut, see grounding.regions_at. doubt: log-odds of the regions
+    of all but the first shift.
     """
 
     by_siglip: bool = False
     led: bool = False
     mlp: bool = True
     beta: float | None = None
+    shifts: tuple[float, ...] = SHIFTS
+    doubt: float = DOUBT
 
     @torch.inference_mode()
     def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
@@ -67,16 +78,19 @@ class Regions(_Base):
             settings = _cut(features, self.beta, settings)
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
-        found = find_regions(features, settings)
+        maps, others = candidates(features, settings, self.grid, self.shifts)
         if self.led:
             single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
             dense = torch.from_numpy(single).to(features.device).sigmoid()
-            found = torch.cat([found, led_regions(features, dense, settings)])
-        maps = split_pieces(found[found.amax(dim=1) > 0.5], self.grid)
+            led = led_regions(features, dense, settings).cpu()
+            more = split_pieces(led[led.amax(dim=1) > 0.5], self.grid)
+            maps, others = torch.cat([maps, more]), others + len(more)
         weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
-        pooled = pool_regions(head, keys, weights.unsqueeze(0), mlp=self.mlp)[0]
+        weights = weights.to(features.device).unsqueeze(0)
+        pooled = pool_regions(head, keys, weights, mlp=self.mlp)[0]
         logits = self.logits(pooled, phrases)
-        return Scores(maps.view(-1, *self.grid).cpu().numpy(), logits[:, :-1], logits[:, -1])
+        logits[:, len(maps) - others : -1] -= self.doubt
+        return Scores(maps.view(-1, *self.grid).numpy(), logits[:, :-1], logits[:, -1])
 
 
 @dataclass(frozen=True)
@@ -155,7 +169,9 @@ def compared(sight: Sight) -> Mapping[str, Method]:
 def ablation(sight: Sight) -> Mapping[str, Method]:
     """Each switch of the grounding turned, one at a time."""
     return {
-        "regions, head with MLP": Regions(sight),
+        "regions of three cuts, head with MLP": Regions(sight),
+        "regions of one cut": Regions(sight, shifts=(0.0,)),
+        "regions of three cuts, none doubted": Regions(sight, doubt=0.0),
         "regions, each phrase leads one too": Regions(sight, led=True),
         "regions, head without MLP": Regions(sight, mlp=False),
         **{

@@ -267,7 +267,7 @@ def test_the_command_measures_own_images_and_scenes(
     parts = json.loads(figures_file.read_text())["methods"]
     assert set(parts[OURS]["language"]) == {"en", "ko"}
     assert "| dense, with MLP |" in table.read_text()
-    assert "| regions, head with MLP |" in table.read_text()
+    assert "| regions of one cut |" in table.read_text()
     with Image.open(sheet) as opened:
         assert opened.width == 1920
     capsys.readouterr()
