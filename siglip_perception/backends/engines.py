@@ -23,6 +23,8 @@ _LOGGER = logging.getLogger(__name__)
 # Images in a pass that an engine is built for: least, what it is tuned for, most. More cameras
 # than that are served in several passes.
 BATCHES = (1, 1, 4)
+# Bytes that a layer's kernels may use; the largest activations here are a few MiB.
+_WORKSPACE = 1 << 30
 Shape = tuple[int, ...]
 Report = Callable[[float], None]
 
@@ -67,6 +69,8 @@ def build(library: Any, onnx: Path, shape: Shape, report: Report) -> bytes:
     config.clear_flag(library.BuilderFlag.TF32)
     # An engine keeps to its stream: what runs beside it is the other tower's.
     config.max_aux_streams = 0
+    # By default all of the GPU's memory, which a node that serves meanwhile needs, too.
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, _WORKSPACE)
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT, *((batch, *shape) for batch in BATCHES))
     config.add_optimization_profile(profile)

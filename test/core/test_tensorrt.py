@@ -6,6 +6,7 @@ What only TensorRT and a GPU can show is not shown here: see docs/backends.md.
 from __future__ import annotations
 
 import importlib
+import io
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from models import write_random_model
 
 from siglip_perception.backends import engines, selftest, tensorrt
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.progress import shown
 from siglip_perception.backends.tensorrt import Target
 from siglip_perception.encoders import Encoders
 from siglip_perception.errors import BackendError
@@ -313,3 +315,20 @@ def test_progress_goes_from_nothing_to_all(folder: Path, target: Target, tmp_pat
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert len({round(share, 3) for share in shares}) > 20
     assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {what for what, _ in told}
+
+
+def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with shown(terminal):
+        pass
+    assert terminal.getvalue() == ""
+    with shown(terminal) as progress:
+        progress("dinov2, blocks 0 to 23", 0.0)
+        progress("siglip, blocks 0 to 26", 0.625)
+    last = terminal.getvalue().rstrip("\n").split("\r")[-1]
+    assert last.startswith("building engines: siglip, blocks 0 to 26:  62%|")
+    assert capsys.readouterr().err == ""

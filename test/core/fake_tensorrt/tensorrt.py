@@ -45,6 +45,10 @@ class BuilderFlag:
     TF32 = "TF32"
 
 
+class MemoryPoolType:
+    WORKSPACE = "workspace"
+
+
 class NetworkDefinitionCreationFlag:
     STRONGLY_TYPED = 1
 
@@ -59,9 +63,14 @@ class _Config:
         self.flags = {BuilderFlag.TF32}
         self.profiles: list[_Profile] = []
         self.progress_monitor: Any = None
+        self.max_aux_streams = 7
+        self.limits: dict[str, int] = {}
 
     def clear_flag(self, flag: str) -> None:
         self.flags.discard(flag)
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self.limits[pool] = size
 
     def add_optimization_profile(self, profile: _Profile) -> None:
         self.profiles.append(profile)
@@ -90,6 +99,8 @@ class Builder:
             )
             return None
         assert BuilderFlag.TF32 not in config.flags
+        assert config.max_aux_streams == 0
+        assert config.limits == {MemoryPoolType.WORKSPACE: 1 << 30}
         (profile,) = config.profiles
         (fed,) = network.model.graph.input
         rest = tuple(dim.dim_value for dim in fed.type.tensor_type.shape.dim[1:])
