@@ -15,7 +15,7 @@ from siglip_perception.contrastive.vocabulary import LANGUAGES, Language
 from siglip_perception.types import Box
 
 WIDTH, HEIGHT = 640, 480
-RATE_HZ = 15
+RATE_HZ = 20
 SCENES = 2
 SCENE_S = 8
 OBJECTS = 4
