@@ -24,7 +24,6 @@ from siglip_perception.backends import (
     Source,
     _proven_on_gpu,
     probe,
-    selftest,
     start,
 )
 from siglip_perception.backends.cache import EngineCache
@@ -32,10 +31,8 @@ from siglip_perception.backends.serving import Serving
 from siglip_perception.backends.swap import Swapping, command
 from siglip_perception.encoders import Encoders, Features
 from siglip_perception.errors import BackendError
-from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.plan import Plan
 from siglip_perception.preprocess import EncoderInput
-from siglip_perception.types import Frame
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,39 +201,6 @@ def choice() -> Choice:
     return Choice("tensorrt", CPU, "fp32", automatic=False, why="")
 
 
-def test_a_pipeline_serves_while_engines_are_built_and_then_from_them(
-    folder: Path, fake: Path
-) -> None:
-    options = PipelineOptions(model=str(folder), background=True)
-    plan = Plan.make(options.model, "", "", "")
-    pipeline = Pipeline(plan, options, choice())
-    frame = Frame(selftest.frames(1)[0])
-    assert pipeline.backend.startswith("torch ")
-    wanted = pipeline.process(frame, None).tokens
-    swapping = pipeline._encoders
-    assert isinstance(swapping, Swapping)
-    # Frames flow all the while.
-    served = 0
-    while not swapping.wait(0.1):
-        assert pipeline.process(frame, None).tokens is not None
-        served += 1
-    assert served > 0
-    after = pipeline.process(frame, None).tokens
-    assert pipeline.backend == "tensorrt 10.3.0 on cpu, fp32"
-    assert wanted is not None
-    assert after is not None
-    torch.testing.assert_close(
-        torch.from_numpy(after.data), torch.from_numpy(wanted.data), rtol=1e-4, atol=1e-4
-    )
-    # The next start finds them built, and so does one that leaves the backend to the machine.
-    again = Pipeline(Plan.make(options.model, "", "", ""), options, choice())
-    assert again.backend == "tensorrt 10.3.0 on cpu, fp32"
-    assert not isinstance(again._encoders, Swapping)
-    found, reason = _proven_on_gpu(encoders_of(folder), choice())
-    assert found is not None
-    assert (found[1], reason) == (pipeline.backend, "the fastest here, built before")
-
-
 def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
     found, reason = _proven_on_gpu(encoders_of(folder), choice())
     assert found is None
@@ -275,6 +239,14 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     assert lines[0] == "building engines: 0 %, PyTorch's float32 pass"
     assert lines[-1].startswith("building engines: 100 %")
     assert len(lines) < 40
+
+    # A node finds them built, and so does one that leaves the backend to the machine.
+    again = start(encoders_of(folder), choice(), Source(str(folder)))
+    assert not isinstance(again, Swapping)
+    found, reason = _proven_on_gpu(encoders_of(folder), choice())
+    assert found is not None
+    assert again.says == found[1] == serving.says
+    assert reason == "the fastest here, built before"
 
     # A node serves from PyTorch where the engines give other tokens; a command does not.
     aside = fake.with_name("kept")

@@ -21,6 +21,8 @@ from models import write_random_model
 
 from siglip_perception.backends import engines, selftest, tensorrt
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.choice import choose
+from siglip_perception.backends.probe import Probe
 from siglip_perception.backends.progress import shown
 from siglip_perception.backends.tensorrt import Target
 from siglip_perception.encoders import Encoders
@@ -30,6 +32,8 @@ from siglip_perception.preprocess import Preprocessor
 
 CPU = torch.device("cpu")
 FAKE = Path(__file__).parent / "fake_tensorrt"
+# What the build of the fixture `built` told of its progress.
+told: list[tuple[str, float]] = []
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,13 @@ def target() -> Iterator[Target]:
 def built(folder: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the engines of the model; not to be changed."""
     cache = tmp_path_factory.mktemp("built") / "engines"
-    tensorrt.build(encoders_of(folder), target, EngineCache(cache), quiet)
+    told.clear()
+    tensorrt.build(
+        encoders_of(folder),
+        target,
+        EngineCache(cache),
+        lambda what, share: told.append((what, share)),
+    )
     return cache
 
 
@@ -302,14 +312,7 @@ def test_a_reference_that_is_gone_is_made_again(
     assert count(log) == 0
 
 
-def test_progress_goes_from_nothing_to_all(folder: Path, target: Target, tmp_path: Path) -> None:
-    told: list[tuple[str, float]] = []
-    tensorrt.build(
-        encoders_of(folder),
-        target,
-        EngineCache(tmp_path / "engines"),
-        lambda what, share: told.append((what, share)),
-    )
+def test_progress_goes_from_nothing_to_all(built: Path) -> None:
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
@@ -332,3 +335,27 @@ def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
     last = terminal.getvalue().rstrip("\n").split("\r")[-1]
     assert last.startswith("building engines: siglip, blocks 0 to 26:  62%|")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 7), "bf16")])
+def test_a_gpu_without_bfloat16_is_not_given_any(
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    precision: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose("tensorrt", "auto", "auto").precision == precision
+    monkeypatch.setattr(
+        tensorrt, "probe", lambda: Probe(module="tensorrt", builds=True, runs=True)
+    )
+    monkeypatch.setattr(tensorrt, "machine", lambda device: {})
+    cuda = torch.device("cuda")
+    assert Target.here(cuda, "fp16").precision == "fp16"
+    if precision == "fp32":
+        with pytest.raises(BackendError, match="GPU has no bfloat16: use precision fp16"):
+            Target.here(cuda, "bf16")
+    else:
+        assert Target.here(cuda, "bf16").name == "tensorrt 10.3.0"
