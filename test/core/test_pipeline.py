@@ -115,7 +115,7 @@ def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> 
 def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
     with torch.no_grad():
-        pipeline._encoders.towers["siglip"].embed.places.fill_(torch.nan)
+        pipeline._encoders.run.towers["siglip"].embed.places.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -123,7 +123,7 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
 def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
     with torch.no_grad():
-        pipeline._encoders.towers["siglip"].embed.places.fill_(70000.0)
+        pipeline._encoders.run.towers["siglip"].embed.places.fill_(70000.0)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
