@@ -45,13 +45,13 @@ def choose(backend: str, device: str, precision: str) -> Choice:
 
     Raises BackendError, one sentence, for what is not there and was asked for by name.
     """
-    where, why = _device(device, backend)
     if backend == "auto":
         name: BackendName = "openvino" if precision == "int8" else "torch"
     elif backend in BACKENDS:
         name = next(known for known in BACKENDS if known == backend)
     else:
         raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
+    where, why = _device(device, name)
     how, reason = _precision(precision, name, where)
     why_so = "; ".join(filter(None, [*why, reason]))
     return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)

@@ -359,3 +359,10 @@ def test_a_gpu_without_bfloat16_is_not_given_any(
             Target.here(cuda, "bf16")
     else:
         assert Target.here(cuda, "bf16").name == "tensorrt 10.3.0"
+
+
+def test_int8_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
+    chosen = choose("auto", "auto", "int8")
+    assert (chosen.backend, chosen.device, chosen.precision) == ("openvino", CPU, "int8")
