@@ -10,7 +10,7 @@ import torch
 
 from siglip_perception.backends.choice import Choice, choose
 from siglip_perception.backends.serving import Runner, Serving, runner
-from siglip_perception.backends.swap import Source, Swapping, command
+from siglip_perception.backends.swap import Source, Swapping, builder_command
 from siglip_perception.encoders import Encoders
 from siglip_perception.errors import BackendError
 
@@ -77,7 +77,9 @@ def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serv
         return runner(ready, choice.device), head
 
     return Swapping(
-        serving, command(source, target.library.__name__, choice.device, choice.precision), load
+        serving,
+        builder_command(source, target.library.__name__, choice.device, choice.precision),
+        load,
     )
 
 

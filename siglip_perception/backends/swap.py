@@ -128,7 +128,9 @@ class _Work:
             return ready
 
 
-def command(source: Source, library: str, device: torch.device, precision: Precision) -> list[str]:
+def builder_command(
+    source: Source, library: str, device: torch.device, precision: Precision
+) -> list[str]:
     """What builds the engines of these encoders with that module, see builder.py."""
     asked = {
         **asdict(source),

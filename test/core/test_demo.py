@@ -32,7 +32,7 @@ def test_instructions_name_two_objects_of_the_scene(seed: int) -> None:
             assert asked.roles == (Role.TARGET, Role.PLACE)
 
 
-def test_a_bag_has_compressed_images_at_15_hz_and_instructions(
+def test_a_bag_has_compressed_images_at_20_hz_and_instructions(
     short: None, tmp_path: Path
 ) -> None:
     written = recording.write_recording(tmp_path / "bag", seed=3)
@@ -48,7 +48,7 @@ def test_a_bag_has_compressed_images_at_15_hz_and_instructions(
                 assert connection.topic == "/instruction"
                 spoken.append((stamp, message.data))
     assert len(stamps) == written.frames == 2 * recording.RATE_HZ
-    assert stamps[15] - stamps[0] == 10**9
+    assert stamps[recording.RATE_HZ] - stamps[0] == 10**9
     assert [text for _, text in spoken] == [
         text for part in recording.parts(3) for text in part.instructions
     ]

@@ -28,7 +28,7 @@ from siglip_perception.backends import (
 )
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.serving import Serving
-from siglip_perception.backends.swap import Swapping, command
+from siglip_perception.backends.swap import Swapping, builder_command
 from siglip_perception.encoders import Encoders, Features
 from siglip_perception.errors import BackendError
 from siglip_perception.plan import Plan
@@ -220,7 +220,7 @@ def test_a_builder_that_crashes_costs_no_frame(
 
 
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
-    asked = command(Source("/nowhere"), "tensorrt", CPU, "fp32")
+    asked = builder_command(Source("/nowhere"), "tensorrt", CPU, "fp32")
     with subprocess.Popen(asked, stdin=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdin is not None
         child.stdin.close()
