@@ -253,6 +253,36 @@ def test_a_uniform_image_is_handled(generous: Pipeline, grey: int) -> None:
         assert 0 <= found.box.x < found.box.x + found.box.width <= 64
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3)])
+def test_a_picture_of_a_pixel_is_handled(generous: Pipeline, height: int, width: int) -> None:
+    image = np.full((height, width, 3), 90, dtype=np.uint8)
+    query = generous.query(parse("cup. plate."))
+    grounding = generous.process(Frame(image), query, with_mask=True).grounding
+    assert grounding is not None
+    assert grounding.mask is not None
+    assert grounding.mask.shape == (height, width)
+    assert np.isfinite(grounding.presence).all()
+    for found in grounding.objects:
+        assert 0 <= found.box.x < found.box.x + found.box.width <= width
+        assert 0 <= found.box.y < found.box.y + found.box.height <= height
+
+
+def test_depth_that_is_nan_all_over_places_nothing_and_loses_nothing(
+    generous: Pipeline, frame: Frame
+) -> None:
+    query = generous.query(parse("cup. plate."))
+    nan = np.full((frame.height, frame.width), np.nan, dtype=np.float32)
+    blind = replace(frame, depth=lambda: Depth(nan, 100.0, 100.0, 10.0, 10.0))
+    without = generous.process(frame, query).grounding
+    grounding = generous.process(blind, query).grounding
+    assert grounding is not None
+    assert without is not None
+    assert [found.box for found in grounding.objects] == [found.box for found in without.objects]
+    assert grounding.objects
+    assert all(np.isnan(found.position).all() for found in grounding.objects)
+    assert all(np.isnan(found.extent).all() for found in grounding.objects)
+
+
 def test_phrases_of_any_characters_are_encoded(generous: Pipeline, frame: Frame) -> None:
     odd = from_phrases(["cup \U0001f964", "\u202eplate", "x" * 1024, "가" * 300, "1" * 128])
     query = generous.query(odd)
