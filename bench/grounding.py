@@ -5,10 +5,9 @@ features mean nothing: there the grounding gets the embedded model's features of
 turned into the contract's width and grid, so that there are as many regions to score and to draw.
 Times are medians of runs in turn, in milliseconds:
 
-    encode      both towers, tokens and the last blocks for the grounding
-    found       every phrase is found among DINOv2's regions
-    not found   SigLIP says no to all of them for a phrase, and is asked patch by patch
-    share       of the encoders' time
+    encode    both towers, tokens and the last blocks for the grounding
+    ground    regions, their scores against four phrases, and the boxes and masks of what is found
+    share     of the encoders' time
 """
 
 from __future__ import annotations
@@ -35,12 +34,13 @@ from torch.nn import functional  # noqa: E402
 from transformers import SiglipConfig, SiglipModel  # noqa: E402
 
 from siglip_perception import contracts  # noqa: E402
+from siglip_perception.backends import choose  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
 from siglip_perception.contrastive.scenes import render, sample_scene  # noqa: E402
 from siglip_perception.encoders import Encoders, TextEncoder  # noqa: E402
 from siglip_perception.grounding import Grounder, Scores, select_objects  # noqa: E402
 from siglip_perception.parity.random_weights import write_random  # noqa: E402
-from siglip_perception.plan import Plan, device_of, dtype_of  # noqa: E402
+from siglip_perception.plan import Plan  # noqa: E402
 from siglip_perception.preprocess import Preprocessor  # noqa: E402
 from siglip_perception.types import Role, UInt8Array  # noqa: E402
 
@@ -57,10 +57,8 @@ class Row:
     regions: int
     drawn: int
     encode: float
-    found: float
-    not_found: float
-    share_found: float
-    share_not_found: float
+    ground: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,8 @@ def load(
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
     siglip = plan.sight.siglip if plan.sight else random_siglip(semantic)
     reads = {"dino": spatial.name, "siglip": semantic.name}
-    dtype = dtype_of(precision, device)
-    encoders = Encoders(plan.contract, plan.towers, plan.tokens, reads, device, dtype)
-    if plan.sight is None:  # its encoder is none of the towers
-        siglip.vision_model.encoder.to(dtype)
+    encoders = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    encoders.prepare(device, choose("torch", device.type, precision).dtype)
     inputs = Preprocessor(encoders.inputs, device)([image])
 
     def encode() -> tuple[Tensor, Tensor]:
@@ -143,7 +139,7 @@ def timed(ways: dict[str, Callable[[], object]], runs: int, device: torch.device
 
 def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
     """One row: the embedded model where no contract is named."""
-    device = device_of(args.device)
+    device = choose("torch", args.device, precision).device
     torch.manual_seed(0)
     image, phrases = scene(args.seed)
     plan, base = load("tabletop", "", device, "fp32", image)
@@ -170,9 +166,7 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
         )
     grid = rows, rows
     # Of random weights the answers mean nothing: what is drawn is the embedded model's.
-    none = embeddings if contract else -embeddings
-    few = Grounder(loaded.siglip, grid, sight.settings, by_patches=False)
-    many = Grounder(loaded.siglip, grid, sight.settings)
+    grounder = Grounder(loaded.siglip, grid, sight.settings)
     geometry = sight.square.geometry(image.shape[1], image.shape[0])
     roles = (Role.UNKNOWN,) * len(phrases)
 
@@ -182,41 +176,30 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
             select_objects(scores, tuple(phrases), roles, geometry, patch, 0.5, 20, image)[0]
         )
 
-    def ground(grounder: Grounder, asked: Tensor) -> int:
-        grounder.score(siglip, dino, asked)
+    def find() -> int:
+        grounder.score(siglip, dino, embeddings)
         return draw(real)
 
-    encode, found, not_found = timed(
-        {
-            "encode": loaded.encode,
-            "found": lambda: ground(few, embeddings),
-            "not found": lambda: ground(many, none),
-        },
-        args.runs,
-        device,
-    )
+    encode, ground = timed({"encode": loaded.encode, "ground": find}, args.runs, device)
     return Row(
         loaded.contract.name,
         precision,
-        len(few.score(siglip, dino, embeddings).maps),
+        len(grounder.score(siglip, dino, embeddings).maps),
         draw(real),
         encode,
-        found,
-        not_found,
-        found / encode,
-        not_found / encode,
+        ground,
+        ground / encode,
     )
 
 
 def table(rows: Sequence[Row]) -> str:
     lines = [
-        "| contract | precision | regions | drawn | encode | found | share | not found | share |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| contract | precision | regions | drawn | encode | ground | share |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row.contract} | {row.precision} | {row.regions} | {row.drawn} | {row.encode:.1f}"
-        f" | {row.found:.1f} | {row.share_found:.1%}"
-        f" | {row.not_found:.1f} | {row.share_not_found:.1%} |"
+        f" | {row.ground:.1f} | {row.share:.1%} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -237,7 +220,7 @@ def main() -> int:
         for precision in ("fp32", "bf16"):
             rows.append(measure(contract, precision, options))
             print(f"{rows[-1].contract} {precision}: measured", file=sys.stderr)
-    device = device_of(options.device)
+    device = choose("torch", options.device, "fp32").device
     print(f"Milliseconds, medians of {options.runs}; {device}, {torch.get_num_threads()} threads")
     print(table(rows))
     if options.json:

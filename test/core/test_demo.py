@@ -53,8 +53,8 @@ def test_a_bag_has_compressed_images_at_20_hz_and_instructions(
         text for part in recording.parts(3) for text in part.instructions
     ]
     assert spoken[0][0] < stamps[0]
-    faster = recording.write_recording(tmp_path / "faster", seed=3, rate_hz=20)
-    assert faster.frames == 40
+    faster = recording.write_recording(tmp_path / "faster", seed=3, rate_hz=30)
+    assert faster.frames == 60
 
 
 def test_the_truth_has_each_object_in_both_languages(short: None, tmp_path: Path) -> None:
