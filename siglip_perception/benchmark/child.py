@@ -183,7 +183,8 @@ def answer(job: Mapping[str, Any], candidate: Candidate, device: torch.device) -
         return {"ms": _timed(lambda: candidate.run(int(job["pass"])), device) * 1e3}
     if "rate" in job:
         one = torch.ones(_SIDE, _SIDE, dtype=getattr(torch, job["rate"]), device=device)
-        seconds = _timed(lambda: one @ one, device)
+        # The best of some: the first ones wake threads and fill caches.
+        seconds = min(_timed(lambda: one @ one, device) for _ in range(6))
         return {"gflops": 2 * _SIDE**3 / seconds / 1e9}
     tokens = candidate.run(1).float().cpu().numpy()
     np.save(job["tokens"], tokens)
