@@ -43,6 +43,8 @@ _COPY = 0.8
 DOUBT = 1.0
 # Of two regions of a thing the larger is preferred by so many log-odds for each doubling.
 _LARGER = 0.5
+# Two regions that share so much of the smaller one's patches share half of its pixels, too.
+_SAME = 0.8
 _NEAR = np.ones((3, 3), np.uint8)
 
 
@@ -262,14 +264,21 @@ def select_objects(
     masks: list[UInt8Array] = []
     drawn: dict[int, UInt8Array] = {}
     probability = sigmoid(scores.logits)
-    patches = (scores.maps > 0.5).sum(axis=(1, 2))
+    inside = (scores.maps > 0.5).reshape(len(scores.maps), -1)
+    patches = inside.sum(axis=1)
     sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
         kept: list[tuple[UInt8Array, GroundedObject]] = []
+        taken: list[int] = []
         order = np.argsort(-(scores.logits[number] + _LARGER * sizes), kind="stable")
         for region in order[probability[number, order] >= threshold]:
             if len(objects) + len(kept) >= max_objects:
                 break
+            # Of the same patches as one that is kept: it need not be drawn to be seen as the same.
+            shared = (int((inside[region] & inside[other]).sum()) for other in taken)
+            least = [min(patches[region], patches[other]) for other in taken]
+            if any(both > _SAME * few for both, few in zip(shared, least, strict=True)):
+                continue
             if region not in drawn:
                 if colours is None and image is not None:
                     colours = Colours(image)
@@ -289,6 +298,7 @@ def select_objects(
             if any(_is_part(found, better) or _overlap(mask, its) > 0.5 for its, better in kept):
                 continue
             kept.append((mask, found))
+            taken.append(int(region))
         kept.sort(key=lambda one: -one[1].logit)
         masks += [mask for mask, _ in kept]
         objects += [found for _, found in kept]

@@ -8,6 +8,7 @@ once a frame, and every region is a masked softmax over them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,26 +21,36 @@ class HeadKeys:
     """What the head's probe sees of one batch of images.
 
     scores: float [B, heads, N], the probe's scaled dot products with the N tokens' keys.
-    values: float [B, N, heads, dim / heads].
+    tokens: float [B, N, dim]. weight, bias: of the values, [heads, dim / heads, dim] and
+    [heads, dim / heads].
     """
 
     scores: Tensor
-    values: Tensor
+    tokens: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Of each token, float [B, N, heads, dim / heads]."""
+        heads, width, dim = self.weight.shape
+        flat = functional.linear(self.tokens, self.weight.reshape(-1, dim), self.bias.flatten())
+        return flat.view(*self.tokens.shape[:2], heads, width)
 
 
 def head_keys(head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor) -> HeadKeys:
-    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores and values."""
+    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores, and values."""
     attention = head.attention
     heads, width = attention.num_heads, attention.head_dim
-    projection, bias = attention.in_proj_weight, attention.in_proj_bias
-    w_query, w_key, w_value = projection.chunk(3)
-    b_query, b_key, b_value = bias.chunk(3)
+    w_query, w_key, w_value = attention.in_proj_weight.chunk(3)
+    b_query, b_key, b_value = attention.in_proj_bias.chunk(3)
+    dim = tokens.shape[-1]
+    # The probe is no token: its products with the keys are one projection of the tokens.
     query = functional.linear(head.probe[0, 0], w_query, b_query).view(heads, width)
-    batch, count, _ = tokens.shape
-    keys = functional.linear(tokens, w_key, b_key).view(batch, count, heads, width)
-    values = functional.linear(tokens, w_value, b_value).view(batch, count, heads, width)
-    scores = torch.einsum("bnhd,hd->bhn", keys, query) * width**-0.5
-    return HeadKeys(scores, values)
+    towards = torch.einsum("hd,hdi->hi", query, w_key.view(heads, width, dim))
+    offset = (query * b_key.view(heads, width)).sum(dim=-1)
+    scores = functional.linear(tokens, towards, offset).transpose(1, 2) * width**-0.5
+    return HeadKeys(scores, tokens, w_value.view(heads, width, dim), b_value.view(heads, width))
 
 
 def _finish(
@@ -66,8 +77,14 @@ def pool_regions(
     """
     scores = keys.scores - keys.scores.amax(dim=-1, keepdim=True)
     shares = weights.unsqueeze(2) * scores.exp().unsqueeze(1)  # [B, R, heads, N]
-    shares = shares / shares.sum(dim=-1, keepdim=True).clamp_min(1e-12)
-    return _finish(head, torch.einsum("brhn,bnhd->brhd", shares, keys.values), mlp)
+    total = shares.sum(dim=-1, keepdim=True)
+    shares = shares / total.clamp_min(1e-12)
+    # Tokens are summed before they become values: of regions there are fewer than of tokens.
+    batch, regions, heads, count = shares.shape
+    summed = torch.bmm(shares.reshape(batch, regions * heads, count), keys.tokens)
+    summed = summed.view(batch, regions, heads, -1)
+    attended = torch.einsum("brhi,hdi->brhd", summed, keys.weight) + keys.bias * (total > 0)
+    return _finish(head, attended, mlp)
 
 
 def pool_single(
