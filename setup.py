@@ -80,6 +80,10 @@ setup(
         ],
         # ONNX of the encoders, and OpenVINO, which runs it on a CPU; NNCF makes int8 of it.
         "export": ["onnx>=1.17", "onnxscript>=0.5"],
+        # TensorRT, which a Jetson has with JetPack (the two others are all it needs there).
+        # TensorRT-RTX is for GeForce RTX cards; it builds engines, and is tested, without a GPU.
+        "tensorrt": ["onnx>=1.17", "onnxscript>=0.5", "tensorrt>=10.3"],
+        "tensorrt-rtx": ["onnx>=1.17", "onnxscript>=0.5", "tensorrt_rtx>=1.2"],
         "openvino": ["nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5", "openvino>=2025.4"],
         # The reference of the parity command. It brings torchvision, which has to be the build of
         # the PyTorch that is there; without one, `pip install --no-deps timm` will do.

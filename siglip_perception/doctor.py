@@ -31,7 +31,7 @@ _NEEDED = (
 )
 # Older ones lack what the encoders call; setup.py says the same.
 _MINIMUM = {"torch": (2, 6), "transformers": (5, 20)}
-_EXTRA = ("tqdm", "openvino", "onnx", "onnxruntime", "tensorrt")
+_EXTRA = ("tqdm", "openvino", "onnx", "onnxruntime", "tensorrt|tensorrt_rtx")
 _ROS_MODULES = {
     "rclpy": "the node: source a ROS 2 (Jazzy or newer), or run `make demo`, which fetches one",
     "siglip_perception_msgs": "the node: build it with colcon (see the README) or run `make demo`",
@@ -97,6 +97,7 @@ def examine(model: str) -> Report:
             lacking.append("torch")
     if not lacking:
         try:
+            _tensorrt(report)
             _main_job(report, model)
         except (PerceptionError, FloatingPointError) as error:
             report.missing.append(f"a model that runs: {error}")
@@ -184,6 +185,21 @@ def _torch(report: Report) -> None:
         report.missing.append(
             "a PyTorch with CUDA, for the GPU that is there: see pytorch.org/get-started"
         )
+
+
+def _tensorrt(report: Report) -> None:
+    from siglip_perception.backends.probe import is_installed, probe
+
+    if not is_installed():
+        report.backends["tensorrt"] = "not installed"
+        return
+    found = probe()
+    if found.trouble:
+        report.backends["tensorrt"] = found.trouble
+        return
+    report.backends["tensorrt"] = (
+        f"ready, {found.module} {found.version}, driver {found.driver or 'unknown'}"
+    )
 
 
 def _nvidia_smi() -> list[str]:

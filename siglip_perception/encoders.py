@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from siglip_perception.preprocess import EncoderInput
 from siglip_perception.transformer import Linear, take_apart
 
 Segment = Callable[[Tensor], Tensor]
+Job = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,22 @@ class Tower(nn.Module):
         self.embed.release()
         self.blocks = nn.ModuleList()
 
+    def served_by(
+        self, segments: Mapping[tuple[int, int], Segment], device: torch.device
+    ) -> Tower:
+        """Another tower, without weights but its norm's, that these run; this one stays as it is.
+
+        segments: see serve(). device: where they take and give their tensors.
+        """
+        other = Tower.__new__(Tower)
+        nn.Module.__init__(other)
+        for name in ("fed", "digest", "prefix", "patches", "dim", "depth", "split", "_normed"):
+            setattr(other, name, getattr(self, name))
+        other.norm = copy.deepcopy(self.norm).to(device)
+        other.register_buffer("mask", None, persistent=False)
+        other._segments = dict(segments)
+        return other
+
     def parts(self, read: bool) -> tuple[tuple[int, int], ...]:
         """The runs of blocks up to the tap, and if the last features are read, to the end."""
         if read and self.split < self.depth:
@@ -166,6 +185,15 @@ class Encoders:
         self.towers = dict(towers)
         self._tapped = [tokens[spec.name] for spec in contract.encoders]
         self._grounding = dict(grounding)
+        # Runs the towers' passes, which do not depend on each other, and gives their results.
+        self.run_all: Callable[[Sequence[Job]], list[tuple[Tensor, Tensor]]] = _in_turn
+
+    def served_by(self, towers: Mapping[str, Tower]) -> Encoders:
+        """The same outputs of other towers of the same keys."""
+        other = copy.copy(self)
+        other.towers = dict(towers)
+        other.run_all = _in_turn
+        return other
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make all towers ready on the device, with products in `dtype`; once."""
@@ -176,6 +204,13 @@ class Encoders:
     def reads(self) -> frozenset[str]:
         """Keys of the towers whose last block the grounding reads."""
         return frozenset(self._grounding.values())
+
+    @property
+    def outputs(self) -> str:
+        """What of which tower is given, in words."""
+        taps = [f"{key}{' normed' if self.towers[key]._normed else ''}" for key in self._tapped]
+        reads = [f"{part} of {key}" for part, key in sorted(self._grounding.items())]
+        return f"tokens of {', '.join(taps)}; {', '.join(reads)}"
 
     @property
     def inputs(self) -> tuple[EncoderInput, ...]:
@@ -191,19 +226,24 @@ class Encoders:
         grounded: the images of the batch whose features the grounding reads.
         """
         read = self.reads if grounded else frozenset()
-        taps: dict[str, Tensor] = {}
-        last: dict[str, Tensor] = {}
+        jobs: dict[str, Job] = {}
         for key, tower in self.towers.items():
             tapped = with_tokens and key in self._tapped
             if tapped or key in read:
-                taps[key], last[key] = tower.run(
-                    inputs[tower.fed], tapped, grounded if key in read else ()
-                )
+                rows = grounded if key in read else ()
+                jobs[key] = functools.partial(tower.run, inputs[tower.fed], tapped, rows)
+        done = dict(zip(jobs, self.run_all(list(jobs.values())), strict=True))
+        taps = {key: found[0] for key, found in done.items()}
+        last = {key: found[1] for key, found in done.items()}
         features = {part: last[key].float() for part, key in self._grounding.items() if read}
         tokens = None
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._tapped], dim=-1).float()
         return Features(tokens, features.get("siglip"), features.get("dino"))
+
+
+def _in_turn(jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:
+    return [job() for job in jobs]
 
 
 class TextEncoder:

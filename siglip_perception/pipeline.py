@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import Choice
+from siglip_perception.backends import Choice, Source
 from siglip_perception.contracts import Contract
 from siglip_perception.depth import locate
 from siglip_perception.encoders import Encoders, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding import Grounder, Scores, label_mask, select_objects
+from siglip_perception.host import to_host
 from siglip_perception.instruction import Instruction
 from siglip_perception.plan import Plan
 from siglip_perception.preprocess import Preprocessor
@@ -39,7 +40,11 @@ _MOST_OBJECTS = 255
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What a pipeline is loaded with; the names and ranges are those of the node's parameters."""
+    """What a pipeline is loaded with; the names and ranges are those of the node's parameters.
+
+    background: whether PyTorch may serve while engines are built, as in a node; else they are
+        waited for, so that all results come from the same backend.
+    """
 
     model: str = "tabletop"
     contract: str = ""
@@ -51,6 +56,7 @@ class PipelineOptions:
     tokens_dtype: TokenDtype = "float32"
     grounding_model: str = ""
     grounding_contract: str = ""
+    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,19 @@ class Pipeline:
         self.threshold = options.threshold
         self.max_objects = options.max_objects
         self._tokens_dtype: TokenDtype = options.tokens_dtype
-        self._encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
-        self.backend = backends.start(self._encoders, choice)
+        encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
         device = choice.device
-        self._preprocess = Preprocessor(self._encoders.inputs, device)
+        self._preprocess = Preprocessor(encoders.inputs, device)
+        source = None
+        if options.background:
+            source = Source(
+                options.model,
+                options.contract,
+                options.grounding_model,
+                options.grounding_contract,
+            )
+        # Not kept beside it: engines let the encoders' own weights go.
+        self._encoders = backends.start(encoders, choice, source)
         self.sight = plan.sight
         if plan.sight is not None:
             sight = plan.sight
@@ -127,6 +142,11 @@ class Pipeline:
                 " its config.json and its weights have to be those that belong together."
             ) from error
         return pipeline
+
+    @property
+    def backend(self) -> str:
+        """What runs the encoders now, in words; it may change from one frame to the next."""
+        return self._encoders.says
 
     def _warm_up(self) -> None:
         query = None
@@ -209,11 +229,13 @@ class Pipeline:
     def _token_grids(self, tokens: Tensor) -> list[TokenGrid | FloatingPointError]:
         narrow = tokens.to(getattr(torch, self._tokens_dtype))
         # After the cast: float16 ends at 65504.
-        finite = narrow.isfinite().flatten(1).all(dim=1).tolist()
+        finite = narrow.isfinite().flatten(1).all(dim=1)
         if self._tokens_dtype == "bfloat16":  # numpy has no such type
-            data = narrow.view(torch.int16).cpu().numpy().view(np.uint16)
-        else:
-            data = narrow.cpu().numpy()
+            narrow = narrow.view(torch.int16)
+        narrow, finite = to_host(narrow, finite)
+        data = narrow.numpy()
+        if self._tokens_dtype == "bfloat16":
+            data = data.view(np.uint16)
         return [
             TokenGrid(
                 data[number],
@@ -225,7 +247,7 @@ class Pipeline:
             )
             if right
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
-            for number, right in enumerate(finite)
+            for number, right in enumerate(finite.tolist())
         ]
 
     def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from siglip_perception.contracts import Contract, EncoderSpec, Interpolation, Resize, Triple
 from siglip_perception.geometry import Geometry
+from siglip_perception.host import upload
 from siglip_perception.resample import resample
 from siglip_perception.types import FloatArray, UInt8Array
 
@@ -84,9 +86,7 @@ class Preprocessor:
                 for square in self._squares
             }
             return {one: self._look_up(squares[one.square], one) for one in self._inputs}
-        uploaded = [
-            torch.from_numpy(np.ascontiguousarray(image)).to(self._device) for image in images
-        ]
+        uploaded = [upload(image, self._device) for image in images]
         on_device = {
             square: torch.stack([to_square_tensor(image, square) for image in uploaded])
             for square in self._squares
@@ -102,7 +102,7 @@ class Preprocessor:
 
     def _normalise(self, squares: Tensor, one: EncoderInput) -> Tensor:
         mean, std = (
-            torch.tensor(values, device=squares.device).view(1, 3, 1, 1)
+            _constant(values, torch.float32, squares.device).view(1, 3, 1, 1)
             for values in (one.mean, one.std)
         )
         return ((squares.permute(0, 3, 1, 2).float() / 255.0) - mean) / std
@@ -172,6 +172,12 @@ def _overlap(geometry: Geometry, size: int) -> tuple[tuple[slice, slice], tuple[
     return (into[0], into[1]), (out[0], out[1])
 
 
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device once: to make it anew for each frame would wait for the GPU."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def to_square_tensor(image: Tensor, square: Square) -> Tensor:
     """to_square on the image's own device, within one grey level of it."""
     height, width = image.shape[:2]
@@ -181,7 +187,7 @@ def to_square_tensor(image: Tensor, square: Square) -> Tensor:
         return torch.from_numpy(to_square(image.cpu().numpy(), square)).to(image.device)
     geometry = square.geometry(width, height)
     left, top = geometry.before
-    fill = torch.tensor(square.fill, dtype=torch.uint8, device=image.device)
+    fill = _constant(square.fill, torch.uint8, image.device)
     if left or top:
         padded = fill.expand(height + 2 * top, width + 2 * left, 3).clone()
         padded[top : top + height, left : left + width] = image

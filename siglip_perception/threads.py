@@ -10,9 +10,7 @@ def spin_briefly() -> None:
 
     GNU's libgomp spins for milliseconds by default. Where a camera driver or a policy wants the
     cores too, that takes them from the one thread which is waited for, and a frame takes many
-    times as long; not to spin at all costs a quiet machine more than half its speed. This many
-    turns take a fraction of a millisecond, and bridge the gaps between the embedded model's
-    products: with a quarter of them it takes a third more time.
+    times as long; not to spin at all costs a quiet machine half its speed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "8000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -9,56 +9,120 @@ from __future__ import annotations
 import torch
 
 from siglip_perception.backends.choice import Choice, choose
+from siglip_perception.backends.serving import Runner, Serving, runner
+from siglip_perception.backends.swap import Source, Swapping, builder_command
 from siglip_perception.encoders import Encoders
 from siglip_perception.errors import BackendError
 
-__all__ = ["Choice", "choose", "start"]
+__all__ = ["Choice", "Serving", "Source", "choose", "start"]
 
 
-def start(encoders: Encoders, choice: Choice) -> str:
-    """Make the encoders ready to serve as was chosen; what serves now, in words.
+def start(encoders: Encoders, choice: Choice, source: Source | None = None) -> Serving:
+    """Make the encoders ready to serve as was chosen; what serves is called in their place.
 
-    Raises BackendError, one sentence, where that cannot be.
+    source: where another process finds the same encoders. Given, TensorRT's engines that have to
+        be built first are built there, while PyTorch serves; else they are waited for.
+    Raises BackendError, one sentence, where it cannot be.
     """
-    reasons = [choice.why]
     if choice.backend == "openvino":
         from siglip_perception.backends import openvino
 
-        says = openvino.serve(encoders, choice.precision)
-    elif choice.backend == "torch":
-        engine, reason = _proven(encoders, choice) if choice.automatic else ("", "")
-        says = engine or f"torch {torch.__version__}"
-        reasons.append(reason)
-        if not engine:
-            encoders.prepare(choice.device, choice.dtype)
-    else:
-        raise BackendError(
-            f"The backend {choice.backend!r} is not part of this version: use auto or torch."
+        return Serving(
+            encoders, _head(openvino.serve(encoders, choice.precision), choice), [choice.why]
         )
+    if choice.backend == "tensorrt":
+        return _tensorrt(encoders, choice, source)
+    engine, reason = _proven(encoders, choice) if choice.automatic else (None, "")
+    if engine is not None:
+        return Serving(*engine, [choice.why, reason])
+    return _torch(encoders, choice, reason)
+
+
+def _head(what: str, choice: Choice) -> str:
     on = torch.cuda.get_device_name() if choice.device.type == "cuda" else choice.device.type
-    why = "; ".join(filter(None, reasons))
-    return f"{says} on {on}, {choice.precision}" + (f" ({why})" if why else "")
+    return f"{what} on {on}, {choice.precision}"
 
 
-def _proven(encoders: Encoders, choice: Choice) -> tuple[str, str]:
-    """An engine that is faster than PyTorch, was built before and passes its self-test, serving.
+def _torch(encoders: Encoders, choice: Choice, *notes: str) -> Serving:
+    encoders.prepare(choice.device, choice.dtype)
+    head = _head(f"torch {torch.__version__}", choice)
+    return Serving(runner(encoders, choice.device), head, [choice.why, *notes])
 
-    What serves in words, empty where PyTorch is to; and the reason.
+
+def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serving:
+    from siglip_perception.backends import tensorrt
+    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.progress import shown
+
+    target = tensorrt.Target.here(choice.device, choice.precision)
+    cache = EngineCache()
+    head = _head(target.name, choice)
+    if source is None:
+        with shown() as progress:
+            ready = tensorrt.load_or_build(encoders, target, cache, progress)
+        return Serving(runner(ready, choice.device), head, [choice.why])
+    try:
+        found = tensorrt.load(encoders, target, cache)
+    except BackendError as error:
+        return _torch(encoders, choice, f"no TensorRT engine: {str(error).rstrip('.')}")
+    if found is not None:
+        return Serving(runner(found, choice.device), head, [choice.why])
+
+    serving = _torch(encoders, choice)
+
+    def load() -> tuple[Runner, str]:
+        ready = tensorrt.load(encoders, target, cache)
+        if ready is None:
+            raise BackendError("the engines that were built are not found again; see the log")
+        return runner(ready, choice.device), head
+
+    return Swapping(
+        serving,
+        builder_command(source, target.library.__name__, choice.device, choice.precision),
+        load,
+    )
+
+
+def _proven(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | None, str]:
+    """An engine that is faster than PyTorch, was built before and passes its self-test.
+
+    What serves and its name, None where PyTorch is to; and the reason.
     """
     if choice.device.type == "cuda":
-        return "", ""
+        return _proven_on_gpu(encoders, choice)
     if choice.precision != "fp32":
-        return "", "PyTorch's packed products are the fastest here"
+        return None, "PyTorch's packed products are the fastest here"
     from siglip_perception.backends import openvino
 
     if not openvino.is_installed():
-        return "", "OpenVINO, which is faster in fp32, is not installed"
+        return None, "OpenVINO, which is faster in fp32, is not installed"
     if not openvino.is_built(encoders):
-        return "", (
+        return None, (
             "OpenVINO is faster in fp32 once `siglip-perception export --backend openvino"
             " --precision fp32` has built this model's graphs"
         )
     try:
-        return openvino.serve(encoders, "fp32"), "the fastest here in fp32, built before"
+        head = _head(openvino.serve(encoders, "fp32"), choice)
     except BackendError as error:
-        return "", f"OpenVINO does not serve: {error}"
+        return None, f"OpenVINO does not serve: {error}"
+    return (encoders, head), "the fastest here in fp32, built before"
+
+
+def _proven_on_gpu(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | None, str]:
+    from siglip_perception.backends import probe, tensorrt
+    from siglip_perception.backends.cache import EngineCache
+
+    if not probe.is_installed():
+        return None, "TensorRT is not installed"
+    try:
+        target = tensorrt.Target.here(choice.device, choice.precision)
+        ready = tensorrt.load(encoders, target, EngineCache())
+    except BackendError as error:
+        return None, f"TensorRT does not serve: {str(error).rstrip('.')}"
+    if ready is None:
+        return None, (
+            "TensorRT serves once `siglip-perception export --backend tensorrt` has built this"
+            " model's engines"
+        )
+    head = _head(target.name, choice)
+    return (runner(ready, choice.device), head), "the fastest here, built before"

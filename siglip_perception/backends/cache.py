@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,9 +29,14 @@ _QUARANTINE = ".bad"
 
 
 def root() -> Path:
-    """Where engines lie: below $XDG_CACHE_HOME, or ~/.cache."""
+    """Where engines lie: below $XDG_CACHE_HOME, or ~/.cache; BackendError where there is none."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
+    try:
+        base = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise BackendError(
+            "There is no home folder to keep engines in: set XDG_CACHE_HOME to a folder."
+        ) from error
     return base / "siglip_perception" / "engines"
 
 
@@ -48,11 +54,19 @@ class EngineCache:
     def get(self, facts: Mapping[str, str]) -> Path | None:
         """The entry's folder, its files verified; None where there is none.
 
-        One that is broken is put aside and the log says why.
+        One that is broken is put aside and the log says why. Raises BackendError where others
+        may write to the cache.
         """
         place = self.place(facts)
-        if not place.is_dir():
-            return None
+        try:
+            if not place.is_dir():
+                return None
+            self._guard()
+        except OSError as error:
+            raise BackendError(
+                f"The engine cache {self.folder} cannot be read ({error.strerror}): set"
+                " XDG_CACHE_HOME to a folder that can."
+            ) from error
         trouble = _trouble(place)
         if trouble:
             self.quarantine(facts, trouble)
@@ -67,27 +81,28 @@ class EngineCache:
         nothing is left of its work.
         """
         place = self.place(facts)
-        try:
-            self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-            with self._locked(place.name):
-                found = self.get(facts)
-                if found is not None:
-                    return found
-                work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=self.folder))
-                try:
-                    make(work)
-                    (work / _FACTS).write_text(json.dumps(dict(facts), indent=2))
-                    _seal(work)
-                    work.rename(place)
-                except BaseException:
-                    shutil.rmtree(work, ignore_errors=True)
-                    raise
-        except OSError as error:
-            raise BackendError(
-                f"The engine cache {self.folder} cannot be written ({error.strerror or error}):"
-                " make room or set XDG_CACHE_HOME to a folder that can."
-            ) from error
+        with self._alone(place.name):
+            found = self.get(facts)
+            if found is not None:
+                return found
+            with self._work(place.name) as work:
+                make(work)
+                (work / _FACTS).write_text(json.dumps(dict(facts), indent=2))
+                _seal(work)
+                work.rename(place)
+                _sync(self.folder)
         return place
+
+    @contextmanager
+    def scratch(self, facts: Mapping[str, str]) -> Iterator[Path]:
+        """A folder to work in, gone afterwards: what a kill leaves of it the next caller removes.
+
+        One process at a time has that of the same facts, which are to be no entry's. Raises
+        BackendError where the folder cannot be written, or the disk is full.
+        """
+        name = self.place(facts).name
+        with self._alone(name), self._work(name) as work:
+            yield work
 
     def discard(self, facts: Mapping[str, str]) -> None:
         """Remove an entry, if it is there."""
@@ -105,11 +120,42 @@ class EngineCache:
             _LOGGER.warning("It cannot be moved (%s).", error.strerror)
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _alone(self, name: str) -> Iterator[None]:
         """Alone with the entry of that name, among all processes; the lock ends with its owner."""
-        with (self.folder / f".{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        try:
+            self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            self._guard()
+            with (self.folder / f".{name}.lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise BackendError(
+                f"The engine cache {self.folder} cannot be written ({error.strerror or error}):"
+                " make room or set XDG_CACHE_HOME to a folder that can."
+            ) from error
+
+    @contextmanager
+    def _work(self, name: str) -> Iterator[Path]:
+        """A temporary folder of the one that is alone with that name, removed in the end."""
+        prefix = f".{name}.work."
+        for left in self.folder.glob(f"{prefix}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _guard(self) -> None:
+        """Engines are code: none is taken from a folder that another user can write to."""
+        state = self.folder.stat()
+        if state.st_uid != os.geteuid():
+            raise BackendError(
+                f"The engine cache {self.folder} belongs to another user, who could put code into"
+                " it: set XDG_CACHE_HOME to a folder of your own."
+            )
+        if stat.S_IMODE(state.st_mode) & 0o077:
+            self.folder.chmod(0o700)
 
 
 def _seal(folder: Path) -> None:

@@ -15,6 +15,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+# bfloat16 is in the tensor cores from Ampere on.
+BF16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ def choose(backend: str, device: str, precision: str) -> Choice:
 
     Raises BackendError, one sentence, for what is not there and was asked for by name.
     """
-    where, why = _device(device, backend)
     if backend == "auto":
         name: BackendName = "openvino" if precision == "int8" else "torch"
     elif backend in BACKENDS:
         name = next(known for known in BACKENDS if known == backend)
     else:
         raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
+    where, why = _device(device, name)
     how, reason = _precision(precision, name, where)
     why_so = "; ".join(filter(None, [*why, reason]))
     return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)
@@ -85,6 +87,8 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
 def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[Precision, str]:
     if name == "auto":
         if device.type == "cuda":
+            if torch.cuda.get_device_capability(device) < BF16_CAPABILITY:
+                return "fp32", "the GPU has no bfloat16"
             return "bf16", "half precision on a GPU"
         unit = cpu.bf16_unit()
         return (

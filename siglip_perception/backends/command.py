@@ -200,5 +200,5 @@ def _engines(args: argparse.Namespace) -> int:
 
     choice = choose(args.backend, "auto", args.precision)
     encoders, _ = _encoders(args)
-    print(f"built and tested: {start(encoders, choice)}; in {EngineCache().folder}")
+    print(f"built and tested: {start(encoders, choice).says}; in {EngineCache().folder}")
     return 0

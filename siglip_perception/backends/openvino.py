@@ -136,7 +136,7 @@ def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str
 def convert(tower: Tower, key: str, span: Span, folder: Path) -> None:
     """Write the float32 graph of a run of blocks of a padded tower as OpenVINO's own files."""
     library = load_library()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".onnx.") as work:
+    with tempfile.TemporaryDirectory(dir=folder) as work:
         graph: Graph = export_run(tower, key, *span, Path(work), 1)
         library.save_model(library.convert_model(graph.path), folder / _MODEL, False)
 

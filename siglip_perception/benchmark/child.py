@@ -27,6 +27,7 @@ from torch import Tensor
 
 from siglip_perception import backends, contracts
 from siglip_perception.backends.selftest import frames
+from siglip_perception.backends.serving import Runner
 from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders import Encoders
@@ -123,6 +124,7 @@ def _ours(
     encoders = Encoders(plan.contract, plan.towers, plan.tokens, {})
     pixels = _pixels(plan.contract, device)
     choice = backends.choose(backend, device.type, precision)
+    serving: Runner = encoders
     if precision == "int8":
         from siglip_perception.backends.cache import EngineCache
         from siglip_perception.backends.calibration import calibrate
@@ -130,12 +132,13 @@ def _ours(
         calibrate(encoders, frames(_CALIBRATION), 0.5, EngineCache(), lambda done, total: None)
         says = "openvino, int8"
     else:
-        says = backends.start(encoders, choice)
+        serving = started = backends.start(encoders, choice)
+        says = started.says
     fed = {EncoderInput.of(plan.contract, s): pixels[s.name] for s in plan.contract.encoders}
 
     def run(batch: int) -> Tensor:
         some: Mapping[EncoderInput, Tensor] = {one: made[:batch] for one, made in fed.items()}
-        tokens = encoders(some, with_tokens=True, grounded=[]).tokens
+        tokens = serving(some, with_tokens=True, grounded=[]).tokens
         assert tokens is not None
         return tokens
 
@@ -180,7 +183,8 @@ def answer(job: Mapping[str, Any], candidate: Candidate, device: torch.device) -
         return {"ms": _timed(lambda: candidate.run(int(job["pass"])), device) * 1e3}
     if "rate" in job:
         one = torch.ones(_SIDE, _SIDE, dtype=getattr(torch, job["rate"]), device=device)
-        seconds = _timed(lambda: one @ one, device)
+        # The best of some: the first ones wake threads and fill caches.
+        seconds = min(_timed(lambda: one @ one, device) for _ in range(6))
         return {"gflops": 2 * _SIDE**3 / seconds / 1e9}
     tokens = candidate.run(1).float().cpu().numpy()
     np.save(job["tokens"], tokens)

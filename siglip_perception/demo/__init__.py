@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=DEFAULT_SEED, help="of the generated scenes (default: 1)"
     )
+    parser.add_argument(
+        "--rate", type=int, default=RATE_HZ, help="camera's frames a second (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,19 +50,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises DemoError or BagError where it could not run to its end.
     """
+    rate: int = arguments.rate
+    if not 1 <= rate <= 60:
+        raise DemoError(
+            f"The demo's camera cannot send {rate} frames a second: --rate is 1 to 60."
+        )
     signal.signal(signal.SIGTERM, _interrupt)
     out: Path = arguments.out
     _clear(out)
     print(f"Drawing a sample bag, {out / 'bag'}: some seconds", flush=True)
-    recording = write_recording(out / "bag", arguments.seed)
-    print(f"  {recording.frames} camera images at {RATE_HZ} Hz, and instructions", flush=True)
+    recording = write_recording(out / "bag", arguments.seed, rate)
+    print(f"  {recording.frames} camera images at {rate} Hz, and instructions", flush=True)
     raw, problems = _play(out, arguments.model)
     results = Results(raw, recording.truth)
     problems += results.problems()
     print("\n" + "\n".join(table(results)) + "\n", flush=True)
     if results.raw["pictures"]:
         write_sheet(results, out / "frames", out / "sheet.png")
-        write_animation(results, out / "frames", out / "overlay.webp", RATE_HZ)
+        write_animation(results, out / "frames", out / "overlay.webp", rate)
         print(f"Pictures: {out / 'sheet.png'}, moving: {out / 'overlay.webp'} (open in a browser)")
     else:
         problems.append("No overlay pictures arrived.")

@@ -15,7 +15,7 @@ from siglip_perception.contrastive.vocabulary import LANGUAGES, Language
 from siglip_perception.types import Box
 
 WIDTH, HEIGHT = 640, 480
-RATE_HZ = 15
+RATE_HZ = 20
 SCENES = 2
 SCENE_S = 8
 OBJECTS = 4
@@ -70,28 +70,28 @@ def sentence(target: SceneObject, place: SceneObject, language: Language) -> str
     return f"{what}{particle} {where}에 올려 놓아"
 
 
-def write_recording(path: Path, seed: int) -> Recording:
-    """Write the bag (a new folder). Raises BagError."""
+def write_recording(path: Path, seed: int, rate_hz: int = RATE_HZ) -> Recording:
+    """Write the bag (a new folder) of so many frames a second. Raises BagError."""
     story = parts(seed)
-    each = SCENE_S * RATE_HZ
+    each = SCENE_S * rate_hz
     instructions = []
     for number, part in enumerate(story):
         for i, text in enumerate(part.instructions):
             frame = number * each + i * each // len(part.instructions)
-            instructions.append((_stamp_ns(frame) - LEAD_NS, text))
+            instructions.append((_stamp_ns(frame, rate_hz) - LEAD_NS, text))
     truth: list[dict[str, Box]] = []
-    frames = _frames(story, each, np.random.default_rng(seed), truth)
+    frames = _frames(story, rate_hz, np.random.default_rng(seed), truth)
     write_sample_bag(path, frames, instructions)
     return Recording(tuple(truth))
 
 
 def _frames(
-    story: list[Part], each: int, rng: np.random.Generator, truth: list[dict[str, Box]]
+    story: list[Part], rate_hz: int, rng: np.random.Generator, truth: list[dict[str, Box]]
 ) -> Iterator[tuple[int, bytes]]:
     for part in story:
-        for scene in animate(part.scene, rng, each):
+        for scene in animate(part.scene, rng, SCENE_S * rate_hz):
             rendered = render(scene, WIDTH, HEIGHT)
-            stamp_ns = _stamp_ns(len(truth))
+            stamp_ns = _stamp_ns(len(truth), rate_hz)
             boxes = [(item, rendered.box(i)) for i, item in enumerate(scene.objects)]
             truth.append(
                 {
@@ -105,5 +105,5 @@ def _frames(
             yield stamp_ns, simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY)
 
 
-def _stamp_ns(frame: int) -> int:
-    return START_NS + frame * 10**9 // RATE_HZ
+def _stamp_ns(frame: int, rate_hz: int) -> int:
+    return START_NS + frame * 10**9 // rate_hz

@@ -56,6 +56,7 @@ class Recorder:
     def __init__(self, node: Node, frames: Path) -> None:
         self._frames = frames
         self._numbers: dict[int, int] = {}
+        self._sent_s: dict[int, float] = {}
         self.tokens: list[dict[str, Any]] = []
         self.groundings: list[dict[str, Any]] = []
         self.pictures: list[int] = []
@@ -72,6 +73,7 @@ class Recorder:
 
     def played(self, stamp_ns: int) -> None:
         self._numbers[stamp_ns] = len(self._numbers)
+        self._sent_s[stamp_ns] = time.monotonic()
 
     def _number(self, message: Any) -> int | None:
         number = self._numbers.get(nanoseconds(message.header.stamp))
@@ -79,12 +81,13 @@ class Recorder:
         return number
 
     def _on_tokens(self, message: TokenSequence) -> None:
-        number = self._number(message)
+        number, received_s = self._number(message), time.monotonic()
         tokens = tokens_to_numpy(message)
         self.tokens.append(
             {
                 "frame": number,
-                "received_s": time.monotonic(),
+                "received_s": received_s,
+                "sent_s": self._sent_s.get(nanoseconds(message.header.stamp)),
                 "shape": list(tokens.shape),
                 "dtype": str(tokens.dtype),
                 "contract": message.contract,

@@ -37,10 +37,13 @@ class PipelineLike(Protocol):
 
     contract: Any
     fingerprint: str
-    backend: str
     grounding: str
     threshold: float
     max_objects: int
+
+    @property
+    def backend(self) -> str:
+        """What runs the encoders now, in words; read from any thread."""
 
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Any: ...
 
@@ -75,6 +78,7 @@ def load_pipeline(settings: Settings) -> PipelineLike:
             tokens_dtype=settings.tokens_dtype,
             grounding_model=settings.grounding_model,
             grounding_contract=settings.grounding_contract,
+            background=True,
         )
     )
 
@@ -157,8 +161,11 @@ class Perceiver:
 
     @property
     def model_state(self) -> ModelState:
+        pipeline = self._pipeline
         with self._lock:
-            return self._model_state
+            state = self._model_state
+        # Engines may take PyTorch's place while frames are served.
+        return replace(state, backend=pipeline.backend) if pipeline and state.loaded else state
 
     @property
     def joins(self) -> bool:

@@ -32,7 +32,7 @@ def test_instructions_name_two_objects_of_the_scene(seed: int) -> None:
             assert asked.roles == (Role.TARGET, Role.PLACE)
 
 
-def test_a_bag_has_compressed_images_at_15_hz_and_instructions(
+def test_a_bag_has_compressed_images_at_20_hz_and_instructions(
     short: None, tmp_path: Path
 ) -> None:
     written = recording.write_recording(tmp_path / "bag", seed=3)
@@ -48,11 +48,13 @@ def test_a_bag_has_compressed_images_at_15_hz_and_instructions(
                 assert connection.topic == "/instruction"
                 spoken.append((stamp, message.data))
     assert len(stamps) == written.frames == 2 * recording.RATE_HZ
-    assert stamps[15] - stamps[0] == 10**9
+    assert stamps[recording.RATE_HZ] - stamps[0] == 10**9
     assert [text for _, text in spoken] == [
         text for part in recording.parts(3) for text in part.instructions
     ]
     assert spoken[0][0] < stamps[0]
+    faster = recording.write_recording(tmp_path / "faster", seed=3, rate_hz=30)
+    assert faster.frames == 60
 
 
 def test_the_truth_has_each_object_in_both_languages(short: None, tmp_path: Path) -> None:
@@ -79,6 +81,7 @@ def results(**changes: Any) -> Results:
     tokens = {
         "frame": 0,
         "received_s": 0.0,
+        "sent_s": -0.02,
         "shape": [324, 384],
         "dtype": "float32",
         "contract": "tabletop",
@@ -89,7 +92,7 @@ def results(**changes: Any) -> Results:
     raw = {
         "played": 4,
         "instructions": ["컵"],
-        "tokens": [tokens, {**tokens, "received_s": 0.1}],
+        "tokens": [tokens, {**tokens, "sent_s": 0.04, "received_s": 0.1}],
         "groundings": [grounding(0, 10), grounding(1, 100)],
         "pictures": [0, 1],
         "foreign": 0,
@@ -127,6 +130,20 @@ def test_the_table_shows_every_figure() -> None:
         "100, 10, 20, 20",
     ):
         assert figure in text
+
+
+def test_how_long_tokens_took_is_told_without_the_start() -> None:
+    assert results().waits_ms() == []
+    first = results().raw["tokens"][0]
+    later = [{**first, "sent_s": at, "received_s": at + 0.01 * at} for at in (0.0, 2.1, 3.0, 4.0)]
+    told = results(tokens=[*later, {**later[-1], "sent_s": None}])
+    assert told.waits_ms() == pytest.approx([21.0, 30.0, 40.0])
+    assert "p50 30.0 ms, p99 40.0 ms, from sending" in "\n".join(table(told))
+
+
+def test_a_rate_that_no_camera_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--rate", "0"]) == 2
+    assert "--rate is 1 to 60" in capsys.readouterr().err
 
 
 def test_a_good_run_has_no_problems() -> None:

@@ -115,7 +115,7 @@ def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> 
 def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
     with torch.no_grad():
-        pipeline._encoders.towers["siglip"].embed.places.fill_(torch.nan)
+        pipeline._encoders.run.towers["siglip"].embed.places.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -123,7 +123,7 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
 def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
     with torch.no_grad():
-        pipeline._encoders.towers["siglip"].embed.places.fill_(70000.0)
+        pipeline._encoders.run.towers["siglip"].embed.places.fill_(70000.0)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -251,6 +251,36 @@ def test_a_uniform_image_is_handled(generous: Pipeline, grey: int) -> None:
     assert np.isfinite(grounding.presence).all()
     for found in grounding.objects:
         assert 0 <= found.box.x < found.box.x + found.box.width <= 64
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3)])
+def test_a_picture_of_a_pixel_is_handled(generous: Pipeline, height: int, width: int) -> None:
+    image = np.full((height, width, 3), 90, dtype=np.uint8)
+    query = generous.query(parse("cup. plate."))
+    grounding = generous.process(Frame(image), query, with_mask=True).grounding
+    assert grounding is not None
+    assert grounding.mask is not None
+    assert grounding.mask.shape == (height, width)
+    assert np.isfinite(grounding.presence).all()
+    for found in grounding.objects:
+        assert 0 <= found.box.x < found.box.x + found.box.width <= width
+        assert 0 <= found.box.y < found.box.y + found.box.height <= height
+
+
+def test_depth_that_is_nan_all_over_places_nothing_and_loses_nothing(
+    generous: Pipeline, frame: Frame
+) -> None:
+    query = generous.query(parse("cup. plate."))
+    nan = np.full((frame.height, frame.width), np.nan, dtype=np.float32)
+    blind = replace(frame, depth=lambda: Depth(nan, 100.0, 100.0, 10.0, 10.0))
+    without = generous.process(frame, query).grounding
+    grounding = generous.process(blind, query).grounding
+    assert grounding is not None
+    assert without is not None
+    assert [found.box for found in grounding.objects] == [found.box for found in without.objects]
+    assert grounding.objects
+    assert all(np.isnan(found.position).all() for found in grounding.objects)
+    assert all(np.isnan(found.extent).all() for found in grounding.objects)
 
 
 def test_phrases_of_any_characters_are_encoded(generous: Pipeline, frame: Frame) -> None:

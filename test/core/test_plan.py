@@ -114,7 +114,7 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     fused = Pipeline.load(PipelineOptions(model=str(folder)))
     np.testing.assert_allclose(tokens, _tokens(fused), atol=1e-5)
 
-    towers = pipeline._encoders.towers
+    towers = pipeline._encoders.run.towers
     with _counting(towers["grounding_siglip"].blocks, towers["siglip"].blocks) as ran:
         pipeline.process_batch([Task(Frame(IMAGE))])
         assert ran == [0, 1]  # nobody listens to objects: the grounding's own model rests

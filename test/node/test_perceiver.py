@@ -28,6 +28,7 @@ from siglip_perception.node.listener import RETRY_S
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.memory import is_out_of_memory
 from siglip_perception.node.perceiver import REPORT_SECONDS, Perceiver
+from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject
 
 NOW_NS = 10_000_000_000
@@ -109,6 +110,26 @@ def test_a_frame_is_published_with_its_message(bench: Bench) -> None:
     assert not mask
     assert bench.ledger.counts().published == 1
     assert bench.perceiver.model_state.timings == {"encode": 0.01}
+
+
+def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
+    bench.pipeline.backend = "torch (TensorRT engines are being built: 40%)"
+    assert bench.perceiver.model_state.backend == bench.pipeline.backend
+    bench.pipeline.backend = "tensorrt"
+    bench.serve()
+    state = bench.perceiver.model_state
+    assert (state.backend, state.timings) == ("tensorrt", {"encode": 0.01})
+    bench.perceiver.unload()
+    assert bench.perceiver.model_state.backend == ""
+
+
+def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[PipelineOptions] = []
+    monkeypatch.setattr(Pipeline, "load", lambda options: asked.append(options))
+    module.load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
+    assert asked[0].background
+    assert (asked[0].model, asked[0].backend) == ("/my/model", "tensorrt")
+    assert not PipelineOptions().background
 
 
 def test_text_is_encoded_when_it_changes_and_never_for_a_frame(bench: Bench) -> None:

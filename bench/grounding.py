@@ -1,0 +1,232 @@
+"""The grounding's share of a frame: regions, scores, boxes and masks beside the encoders' pass.
+
+At the embedded model's size as it is; at a contract's real size with random weights, whose
+features mean nothing: there the grounding gets the embedded model's features of the same scene,
+turned into the contract's width and grid, so that there are as many regions to score and to draw.
+Times are medians of runs in turn, in milliseconds:
+
+    encode    both towers, tokens and the last blocks for the grounding
+    ground    regions, their scores against four phrases, and the boxes and masks of what is found
+    share     of the encoders' time
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from siglip_perception.threads import spin_briefly
+
+spin_briefly()
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from transformers import SiglipConfig, SiglipModel  # noqa: E402
+
+from siglip_perception import contracts  # noqa: E402
+from siglip_perception.backends import choose  # noqa: E402
+from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
+from siglip_perception.contrastive.scenes import render, sample_scene  # noqa: E402
+from siglip_perception.encoders import Encoders, TextEncoder  # noqa: E402
+from siglip_perception.grounding import Grounder, Scores, select_objects  # noqa: E402
+from siglip_perception.parity.random_weights import write_random  # noqa: E402
+from siglip_perception.plan import Plan  # noqa: E402
+from siglip_perception.preprocess import Preprocessor  # noqa: E402
+from siglip_perception.types import Role, UInt8Array  # noqa: E402
+
+WARM_UP = 3
+INNER = {1152: 4304}  # So400m's MLP; of the others it is four times as wide
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians in milliseconds. regions: found in the frame; drawn: objects with a mask."""
+
+    contract: str
+    precision: str
+    regions: int
+    drawn: int
+    encode: float
+    ground: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One model's frame on its way: encode gives SigLIP's and DINO's last patches, [N, D] each."""
+
+    contract: Contract
+    siglip: SiglipModel
+    encode: Callable[[], tuple[Tensor, Tensor]]
+
+
+def load(
+    model: str, name: str, device: torch.device, precision: str, image: UInt8Array
+) -> tuple[Plan, Loaded]:
+    plan = Plan.make(model, name, "", "")
+    spatial, semantic = plan.contract.spatial, plan.contract.siglip
+    if spatial is None or semantic is None:
+        raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
+    siglip = plan.sight.siglip if plan.sight else random_siglip(semantic)
+    reads = {"dino": spatial.name, "siglip": semantic.name}
+    encoders = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    encoders.prepare(device, choose("torch", device.type, precision).dtype)
+    inputs = Preprocessor(encoders.inputs, device)([image])
+
+    def encode() -> tuple[Tensor, Tensor]:
+        features = encoders(inputs, with_tokens=True, grounded=[0])
+        assert features.siglip is not None
+        assert features.dino is not None
+        return features.siglip[0], features.dino[0]
+
+    return plan, Loaded(plan.contract, siglip.to(device).eval(), encode)
+
+
+def random_siglip(spec: EncoderSpec) -> SiglipModel:
+    """A pooling head of that encoder's size, on an encoder of one block that is never run."""
+    vision = {
+        "hidden_size": spec.dim,
+        "intermediate_size": INNER.get(spec.dim, 4 * spec.dim),
+        "num_attention_heads": spec.dim // 72,
+        "num_hidden_layers": 1,
+    }
+    text = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
+    text |= {"num_hidden_layers": 1, "projection_size": spec.dim}
+    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+
+
+def turned(features: Tensor, grid: int, dim: int) -> Tensor:
+    """Features [n * n, d] as [grid * grid, dim] of the same cosines between neighbours."""
+    side = round(len(features) ** 0.5)
+    cells = features.T.reshape(1, -1, side, side)
+    resized = functional.interpolate(cells, size=(grid, grid), mode="nearest")[0].flatten(1).T
+    basis, _ = torch.linalg.qr(torch.randn(dim, features.shape[1], device=features.device))
+    made: Tensor = resized @ basis.T
+    return made
+
+
+def scene(seed: int) -> tuple[UInt8Array, list[str]]:
+    made = sample_scene(np.random.default_rng(seed), 4)
+    phrases = [item.phrase("en") for item in made.objects]
+    return np.ascontiguousarray(render(made).image), phrases
+
+
+def timed(ways: dict[str, Callable[[], object]], runs: int, device: torch.device) -> list[float]:
+    """Medians of each way, in milliseconds, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(runs + WARM_UP):
+        for name, job in ways.items():
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            job()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number >= WARM_UP:
+                times[name].append(time.perf_counter() - began)
+    return [statistics.median(found) * 1000 for found in times.values()]
+
+
+def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
+    """One row: the embedded model where no contract is named."""
+    device = choose("torch", args.device, precision).device
+    torch.manual_seed(0)
+    image, phrases = scene(args.seed)
+    plan, base = load("tabletop", "", device, "fp32", image)
+    sight = plan.sight
+    assert sight is not None
+    siglip, dino = base.encode()
+    embeddings, _ = TextEncoder(sight.siglip, sight.tokenizer, device)(tuple(phrases))
+    real = Grounder(sight.siglip, (sight.grid, sight.grid), sight.settings).score(
+        siglip, dino, embeddings
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if contract:
+            write_random(contracts.get(contract), Path(folder), 0)
+        _, loaded = load(folder if contract else "tabletop", contract, device, precision, image)
+    rows = loaded.contract.rows
+    if contract:
+        spatial, semantic = loaded.contract.spatial, loaded.contract.siglip
+        assert spatial is not None
+        assert semantic is not None
+        siglip = turned(siglip, rows, semantic.dim)
+        dino = turned(dino, rows, spatial.dim)
+        embeddings = functional.normalize(
+            torch.randn(len(phrases), semantic.dim, device=device), dim=-1
+        )
+    grid = rows, rows
+    # Of random weights the answers mean nothing: what is drawn is the embedded model's.
+    grounder = Grounder(loaded.siglip, grid, sight.settings)
+    geometry = sight.square.geometry(image.shape[1], image.shape[0])
+    roles = (Role.UNKNOWN,) * len(phrases)
+
+    def draw(scores: Scores) -> int:
+        patch = sight.patch
+        return len(
+            select_objects(scores, tuple(phrases), roles, geometry, patch, 0.5, 20, image)[0]
+        )
+
+    def find() -> int:
+        grounder.score(siglip, dino, embeddings)
+        return draw(real)
+
+    encode, ground = timed({"encode": loaded.encode, "ground": find}, args.runs, device)
+    return Row(
+        loaded.contract.name,
+        precision,
+        len(grounder.score(siglip, dino, embeddings).maps),
+        draw(real),
+        encode,
+        ground,
+        ground / encode,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| contract | precision | regions | drawn | encode | ground | share |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.contract} | {row.precision} | {row.regions} | {row.drawn} | {row.encode:.1f}"
+        f" | {row.ground:.1f} | {row.share:.1%} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--contract", default="openvla-224", help="of the second size")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=12, help="of the scene, of four objects")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    options, _ = parser.parse_known_args()
+    rows = []
+    for contract in ("", options.contract):
+        for precision in ("fp32", "bf16"):
+            rows.append(measure(contract, precision, options))
+            print(f"{rows[-1].contract} {precision}: measured", file=sys.stderr)
+    device = choose("torch", options.device, "fp32").device
+    print(f"Milliseconds, medians of {options.runs}; {device}, {torch.get_num_threads()} threads")
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""How far a build is: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def shown(stream: TextIO | None = None) -> Iterator[Callable[[str, float], None]]:
+    """A function that takes what is being done and how much of the whole is, in [0, 1].
+
+    stream: stderr where it is not given. Nothing is shown before the first call.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        told = ""
+
+        def plain(what: str, share: float) -> None:
+            nonlocal told
+            line = f"building engines: {int(share * 10) * 10} %, {what}"
+            if line != told:
+                told = line
+                print(line, file=stream, flush=True)
+
+        yield plain
+        return
+
+    from tqdm import tqdm
+
+    bar = None
+
+    def drawn(what: str, share: float) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(
+                total=100,
+                file=stream,
+                bar_format="{l_bar}{bar}| {elapsed}",
+                desc="building engines",
+            )
+        bar.set_description(f"building engines: {what}", refresh=False)
+        bar.n = round(share * 100)
+        bar.refresh()
+
+    try:
+        yield drawn
+    finally:
+        if bar is not None:
+            bar.close()

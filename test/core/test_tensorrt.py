@@ -1,0 +1,368 @@
+"""The TensorRT backend over a stand-in for TensorRT that runs ONNX on the CPU: no GPU is needed.
+
+What only TensorRT and a GPU can show is not shown here: see docs/backends.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import write_random_model
+
+from siglip_perception.backends import engines, selftest, tensorrt
+from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.choice import choose
+from siglip_perception.backends.probe import Probe
+from siglip_perception.backends.progress import shown
+from siglip_perception.backends.tensorrt import Target
+from siglip_perception.encoders import Encoders
+from siglip_perception.errors import BackendError
+from siglip_perception.plan import Plan
+from siglip_perception.preprocess import Preprocessor
+
+CPU = torch.device("cpu")
+FAKE = Path(__file__).parent / "fake_tensorrt"
+# What the build of the fixture `built` told of its progress.
+told: list[tuple[str, float]] = []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "random"
+    write_random_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FAKE))
+        patch.delitem(sys.modules, "tensorrt", raising=False)
+        library = importlib.import_module("tensorrt")
+        facts = {"gpu": "H200", "capability": "9.0", "multiprocessors": "132", "driver": "580.1"}
+        yield Target(library, CPU, "fp32", facts)
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the engines of the model; not to be changed."""
+    cache = tmp_path_factory.mktemp("built") / "engines"
+    told.clear()
+    tensorrt.build(
+        encoders_of(folder),
+        target,
+        EngineCache(cache),
+        lambda what, share: told.append((what, share)),
+    )
+    return cache
+
+
+@pytest.fixture
+def cache(built: Path, tmp_path: Path) -> EngineCache:
+    """The same, to be changed."""
+    shutil.copytree(built, tmp_path / "engines")
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gets a line for each engine that is built."""
+    path = tmp_path / "built.log"
+    path.touch()
+    monkeypatch.setenv("FAKE_TENSORRT_LOG", str(path))
+    return path
+
+
+def quiet(what: str, share: float) -> None:
+    pass
+
+
+def encoders_of(folder: Path) -> Encoders:
+    plan = Plan.make(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+
+
+def engine_files(cache: EngineCache) -> list[Path]:
+    return sorted(cache.folder.glob("*/engine.plan"))
+
+
+def count(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+def test_engines_give_pytorchs_tokens_and_features(
+    folder: Path, target: Target, cache: EngineCache, batch: int
+) -> None:
+    encoders = encoders_of(folder)
+    inputs = Preprocessor(encoders.inputs, CPU)(selftest.frames(batch))
+    grounded = list(range(0, batch, 2))
+    wanted = encoders(inputs, with_tokens=True, grounded=grounded)
+    ready = tensorrt.load(encoders, target, cache)
+    assert ready is not None
+    # Twice: an engine's buffers are its own and are used again.
+    for _ in range(2):
+        found = ready(inputs, with_tokens=True, grounded=grounded)
+        for name in ("tokens", "siglip", "dino"):
+            ours, theirs = getattr(found, name), getattr(wanted, name)
+            assert ours.shape == theirs.shape
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_returned_is_not_written_over(
+    folder: Path, target: Target, cache: EngineCache
+) -> None:
+    ready = tensorrt.load(encoders_of(folder), target, cache)
+    assert ready is not None
+    first, second = selftest.frames(1)[0], np.zeros((32, 48, 3), np.uint8)
+    preprocess = Preprocessor(ready.inputs, CPU)
+    found = ready(preprocess([first]), with_tokens=True, grounded=[0])
+    kept = [values.clone() for values in (found.tokens, found.siglip, found.dino)]  # type: ignore[union-attr]
+    ready(preprocess([second]), with_tokens=True, grounded=[0])
+    for values, was in zip((found.tokens, found.siglip, found.dino), kept, strict=True):
+        assert torch.equal(values, was)  # type: ignore[arg-type]
+
+
+def test_engines_hold_no_weights_of_pytorch(
+    folder: Path, target: Target, cache: EngineCache
+) -> None:
+    encoders = encoders_of(folder)
+    ready = tensorrt.load(encoders, target, cache)
+    assert ready is not None
+    for key, tower in ready.towers.items():
+        held = sum(values.numel() for values in tower.parameters())
+        assert held == 2 * tower.dim  # the final norm
+        assert sum(values.numel() for values in encoders.towers[key].parameters()) > 100 * held
+
+
+def test_what_is_built_is_not_built_again(
+    folder: Path, target: Target, cache: EngineCache, log: Path
+) -> None:
+    made = tensorrt.build(encoders_of(folder), target, cache, quiet)
+    assert count(log) == 0
+    assert sorted(made) == engine_files(cache)
+    assert tensorrt.load(encoders_of(folder), target, cache) is not None
+
+
+@pytest.mark.parametrize("fact", ["gpu", "capability", "multiprocessors", "driver"])
+def test_engines_of_another_machine_are_not_taken(
+    folder: Path, target: Target, cache: EngineCache, fact: str
+) -> None:
+    other = replace(target, facts={**target.facts, fact: "another"})
+    assert tensorrt.load(encoders_of(folder), other, cache) is None
+
+
+def test_engines_of_another_version_precision_or_profile_are_not_taken(
+    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = encoders_of(folder)
+    assert tensorrt.load(encoders, replace(target, precision="fp16"), cache) is None
+    monkeypatch.setattr(engines, "BATCHES", (1, 1, 8))
+    assert tensorrt.load(encoders, target, cache) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(target.library, "__version__", "10.13.3")
+    assert tensorrt.load(encoders, target, cache) is None
+    monkeypatch.undo()
+    assert tensorrt.load(encoders, target, cache) is not None
+
+
+def test_engines_of_other_weights_are_not_taken(
+    target: Target, cache: EngineCache, tmp_path: Path
+) -> None:
+    write_random_model(tmp_path / "other", seed=1)
+    assert tensorrt.load(encoders_of(tmp_path / "other"), target, cache) is None
+
+
+def test_a_truncated_engine_is_put_aside_and_built_anew(
+    folder: Path, target: Target, cache: EngineCache, log: Path
+) -> None:
+    broken = engine_files(cache)[0]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    assert count(log) == 1
+    assert broken.stat().st_size > len(whole) // 2
+    assert broken.parent.with_name(broken.parent.name + ".bad").is_dir()
+    assert tensorrt.load(encoders_of(folder), target, cache) is not None
+
+
+def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
+    folder: Path,
+    target: Target,
+    cache: EngineCache,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts_of = engines.Engine.__init__
+    refused: list[Path] = []
+
+    def once(self: Any, library: Any, path: Path, *rest: Any) -> None:
+        if not refused:
+            refused.append(path)
+            monkeypatch.setenv("FAKE_TENSORRT", "refuse")
+        try:
+            facts_of(self, library, path, *rest)
+        finally:
+            monkeypatch.delenv("FAKE_TENSORRT", raising=False)
+
+    monkeypatch.setattr(engines.Engine, "__init__", once)
+    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    assert count(log) == 1
+    bad = refused[0].parent
+    assert bad.with_name(bad.name + ".bad").is_dir()
+
+    monkeypatch.setattr(engines.Engine, "__init__", facts_of)
+    monkeypatch.setenv("FAKE_TENSORRT", "refuse")
+    with pytest.raises(BackendError, match="does not load the engines that it has built"):
+        tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    assert count(log) == 3
+
+
+def test_too_little_memory_puts_no_engine_aside(
+    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = engine_files(cache)
+    monkeypatch.setenv("FAKE_TENSORRT", "small")
+    with pytest.raises(BackendError, match=r"\(out of memory\)\): free GPU memory") as told:
+        tensorrt.load(encoders_of(folder), target, cache)
+    assert "\n" not in str(told.value)
+    assert engine_files(cache) == before
+
+
+def test_engines_that_give_other_tokens_are_refused_and_put_aside(
+    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = len(engine_files(cache))
+    monkeypatch.setenv("FAKE_TENSORRT", "wrong")
+    with pytest.raises(BackendError, match=r"tensorrt 10\.3\.0 gives other tokens than PyTorch"):
+        tensorrt.load(encoders_of(folder), target, cache)
+    assert len(list(cache.folder.glob("*.bad"))) == built
+    monkeypatch.delenv("FAKE_TENSORRT")
+    assert tensorrt.load(encoders_of(folder), target, cache) is None
+
+
+def test_a_pass_that_tensorrt_cannot_run_raises(
+    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = tensorrt.load(encoders_of(folder), target, cache)
+    assert ready is not None
+    inputs = Preprocessor(ready.inputs, CPU)(selftest.frames(1))
+    monkeypatch.setenv("FAKE_TENSORRT", "no run")
+    with pytest.raises(RuntimeError, match="TensorRT could not run"):
+        ready(inputs, with_tokens=True, grounded=[])
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("parse", r"cannot read dinov2\.0-1\.onnx \(In node 0: unsupported\)"),
+        ("no engine", r"built no engine of .* \(\[alloc\.cpp\] Error Code 2: OutOfMemory"),
+    ],
+)
+def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
+    folder: Path,
+    target: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    sentence: str,
+) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    monkeypatch.setenv("FAKE_TENSORRT", fault)
+    with pytest.raises(BackendError, match=sentence) as told:
+        tensorrt.build(encoders_of(folder), target, cache, quiet)
+    assert "\n" not in str(told.value)
+    assert not engine_files(cache)
+    assert not list(cache.folder.glob(".*.work.*"))
+
+
+def test_a_full_disk_is_told(
+    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = engine_files(cache)[0]
+    lost.unlink()
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        return write(Path("/dev/full") if path.name == "engine.plan" else path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BackendError, match=r"No space left on device\): make room"):
+        tensorrt.build(encoders_of(folder), target, cache, quiet)
+    assert not list(cache.folder.glob(".*.work.*"))
+
+
+def test_a_reference_that_is_gone_is_made_again(
+    folder: Path, target: Target, cache: EngineCache, log: Path
+) -> None:
+    (reference,) = cache.folder.glob("*/reference.safetensors")
+    reference.write_bytes(reference.read_bytes()[:-1])
+    assert tensorrt.load(encoders_of(folder), target, cache) is None
+    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    assert count(log) == 0
+
+
+def test_progress_goes_from_nothing_to_all(built: Path) -> None:
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert len({round(share, 3) for share in shares}) > 20
+    assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {what for what, _ in told}
+
+
+def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with shown(terminal):
+        pass
+    assert terminal.getvalue() == ""
+    with shown(terminal) as progress:
+        progress("dinov2, blocks 0 to 23", 0.0)
+        progress("siglip, blocks 0 to 26", 0.625)
+    last = terminal.getvalue().rstrip("\n").split("\r")[-1]
+    assert last.startswith("building engines: siglip, blocks 0 to 26:  62%|")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 7), "bf16")])
+def test_a_gpu_without_bfloat16_is_not_given_any(
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    precision: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose("tensorrt", "auto", "auto").precision == precision
+    monkeypatch.setattr(
+        tensorrt, "probe", lambda: Probe(module="tensorrt", builds=True, runs=True)
+    )
+    monkeypatch.setattr(tensorrt, "machine", lambda device: {})
+    cuda = torch.device("cuda")
+    assert Target.here(cuda, "fp16").precision == "fp16"
+    if precision == "fp32":
+        with pytest.raises(BackendError, match="GPU has no bfloat16: use precision fp16"):
+            Target.here(cuda, "bf16")
+    else:
+        assert Target.here(cuda, "bf16").name == "tensorrt 10.3.0"
+
+
+def test_int8_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
+    chosen = choose("auto", "auto", "int8")
+    assert (chosen.backend, chosen.device, chosen.precision) == ("openvino", CPU, "int8")

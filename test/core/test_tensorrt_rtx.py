@@ -1,0 +1,57 @@
+"""TensorRT-RTX itself parses every exported graph and builds an engine of it; no GPU is needed.
+
+It is the extra tensorrt-rtx, which not every machine can have. Nothing here runs an engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import write_random_model
+
+from siglip_perception.backends import tensorrt
+from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.probe import probe
+from siglip_perception.backends.tensorrt import Target
+from siglip_perception.encoders import Encoders
+from siglip_perception.errors import BackendError
+from siglip_perception.plan import Plan
+from siglip_perception.types import Precision
+
+pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+CPU = torch.device("cpu")
+
+
+def encoders_of(folder: Path) -> Encoders:
+    plan = Plan.make(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_every_graph_gives_an_engine(tmp_path: Path, precision: Precision) -> None:
+    write_random_model(tmp_path / "model")
+    encoders = encoders_of(tmp_path / "model")
+    wanted = sum(len(t.parts(key in encoders.reads)) for key, t in encoders.towers.items())
+    weights = sum(v.numel() for t in encoders.towers.values() for v in t.blocks.parameters())
+    target = Target.of("tensorrt_rtx", CPU, precision)
+    told: list[float] = []
+    made = tensorrt.build(
+        encoders, target, EngineCache(tmp_path / "cache"), lambda what, share: told.append(share)
+    )
+    assert len(set(made)) == wanted == 4
+    # The weights are in the engines, in the graph's precision.
+    assert sum(path.stat().st_size for path in made) > weights * (4 if precision == "fp32" else 2)
+    assert told == sorted(told)
+    assert len(set(told)) > 100
+
+
+def test_its_probe_says_what_is_missing() -> None:
+    probe.cache_clear()
+    found = probe()
+    assert (found.module, found.builds) == ("tensorrt_rtx", True)
+    if not torch.cuda.is_available():
+        assert "PyTorch sees none" in found.trouble
+        with pytest.raises(BackendError, match="PyTorch sees none"):
+            Target.here(torch.device("cuda"), "bf16")

@@ -1,0 +1,77 @@
+"""The real node builds TensorRT engines while it serves, and changes over without losing a frame.
+
+There is no GPU: TensorRT is a stand-in that runs ONNX on the CPU, and the node is told that a CPU
+will do for it. All else is as it is on a robot: node, worker, diagnostics, the building process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from peer import Peer, peer_of, raw_image
+from watching import isolated, running
+
+from siglip_perception.client import tokens_to_numpy
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = ROOT / "test" / "core" / "fake_tensorrt"
+NODE = """
+import sys
+import torch
+from siglip_perception.backends import choice
+from siglip_perception.node.perception_node import main
+choice._device = lambda name, backend: (torch.device("cpu"), [])
+main(sys.argv)
+"""
+
+
+def dropped(peer: Peer) -> dict[str, str]:
+    """Dropped frames by reason, without those that the peer, who waits briefly, sent twice."""
+    values = peer.values("camera")
+    return {
+        name: count
+        for name, count in values.items()
+        if name.startswith("dropped.") and name != "dropped.superseded"
+    }
+
+
+def test_a_node_serves_while_its_engines_are_built_and_then_from_them(
+    model_folder: Path, picture: np.ndarray[Any, np.dtype[np.uint8]], tmp_path: Path
+) -> None:
+    environment = isolated(tmp_path)
+    paths = [str(FAKE), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    command = [sys.executable, "-c", NODE, "--ros-args", "-p", f"model:={model_folder}"]
+    command += ["-p", "backend:=tensorrt", "-p", "precision:=fp32", "-p", "max_age:=0.0"]
+    told: list[str] = []
+    answered = 0
+
+    def backend(peer: Peer) -> str:
+        said = peer.values("node").get("backend", "")
+        if said and (not told or told[-1] != said):
+            told.append(said)
+        return said
+
+    with peer_of(environment) as peer, running(command, environment, ROOT):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        peer.wait(lambda: backend(peer), "backend")
+        deadline = time.monotonic() + 120
+        while not backend(peer).startswith("tensorrt"):
+            assert time.monotonic() < deadline, told
+            before = peer.frame(raw_image(picture, round(time.time(), 6)))
+            answered += 1
+        after = peer.frame(raw_image(picture, round(time.time(), 6)))
+        np.testing.assert_allclose(tokens_to_numpy(after), tokens_to_numpy(before), atol=1e-4)
+        assert dropped(peer) == {}
+    assert answered > 0
+    assert told[0].startswith("torch ")
+    assert "TensorRT engines are being built" in told[0]
+    assert any("being built: " in said for said in told)
+    assert told[-1] == "tensorrt 10.3.0 on cpu, fp32"
