@@ -7,8 +7,6 @@ pixel's colour says for or against the region is added to that share's log-odds.
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +43,15 @@ class Colours:
         self._whole = width, height
         small = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
         levels = cv2.LUT(cv2.GaussianBlur(small, (0, 0), 0.8), _TABLE)
-        self._bins = cv2.transform(levels.astype(np.uint16), _INDEX).reshape(small.shape[:2])
+        self._bins = (
+            cv2.transform(levels.astype(np.uint16), _INDEX)
+            .reshape(small.shape[:2])
+            .astype(np.intp)
+        )
 
     def sharpen(self, share: FloatArray, margin: float) -> tuple[UInt8Array, tuple[int, int]]:
         """Share of the region at each pixel of the working copy, float32 [h, w] in [0, 1] -> its
-        mask uint8 of 0 and 1 in a part of the picture, and that part's corner x, y in it.
+        mask uint8 of 0 and 1, in one piece, in a part of the picture, and that part's corner x, y.
 
         margin: how far around the region its surroundings are taken from, as a share of the
         picture's longer side; nothing further away becomes part of it.
@@ -64,49 +66,59 @@ class Colours:
         there = np.s_[top : y + down + reach, left : x + across + reach]
         inside = np.clip(start[there], _LEAST, 1 - _LEAST)
         bins = self._bins[there]
-        ours, others = (
-            _spread_out(np.bincount(bins.ravel(), weights.ravel(), _BINS).astype(np.float64))
-            for weights in (inside, 1 - inside)
-        )
+        flat = bins.ravel()
+        ours = np.bincount(flat, inside.ravel(), _BINS)
+        others = np.bincount(flat, minlength=_BINS) - ours
+        ours_wide, others_wide = _spread_out(np.stack([ours, others]))
         # Of the same colours everywhere, the ratio is 1 and the start decides.
-        odds_of_any = np.log(inside.sum() / (1 - inside).sum())
-        said = np.log((ours + _PRIOR_COUNT) / (others + _PRIOR_COUNT)) - odds_of_any
+        odds_of_any = np.log(ours.sum() / others.sum())
+        said = np.log((ours_wide + _PRIOR_COUNT) / (others_wide + _PRIOR_COUNT)) - odds_of_any
         odds = np.log(inside / (1 - inside)) + cv2.GaussianBlur(
-            said.astype(np.float32)[bins], (0, 0), _SMOOTH
+            said.astype(np.float32).take(bins), (0, 0), _SMOOTH
         )
+        binary = (odds > 0).astype(np.uint8)
+        piece = largest_piece(binary)
+        if piece is not binary:
+            odds[piece != binary] = -np.inf
         return self._enlarged(1 / (1 + np.exp(-odds)), left, top)
 
     def _enlarged(
         self, sharp: FloatArray, left: int, top: int
     ) -> tuple[UInt8Array, tuple[int, int]]:
-        """Where a part of the working copy is over one half, in the picture's own pixels."""
-        corner, ends, scales = [], [], []
-        for axis, (start, length) in enumerate(((left, sharp.shape[1]), (top, sharp.shape[0]))):
-            scale = self._whole[axis] / self.size[axis]
-            corner.append(math.floor(start * scale))
-            ends.append(min(math.ceil((start + length) * scale), self._whole[axis]))
-            scales.append(1 / scale)
-        back = np.array(
-            [
-                [scales[0], 0, (corner[0] + 0.5) * scales[0] - 0.5 - left],
-                [0, scales[1], (corner[1] + 0.5) * scales[1] - 0.5 - top],
-            ]
+        """Where a part of the working copy is over one half, in the picture's own pixels.
+
+        The part's edges go to the nearest pixel: half of one at most, and none where the working
+        copy is the picture or a whole part of it, as of 640x480.
+        """
+        (x, right), (y, bottom) = (
+            tuple(
+                round(at * self._whole[axis] / self.size[axis]) for at in (start, start + length)
+            )
+            for axis, (start, length) in enumerate(((left, sharp.shape[1]), (top, sharp.shape[0])))
         )
-        fine = cv2.warpAffine(
-            sharp,
-            back,
-            (ends[0] - corner[0], ends[1] - corner[1]),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        )
-        return (fine > 0.5).astype(np.uint8), (corner[0], corner[1])
+        fine = cv2.resize(sharp, (right - x, bottom - y), interpolation=cv2.INTER_LINEAR)
+        return (fine > 0.5).astype(np.uint8), (x, y)
+
+
+def largest_piece(mask: UInt8Array) -> UInt8Array:
+    """Of the pieces of a mask uint8 [h, w] of 0 and 1 the largest one alone."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask, connectivity=8, ltype=cv2.CV_16U
+    )
+    if count <= 2:
+        return mask
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    piece: UInt8Array = (labels == largest).astype(np.uint8)
+    return piece
+
+
+# (1, 2, 1) / 4 along a channel, whose ends go on.
+_BLUR = 0.5 * np.eye(_LEVELS) + 0.25 * np.eye(_LEVELS, k=1) + 0.25 * np.eye(_LEVELS, k=-1)
+_BLUR[0, 0] = _BLUR[-1, -1] = 0.75
 
 
 def _spread_out(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A colour histogram through (1, 2, 1) / 4 along each channel: noise moves a pixel by one."""
-    cube = counts.reshape(_LEVELS, _LEVELS, _LEVELS)
-    for axis in range(3):
-        first = np.moveaxis(cube, axis, 0)
-        low = np.concatenate([first[:1], first[:-1]])
-        high = np.concatenate([first[1:], first[-1:]])
-        cube = np.moveaxis((low + 2 * first + high) / 4, 0, axis)
-    return cube.ravel()
+    """Colour histograms [K, bins], blurred along each channel: noise moves a pixel by one."""
+    cubes = counts.reshape(-1, _LEVELS, _LEVELS)
+    cubes = (_BLUR @ cubes @ _BLUR).reshape(len(counts), _LEVELS, -1)
+    return (_BLUR @ cubes).reshape(counts.shape)

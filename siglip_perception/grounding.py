@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SiglipModel
 
-from siglip_perception.colours import Colours
+from siglip_perception.colours import Colours, largest_piece
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pieces import split_pieces
@@ -126,29 +126,34 @@ def regions_at(
     patches = functional.normalize(dinov2, dim=-1)
     cosine = (patches @ patches.T).cpu()
     scale, middle = _cut(cosine, settings)
-    bias = torch.tensor([[middle + shift] for shift in shifts])
-    affinity = torch.sigmoid(scale * cosine + bias.unsqueeze(-1))
-    unclaimed = torch.ones(len(shifts), len(cosine))
-    rows = torch.arange(len(shifts))
-    found: list[Tensor] = []
-    going: list[Tensor] = []
-    while len(found) < _MAX_REGIONS and bool((goes := unclaimed.sum(dim=1) >= 1).any()):
-        companions = torch.bmm(affinity, unclaimed.unsqueeze(-1)).squeeze(-1) * unclaimed
-        leader = companions.argmax(dim=1)
-        weights = affinity[rows, leader] * unclaimed
-        region = torch.zeros_like(weights)
+    bias = np.array([[middle + shift] for shift in shifts], np.float32)
+    affinity = torch.sigmoid(scale * cosine + torch.from_numpy(bias).unsqueeze(-1))
+    # Arrays and tensors of one memory: NumPy's steps cost a third of PyTorch's at this size, and
+    # PyTorch's products keep to its own threads.
+    unclaimed = np.ones((len(shifts), len(cosine)), np.float32)
+    weights = np.empty_like(unclaimed)
+    free, weighing = torch.from_numpy(unclaimed).unsqueeze(-1), torch.from_numpy(weights)
+    rows, links = np.arange(len(shifts)), affinity.numpy()
+    found: list[FloatArray] = []
+    going: list[Any] = []
+    while len(found) < _MAX_REGIONS and (goes := unclaimed.any(axis=1)).any():
+        companions = torch.bmm(affinity, free).squeeze(-1).numpy() * unclaimed
+        leader = companions.argmax(axis=1)
+        np.multiply(links[rows, leader], unclaimed, out=weights)
+        region = np.zeros_like(weights)
         for _ in range(2):
             # The weighted sum's products with all patches, and its own length, out of the cosines.
-            along = weights @ cosine
-            squared = (weights * along).sum(dim=1, keepdim=True)
-            drawn = torch.sigmoid(along * (scale * squared.clamp_min(1e-12).rsqrt()) + bias)
-            region = torch.where(weights.any(dim=1, keepdim=True), drawn, region)
-            weights = region * (region > 0.5) * unclaimed
-        unclaimed = unclaimed * (region <= _CLAIMED)
+            along = torch.mm(weighing, cosine).numpy()
+            squared = np.maximum((weights * along).sum(axis=1, keepdims=True), 1e-12)
+            logits = along * (scale / np.sqrt(squared)) + bias
+            drawn = torch.from_numpy(logits).sigmoid_().numpy()
+            region = np.where(weights.any(axis=1, keepdims=True), drawn, region)
+            np.multiply(region * (region > 0.5), unclaimed, out=weights)
+        unclaimed *= region <= _CLAIMED
         unclaimed[rows, leader] = 0.0
         found.append(region)
-        going.append(goes & (region.amax(dim=1) > 0.5))
-    maps, kept = torch.stack(found, dim=1), torch.stack(going, dim=1)
+        going.append(goes & (region.max(axis=1) > 0.5))
+    maps, kept = torch.from_numpy(np.stack(found, axis=1)), torch.from_numpy(np.stack(going, 1))
     return [one[keep] for one, keep in zip(maps, kept, strict=True)]
 
 
@@ -218,6 +223,50 @@ def sigmoid(logit: FloatArray | float) -> Any:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(logit, dtype=np.float64)))
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """mask: uint8 [height, width] of 0 and 1 in camera pixels. box: of it. area: its pixels."""
+
+    mask: UInt8Array
+    box: Box
+    area: int
+
+    @classmethod
+    def of(
+        cls, soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None
+    ) -> _Drawn:
+        if colours is None:
+            part = largest_piece((spread(soft, geometry, patch) > 0.5).astype(np.uint8))
+            left, top = 0, 0
+        else:
+            # What is faint and further off than the next patch is another thing of a like colour.
+            near = cv2.dilate((soft > 0.5).astype(np.uint8), _NEAR)
+            share = spread(soft * near, geometry, patch, colours.size)
+            part, (left, top) = colours.sharpen(share, patch / geometry.size)
+        mask = np.zeros((geometry.height, geometry.width), np.uint8)
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+        x, y, width, height = cv2.boundingRect(part) if part.size else (0, 0, 0, 0)
+        return cls(mask, Box(left + x, top + y, width, height), cv2.countNonZero(part))
+
+    def overlap(self, other: _Drawn) -> float:
+        """What two masks share, as a share of the smaller one."""
+        left, top = max(self.box.x, other.box.x), max(self.box.y, other.box.y)
+        right = min(self.box.x + self.box.width, other.box.x + other.box.width)
+        bottom = min(self.box.y + self.box.height, other.box.y + other.box.height)
+        if left >= right or top >= bottom:
+            return 0.0
+        both = np.s_[top:bottom, left:right]
+        common = cv2.countNonZero(self.mask[both] & other.mask[both])
+        return common / max(min(self.area, other.area), 1)
+
+    def is_part_of(self, better: _Drawn) -> bool:
+        """Whether it is a part of a better one, as a cup's handle is: smaller, and touching it."""
+        one, other = self.box, better.box
+        apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
+        apart_y = max(one.y, other.y) - min(one.y + one.height, other.y + other.height)
+        return self.area < _PART * better.area and max(apart_x, apart_y) <= 0
+
+
 def region_mask(
     soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None = None
 ) -> UInt8Array:
@@ -226,21 +275,7 @@ def region_mask(
     colours: the picture's, which sharpen the mask. Of several pieces the largest is kept: what
     DINOv2 holds together, as two books, comes apart in the pixels.
     """
-    if colours is None:
-        binary = (spread(soft, geometry, patch) > 0.5).astype(np.uint8)
-        corner = 0, 0
-    else:
-        # What is faint and further off than the next patch is another thing of a like colour.
-        near = cv2.dilate((soft > 0.5).astype(np.uint8), _NEAR)
-        share = spread(soft * near, geometry, patch, colours.size)
-        binary, corner = colours.sharpen(share, patch / geometry.size)
-    pieces = cv2.connectedComponentsWithStats(binary, connectivity=8) if binary.size else None
-    if pieces is not None and pieces[0] > 2:
-        _, labels, stats, _ = pieces
-        binary = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
-    mask = np.zeros((geometry.height, geometry.width), np.uint8)
-    mask[corner[1] : corner[1] + binary.shape[0], corner[0] : corner[0] + binary.shape[1]] = binary
-    return mask
+    return _Drawn.of(soft, geometry, patch, colours).mask
 
 
 def select_objects(
@@ -262,61 +297,48 @@ def select_objects(
     colours: Colours | None = None
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
-    drawn: dict[int, UInt8Array] = {}
+    every: dict[int, _Drawn] = {}
     probability = sigmoid(scores.logits)
     inside = (scores.maps > 0.5).reshape(len(scores.maps), -1)
     patches = inside.sum(axis=1)
     sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
-        kept: list[tuple[UInt8Array, GroundedObject]] = []
-        taken: list[int] = []
+        kept: list[tuple[int, _Drawn]] = []
         order = np.argsort(-(scores.logits[number] + _LARGER * sizes), kind="stable")
-        for region in order[probability[number, order] >= threshold]:
+        for region in order[probability[number, order] >= threshold].tolist():
             if len(objects) + len(kept) >= max_objects:
                 break
             # Of the same patches as one that is kept: it need not be drawn to be seen as the same.
-            shared = (int((inside[region] & inside[other]).sum()) for other in taken)
-            least = [min(patches[region], patches[other]) for other in taken]
-            if any(both > _SAME * few for both, few in zip(shared, least, strict=True)):
+            if any(
+                int((inside[region] & inside[other]).sum())
+                > _SAME * min(patches[region], patches[other])
+                for other, _ in kept
+            ):
                 continue
-            if region not in drawn:
+            if region not in every:
                 if colours is None and image is not None:
                     colours = Colours(image)
-                drawn[region] = region_mask(scores.maps[region], geometry, patch, colours)
-            mask = drawn[region]
-            area = int(np.count_nonzero(mask))
-            if not area:
+                every[region] = _Drawn.of(scores.maps[region], geometry, patch, colours)
+            drawn = every[region]
+            if not drawn.area or any(
+                drawn.is_part_of(better) or drawn.overlap(better) > 0.5 for _, better in kept
+            ):
                 continue
-            found = GroundedObject(
-                phrase,
-                float(probability[number, region]),
-                float(scores.logits[number, region]),
-                Box(*cv2.boundingRect(mask)),
-                area / mask.size,
-                role,
+            kept.append((region, drawn))
+        kept.sort(key=lambda one: -scores.logits[number, one[0]])
+        for region, drawn in kept:
+            masks.append(drawn.mask)
+            objects.append(
+                GroundedObject(
+                    phrase,
+                    float(probability[number, region]),
+                    float(scores.logits[number, region]),
+                    drawn.box,
+                    drawn.area / drawn.mask.size,
+                    role,
+                )
             )
-            if any(_is_part(found, better) or _overlap(mask, its) > 0.5 for its, better in kept):
-                continue
-            kept.append((mask, found))
-            taken.append(int(region))
-        kept.sort(key=lambda one: -one[1].logit)
-        masks += [mask for mask, _ in kept]
-        objects += [found for _, found in kept]
     return objects, masks
-
-
-def _is_part(found: GroundedObject, better: GroundedObject) -> bool:
-    """Whether it is a part of a better object, as a cup's handle is: smaller, and touching it."""
-    one, other = found.box, better.box
-    apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
-    apart_y = max(one.y, other.y) - min(one.y + one.height, other.y + other.height)
-    return found.area < _PART * better.area and max(apart_x, apart_y) <= 0
-
-
-def _overlap(first: UInt8Array, second: UInt8Array) -> float:
-    """What two masks share, as a share of the smaller one."""
-    smaller = min(int(np.count_nonzero(first)), int(np.count_nonzero(second)))
-    return int(np.count_nonzero(first & second)) / max(smaller, 1)
 
 
 def label_mask(masks: list[UInt8Array], width: int, height: int) -> UInt8Array:
