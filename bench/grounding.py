@@ -102,7 +102,9 @@ def random_siglip(spec: EncoderSpec) -> SiglipModel:
     }
     text = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
     text |= {"num_hidden_layers": 1, "projection_size": spec.dim}
-    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    made = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    made.requires_grad_(False)
+    return made
 
 
 def turned(features: Tensor, grid: int, dim: int) -> Tensor:
@@ -142,6 +144,7 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
     device = choose("torch", args.device, precision).device
     torch.manual_seed(0)
     image, phrases = scene(args.seed)
+    phrases = phrases[: args.phrases]
     plan, base = load("tabletop", "", device, "fp32", image)
     sight = plan.sight
     assert sight is not None
@@ -212,6 +215,7 @@ def main() -> int:
     parser.add_argument("--contract", default="openvla-224", help="of the second size")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--phrases", type=int, default=4, help="of up to four, all in view")
     parser.add_argument("--seed", type=int, default=12, help="of the scene, of four objects")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     options, _ = parser.parse_known_args()

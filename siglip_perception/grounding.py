@@ -7,6 +7,7 @@ nothing obliges a phrase to be found.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from siglip_perception.colours import Colours, largest_piece
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pieces import split_pieces
-from siglip_perception.pooling import head_keys, pool_regions
+from siglip_perception.pooling import head_keys, pool_regions, probe_of
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
@@ -197,6 +198,8 @@ class Grounder:
         self, siglip: SiglipModel, grid: tuple[int, int], settings: GroundingSettings
     ) -> None:
         self._head = siglip.vision_model.head
+        with torch.no_grad():
+            self._probe = probe_of(self._head)
         self._scale = float(siglip.logit_scale.exp())
         self._bias = float(siglip.logit_bias)
         self._grid = grid
@@ -205,7 +208,7 @@ class Grounder:
     @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        keys = head_keys(self._head, siglip.unsqueeze(0))
+        keys = head_keys(self._head, siglip.unsqueeze(0), self._probe)
         phrases = phrases.to(siglip.device)
         maps, others = candidates(dinov2, self._settings, self._grid, SHIFTS)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
@@ -299,7 +302,7 @@ def select_objects(
     masks: list[UInt8Array] = []
     every: dict[int, _Drawn] = {}
     probability = sigmoid(scores.logits)
-    inside = (scores.maps > 0.5).reshape(len(scores.maps), -1)
+    inside = (scores.maps > 0.5).reshape(len(scores.maps), math.prod(scores.maps.shape[1:]))
     patches = inside.sum(axis=1)
     sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):

@@ -38,19 +38,46 @@ class HeadKeys:
         return flat.view(*self.tokens.shape[:2], heads, width)
 
 
-def head_keys(head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor) -> HeadKeys:
-    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores, and values."""
+@dataclass(frozen=True)
+class Probe:
+    """What the head asks of every token: it depends on the weights alone.
+
+    towards: [heads, dim], offset: [heads], the scores' projection of tokens. weight, bias: see
+    HeadKeys.
+    """
+
+    towards: Tensor
+    offset: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def probe_of(head: SiglipMultiheadAttentionPoolingHead) -> Probe:
+    """The probe's products with the keys as one projection of the tokens, as it is no token."""
     attention = head.attention
     heads, width = attention.num_heads, attention.head_dim
     w_query, w_key, w_value = attention.in_proj_weight.chunk(3)
     b_query, b_key, b_value = attention.in_proj_bias.chunk(3)
-    dim = tokens.shape[-1]
-    # The probe is no token: its products with the keys are one projection of the tokens.
-    query = functional.linear(head.probe[0, 0], w_query, b_query).view(heads, width)
-    towards = torch.einsum("hd,hdi->hi", query, w_key.view(heads, width, dim))
-    offset = (query * b_key.view(heads, width)).sum(dim=-1)
-    scores = functional.linear(tokens, towards, offset).transpose(1, 2) * width**-0.5
-    return HeadKeys(scores, tokens, w_value.view(heads, width, dim), b_value.view(heads, width))
+    query = functional.linear(head.probe[0, 0], w_query, b_query).view(heads, width) * width**-0.5
+    dim = w_key.shape[1]
+    return Probe(
+        torch.einsum("hd,hdi->hi", query, w_key.view(heads, width, dim)),
+        (query * b_key.view(heads, width)).sum(dim=-1),
+        w_value.view(heads, width, dim),
+        b_value.view(heads, width),
+    )
+
+
+def head_keys(
+    head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor, probe: Probe | None = None
+) -> HeadKeys:
+    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores, and values.
+
+    probe: probe_of(head), where the weights stay as they are from frame to frame.
+    """
+    probe = probe or probe_of(head)
+    scores = functional.linear(tokens, probe.towards, probe.offset).transpose(1, 2)
+    return HeadKeys(scores, tokens, probe.weight, probe.bias)
 
 
 def _finish(

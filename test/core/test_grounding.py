@@ -111,6 +111,13 @@ def test_objects_come_best_first_and_the_same_thing_once() -> None:
     assert len(masks) == 2
 
 
+def test_no_region_is_no_object() -> None:
+    nothing = Scores(
+        np.zeros((0, 4, 4), np.float32), np.zeros((1, 0), np.float32), np.zeros(1, np.float32)
+    )
+    assert select_objects(nothing, ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20) == ([], [])
+
+
 def test_a_handle_is_a_part_of_its_cup_and_a_second_cup_is_not() -> None:
     maps = np.zeros((3, 4, 4), dtype=np.float32)
     maps[0, :2, :2] = 1
