@@ -227,7 +227,7 @@ def sigmoid(logit: FloatArray | float) -> Any:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """mask: uint8 [height, width] of 0 and 1 in camera pixels. box: of it. area: its pixels."""
 
     mask: UInt8Array
@@ -237,7 +237,12 @@ class _Drawn:
     @classmethod
     def of(
         cls, soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None
-    ) -> _Drawn:
+    ) -> Drawn:
+        """A region's map [rows, cols]; the colours, the picture's, sharpen it.
+
+        Of several pieces the largest is kept: what DINOv2 holds together, as two books, comes
+        apart in the pixels.
+        """
         if colours is None:
             part = largest_piece((spread(soft, geometry, patch) > 0.5).astype(np.uint8))
             left, top = 0, 0
@@ -251,7 +256,7 @@ class _Drawn:
         x, y, width, height = cv2.boundingRect(part) if part.size else (0, 0, 0, 0)
         return cls(mask, Box(left + x, top + y, width, height), cv2.countNonZero(part))
 
-    def overlap(self, other: _Drawn) -> float:
+    def overlap(self, other: Drawn) -> float:
         """What two masks share, as a share of the smaller one."""
         left, top = max(self.box.x, other.box.x), max(self.box.y, other.box.y)
         right = min(self.box.x + self.box.width, other.box.x + other.box.width)
@@ -262,23 +267,12 @@ class _Drawn:
         common = cv2.countNonZero(self.mask[both] & other.mask[both])
         return common / max(min(self.area, other.area), 1)
 
-    def is_part_of(self, better: _Drawn) -> bool:
+    def is_part_of(self, better: Drawn) -> bool:
         """Whether it is a part of a better one, as a cup's handle is: smaller, and touching it."""
         one, other = self.box, better.box
         apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
         apart_y = max(one.y, other.y) - min(one.y + one.height, other.y + other.height)
         return self.area < _PART * better.area and max(apart_x, apart_y) <= 0
-
-
-def region_mask(
-    soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None = None
-) -> UInt8Array:
-    """A region's map [rows, cols] as a mask uint8 [height, width] of 0 and 1 in camera pixels.
-
-    colours: the picture's, which sharpen the mask. Of several pieces the largest is kept: what
-    DINOv2 holds together, as two books, comes apart in the pixels.
-    """
-    return _Drawn.of(soft, geometry, patch, colours).mask
 
 
 def select_objects(
@@ -300,13 +294,13 @@ def select_objects(
     colours: Colours | None = None
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
-    every: dict[int, _Drawn] = {}
+    every: dict[int, Drawn] = {}
     probability = sigmoid(scores.logits)
     inside = (scores.maps > 0.5).reshape(len(scores.maps), math.prod(scores.maps.shape[1:]))
     patches = inside.sum(axis=1)
     sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
-        kept: list[tuple[int, _Drawn]] = []
+        kept: list[tuple[int, Drawn]] = []
         order = np.argsort(-(scores.logits[number] + _LARGER * sizes), kind="stable")
         for region in order[probability[number, order] >= threshold].tolist():
             if len(objects) + len(kept) >= max_objects:
@@ -321,7 +315,7 @@ def select_objects(
             if region not in every:
                 if colours is None and image is not None:
                     colours = Colours(image)
-                every[region] = _Drawn.of(scores.maps[region], geometry, patch, colours)
+                every[region] = Drawn.of(scores.maps[region], geometry, patch, colours)
             drawn = every[region]
             if not drawn.area or any(
                 drawn.is_part_of(better) or drawn.overlap(better) > 0.5 for _, better in kept
