@@ -5,27 +5,24 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from lifecycle_msgs.msg import State
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
 from siglip_perception.errors import PerceptionError
 from siglip_perception.node.worker import WorkerStoppedError
 
-__all__ = ["LifecycleState", "ManagedNode", "NodeExecutor", "TransitionCallbackReturn"]
+__all__ = ["LifecycleState", "ManagedNode", "TransitionCallbackReturn"]
 
 
 class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     """Overcomes three traps of rclpy's LifecycleNode.
 
     - Its services share one callback group with everything else, so that loading a model would
-      block the node: here they have a group of their own (spin it with a MultiThreadedExecutor).
+      block the node: here they have a group of their own (spin it with a NodeExecutor).
     - A transition that the state does not allow raises out of the executor and ends the process:
       here it is refused.
     - An exception in a transition vanishes without a word: here it is logged.
@@ -91,18 +88,6 @@ class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             self.get_logger().error(f"{what} failed:\n{traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR, f"{what} failed: {type(error).__name__}"
         return TransitionCallbackReturn.SUCCESS, ""
-
-
-class NodeExecutor(MultiThreadedExecutor):  # type: ignore[misc]
-    """A MultiThreadedExecutor that outlives entities destroyed in a transition.
-
-    rclpy lists what it waits for first and looks at each of it then; it minds an entity that
-    another thread has destroyed in between, but not the events of one.
-    """
-
-    def spin_once(self, timeout_sec: float | None = None) -> None:
-        with suppress(rclpy_implementation.InvalidHandle):
-            super().spin_once(timeout_sec)
 
 
 UNCONFIGURED = State.PRIMARY_STATE_UNCONFIGURED

@@ -49,13 +49,10 @@ NEWEST_SECONDS = 2.0
 class PerceptionNode(ManagedNode):
     """Loads the model in configure, uses it in active, frees it in cleanup.
 
-    Spin it with a NodeExecutor of THREADS threads. end: called once, from any thread,
-    with a sentence when only a new process can help.
+    Spin it with a NodeExecutor. end: called once, from any thread, with a sentence when only a
+    new process can help.
     Raises ConfigError where a parameter given at the start is wrong.
     """
-
-    # A slow transition, a question about the state meanwhile, ~/ground, and everything else.
-    THREADS = 4
 
     def __init__(
         self, end: Callable[[str], None], load: Loader = load_pipeline, **options: Any

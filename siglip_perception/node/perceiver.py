@@ -19,7 +19,12 @@ from siglip_perception.node.conversions import stamp_ns, to_frame
 from siglip_perception.node.counters import Clock
 from siglip_perception.node.listener import InstructionState, Listener
 from siglip_perception.node.mailbox import Item
-from siglip_perception.node.memory import free_memory, is_out_of_memory
+from siglip_perception.node.memory import (
+    free_memory,
+    is_out_of_memory,
+    keep_what_is_loaded,
+    let_go_of_what_was_loaded,
+)
 from siglip_perception.node.stamps import too_old
 from siglip_perception.pace import Pace
 from siglip_perception.types import Frame, Grounding, Task, TokenGrid
@@ -188,13 +193,14 @@ class Perceiver:
             )
         )
         self._listener.start(pipeline.query, settings.instruction, settings.phrases)
+        keep_what_is_loaded()
 
     def unload(self) -> None:
         """Frees the model and its memory; the instruction is kept."""
         self._pipeline = None
         self._listener.stop()
         self._set_model_state(ModelState())
-        free_memory()
+        let_go_of_what_was_loaded()
 
     def hear(self, text: str) -> None:
         """Takes an instruction from the topic: encodes it if it differs from the one before."""

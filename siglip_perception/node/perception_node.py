@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     from rclpy.signals import SignalHandlerOptions
 
     from siglip_perception.config import ConfigError
-    from siglip_perception.node.lifecycle import NodeExecutor
+    from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
 
     failures: list[str] = []
@@ -49,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         print(f"perception_node: {str(error).splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
-    executor = NodeExecutor(PerceptionNode.THREADS)
+    executor = NodeExecutor()
     executor.add_node(node)
 
     def spin() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -147,6 +149,16 @@ def test_the_parameter_instruction_is_the_first_one() -> None:
     bench.perceiver.load()
     assert bench.pipeline.encoded == [("find the cup.", 1)]
     assert bench.state == "instruction"
+
+
+def test_a_loaded_model_is_not_walked_for_garbage_and_cleanup_frees_it(bench: Bench) -> None:
+    assert gc.get_freeze_count() > 0
+    bench.pipeline.itself = bench.pipeline  # type: ignore[attr-defined]
+    alive = weakref.ref(bench.pipeline)
+    bench.pipeline = FakePipeline()
+    bench.perceiver.unload()
+    assert gc.get_freeze_count() == 0
+    assert alive() is None
 
 
 def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:

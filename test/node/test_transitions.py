@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from watching import isolated
 
-from siglip_perception.node.lifecycle import NodeExecutor
+from siglip_perception.node.executor import NodeExecutor
 from siglip_perception.node.node import PerceptionNode
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -48,7 +48,7 @@ def running(tmp_path: Any) -> Running:
                 context=context,
                 parameter_overrides=[Parameter("autostart", value=False)],
             )
-            executor = NodeExecutor(PerceptionNode.THREADS, context=context)
+            executor = NodeExecutor(context=context)
             executor.add_node(node)
             spinner = threading.Thread(target=executor.spin)
             spinner.start()

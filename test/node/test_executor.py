@@ -1,0 +1,93 @@
+"""Which thread runs what, and that nothing a callback raises is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import rclpy
+from peer import TIMEOUT
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.context import Context
+from rclpy.node import Node
+from watching import isolated
+
+from siglip_perception.node.executor import NodeExecutor
+
+
+@pytest.fixture
+def node(tmp_path: Any) -> Iterator[Node]:
+    environment = isolated(tmp_path)
+    context = Context()
+    rclpy.init(context=context, domain_id=int(environment["ROS_DOMAIN_ID"]))
+    node = Node("spun", context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def spun(node: Node) -> NodeExecutor:
+    executor = NodeExecutor(context=node.context)
+    executor.add_node(node)
+    return executor
+
+
+def test_the_default_group_goes_on_while_another_groups_callback_takes_long(node: Node) -> None:
+    executor = spun(node)
+    slow, done = threading.Event(), threading.Event()
+    threads: dict[str, int] = {}
+    beats: list[bool] = []
+
+    def take_long() -> None:
+        threads["slow"] = threading.get_ident()
+        slow.set()
+        done.wait(TIMEOUT)
+
+    def beat() -> None:
+        threads["quick"] = threading.get_ident()
+        beats.append(slow.is_set() and not done.is_set())
+
+    node.create_timer(0.0, take_long, callback_group=MutuallyExclusiveCallbackGroup())
+    node.create_timer(0.001, beat)
+    while sum(beats) < 10:
+        executor.spin_once(timeout_sec=TIMEOUT)
+    done.set()
+    assert threads["quick"] == threading.get_ident() != threads["slow"]
+    executor.shutdown()
+
+
+def test_a_callback_that_waits_is_begun_once(node: Node) -> None:
+    executor = spun(node)
+    begun: list[int] = []
+    enough = threading.Event()
+
+    def wait() -> None:
+        begun.append(1)
+        enough.wait(TIMEOUT)
+
+    node.create_timer(0.0, wait, callback_group=MutuallyExclusiveCallbackGroup())
+    node.create_timer(0.001, lambda: None)
+    before = threading.active_count()
+    for _ in range(50):
+        executor.spin_once(timeout_sec=TIMEOUT)
+    assert len(begun) == 1
+    assert threading.active_count() <= before + 1
+    enough.set()
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_a_callback_raises_ends_the_spin(node: Node, slow: bool) -> None:
+    executor = spun(node)
+
+    def fail() -> None:
+        once.cancel()
+        raise ZeroDivisionError("on purpose")
+
+    group = MutuallyExclusiveCallbackGroup() if slow else None
+    once = node.create_timer(0.01, fail, callback_group=group)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        executor.spin()
+    executor.shutdown()
