@@ -169,7 +169,8 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
         )
     grid = rows, rows
     # Of random weights the answers mean nothing: what is drawn is the embedded model's.
-    grounder = Grounder(loaded.siglip, grid, sight.settings)
+    dtype = choose("torch", args.device, precision).dtype
+    grounder = Grounder(loaded.siglip, grid, sight.settings, dtype)
     geometry = sight.square.geometry(image.shape[1], image.shape[0])
     roles = (Role.UNKNOWN,) * len(phrases)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
 from siglip_perception import packed
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.preprocess import EncoderInput
-from siglip_perception.transformer import Linear, take_apart
+from siglip_perception.transformer import take_apart
 
 Segment = Callable[[Tensor], Tensor]
 Job = Callable[[], tuple[Tensor, Tensor]]
@@ -66,16 +66,9 @@ class Tower(nn.Module):
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
-        self.to(device)
-        if dtype != torch.float32:
-            for part in self.modules():
-                if isinstance(part, Linear):
-                    part.to(dtype)
-        if device.type != "cpu":
-            return
-        if dtype == torch.bfloat16:
+        packed.lay_out(self, device, dtype)
+        if device.type == "cpu" and dtype == torch.bfloat16:
             self.pad(1, dtype)
-        packed.pack(self)
 
     def pad(self, rows: int | None, dtype: torch.dtype = torch.float32) -> None:
         """Lengthen the sequence to whole tiles, T tokens, of which attention sees the real ones.

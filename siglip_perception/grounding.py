@@ -24,7 +24,7 @@ from siglip_perception.colours import Colours, largest_piece
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
 from siglip_perception.pieces import split_pieces
-from siglip_perception.pooling import head_keys, pool_regions, probe_of
+from siglip_perception.pooling import RegionHead
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
@@ -192,14 +192,19 @@ def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> T
 
 
 class Grounder:
-    """Scores the regions of a frame by SigLIP's pooling head, learned scale and bias."""
+    """Scores the regions of a frame by SigLIP's pooling head, learned scale and bias.
+
+    dtype: of the head's products.
+    """
 
     def __init__(
-        self, siglip: SiglipModel, grid: tuple[int, int], settings: GroundingSettings
+        self,
+        siglip: SiglipModel,
+        grid: tuple[int, int],
+        settings: GroundingSettings,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._head = siglip.vision_model.head
-        with torch.no_grad():
-            self._probe = probe_of(self._head)
+        self._head = RegionHead(siglip.vision_model.head, dtype)
         self._scale = float(siglip.logit_scale.exp())
         self._bias = float(siglip.logit_bias)
         self._grid = grid
@@ -208,14 +213,11 @@ class Grounder:
     @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        keys = head_keys(self._head, siglip.unsqueeze(0), self._probe)
         phrases = phrases.to(siglip.device)
         maps, others = candidates(dinov2, self._settings, self._grid, SHIFTS)
         whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
         weights = torch.cat([(maps > 0.5).float(), whole]).to(siglip.device)
-        pooled = functional.normalize(
-            pool_regions(self._head, keys, weights.unsqueeze(0))[0], dim=-1
-        )
+        pooled = functional.normalize(self._head(siglip, weights), dim=-1)
         logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
         logits[:, len(maps) - others : -1] -= DOUBT
         return Scores(maps.view(-1, *self._grid).numpy(), logits[:, :-1], logits[:, -1])

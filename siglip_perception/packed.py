@@ -47,6 +47,17 @@ def _reorder(weight: Tensor) -> Tensor:
     return packed
 
 
+def lay_out(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
+    module.to(device)
+    if dtype != torch.float32:
+        for part in module.modules():
+            if isinstance(part, Linear):
+                part.to(dtype)
+    if device.type == "cpu":
+        pack(module)
+
+
 def pack(module: nn.Module) -> None:
     """Put packed products in the place of all Linear modules below, where that works here."""
     for name, part in list(module.named_children()):

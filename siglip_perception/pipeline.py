@@ -114,7 +114,7 @@ class Pipeline:
             sight = plan.sight
             self._text = TextEncoder(sight.siglip, sight.tokenizer, device)
             self.grounder = Grounder(
-                sight.siglip.to(device), (sight.grid, sight.grid), sight.settings
+                sight.siglip.to(device), (sight.grid, sight.grid), sight.settings, choice.dtype
             )
 
     @classmethod

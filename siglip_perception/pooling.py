@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+
+from siglip_perception.packed import lay_out
+from siglip_perception.transformer import Linear, Norm, mlp_of
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,12 @@ def probe_of(head: SiglipMultiheadAttentionPoolingHead) -> Probe:
     )
 
 
-def head_keys(
-    head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor, probe: Probe | None = None
-) -> HeadKeys:
-    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores, and values.
+def head_keys(head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor) -> HeadKeys:
+    """Last tokens [B, N, dim] (after the post layer norm) -> the probe's scores, and values."""
+    return _keys(probe_of(head), tokens)
 
-    probe: probe_of(head), where the weights stay as they are from frame to frame.
-    """
-    probe = probe or probe_of(head)
+
+def _keys(probe: Probe, tokens: Tensor) -> HeadKeys:
     scores = functional.linear(tokens, probe.towards, probe.offset).transpose(1, 2)
     return HeadKeys(scores, tokens, probe.weight, probe.bias)
 
@@ -83,7 +84,7 @@ def head_keys(
 def _finish(
     head: SiglipMultiheadAttentionPoolingHead, attended: Tensor, mlp: bool = True
 ) -> Tensor:
-    pooled: Tensor = head.attention.out_proj(attended.flatten(-2))
+    pooled: Tensor = head.attention.out_proj(attended)
     if not mlp:
         return pooled
     result: Tensor = pooled + head.mlp(head.layernorm(pooled))
@@ -102,20 +103,55 @@ def pool_regions(
     A weight of zero takes a token out, 1 everywhere is the head itself. A region without a
     token gives the pooled zero vector, never NaN. mlp: with the head's own MLP behind it.
     """
+    return _finish(head, _attend(keys, weights), mlp)
+
+
+def _attend(keys: HeadKeys, weights: Tensor) -> Tensor:
+    """What the probe takes from each region [B, R, N] of the values: [B, R, heads * width]."""
     scores = keys.scores - keys.scores.amax(dim=-1, keepdim=True)
     shares = weights.unsqueeze(2) * scores.exp().unsqueeze(1)  # [B, R, heads, N]
     total = shares.sum(dim=-1, keepdim=True)
     shares = shares / total.clamp_min(1e-12)
     # Tokens are summed before they become values: of regions there are fewer than of tokens.
     batch, regions, heads, count = shares.shape
-    summed = torch.bmm(shares.reshape(batch, regions * heads, count), keys.tokens)
+    tokens = keys.tokens.to(keys.weight.dtype)
+    summed = torch.bmm(shares.reshape(batch, regions * heads, count).to(tokens.dtype), tokens)
     summed = summed.view(batch, regions, heads, -1)
     attended = torch.einsum("brhi,hdi->brhd", summed, keys.weight) + keys.bias * (total > 0)
-    return _finish(head, attended, mlp)
+    return attended.flatten(-2)
 
 
 def pool_single(
     head: SiglipMultiheadAttentionPoolingHead, values: Tensor, *, mlp: bool = True
 ) -> Tensor:
     """Regions of one token each: values [..., heads, dim / heads] -> [..., dim]."""
-    return _finish(head, values, mlp)
+    return _finish(head, values.flatten(-2), mlp)
+
+
+class RegionHead(nn.Module):
+    """The head laid out for serving: products in `dtype`, packed as the encoders' are.
+
+    Leaves the head that it is made of as it is. Raises CheckpointError where the activation of its
+    MLP is not known.
+    """
+
+    def __init__(self, head: SiglipMultiheadAttentionPoolingHead, dtype: torch.dtype) -> None:
+        super().__init__()
+        with torch.no_grad():
+            probe = probe_of(head)
+            # The scores stay float32: a softmax makes much of a small error.
+            self._probe = Probe(
+                probe.towards, probe.offset, probe.weight.to(dtype), probe.bias.to(dtype)
+            )
+            out = head.attention.out_proj
+            self.out = Linear(out.weight.detach(), out.bias.detach())
+            self.norm = Norm(head.layernorm)
+            self.mlp = mlp_of(head.mlp, head.mlp.config, None)
+        lay_out(self, head.probe.device, dtype)
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """Tokens float32 [N, dim] and regions [R, N], as in pool_regions -> float32 [R, dim]."""
+        keys = _keys(self._probe, tokens.unsqueeze(0))
+        pooled: Tensor = self.out(_attend(keys, weights.unsqueeze(0))[0]).float()
+        more: Tensor = self.mlp(self.norm(pooled)).float()
+        return pooled + more

@@ -245,10 +245,14 @@ def _block(layer: Any, config: Any, spec: EncoderSpec, rotary: Any) -> Block:
         rotary,
     )
     norm1, norm2 = (layer.layer_norm1, layer.layer_norm2) if siglip else (layer.norm1, layer.norm2)
-    return Block(Norm(norm1), attention, Norm(norm2), _mlp(layer.mlp, config, second))
+    return Block(Norm(norm1), attention, Norm(norm2), mlp_of(layer.mlp, config, second))
 
 
-def _mlp(mlp: Any, config: Any, scale: Any) -> Mlp:
+def mlp_of(mlp: Any, config: Any, scale: Any) -> Mlp:
+    """An MLP of transformers' models; scale: the LayerScale after it, or None.
+
+    Raises CheckpointError where its activation is not known.
+    """
     gated = hasattr(mlp, "gate_proj")
     # DINOv2's own gate is SiLU, whatever its configuration calls its activation.
     swiglu = gated and bool(getattr(config, "use_swiglu_ffn", False))

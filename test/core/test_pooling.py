@@ -7,7 +7,7 @@ import torch
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from siglip_perception.pooling import head_keys, pool_regions, pool_single
+from siglip_perception.pooling import RegionHead, head_keys, pool_regions, pool_single
 
 TOKENS = 12
 
@@ -50,3 +50,18 @@ def test_an_empty_region_gives_numbers(head: SiglipMultiheadAttentionPoolingHead
         head, head_keys(head, torch.randn(1, TOKENS, 16)), torch.zeros(1, 1, TOKENS)
     )
     assert bool(pooled.isfinite().all())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1 - 1e-6), (torch.bfloat16, 0.9995)])
+def test_laid_out_for_serving_it_is_the_same_head(
+    head: SiglipMultiheadAttentionPoolingHead, dtype: torch.dtype, least: float
+) -> None:
+    tokens = torch.randn(1, TOKENS, 16)
+    weights = (torch.rand(1, 5, TOKENS) > 0.5).float()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    pooled = pool_regions(head, head_keys(head, tokens), weights)[0]
+    served = RegionHead(head, dtype)(tokens[0], weights[0])
+    assert served.dtype == torch.float32
+    assert float(torch.cosine_similarity(served, pooled, dim=-1).min()) >= least
+    torch.testing.assert_close(dict(head.state_dict()), before, rtol=0, atol=0)
