@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    return Pipeline.load(PipelineOptions(model=str(folder), max_objects=4))
+    return Pipeline.load(PipelineOptions(model=str(folder), max_objects=4, precision="fp32"))
 
 
 def test_area_under_roc_by_hand() -> None:
