@@ -67,6 +67,11 @@ def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serv
         return _torch(encoders, choice, f"no TensorRT engine: {str(error).rstrip('.')}")
     if found is not None:
         return Serving(runner(found, choice.device), head, [choice.why])
+    if why := tensorrt.refusal(encoders, target, cache):
+        # Minutes of a busy GPU at each start, for engines that would be refused again.
+        again = "`siglip-perception export --backend tensorrt` builds them anew"
+        note = f"no TensorRT engine: {why.rstrip('.')}; they were put aside, {again}"
+        return _torch(encoders, choice, note)
 
     serving = _torch(encoders, choice)
 
@@ -91,7 +96,7 @@ def _proven(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | No
     if choice.device.type == "cuda":
         return _proven_on_gpu(encoders, choice)
     if choice.precision != "fp32":
-        return None, "PyTorch's packed products are the fastest here"
+        return None, "PyTorch's packed products; for a small model openvino is faster"
     from siglip_perception.backends import openvino
 
     if not openvino.is_installed():

@@ -26,6 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 _DIGESTS = "digests.json"
 _FACTS = "facts.json"
 _QUARANTINE = ".bad"
+_REFUSED = "refused.txt"
 
 
 def root() -> Path:
@@ -108,16 +109,29 @@ class EngineCache:
         """Remove an entry, if it is there."""
         shutil.rmtree(self.place(facts), ignore_errors=True)
 
-    def quarantine(self, facts: Mapping[str, str], why: str) -> None:
-        """Put an entry aside, so that it is built anew; it stays to be looked at."""
+    def quarantine(self, facts: Mapping[str, str], why: str, *, refused: bool = False) -> None:
+        """Put an entry aside, so that it is built anew; it stays to be looked at.
+
+        refused: it is whole and does what it should not, as will the next: see refusal.
+        """
         place = self.place(facts)
         bad = place.with_name(place.name + _QUARANTINE)
         _LOGGER.warning("The engine %s is put aside as %s: %s.", place, bad.name, why)
         try:
             shutil.rmtree(bad, ignore_errors=True)
             place.rename(bad)
+            if refused:
+                (bad / _REFUSED).write_text(why)
         except OSError as error:
             _LOGGER.warning("It cannot be moved (%s).", error.strerror)
+
+    def refusal(self, facts: Mapping[str, str]) -> str:
+        """Why the entry of these facts was refused, as last built; empty where it was not."""
+        place = self.place(facts)
+        try:
+            return place.with_name(place.name + _QUARANTINE).joinpath(_REFUSED).read_text()
+        except (OSError, ValueError):
+            return ""
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:

@@ -138,9 +138,20 @@ def load(encoders: Encoders, target: Target, cache: EngineCache) -> Encoders | N
             selftest.check(ready, expected, target.precision, target.name)
     except BackendError as error:
         for facts in used:
-            cache.quarantine(facts, str(error))
+            cache.quarantine(facts, str(error), refused=True)
         raise
     return ready
+
+
+def refusal(encoders: Encoders, target: Target, cache: EngineCache) -> str:
+    """Why engines of just these encoders were refused by load(), and are not to be built again by
+    whoever only serves; empty where they were not."""
+    for key, tower in encoders.towers.items():
+        for span in tower.parts(key in encoders.reads):
+            facts = _engine_facts(tower, span, target, cache)
+            if facts is not None and (why := cache.refusal(facts)):
+                return why
+    return ""
 
 
 def load_or_build(

@@ -255,6 +255,16 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     serving = start(encoders_of(folder), choice(), Source(str(folder)))
     assert serving.says.startswith("torch ")
     assert "no TensorRT engine: tensorrt 10.3.0 gives other tokens than PyTorch" in serving.says
+
+    # The next node does not build again what was refused: it says who does.
+    monkeypatch.delenv("FAKE_TENSORRT")
+    serving = start(encoders_of(folder), choice(), Source(str(folder)))
+    assert not isinstance(serving, Swapping)
+    assert "gives other tokens" in serving.says
+    assert "put aside, `siglip-perception export --backend tensorrt` builds them" in serving.says
+    assert start(encoders_of(folder), choice()).says == "tensorrt 10.3.0 on cpu, fp32"
+    assert start(encoders_of(folder), choice(), Source(str(folder))).says.startswith("tensorrt ")
+    monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     shutil.rmtree(fake)
     aside.rename(fake)
     with pytest.raises(BackendError, match="gives other tokens"):
