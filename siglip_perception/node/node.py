@@ -36,9 +36,10 @@ from siglip_perception.node.lifecycle import (
     TransitionCallbackReturn,
 )
 from siglip_perception.node.mailbox import Mailbox
+from siglip_perception.node.model import Loader, load_pipeline
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.parameters import LiveSettings
-from siglip_perception.node.perceiver import Loader, Perceiver, load_pipeline
+from siglip_perception.node.perceiver import Perceiver
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from siglip_perception.config import Settings
 from siglip_perception.depth_feed import DepthFeed
 from siglip_perception.errors import ImageError, InstructionError, PerceptionError
-from siglip_perception.instruction import Instruction, from_phrases
+from siglip_perception.instruction import from_phrases
 from siglip_perception.node.continuity import Continuity
 from siglip_perception.node.conversions import stamp_ns, to_frame
 from siglip_perception.node.counters import Clock
@@ -25,6 +25,7 @@ from siglip_perception.node.memory import (
     keep_what_is_loaded,
     let_go_of_what_was_loaded,
 )
+from siglip_perception.node.model import Loader, PipelineLike
 from siglip_perception.node.stamps import too_old
 from siglip_perception.pace import Pace
 from siglip_perception.types import Frame, Grounding, Task, TokenGrid
@@ -35,57 +36,6 @@ MAX_OUT_OF_MEMORY = 3
 OUT_OF_MEMORY_SECONDS = 10.0
 # One kind of error is logged at most once in so many seconds.
 REPORT_SECONDS = 5.0
-
-
-class PipelineLike(Protocol):
-    """What the node needs of pipeline.Pipeline."""
-
-    contract: Any
-    fingerprint: str
-    grounding: str
-    threshold: float
-    max_objects: int
-
-    @property
-    def backend(self) -> str:
-        """What runs the encoders now, in words; read from any thread."""
-
-    def query(self, instruction: Instruction, instruction_id: int = 0) -> Any: ...
-
-    def process(
-        self,
-        frame: Frame,
-        query: Any,
-        *,
-        with_tokens: bool = True,
-        with_mask: bool = False,
-    ) -> Any: ...
-
-    def process_batch(self, tasks: Sequence[Task]) -> list[Any]: ...
-
-
-Loader = Callable[[Settings], PipelineLike]
-
-
-def load_pipeline(settings: Settings) -> PipelineLike:
-    """The real pipeline. Imports PyTorch, which takes seconds: call it on the worker's thread."""
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
-
-    return Pipeline.load(
-        PipelineOptions(
-            model=settings.model,
-            contract=settings.contract,
-            backend=settings.backend,
-            device=settings.device,
-            precision=settings.precision,
-            threshold=settings.threshold,
-            max_objects=settings.max_objects,
-            tokens_dtype=settings.tokens_dtype,
-            grounding_model=settings.grounding_model,
-            grounding_contract=settings.grounding_contract,
-            background=True,
-        )
-    )
 
 
 class Outputs(Protocol):

@@ -29,6 +29,7 @@ from siglip_perception.node.counters import Ledger, Level
 from siglip_perception.node.listener import RETRY_S
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.memory import is_out_of_memory
+from siglip_perception.node.model import load_pipeline
 from siglip_perception.node.perceiver import REPORT_SECONDS, Perceiver
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject
@@ -128,7 +129,7 @@ def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
 def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[PipelineOptions] = []
     monkeypatch.setattr(Pipeline, "load", lambda options: asked.append(options))
-    module.load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
+    load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
     assert asked[0].background
     assert (asked[0].model, asked[0].backend) == ("/my/model", "tensorrt")
     assert not PipelineOptions().background
