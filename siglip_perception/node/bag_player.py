@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
@@ -259,7 +261,9 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
     finally:
-        rclpy.try_shutdown()
+        # On SIGINT rclpy shuts down by itself, at times in the same moment.
+        with suppress(rclpy_implementation.RCLError):
+            rclpy.try_shutdown()
     return 0
 
 

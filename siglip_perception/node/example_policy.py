@@ -6,9 +6,12 @@ Copy it as the start of your own: `on_tokens` is where your policy goes.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import rclpy
+import torch
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
@@ -29,7 +32,8 @@ class ExamplePolicy(Node):  # type: ignore[misc]
         print("waiting for tokens", flush=True)
 
     def on_tokens(self, message: TokenSequence) -> None:
-        tokens = tokens_to_torch(message)  # [rows * cols, dim]; name your policy's contract here
+        # [rows * cols, dim]; name your policy's contract here
+        tokens: torch.Tensor = tokens_to_torch(message)
         # action = policy(tokens, ...)
         self.count += 1
         self.tokens = f"{tokens.shape[0]} x {tokens.shape[1]} {message.contract} tokens"
@@ -54,7 +58,9 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
-        rclpy.try_shutdown()
+        # On SIGINT rclpy shuts down by itself, at times in the same moment.
+        with suppress(rclpy_implementation.RCLError):
+            rclpy.try_shutdown()
     return 0
 
 
