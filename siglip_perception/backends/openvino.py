@@ -7,6 +7,7 @@ frames of the user's own to calibrate on (`siglip-perception export --precision 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import tempfile
@@ -37,8 +38,7 @@ def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = 
     calibrated, or the compiled blocks give other tokens.
     """
     cache = cache or EngineCache()
-    library = load_library()
-    core = library.Core()
+    core = the_core()
     compiled: dict[str, dict[Span, Segment]] = {}
     for tower in encoders.towers.values():
         pad(tower)
@@ -95,6 +95,17 @@ def load_library() -> Any:
             " pip install 'siglip_perception[openvino]', or use backend: torch."
         ) from error
     return openvino
+
+
+@functools.cache
+def the_core() -> Any:
+    """OpenVINO's entry, one for the process and never destroyed.
+
+    For AMX its CPU plugin gives the calling thread another stack for signals, and unmaps it with
+    the Core. Of two Cores the second then puts that of the first back when that is gone: the next
+    signal that Python handles on this thread ends the process.
+    """
+    return load_library().Core()
 
 
 def version() -> str:
@@ -161,7 +172,7 @@ def quantize(
 
     def make(folder: Path) -> None:
         narrow = nncf.quantize(
-            library.Core().read_model(exact),
+            the_core().read_model(exact),
             nncf.Dataset([values.numpy() for values in inputs]),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.PERFORMANCE,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,23 @@ def test_auto_takes_openvino_in_fp32_once_it_is_built_and_passes(
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
     assert says().startswith("torch ")
     assert "does not serve: OpenVINO" in says()
+
+
+def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
+    program = (
+        "import gc, os, signal, sys;"
+        "from siglip_perception.pipeline import Pipeline, PipelineOptions;"
+        "options = PipelineOptions(sys.argv[1], backend='openvino', precision='fp32');"
+        "one = Pipeline.load(options);"
+        "two = Pipeline.load(options);"
+        "del one; gc.collect(); del two; gc.collect();"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'));"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize(
