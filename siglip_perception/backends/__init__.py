@@ -16,6 +16,10 @@ from siglip_perception.errors import BackendError
 
 __all__ = ["Choice", "Serving", "Source", "choose", "start"]
 
+# In bf16 OpenVINO takes two thirds of PyTorch's time with the embedded model's 3.4 M weights, and
+# as much of it, with twice the memory, with two ViT-B's 170 M (docs/speed.md).
+_FEW_WEIGHTS = 30_000_000
+
 
 def start(encoders: Encoders, choice: Choice, source: Source | None = None) -> Serving:
     """Make the encoders ready to serve as was chosen; what serves is called in their place.
@@ -95,22 +99,32 @@ def _proven(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | No
     """
     if choice.device.type == "cuda":
         return _proven_on_gpu(encoders, choice)
-    if choice.precision != "fp32":
-        return None, "PyTorch's packed products; for a small model openvino is faster"
+    if choice.precision == "fp32":
+        where = "in fp32"
+    elif choice.precision == "bf16" and _weights(encoders) <= _FEW_WEIGHTS:
+        where = "for a model this small"
+    else:
+        return None, "PyTorch's packed products, which nothing here surpasses"
     from siglip_perception.backends import openvino
 
     if not openvino.is_installed():
-        return None, "OpenVINO, which is faster in fp32, is not installed"
+        return None, f"OpenVINO, which is faster {where}, is not installed"
     if not openvino.is_built(encoders):
         return None, (
-            "OpenVINO is faster in fp32 once `siglip-perception export --backend openvino"
-            " --precision fp32` has built this model's graphs"
+            f"OpenVINO is faster {where} once `siglip-perception export --backend openvino"
+            f" --precision {choice.precision}` has built its graphs"
         )
     try:
-        head = _head(openvino.serve(encoders, "fp32"), choice)
+        head = _head(openvino.serve(encoders, choice.precision), choice)
     except BackendError as error:
         return None, f"OpenVINO does not serve: {error}"
-    return (encoders, head), "the fastest here in fp32, built before"
+    return (encoders, head), f"the fastest here {where}, built before"
+
+
+def _weights(encoders: Encoders) -> int:
+    return sum(
+        weight.numel() for tower in encoders.towers.values() for weight in tower.parameters()
+    )
 
 
 def _proven_on_gpu(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | None, str]:

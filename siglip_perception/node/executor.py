@@ -50,16 +50,13 @@ class NodeExecutor(Executor):  # type: ignore[misc]
             handler()
             handler.result()
             return
-        begun = threading.Event()
-        threading.Thread(target=self._run, args=(handler, begun), daemon=True).start()
-        # Until then rclpy would hand out the same callback again.
-        begun.wait()
+        # start() waits until the thread runs: before, rclpy would hand this out again.
+        threading.Thread(target=self._run, args=(handler,), daemon=True).start()
 
     def _failed(self) -> bool:
         return bool(self._failures)
 
-    def _run(self, handler: Any, begun: threading.Event) -> None:
-        begun.set()
+    def _run(self, handler: Any) -> None:
         handler()
         if handler.done() and (error := handler.exception()) is not None:
             self._failures.append(error)

@@ -92,23 +92,34 @@ def test_auto_takes_bf16_where_the_cpu_has_units_for_it(monkeypatch: pytest.Monk
     assert backends.choose("torch", "cpu", "fp32").why == ""
 
 
-def test_auto_takes_openvino_in_fp32_once_it_is_built_and_passes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("unit", "precision"), [("", "fp32"), ("AMX", "bf16")])
+def test_auto_takes_openvino_once_it_is_built_and_passes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, precision: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cpu, "bf16_unit", lambda: "")
+    monkeypatch.setattr(cpu, "bf16_unit", lambda: unit)
 
     def says() -> str:
         return Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
 
     assert says().startswith("torch ")
     assert "siglip-perception export --backend openvino" in says()
-    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
+    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", precision]
     assert cli.main(asked) == 0
     assert says().startswith("openvino ")
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
     assert says().startswith("torch ")
     assert "does not serve: OpenVINO" in says()
+
+
+def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "bf16_unit", lambda: "AMX")
+    monkeypatch.setattr(backends, "_FEW_WEIGHTS", 0)
+    says = Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
+    assert says.startswith("torch ")
+    assert "packed products" in says
 
 
 def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
