@@ -217,8 +217,7 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         camera.kill()
         camera.wait()
         node.stop(5.0)
-        executor.shutdown(timeout_sec=0)
-        spinner.join(5.0)
+        executor.shutdown(5.0)
         node.destroy_node()
         rclpy.try_shutdown()
     if failures:

@@ -20,25 +20,51 @@ class NodeExecutor(Executor):  # type: ignore[misc]
     """Runs the callbacks of a node's default group itself; any other, which may take long, on a
     thread of its own.
 
-    Overcomes two traps of rclpy's MultiThreadedExecutor.
+    Overcomes two traps of rclpy's MultiThreadedExecutor, and one of its Executor.
 
     - It hands out a callback again and again until a thread of its pool has begun with it. That
       thread waits for Python's lock, which the executor keeps meanwhile, and so does the model's:
       at 20 frames a second all stood still for 100 to 400 ms every few seconds.
     - It lists what it waits for first and looks at each of it then; it minds an entity that
       another thread has destroyed in between, but not the events of one.
+    - Its shutdown() takes away what a spin() in another thread waits with, without waiting for it.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._failures: list[BaseException] = []
+        self._ended = threading.Event()
+        self._spinning = threading.RLock()
+
+    def spin(self) -> None:
+        """Runs callbacks until shutdown(); raises what a callback has raised."""
+        with self._spinning:
+            while self._context.ok() and not self._ended.is_set():
+                self.spin_once()
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """Ends spin(), after the callback that it runs, and lets go of what the executor holds.
+
+        False, and nothing is let go of, where spin() has not ended within so many seconds; None:
+        no limit.
+        """
+        self._ended.set()
+        self.wake()
+        if not self._spinning.acquire(timeout=-1 if timeout_sec is None else timeout_sec):
+            return False
+        try:
+            return bool(super().shutdown(0))
+        finally:
+            self._spinning.release()
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Runs, or starts, one callback that is ready; raises what a callback has raised."""
         try:
-            handler, entity, node = self.wait_for_ready_callbacks(timeout_sec, None, self._failed)
+            handler, entity, node = self.wait_for_ready_callbacks(timeout_sec, None, self._halted)
         except ConditionReachedException:
-            raise self._failures.pop() from None
+            if self._failures:
+                raise self._failures.pop() from None
+            return
         except (
             ExternalShutdownException,
             ShutdownException,
@@ -53,8 +79,8 @@ class NodeExecutor(Executor):  # type: ignore[misc]
         # start() waits until the thread runs: before, rclpy would hand this out again.
         threading.Thread(target=self._run, args=(handler,), daemon=True).start()
 
-    def _failed(self) -> bool:
-        return bool(self._failures)
+    def _halted(self) -> bool:
+        return bool(self._failures) or self._ended.is_set()
 
     def _run(self, handler: Any) -> None:
         handler()

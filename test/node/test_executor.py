@@ -91,3 +91,42 @@ def test_what_a_callback_raises_ends_the_spin(node: Node, slow: bool) -> None:
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         executor.spin()
     executor.shutdown()
+
+
+def test_a_shutdown_from_another_thread_waits_for_the_spin(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = spun(node)
+    node.create_timer(0.0, lambda: None)
+    ended: list[bool] = []
+    ender = threading.Thread(target=lambda: ended.append(executor.shutdown(TIMEOUT)))
+    able = executor.can_execute
+
+    def while_it_lists_what_it_waits_for(entity: Any) -> bool:
+        if not ender.ident:
+            ender.start()
+            ender.join(0.2)  # it cannot end before this thread has; rclpy's does
+        return bool(able(entity))
+
+    monkeypatch.setattr(executor, "can_execute", while_it_lists_what_it_waits_for)
+    executor.spin()
+    ender.join(TIMEOUT)
+    assert ended == [True]
+
+
+def test_a_shutdown_gives_up_on_a_callback_that_does_not_end(node: Node) -> None:
+    executor = spun(node)
+    begun, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        over.wait(TIMEOUT)
+
+    node.create_timer(0.0, hang)
+    spinner = threading.Thread(target=executor.spin)
+    spinner.start()
+    assert begun.wait(TIMEOUT)
+    assert not executor.shutdown(0)
+    over.set()
+    spinner.join(TIMEOUT)
+    assert executor.shutdown(TIMEOUT)

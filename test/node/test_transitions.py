@@ -57,7 +57,7 @@ def running(tmp_path: Any) -> Running:
                 assert spinner.is_alive()
             finally:
                 node.stop(TIMEOUT)
-                executor.shutdown(timeout_sec=0)
+                assert executor.shutdown(TIMEOUT)
                 spinner.join(TIMEOUT)
                 node.destroy_node()
                 context.try_shutdown()
