@@ -23,6 +23,7 @@ from transformers import SiglipModel
 from siglip_perception.colours import Colours, largest_piece
 from siglip_perception.errors import CheckpointError
 from siglip_perception.geometry import Geometry, spread
+from siglip_perception.host import to_host, upload
 from siglip_perception.pieces import split_pieces
 from siglip_perception.pooling import RegionHead
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
@@ -110,22 +111,27 @@ def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
     return settings.affinity_scale, settings.affinity_bias
 
 
+def cosines(dinov2: Tensor) -> Tensor:
+    """Of DINOv2's patches [..., N, D] with each other: float32 [..., N, N]."""
+    patches = functional.normalize(dinov2, dim=-1)
+    return patches @ patches.mT
+
+
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:
     """Soft maps [R, N], on the CPU, of the things that DINOv2's patches [N, D] hold together."""
-    return regions_at(dinov2, settings, (0.0,))[0]
+    return regions_at(cosines(dinov2).cpu(), settings, (0.0,))[0]
 
 
 def regions_at(
-    dinov2: Tensor, settings: GroundingSettings, shifts: Sequence[float]
+    cosine: Tensor, settings: GroundingSettings, shifts: Sequence[float]
 ) -> list[Tensor]:
-    """find_regions, for each shift of the cut's log-odds: below 0 things come apart sooner.
+    """find_regions of the patches' cosines [N, N], on the CPU, for each shift of the cut's
+    log-odds: below 0 things come apart sooner.
 
     Greedy: the unclaimed patch with most unclaimed companions leads; its companions' mean
     feature, renewed once, draws the region; what it covers is claimed. Each step waits for the
     one before, so the steps are the CPU's: a GPU would take longer to be told of them.
     """
-    patches = functional.normalize(dinov2, dim=-1)
-    cosine = (patches @ patches.T).cpu()
     scale, middle = _cut(cosine, settings)
     bias = np.array([[middle + shift] for shift in shifts], np.float32)
     affinity = torch.sigmoid(scale * cosine + torch.from_numpy(bias).unsqueeze(-1))
@@ -159,13 +165,14 @@ def regions_at(
 
 
 def candidates(
-    dinov2: Tensor, settings: GroundingSettings, grid: tuple[int, int], shifts: Sequence[float]
+    cosine: Tensor, settings: GroundingSettings, grid: tuple[int, int], shifts: Sequence[float]
 ) -> tuple[Tensor, int]:
-    """The separate pieces of all shifts' regions, soft maps [R, N] on the CPU, no two alike.
+    """The separate pieces of all shifts' regions, soft maps [R, N], no two alike.
 
-    Those of the first shift come first; how many of the others there are, at the end.
+    cosine: see cosines(), on the CPU. The pieces of the first shift come first; how many
+    of the others there are, at the end.
     """
-    sets = [split_pieces(one, grid) for one in regions_at(dinov2, settings, shifts)]
+    sets = [split_pieces(one, grid) for one in regions_at(cosine, settings, shifts)]
     maps = torch.cat(sets)
     inside = (maps > 0.5).float()
     shared, sizes = inside @ inside.T, inside.sum(dim=1)
@@ -210,17 +217,33 @@ class Grounder:
         self._grid = grid
         self._settings = settings
 
-    @torch.inference_mode()
     def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
         """Features [N, D] of both encoders and unit phrase embeddings [P, D] -> Scores."""
-        phrases = phrases.to(siglip.device)
-        maps, others = candidates(dinov2, self._settings, self._grid, SHIFTS)
-        whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
-        weights = torch.cat([(maps > 0.5).float(), whole]).to(siglip.device)
-        pooled = functional.normalize(self._head(siglip, weights), dim=-1)
-        logits = (phrases @ pooled.T * self._scale + self._bias).cpu().numpy()
-        logits[:, len(maps) - others : -1] -= DOUBT
-        return Scores(maps.view(-1, *self._grid).numpy(), logits[:, :-1], logits[:, -1])
+        cosine = cosines(dinov2).cpu()
+        return self.score_all([(siglip, cosine, phrases)])[0]
+
+    @torch.inference_mode()
+    def score_all(self, asked: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Scores]:
+        """score() of some frames, on a GPU waited for once.
+
+        asked: of each frame SigLIP's features, cosines() of DINOv2's on the CPU, and embeddings.
+        """
+        found, logits = [], []
+        for siglip, cosine, phrases in asked:
+            maps, others = candidates(cosine, self._settings, self._grid, SHIFTS)
+            whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
+            weights = upload(torch.cat([(maps > 0.5).float(), whole]).numpy(), siglip.device)
+            pooled = functional.normalize(self._head(siglip, weights), dim=-1)
+            embeddings = phrases.to(siglip.device)
+            found.append((maps, others))
+            logits.append(embeddings @ pooled.T * self._scale + self._bias)
+        scores = []
+        for (maps, others), one in zip(found, to_host(*logits), strict=True):
+            values = one.numpy()
+            values[:, len(maps) - others : -1] -= DOUBT
+            soft = maps.view(-1, *self._grid).numpy()
+            scores.append(Scores(soft, values[:, :-1], values[:, -1]))
+        return scores
 
 
 def sigmoid(logit: FloatArray | float) -> Any:

@@ -6,22 +6,28 @@ the next caller, and gives none away before the copies that use it have ended.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from siglip_perception.types import UInt8Array
 
-
-def upload(image: UInt8Array, device: torch.device) -> Tensor:
-    """A uint8 image on a CUDA device, in the current stream's order; nothing is waited for."""
-    staged = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
-    np.copyto(staged.numpy(), image)
+def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device, in the current stream's order; a GPU is not waited for."""
+    if device.type != "cuda":
+        return torch.from_numpy(values).to(device)
+    dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+    staged = torch.empty(values.shape, dtype=dtype, pin_memory=True)
+    np.copyto(staged.numpy(), values)
     return staged.to(device, non_blocking=True)
 
 
 def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors of one device in the host's memory, whole; waits once for all of them."""
+    if not tensors:
+        return ()
     if tensors[0].device.type != "cuda":
         return tuple(values.cpu() for values in tensors)
     found = []

@@ -16,7 +16,13 @@ from siglip_perception.contracts import Contract
 from siglip_perception.depth import locate
 from siglip_perception.encoders import Encoders, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
-from siglip_perception.grounding import Grounder, Scores, label_mask, select_objects
+from siglip_perception.grounding import (
+    Grounder,
+    Scores,
+    cosines,
+    label_mask,
+    select_objects,
+)
 from siglip_perception.host import to_host
 from siglip_perception.instruction import Instruction
 from siglip_perception.plan import Plan
@@ -200,16 +206,22 @@ class Pipeline:
         preprocessed = time.perf_counter()
         grounded = [number for number, task in enumerate(tasks) if task.query is not None]
         features = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
-        found: dict[int, Grounding | FloatingPointError] = {}
+        # All that the host needs leaves a GPU together: each time that it is waited for, it idles.
+        leaving: list[Tensor] = []
+        if features.tokens is not None:
+            leaving += self._narrow(features.tokens)
+        if features.siglip is not None and features.dino is not None:
+            leaving += [cosines(features.dino), _finite(features.siglip, features.dino)]
+        arrived = iter(to_host(*leaving))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
-            grids = dict(enumerate(self._token_grids(features.tokens)))
+            grids = dict(enumerate(self._token_grids(next(arrived), next(arrived))))
         encoded = time.perf_counter()
-        if features.siglip is not None and features.dino is not None:
-            for row, number in enumerate(grounded):
-                found[number] = self._ground(
-                    tasks[number], features.siglip[row], features.dino[row]
-                )
+        found: dict[int, Grounding | FloatingPointError] = {}
+        if features.siglip is not None:
+            asked = [tasks[number] for number in grounded]
+            answers = self._ground(asked, features.siglip, next(arrived), next(arrived))
+            found = dict(zip(grounded, answers, strict=True))
         timings = {
             "preprocess": preprocessed - began,
             "encode": encoded - preprocessed,
@@ -226,13 +238,16 @@ class Pipeline:
                 results.append(Result(tokens, grounding, timings))
         return results
 
-    def _token_grids(self, tokens: Tensor) -> list[TokenGrid | FloatingPointError]:
+    def _narrow(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens as they are published, and of which frames [B] they are finite."""
         narrow = tokens.to(getattr(torch, self._tokens_dtype))
         # After the cast: float16 ends at 65504.
-        finite = narrow.isfinite().flatten(1).all(dim=1)
+        finite = _finite(narrow)
         if self._tokens_dtype == "bfloat16":  # numpy has no such type
             narrow = narrow.view(torch.int16)
-        narrow, finite = to_host(narrow, finite)
+        return narrow, finite
+
+    def _token_grids(self, narrow: Tensor, finite: Tensor) -> list[TokenGrid | FloatingPointError]:
         data = narrow.numpy()
         if self._tokens_dtype == "bfloat16":
             data = data.view(np.uint16)
@@ -258,11 +273,22 @@ class Pipeline:
         assert found.dino is not None
         return found.siglip, found.dino
 
-    def _ground(self, task: Task, siglip: Tensor, dino: Tensor) -> Grounding | FloatingPointError:
-        if not bool(siglip.isfinite().all() & dino.isfinite().all()):
-            return FloatingPointError("The features hold NaN or infinity; objects are withheld.")
-        assert isinstance(task.query, Query)
-        return self.answer(task, self.grounder.score(siglip, dino, task.query.embeddings))
+    def _ground(
+        self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor, finite: Tensor
+    ) -> list[Grounding | FloatingPointError]:
+        """One for each task; cosine [G, N, N] and finite [G] on the host, see score_all()."""
+        asked = []
+        whole = [row for row, right in enumerate(finite.tolist()) if right]
+        for row in whole:
+            query = tasks[row].query
+            assert isinstance(query, Query)
+            asked.append((siglip[row], cosine[row], query.embeddings))
+        scores = dict(zip(whole, self.grounder.score_all(asked), strict=True))
+        withheld = FloatingPointError("The features hold NaN or infinity; objects are withheld.")
+        return [
+            self.answer(task, scores[row]) if row in scores else withheld
+            for row, task in enumerate(tasks)
+        ]
 
     def answer(self, task: Task, scores: Scores) -> Grounding:
         """The objects that the task's query means, out of the scores of its frame's regions."""
@@ -303,3 +329,9 @@ class Pipeline:
         objects = with_roles(objects, meant)[: self.max_objects]
         masks = [masks[index] for index in sorted(meant)][: self.max_objects]
         return objects, masks
+
+
+def _finite(*values: Tensor) -> Tensor:
+    """Of tensors [B, ...], for which of B all that they hold is finite: bool [B]."""
+    found = [one.isfinite().flatten(1).all(dim=1) for one in values]
+    return torch.stack(found).all(dim=0)

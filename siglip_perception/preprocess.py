@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from siglip_perception.contracts import Contract, EncoderSpec, Interpolation, Resize, Triple
 from siglip_perception.geometry import Geometry
 from siglip_perception.host import upload
-from siglip_perception.resample import resample
+from siglip_perception.resample import Matrices
 from siglip_perception.types import FloatArray, UInt8Array
 
 # An image so many times longer than wide is no camera's.
@@ -54,6 +54,53 @@ class EncoderInput:
         return cls(Square.of(contract, spec), spec.mean, spec.std)
 
 
+class Uploaded(Mapping[EncoderInput, Tensor]):
+    """Frames on a device, and the encoders' inputs of them, each computed when it is asked for.
+
+    Nothing is waited for on the way. An input depends on `frames` and on constants that this
+    object holds: a CUDA graph that recorded it may run over other frames in the same memory as
+    long as the object is kept.
+    frames: uint8 [H, W, 3] each. steady: whether all is computed on the device.
+    """
+
+    def __init__(
+        self, frames: Sequence[Tensor], norms: Mapping[EncoderInput, tuple[Tensor, Tensor]]
+    ) -> None:
+        """norms: of each input mean and std, float32 [3, 1, 1] on the device."""
+        self.frames = tuple(frames)
+        self._norms = norms
+        self._scalings = {
+            one.square: [
+                Scaling.of(one.square, frame.shape[0], frame.shape[1], frame.device)
+                for frame in self.frames
+            ]
+            for one in norms
+        }
+        self._squares: dict[Square, Tensor] = {}
+
+    @property
+    def steady(self) -> bool:
+        return not any(one.sliver for row in self._scalings.values() for one in row)
+
+    def over(self, frames: Sequence[Tensor]) -> Uploaded:
+        """The inputs of other frames, of which nothing has been computed yet."""
+        return Uploaded(frames, self._norms)
+
+    def __getitem__(self, one: EncoderInput) -> Tensor:
+        """float32 [B, 3, S, S]; inputs of an equal square share its computation."""
+        mean, std = self._norms[one]
+        if one.square not in self._squares:
+            scaled = zip(self._scalings[one.square], self.frames, strict=True)
+            self._squares[one.square] = torch.stack([scale(frame) for scale, frame in scaled])
+        return ((self._squares[one.square].permute(0, 3, 1, 2).float() / 255.0) - mean) / std
+
+    def __iter__(self) -> Iterator[EncoderInput]:
+        return iter(self._norms)
+
+    def __len__(self) -> int:
+        return len(self._norms)
+
+
 class Preprocessor:
     """Frames uint8 [H, W, 3] RGB, of any sizes, values in [0, 255] -> the encoders' inputs."""
 
@@ -72,6 +119,10 @@ class Preprocessor:
             )
             for one in self._inputs
         }
+        # On the device once: to make them anew for each frame would wait for the GPU.
+        self._norms = {
+            one: (_constant(one.mean, device), _constant(one.std, device)) for one in self._inputs
+        }
 
     def __call__(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
         """For each input float32 [B, 3, S, S] on the device, (pixel / 255 - mean) / std."""
@@ -86,12 +137,11 @@ class Preprocessor:
                 for square in self._squares
             }
             return {one: self._look_up(squares[one.square], one) for one in self._inputs}
-        uploaded = [upload(image, self._device) for image in images]
-        on_device = {
-            square: torch.stack([to_square_tensor(image, square) for image in uploaded])
-            for square in self._squares
-        }
-        return {one: self._normalise(on_device[one.square], one) for one in self._inputs}
+        return self.over([upload(image, self._device) for image in images])
+
+    def over(self, frames: Sequence[Tensor]) -> Uploaded:
+        """The inputs of frames uint8 [H, W, 3] that are on the device, as it computes them."""
+        return Uploaded(frames, self._norms)
 
     def _look_up(self, squares: UInt8Array, one: EncoderInput) -> Tensor:
         planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2))
@@ -99,13 +149,6 @@ class Preprocessor:
         for channel in range(3):
             normalised[:, channel] = self._tables[one][channel][planes[channel]]
         return torch.from_numpy(normalised)
-
-    def _normalise(self, squares: Tensor, one: EncoderInput) -> Tensor:
-        mean, std = (
-            _constant(values, torch.float32, squares.device).view(1, 3, 1, 1)
-            for values in (one.mean, one.std)
-        )
-        return ((squares.permute(0, 3, 1, 2).float() / 255.0) - mean) / std
 
 
 def to_square(image: UInt8Array, square: Square) -> UInt8Array:
@@ -172,30 +215,53 @@ def _overlap(geometry: Geometry, size: int) -> tuple[tuple[slice, slice], tuple[
     return (into[0], into[1]), (out[0], out[1])
 
 
-@functools.lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device once: to make it anew for each frame would wait for the GPU."""
-    return torch.tensor(values, dtype=dtype, device=device)
+def _constant(values: Triple, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
-def to_square_tensor(image: Tensor, square: Square) -> Tensor:
-    """to_square on the image's own device, within one grey level of it."""
-    height, width = image.shape[:2]
-    if (height, width) == (square.size, square.size):
-        return image
-    if is_sliver(width, height):
-        return torch.from_numpy(to_square(image.cpu().numpy(), square)).to(image.device)
-    geometry = square.geometry(width, height)
-    left, top = geometry.before
-    fill = _constant(square.fill, torch.uint8, image.device)
-    if left or top:
-        padded = fill.expand(height + 2 * top, width + 2 * left, 3).clone()
-        padded[top : top + height, left : left + width] = image
-        image = padded
-    scaled = resample(image, geometry.scaled, square.interpolation)
-    if scaled.shape[:2] == (square.size, square.size):
-        return scaled
-    placed = fill.expand(square.size, square.size, 3).clone()
-    into, out = _overlap(geometry, square.size)
-    placed[into] = scaled[out]
-    return placed
+@dataclass(frozen=True)
+class Scaling:
+    """to_square for frames of one size on their own device, within one grey level of it.
+
+    sliver: the host does it, and is waited for. fill: uint8 [3] on the device.
+    """
+
+    square: Square
+    geometry: Geometry
+    sliver: bool
+    matrices: Matrices
+    fill: Tensor
+
+    @classmethod
+    @functools.lru_cache(maxsize=32)
+    def of(cls, square: Square, height: int, width: int, device: torch.device) -> Scaling:
+        geometry = square.geometry(width, height)
+        left, top = geometry.before
+        sliver, matrices = is_sliver(width, height), Matrices()
+        if not sliver:
+            padded = width + 2 * left, height + 2 * top
+            matrices = Matrices.of(padded, geometry.scaled, square.interpolation, device)
+        fill = torch.tensor(square.fill, dtype=torch.uint8, device=device)
+        return cls(square, geometry, sliver, matrices, fill)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+        height, width = image.shape[:2]
+        size = self.square.size
+        if (height, width) == (size, size):
+            return image
+        if self.sliver:
+            square = to_square(image.cpu().numpy(), self.square)
+            return torch.from_numpy(square).to(image.device)
+        left, top = self.geometry.before
+        if left or top:
+            padded = self.fill.expand(height + 2 * top, width + 2 * left, 3).clone()
+            padded[top : top + height, left : left + width] = image
+            image = padded
+        scaled = self.matrices(image)
+        if scaled.shape[:2] == (size, size):
+            return scaled
+        placed = self.fill.expand(size, size, 3).clone()
+        into, out = _overlap(self.geometry, size)
+        placed[into] = scaled[out]
+        return placed

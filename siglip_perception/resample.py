@@ -9,7 +9,7 @@ without antialias, as OpenCV's, is tens of levels off.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -59,22 +59,40 @@ def weights(length: int, scaled: int, interpolation: Interpolation) -> Weights:
     return rounded
 
 
-@lru_cache(maxsize=16)
-def _on(length: int, scaled: int, interpolation: Interpolation, device: torch.device) -> Tensor:
-    return torch.from_numpy(weights(length, scaled, interpolation)).float().to(device)
+@dataclass(frozen=True)
+class Matrices:
+    """The resize of images of one size: uint8 [H, W, 3] -> uint8 [height, width, 3].
 
+    across: float32 [width, W]. down: [height, H]. None where that side stays as it is.
+    """
 
-def resample(image: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """uint8 [H, W, 3] -> uint8 [height, width, 3] for size (width, height), on its device."""
-    height, width = image.shape[:2]
-    scaled = image
-    if width != size[0]:
-        across = _on(width, size[0], interpolation, image.device)
-        scaled = _round(torch.einsum("vw,hwc->hvc", across, scaled.float()))
-    if height != size[1]:
-        down = _on(height, size[1], interpolation, image.device)
-        scaled = _round(torch.einsum("gh,hvc->gvc", down, scaled.float()))
-    return scaled
+    across: Tensor | None = None
+    down: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        size: tuple[int, int],
+        scaled: tuple[int, int],
+        interpolation: Interpolation,
+        device: torch.device,
+    ) -> Matrices:
+        """size: (W, H). scaled: (width, height). device: where the images are."""
+        across, down = (
+            None
+            if before == after
+            else torch.from_numpy(weights(before, after, interpolation)).float().to(device)
+            for before, after in zip(size, scaled, strict=True)
+        )
+        return cls(across, down)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        scaled = image
+        if self.across is not None:
+            scaled = _round(torch.einsum("vw,hwc->hvc", self.across, scaled.float()))
+        if self.down is not None:
+            scaled = _round(torch.einsum("gh,hvc->gvc", self.down, scaled.float()))
+        return scaled
 
 
 def _round(values: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""One CUDA graph for a whole pass of the encoders, and two streams for two towers.
+"""One CUDA graph from a frame on the GPU to the features, and two streams for two towers.
 
-A pass of one image is hundreds of kernels; launched one by one they take longer than the GPU takes
-to run them. A graph is captured once for each combination of outputs and then launched whole,
-between buffers of its own. Batches of another size run as they are, kernel by kernel.
+Preprocessing and encoders are hundreds of kernels; launched one by one they take longer than the
+GPU takes to run them. A graph is captured once for each size of frames and combination of outputs
+and then launched whole, between buffers of its own. Batches of more frames run as they are, kernel
+by kernel. What comes after it, such as the cast of the tokens, is launched while it runs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from torch import Tensor
 
 from siglip_perception.backends.selftest import least_cosine
 from siglip_perception.encoders import Encoders, Features, Job
-from siglip_perception.preprocess import EncoderInput
+from siglip_perception.preprocess import EncoderInput, Uploaded
 
 _LOGGER = logging.getLogger(__name__)
 # PyTorch's own advice before a capture: libraries set themselves up in the first passes.
 _WARM_UP = 3
 # Of what the graph gives with what the same kernels give one by one.
 _LEAST_COSINE = 0.999
-Variant = tuple[bool, bool]
+# Graphs that are kept, the last used: two cameras of different sizes take six. Each has the memory
+# of a pass.
+_MOST = 8
+# Height and width of the frame; whether tokens are asked for; whether it is grounded.
+Variant = tuple[int, int, bool, bool]
 
 
 def new_stream(device: torch.device) -> torch.cuda.Stream:
@@ -63,7 +68,7 @@ class _Captured:
     """A graph with what it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
-    inputs: Mapping[EncoderInput, Tensor]
+    inputs: Uploaded
     outputs: Features
 
 
@@ -86,19 +91,22 @@ class GraphedEncoders:
     def __call__(
         self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
     ) -> Features:
-        """See Encoders; what is returned is the caller's own."""
-        single = len(next(iter(inputs.values()))) == 1
-        variant = (with_tokens, bool(grounded))
-        if not single or self.trouble or not any(variant):
+        """See Encoders; what is returned is the caller's own.
+
+        A frame that is Uploaded is run by a graph, other inputs are not.
+        """
+        asked = with_tokens or bool(grounded)
+        if not asked or self.trouble or not isinstance(inputs, Uploaded):
             return self._plain(inputs, with_tokens, grounded)
-        captured = self._captured.get(variant)
+        if len(inputs.frames) > 1 or not inputs.steady:
+            return self._plain(inputs, with_tokens, grounded)
+        height, width = inputs.frames[0].shape[:2]
+        variant = (height, width, with_tokens, bool(grounded))
+        captured = self._captured.pop(variant, None) or self._try_capture(inputs, variant)
         if captured is None:
-            captured = self._try_capture(inputs, variant)
-            if captured is None:
-                return self._plain(inputs, with_tokens, grounded)
-            self._captured[variant] = captured
-        for one, values in captured.inputs.items():
-            values.copy_(inputs[one], non_blocking=True)
+            return self._plain(inputs, with_tokens, grounded)
+        self._captured[variant] = captured
+        captured.inputs.frames[0].copy_(inputs.frames[0], non_blocking=True)
         captured.graph.replay()
         found = captured.outputs
         return Features(*map(_copy, (found.tokens, found.siglip, found.dino)))
@@ -119,11 +127,12 @@ class GraphedEncoders:
                 values.record_stream(here)
         return found
 
-    def _try_capture(
-        self, inputs: Mapping[EncoderInput, Tensor], variant: Variant
-    ) -> _Captured | None:
+    def _try_capture(self, inputs: Uploaded, variant: Variant) -> _Captured | None:
         """None where it fails, which is said once and does not end the pass."""
         try:
+            while len(self._captured) >= _MOST:
+                torch.cuda.synchronize(self._device)
+                del self._captured[next(iter(self._captured))]
             return self._capture(inputs, variant)
         except torch.OutOfMemoryError:
             raise
@@ -138,12 +147,12 @@ class GraphedEncoders:
             torch.cuda.synchronize(self._device)
             return None
 
-    def _capture(self, inputs: Mapping[EncoderInput, Tensor], variant: Variant) -> _Captured:
-        with_tokens, read = variant
+    def _capture(self, inputs: Uploaded, variant: Variant) -> _Captured:
+        *_, with_tokens, read = variant
         rows = [0] if read else []
-        own = {one: values.clone() for one, values in inputs.items()}
+        own = inputs.over([frame.clone() for frame in inputs.frames])
         for _ in range(_WARM_UP):
-            plain = self._plain(own, with_tokens, rows)
+            plain = self._plain(own.over(own.frames), with_tokens, rows)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         # Another thread may allocate memory meanwhile, as it loads engines: only this thread's

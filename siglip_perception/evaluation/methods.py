@@ -17,6 +17,7 @@ from siglip_perception.grounding import (
     GroundingSettings,
     Scores,
     candidates,
+    cosines,
     find_regions,
     led_regions,
 )
@@ -78,7 +79,7 @@ class Regions(_Base):
             settings = _cut(features, self.beta, settings)
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
-        maps, others = candidates(features, settings, self.grid, self.shifts)
+        maps, others = candidates(cosines(features).cpu(), settings, self.grid, self.shifts)
         if self.led:
             single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
             dense = torch.from_numpy(single).to(features.device).sigmoid()

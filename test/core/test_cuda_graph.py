@@ -7,7 +7,7 @@ can show, such as what may be captured at all, is not shown here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,22 @@ import pytest
 import torch
 from models import write_random_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
+from siglip_perception.backends import cuda_graph
 from siglip_perception.backends.cuda_graph import GraphedEncoders, Lanes
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Serving
 from siglip_perception.encoders import Encoders, Features
+from siglip_perception.grounding import cosines
 from siglip_perception.plan import Plan
-from siglip_perception.preprocess import EncoderInput, Preprocessor
+from siglip_perception.pooling import RegionHead
+from siglip_perception.preprocess import Preprocessor, Uploaded
+from siglip_perception.types import UInt8Array
 
 CPU = torch.device("cpu")
-Inputs = dict[EncoderInput, Tensor]
 
 
 class Stream:
@@ -82,7 +88,7 @@ class Cuda:
 
 
 class Recorded:
-    """Encoders whose pass a graph can run again, on the same inputs into the same outputs."""
+    """Encoders whose pass a graph can run again, on the same frames into the same outputs."""
 
     def __init__(self, encoders: Encoders, cuda: Cuda) -> None:
         self._encoders, self._cuda = encoders, cuda
@@ -95,13 +101,16 @@ class Recorded:
     def run_all(self, value: Any) -> None:
         self._encoders.run_all = value
 
-    def __call__(self, inputs: Inputs, **asked: Any) -> Features:
+    def __call__(self, inputs: Uploaded, **asked: Any) -> Features:
+        if self._cuda.capturing is not None:
+            # What was computed before is not in the graph.
+            assert not inputs._squares
         outputs = self._encoders(inputs, **asked)
         if self._cuda.capturing is not None:
 
             def again() -> None:
                 with torch.inference_mode():
-                    anew = self._encoders(inputs, **asked)
+                    anew = self._encoders(inputs.over(inputs.frames), **asked)
                     for name in ("tokens", "siglip", "dino"):
                         if getattr(outputs, name) is not None:
                             getattr(outputs, name).copy_(getattr(anew, name) + self._cuda.offset)
@@ -136,8 +145,13 @@ def graphed(encoders: Encoders, cuda: Cuda) -> GraphedEncoders:
     return GraphedEncoders(Recorded(encoders.served_by(encoders.towers), cuda), CPU)  # type: ignore[arg-type]
 
 
-def inputs(encoders: Encoders, first: int, stop: int) -> Inputs:
-    return dict(Preprocessor(encoders.inputs, CPU)(frames(stop)[first:stop]))
+def inputs(encoders: Encoders, first: int, stop: int) -> Uploaded:
+    return upload(encoders, frames(stop)[first:stop])
+
+
+def upload(encoders: Encoders, images: list[UInt8Array]) -> Uploaded:
+    """As on a GPU, but that the frames stay where they are."""
+    return Preprocessor(encoders.inputs, CPU).over([torch.from_numpy(one) for one in images])
 
 
 def assert_same(found: Features, wanted: Features) -> None:
@@ -174,6 +188,86 @@ def test_each_combination_of_outputs_is_captured_once(
     assert len(cuda.graphs) == 3
     assert graphed(one, with_tokens=False, grounded=[]) == Features(None, None, None)
     assert len(cuda.graphs) == 3
+
+
+def test_frames_of_each_size_have_a_graph_and_the_last_used_are_kept(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graph, "_MOST", 2)
+    sizes = {"a": (480, 640), "b": (240, 320), "c": (300, 200)}
+    for name, graphs in (("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4)):
+        height, width = sizes[name]
+        one = upload(encoders, [frames(1)[0][:height, :width].copy()])
+        found = graphed(one, with_tokens=True, grounded=[0])
+        assert_same(found, encoders(one, with_tokens=True, grounded=[0]))
+        assert len(cuda.graphs) == graphs
+
+
+def test_a_sliver_which_the_host_scales_is_not_captured(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    one = upload(encoders, [frames(1)[0][:20].copy()])
+    assert_same(
+        graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
+    )
+    assert not cuda.graphs
+    assert graphed.trouble == ""
+
+
+class Waits(TorchDispatchMode):
+    """Refuses what makes a host wait for its GPU, which no graph may hold.
+
+    That is a value that Python takes, a tensor whose size depends on values, a copy from one
+    device to another.
+    """
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "lift_fresh")
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        name = str(function).split(".")[1]
+        options = options or {}
+        chosen = arguments[1] if name.startswith("index") and len(arguments) > 1 else ()
+        by_mask = isinstance(chosen, (list, tuple)) and any(
+            isinstance(one, Tensor) and one.dtype == torch.bool for one in chosen
+        )
+        moved = "copy" in name and options.get("device") is not None
+        waits = name.startswith(self.REFUSED) or by_mask or moved
+        assert not waits, f"{name} in the pass"
+        return function(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda values: float(values.sum()),
+        lambda values: values[values > 0],
+        lambda values: values + torch.tensor([1.0]),
+        lambda values: values.to("meta"),
+    ],
+    ids=["a value", "a mask", "a constant", "a device"],
+)
+def test_waiting_is_seen(wait: Callable[[Tensor], object]) -> None:
+    values = torch.ones(3)
+    with Waits(), pytest.raises(AssertionError, match="in the pass"):
+        wait(values)
+
+
+@pytest.mark.parametrize(("with_tokens", "grounded"), [(True, [0]), (True, []), (False, [0])])
+def test_nothing_in_a_pass_waits_for_the_gpu(
+    encoders: Encoders, with_tokens: bool, grounded: list[int]
+) -> None:
+    one = inputs(encoders, 0, 1)
+    head = SiglipMultiheadAttentionPoolingHead(
+        SiglipVisionConfig(hidden_size=encoders.towers["siglip"].dim, num_attention_heads=4)
+    )
+    pool = RegionHead(head, torch.float32)
+    with torch.inference_mode(), Waits():
+        found = encoders(one, with_tokens=with_tokens, grounded=grounded)
+        if found.siglip is not None and found.dino is not None:
+            cosine = cosines(found.dino)
+            pool(found.siglip[0], cosine[0, :3])
 
 
 def test_other_batches_run_as_they_are(
