@@ -66,7 +66,9 @@ def losses(chunk: int) -> dict[str, Callable[..., Any]]:
     return {
         "open_clip": open_clip_loss(),
         "formula": sigmoid_loss,
-        "chunks": lambda *given: sigmoid_loss(*given, chunk_size=chunk),
+        "chunks": lambda image, text, scale, bias: sigmoid_loss(
+            image, text, scale, bias, chunk_size=chunk
+        ),
     }
 
 

@@ -148,11 +148,11 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     from siglip_perception.config import Settings
     from siglip_perception.node.conversions import to_frame
     from siglip_perception.node.counters import Ledger
-    from siglip_perception.node.lifecycle import NodeExecutor
+    from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.mailbox import Item
+    from siglip_perception.node.model import load_pipeline
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.outputs import NodeOutputs
-    from siglip_perception.node.perceiver import load_pipeline
     from siglip_perception.node.qos import QosWatch
 
     pipelines: list[TimedPipeline] = []
@@ -182,8 +182,8 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         latencies.append(publish(ledger, ticket))
         return latencies[-1]
 
-    Ledger._publish = noted  # type: ignore[method-assign]
-    executor = NodeExecutor(PerceptionNode.THREADS)
+    Ledger._publish = noted  # type: ignore[method-assign,assignment]
+    executor = NodeExecutor()
     executor.add_node(node)
     spinner = threading.Thread(target=executor.spin, daemon=True)
     spinner.start()
@@ -194,10 +194,13 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     try:
         if not loaded.wait(TIMEOUT):
             raise SystemExit(f"the model {model!r} was not loaded; the log above says why")
-        threading.Thread(
-            target=lambda: (camera.stdout and camera.stdout.readline(), finished.set()),
-            daemon=True,
-        ).start()
+
+        def await_camera() -> None:
+            assert camera.stdout is not None
+            camera.stdout.readline()
+            finished.set()
+
+        threading.Thread(target=await_camera, daemon=True).start()
         if not finished.wait(TIMEOUT) or len(latencies) <= WARM_UP:
             raise SystemExit("the camera's frames did not come through")
         message = image_message(width, height, transport)

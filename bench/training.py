@@ -104,7 +104,7 @@ class Bench:
             text = self.objective.embed_texts(batch.captions)
             loss = sigmoid_loss(image, text, model.logit_scale.exp(), model.logit_bias)
             torch.autograd.backward(loss)
-        return steps * self.arguments.batch / (self.wait() - began)
+        return float(steps * self.arguments.batch / (self.wait() - began))
 
     def trainer(self) -> float:
         """Images a second."""
@@ -130,7 +130,7 @@ class Bench:
             0,
             Tally(),
         )
-        return self.arguments.steps * self.arguments.batch / (self.wait() - began)
+        return float(self.arguments.steps * self.arguments.batch / (self.wait() - began))
 
 
 def main() -> int:

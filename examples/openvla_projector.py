@@ -61,7 +61,8 @@ def projector(dim: int, checkpoint: Path | None) -> Projector:
 @torch.inference_mode()
 def project(made: Projector, tokens: Tensor) -> Tensor:
     """What the policy's language model reads in the place of the image."""
-    return made(tokens.float())
+    read: Tensor = made(tokens.float())
+    return read
 
 
 def from_npz(path: Path, checkpoint: Path | None) -> None:

@@ -140,7 +140,7 @@ class Tower(nn.Module):
         """
         some = 0 < len(rows) < len(pixels)
         if some and not tapped:
-            pixels, some = pixels[list(rows)], False
+            pixels, some = _rows(pixels, rows), False
         tokens = last = pixels.new_empty(0)
         hidden = pixels
         for start, stop in self.parts(bool(rows)):
@@ -148,7 +148,7 @@ class Tower(nn.Module):
             if tapped and stop == self.split:
                 tokens = self._patches(hidden)
                 if some:
-                    hidden = hidden[list(rows)]
+                    hidden = _rows(hidden, rows)
         if rows:
             last = self.norm(self._patches(hidden))
         if tapped and self._normed:
@@ -233,6 +233,11 @@ class Encoders:
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._tapped], dim=-1).float()
         return Features(tokens, features.get("siglip"), features.get("dino"))
+
+
+def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """values[rows]; such an index would be a tensor on the host, for which a GPU is stopped."""
+    return torch.cat([values[row : row + 1] for row in rows])
 
 
 def _in_turn(jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:

@@ -112,9 +112,9 @@ def _cut(cosine: Tensor, settings: GroundingSettings) -> tuple[float, float]:
 
 
 def cosines(dinov2: Tensor) -> Tensor:
-    """Of DINOv2's patches [..., N, D] with each other: float32 [..., N, N]."""
+    """Of DINOv2's patches [N, D] with each other: float32 [N, N]."""
     patches = functional.normalize(dinov2, dim=-1)
-    return patches @ patches.mT
+    return patches @ patches.T
 
 
 def find_regions(dinov2: Tensor, settings: GroundingSettings) -> Tensor:

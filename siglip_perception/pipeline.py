@@ -211,7 +211,8 @@ class Pipeline:
         if features.tokens is not None:
             leaving += self._narrow(features.tokens)
         if features.siglip is not None and features.dino is not None:
-            leaving += [cosines(features.dino), _finite(features.siglip, features.dino)]
+            each = torch.stack([cosines(one) for one in features.dino])
+            leaving += [each, _finite(features.siglip, features.dino)]
         arrived = iter(to_host(*leaving))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
     """Frames on a device, and the encoders' inputs of them, each computed when it is asked for.
 
     Nothing is waited for on the way. An input depends on `frames` and on constants that this
-    object holds: a CUDA graph that recorded it may run over other frames in the same memory as
-    long as the object is kept.
+    object and again() hold: a CUDA graph that recorded it may run over other frames in the same
+    memory as long as one of them is kept.
     frames: uint8 [H, W, 3] each. steady: whether all is computed on the device.
     """
 
@@ -83,8 +84,14 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
         return not any(one.sliver for row in self._scalings.values() for one in row)
 
     def over(self, frames: Sequence[Tensor]) -> Uploaded:
-        """The inputs of other frames, of which nothing has been computed yet."""
+        """The inputs of other frames."""
         return Uploaded(frames, self._norms)
+
+    def again(self) -> Uploaded:
+        """The inputs of the same frames, of which nothing has been computed yet."""
+        other = copy.copy(self)
+        other._squares = {}
+        return other
 
     def __getitem__(self, one: EncoderInput) -> Tensor:
         """float32 [B, 3, S, S]; inputs of an equal square share its computation."""

@@ -1,16 +1,19 @@
-"""One CUDA graph from a frame on the GPU to the features, and two streams for two towers.
+"""CUDA graphs from a frame on the GPU to the features, and two streams for two towers.
 
-Preprocessing and encoders are hundreds of kernels; launched one by one they take longer than the
-GPU takes to run them. A graph is captured once for each size of frames and combination of outputs
-and then launched whole, between buffers of its own. Batches of more frames run as they are, kernel
-by kernel. What comes after it, such as the cast of the tokens, is launched while it runs.
+A pass is hundreds of kernels; launched one by one they take longer than the GPU takes to run
+them. Two graphs are launched in their place: one resizes and normalises frames of one size into
+buffers that the encoders are fed from, one runs the encoders for a combination of outputs. Each is
+recorded once, held against the same kernels launched one by one, and kept. Batches of more frames
+run as they are. What comes after, such as the cast of the tokens, is launched while they run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +27,13 @@ _LOGGER = logging.getLogger(__name__)
 _WARM_UP = 3
 # Of what the graph gives with what the same kernels give one by one.
 _LEAST_COSINE = 0.999
-# Graphs that are kept, the last used: two cameras of different sizes take six. Each has the memory
-# of a pass.
-_MOST = 8
-# Height and width of the frame; whether tokens are asked for; whether it is grounded.
-Variant = tuple[int, int, bool, bool]
+# Sizes of frames that get a graph; what comes beyond is launched kernel by kernel.
+_SIZES = 8
+# Of normalised pixels, between a graph and its kernels: less than a grey level.
+_CLOSE = 0.01
+# Whether tokens are asked for, and whether the frame is grounded.
+Variant = tuple[bool, bool]
+T = TypeVar("T")
 
 
 def new_stream(device: torch.device) -> torch.cuda.Stream:
@@ -52,30 +57,40 @@ class Lanes:
         while len(self._streams) < len(jobs) - 1:
             self._streams.append(new_stream(self._device))
         beside = list(zip(self._streams, jobs[1:], strict=False))
-        found = []
-        for stream, job in beside:
-            stream.wait_stream(here)
-            with torch.cuda.stream(stream):
-                found.append(job())
-        found[:0] = [job() for job in jobs[:1]]
-        for stream, _ in beside:
-            here.wait_stream(stream)
+        found, forked = [], []
+        try:
+            for stream, job in beside:
+                stream.wait_stream(here)
+                forked.append(stream)
+                with torch.cuda.stream(stream):
+                    found.append(job())
+            found[:0] = [job() for job in jobs[:1]]
+        finally:  # a capture that is left with a stream unjoined cannot even be ended
+            for stream in forked:
+                here.wait_stream(stream)
         return found
 
 
 @dataclass(frozen=True)
-class _Captured:
-    """A graph with what it reads and writes."""
+class _Pass:
+    """A graph of the encoders, with what it writes; it reads the buffers that all passes share."""
+
+    graph: torch.cuda.CUDAGraph
+    outputs: Features
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A graph that makes the encoders' inputs of a frame of one size, with what it reads."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Uploaded
-    outputs: Features
 
 
 class GraphedEncoders:
     """Encoders on a CUDA device, called as they are; used from one thread.
 
-    trouble: why passes are not captured, in words; empty where they are.
+    trouble: why nothing is run as a graph, in words; empty where it is.
     """
 
     def __init__(self, encoders: Encoders, device: torch.device) -> None:
@@ -85,31 +100,51 @@ class GraphedEncoders:
         self._encoders.run_all = Lanes(device)
         # TensorRT synchronises with all other streams when it runs on the default one.
         self._stream = new_stream(device)
-        self._captured: dict[Variant, _Captured] = {}
+        # Of all graphs, whose memory is then that of the largest: no two run at a time.
+        self._pool: Any = None
+        self._fed: dict[EncoderInput, Tensor] = {}
+        self._passes: dict[Variant, _Pass] = {}
+        self._scaled: dict[tuple[int, int], _Scaled] = {}
 
     @torch.inference_mode()
     def __call__(
         self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
     ) -> Features:
-        """See Encoders; what is returned is the caller's own.
-
-        A frame that is Uploaded is run by a graph, other inputs are not.
-        """
-        asked = with_tokens or bool(grounded)
-        if not asked or self.trouble or not isinstance(inputs, Uploaded):
+        """See Encoders; what is returned is the caller's own."""
+        variant = (with_tokens, bool(grounded))
+        if self.trouble or not any(variant) or _images(inputs) > 1:
             return self._plain(inputs, with_tokens, grounded)
-        if len(inputs.frames) > 1 or not inputs.steady:
+        if variant not in self._passes:
+            self._keep(self._passes, variant, lambda: self._capture_pass(inputs, variant))
+        captured = self._passes.get(variant)
+        if captured is None or not self._feed(inputs):
             return self._plain(inputs, with_tokens, grounded)
-        height, width = inputs.frames[0].shape[:2]
-        variant = (height, width, with_tokens, bool(grounded))
-        captured = self._captured.pop(variant, None) or self._try_capture(inputs, variant)
-        if captured is None:
-            return self._plain(inputs, with_tokens, grounded)
-        self._captured[variant] = captured
-        captured.inputs.frames[0].copy_(inputs.frames[0], non_blocking=True)
         captured.graph.replay()
         found = captured.outputs
         return Features(*map(_copy, (found.tokens, found.siglip, found.dino)))
+
+    def _feed(self, inputs: Mapping[EncoderInput, Tensor]) -> bool:
+        """Bring an image into the buffers that the passes read; False where that made trouble."""
+        if not isinstance(inputs, Uploaded) or not inputs.steady:
+            self._copy_in(inputs)
+            return True
+        height, width = inputs.frames[0].shape[:2]
+        size = (height, width)
+        if size not in self._scaled and len(self._scaled) < _SIZES:
+            self._keep(self._scaled, size, lambda: self._capture_scaling(inputs))
+            if self.trouble:
+                return False
+        scaled = self._scaled.get(size)
+        if scaled is None:
+            self._copy_in(inputs)
+        else:
+            scaled.inputs.frames[0].copy_(inputs.frames[0], non_blocking=True)
+            scaled.graph.replay()
+        return True
+
+    def _copy_in(self, inputs: Mapping[EncoderInput, Tensor]) -> None:
+        for one, values in self._fed.items():
+            values.copy_(inputs[one], non_blocking=True)
 
     def _plain(
         self,
@@ -117,52 +152,110 @@ class GraphedEncoders:
         with_tokens: bool,
         grounded: Sequence[int],
     ) -> Features:
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
+        with self._aside():
             found = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
-        here.wait_stream(self._stream)
+        here = torch.cuda.current_stream(self._device)
         for values in (found.tokens, found.siglip, found.dino):
             if values is not None:
                 values.record_stream(here)
         return found
 
-    def _try_capture(self, inputs: Uploaded, variant: Variant) -> _Captured | None:
-        """None where it fails, which is said once and does not end the pass."""
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On the stream that is not the default one; what is current waits for it."""
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
         try:
-            while len(self._captured) >= _MOST:
-                torch.cuda.synchronize(self._device)
-                del self._captured[next(iter(self._captured))]
-            return self._capture(inputs, variant)
-        except torch.OutOfMemoryError:
-            raise
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            here.wait_stream(self._stream)
+
+    def _keep(self, kept: dict[Any, Any], key: object, capture: Callable[[], object]) -> None:
+        """Keep what is captured; that it fails is said once and does not end the pass."""
+        try:
+            kept[key] = capture()
         except Exception as error:  # noqa: BLE001 - a library may refuse to be captured as it likes
             reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = "the GPU's memory does not hold one"
             self.trouble = f"no CUDA graph: {reason}"
-            self._captured.clear()
+            self._passes.clear()
+            self._scaled.clear()
+            self._fed.clear()
             _LOGGER.warning(
                 "A pass cannot be captured as a CUDA graph (%s): kernels are launched one by one.",
                 reason,
             )
             torch.cuda.synchronize(self._device)
-            return None
 
-    def _capture(self, inputs: Uploaded, variant: Variant) -> _Captured:
-        *_, with_tokens, read = variant
+    def _capture_pass(self, inputs: Mapping[EncoderInput, Tensor], variant: Variant) -> _Pass:
+        with_tokens, read = variant
         rows = [0] if read else []
-        own = inputs.over([frame.clone() for frame in inputs.frames])
-        for _ in range(_WARM_UP):
-            plain = self._plain(own.over(own.frames), with_tokens, rows)
-        torch.cuda.synchronize(self._device)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread may allocate memory meanwhile, as it loads engines: only this thread's
-        # calls belong to the capture.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            outputs = self._encoders(own, with_tokens=with_tokens, grounded=rows)
-        graph.replay()
+        if not self._fed:
+            self._fed = {one: torch.empty_like(inputs[one]) for one in self._encoders.inputs}
+        # Not the frame at hand, of which an encoder may make infinity.
+        for values in self._fed.values():
+            steps = torch.linspace(-2.0, 2.0, values.numel(), device=values.device)
+            values.copy_(steps.view_as(values))
+
+        def run() -> Features:
+            return self._encoders(self._fed, with_tokens=with_tokens, grounded=rows)
+
+        graph, plain, outputs = self._record(run)
         if least_cosine(outputs, plain) < _LEAST_COSINE:
             raise RuntimeError("the captured pass gives other tokens")
-        return _Captured(graph, own, outputs)
+        return _Pass(graph, outputs)
+
+    def _capture_scaling(self, inputs: Uploaded) -> _Scaled:
+        own = inputs.over([frame.clone() for frame in inputs.frames])
+
+        graph, _, _ = self._record(lambda: self._copy_in(own.again()))
+        for one, values in self._fed.items():
+            if not torch.allclose(values, inputs[one], rtol=0.0, atol=_CLOSE):
+                raise RuntimeError("the captured preprocessing gives other pixels")
+        return _Scaled(graph, own)
+
+    def _record(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T, T]:
+        """A graph of `run`, replayed once; what `run` gave before; what the graph writes."""
+        for _ in range(_WARM_UP):
+            with self._aside():
+                plain = run()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(self._stream):
+            try:
+                # Another thread may allocate memory meanwhile, as it loads engines: only this
+                # thread's calls belong to the capture.
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                outputs = run()
+                graph.capture_end()
+            except BaseException:
+                self._abandon(graph)
+                raise
+        graph.replay()
+        return graph, plain, outputs
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that has failed.
+
+        Where CUDA has given it up, capture_end() raises before PyTorch's allocator knows that it
+        is over; left so, it would free nothing any more that two streams have used.
+        """
+        with suppress(Exception):
+            graph.capture_end()
+        with suppress(Exception):
+            device = self._stream.device_index
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+
+
+def _images(inputs: Mapping[EncoderInput, Tensor]) -> int:
+    if isinstance(inputs, Uploaded):
+        return len(inputs.frames)
+    return len(next(iter(inputs.values())))
 
 
 def _copy(values: Tensor | None) -> Tensor | None:

@@ -38,19 +38,20 @@ class NodeExecutor(Executor):  # type: ignore[misc]
 
     def spin(self) -> None:
         """Runs callbacks until shutdown(); raises what a callback has raised."""
-        with self._spinning:
-            while self._context.ok() and not self._ended.is_set():
-                self.spin_once()
+        while self._context.ok() and not self._ended.is_set():
+            self.spin_once()
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
         """Ends spin(), after the callback that it runs, and lets go of what the executor holds.
 
-        False, and nothing is let go of, where spin() has not ended within so many seconds; None:
-        no limit.
+        False, and nothing is let go of, where that callback has not ended within so many seconds;
+        None or less than 0: no limit. Callbacks of other groups than the default one are not
+        waited for.
         """
         self._ended.set()
         self.wake()
-        if not self._spinning.acquire(timeout=-1 if timeout_sec is None else timeout_sec):
+        limit = -1.0 if timeout_sec is None or timeout_sec < 0 else timeout_sec
+        if not self._spinning.acquire(timeout=limit):
             return False
         try:
             return bool(super().shutdown(0))
@@ -59,6 +60,15 @@ class NodeExecutor(Executor):  # type: ignore[misc]
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Runs, or starts, one callback that is ready; raises what a callback has raised."""
+        with self._spinning:
+            self._spin_once(timeout_sec)
+
+    def wake(self) -> None:
+        # rclpy's own looks at what shutdown() takes away, and then uses it.
+        with suppress(AttributeError, rclpy_implementation.InvalidHandle):
+            super().wake()
+
+    def _spin_once(self, timeout_sec: float | None) -> None:
         try:
             handler, entity, node = self.wait_for_ready_callbacks(timeout_sec, None, self._halted)
         except ConditionReachedException:
@@ -86,5 +96,4 @@ class NodeExecutor(Executor):  # type: ignore[misc]
         handler()
         if handler.done() and (error := handler.exception()) is not None:
             self._failures.append(error)
-            with suppress(rclpy_implementation.InvalidHandle):
-                self.wake()
+            self.wake()

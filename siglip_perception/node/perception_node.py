@@ -63,9 +63,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     spinner.start()
     stop.wait()
     node.stop(GRACE)
-    executor.shutdown(timeout_sec=GRACE / 2)
-    node.destroy_node()
-    rclpy.try_shutdown()
+    if executor.shutdown(timeout_sec=GRACE / 2):  # else a callback still uses them
+        node.destroy_node()
+        rclpy.try_shutdown()
     _leave(1 if failures else 0)
 
 

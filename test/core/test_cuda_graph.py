@@ -1,12 +1,13 @@
 """What is captured, when, and between which buffers: CUDA's own calls are stood in for.
 
-The stand-in records a pass and runs it again on the same tensors, as a graph does. What only a GPU
-can show, such as what may be captured at all, is not shown here.
+The stand-in notes each operation of a capture and runs it again on the same tensors, as a graph
+does. What only a GPU can show, such as what may be captured at all, is not shown here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from models import write_random_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
@@ -36,6 +38,8 @@ CPU = torch.device("cpu")
 class Stream:
     """Knows for whom it has waited."""
 
+    device_index = 0
+
     def __init__(self, device: torch.device | None = None) -> None:
         self.waited: list[Stream] = []
 
@@ -43,28 +47,81 @@ class Stream:
         self.waited.append(other)
 
 
+class Kernels(TorchDispatchMode):
+    """Notes every operation with the tensors that it reads and writes, and runs them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        results = function(*arguments, **options)
+        read = {one.untyped_storage().data_ptr() for one in tensors((arguments, options))}
+        made = [
+            (number, one)
+            for number, one in enumerate(tensors(results))
+            if one.untyped_storage().data_ptr() not in read  # a view, or written in place
+        ]
+        self.noted.append((function, arguments, options, made))
+        return results
+
+    def again(self, offset: float) -> None:
+        for function, arguments, options, made in self.noted:
+            results = tensors(function(*arguments, **options))
+            for number, one in made:
+                one.copy_(results[number] + offset if one.is_floating_point() else results[number])
+
+
+def tensors(values: Any) -> list[Tensor]:
+    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
+
+
 @dataclass
 class Graph:
-    """A recorded pass."""
+    """A recorded pass. at_end: whether `cuda.error` comes at the end of the capture."""
 
     cuda: Cuda
-    again: Any = None
     replays: int = 0
+    ends: int = 0
+    kernels: Kernels = field(default_factory=Kernels)
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        assert pool == POOL
+        assert capture_error_mode == "thread_local"
+        if self.cuda.error is not None and not self.cuda.at_end:
+            raise self.cuda.error
+        self.kernels.__enter__()
+
+    def capture_end(self) -> None:
+        self.ends += 1
+        if self.ends > 1:
+            raise RuntimeError("not capturing")
+        self.kernels.__exit__(None, None, None)
+        if self.cuda.error is not None:
+            raise self.cuda.error
 
     def replay(self) -> None:
         self.replays += 1
-        self.again()
+        with torch.inference_mode():
+            self.kernels.again(self.cuda.offset)
+
+
+POOL = (0, 1)
 
 
 @dataclass
 class Cuda:
-    """What stands in for torch.cuda."""
+    """What stands in for torch.cuda. error: that a capture raises, at its begin or its end."""
 
     streams: list[Stream] = field(default_factory=lambda: [Stream()])
     graphs: list[Graph] = field(default_factory=list)
-    capturing: Graph | None = None
     error: Exception | None = None
+    at_end: bool = False
     offset: float = 0.0
+    pools_left: list[object] = field(default_factory=list)
 
     def make_graph(self) -> Graph:
         self.graphs.append(Graph(self))
@@ -73,50 +130,10 @@ class Cuda:
     @contextlib.contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
         self.streams.append(stream)
-        yield
-        self.streams.pop()
-
-    @contextlib.contextmanager
-    def graph(self, graph: Graph, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-        assert capture_error_mode == "thread_local"
-        if self.error is not None:
-            raise self.error
-        self.capturing = graph
-        with self.stream(stream):
+        try:
             yield
-        self.capturing = None
-
-
-class Recorded:
-    """Encoders whose pass a graph can run again, on the same frames into the same outputs."""
-
-    def __init__(self, encoders: Encoders, cuda: Cuda) -> None:
-        self._encoders, self._cuda = encoders, cuda
-
-    @property
-    def run_all(self) -> Any:
-        return self._encoders.run_all
-
-    @run_all.setter
-    def run_all(self, value: Any) -> None:
-        self._encoders.run_all = value
-
-    def __call__(self, inputs: Uploaded, **asked: Any) -> Features:
-        if self._cuda.capturing is not None:
-            # What was computed before is not in the graph.
-            assert not inputs._squares
-        outputs = self._encoders(inputs, **asked)
-        if self._cuda.capturing is not None:
-
-            def again() -> None:
-                with torch.inference_mode():
-                    anew = self._encoders(inputs.over(inputs.frames), **asked)
-                    for name in ("tokens", "siglip", "dino"):
-                        if getattr(outputs, name) is not None:
-                            getattr(outputs, name).copy_(getattr(anew, name) + self._cuda.offset)
-
-            self._cuda.capturing.again = again
-        return outputs
+        finally:
+            self.streams.pop()
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +152,18 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     monkeypatch.setattr(torch.cuda, "stream", made.stream)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", made.make_graph)
-    monkeypatch.setattr(torch.cuda, "graph", made.graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: POOL)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda device, pool: made.pools_left.append(pool)
+    )
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda values, stream: None)
     return made
 
 
 @pytest.fixture
 def graphed(encoders: Encoders, cuda: Cuda) -> GraphedEncoders:
-    return GraphedEncoders(Recorded(encoders.served_by(encoders.towers), cuda), CPU)  # type: ignore[arg-type]
+    return GraphedEncoders(encoders.served_by(encoders.towers), CPU)
 
 
 def inputs(encoders: Encoders, first: int, stop: int) -> Uploaded:
@@ -175,7 +196,8 @@ def test_a_graph_gives_each_frame_its_own_tokens(
     # Held against each other only now: a later frame must not have written over an earlier one.
     for one, values in zip(fed, found, strict=True):
         assert_same(values, encoders(one, with_tokens=with_tokens, grounded=grounded))
-    assert [graph.replays for graph in cuda.graphs] == [4]  # one to hold it against the plain pass
+    # The encoders' and that of the frames' size; one each to hold it against the plain pass.
+    assert [graph.replays for graph in cuda.graphs] == [4, 4]
 
 
 def test_each_combination_of_outputs_is_captured_once(
@@ -185,17 +207,17 @@ def test_each_combination_of_outputs_is_captured_once(
     for _ in range(2):
         for with_tokens, grounded in ((True, [0]), (True, []), (False, [0])):
             graphed(one, with_tokens=with_tokens, grounded=grounded)
-    assert len(cuda.graphs) == 3
+    assert len(cuda.graphs) == 4  # with that of the frames' size, of which they all are fed
     assert graphed(one, with_tokens=False, grounded=[]) == Features(None, None, None)
-    assert len(cuda.graphs) == 3
+    assert len(cuda.graphs) == 4
 
 
-def test_frames_of_each_size_have_a_graph_and_the_last_used_are_kept(
+def test_frames_of_each_size_have_a_graph_up_to_a_number_of_sizes(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "_MOST", 2)
+    monkeypatch.setattr(cuda_graph, "_SIZES", 2)
     sizes = {"a": (480, 640), "b": (240, 320), "c": (300, 200)}
-    for name, graphs in (("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4)):
+    for name, graphs in (("a", 2), ("b", 3), ("a", 3), ("c", 3), ("b", 3), ("a", 3)):
         height, width = sizes[name]
         one = upload(encoders, [frames(1)[0][:height, :width].copy()])
         found = graphed(one, with_tokens=True, grounded=[0])
@@ -203,15 +225,40 @@ def test_frames_of_each_size_have_a_graph_and_the_last_used_are_kept(
         assert len(cuda.graphs) == graphs
 
 
-def test_a_sliver_which_the_host_scales_is_not_captured(
+def test_pixels_that_are_no_frame_are_run_by_the_same_graph(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    for first in range(2):
+        pixels = Preprocessor(encoders.inputs, CPU)(frames(2)[first : first + 1])
+        found = graphed(pixels, with_tokens=True, grounded=[])
+        assert_same(found, encoders(pixels, with_tokens=True, grounded=[]))
+    assert [graph.replays for graph in cuda.graphs] == [3]
+
+
+def test_a_sliver_is_scaled_by_the_host_and_not_captured(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     one = upload(encoders, [frames(1)[0][:20].copy()])
     assert_same(
         graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
     )
-    assert not cuda.graphs
+    assert len(cuda.graphs) == 1
     assert graphed.trouble == ""
+
+
+def test_a_frame_of_which_the_encoders_make_infinity_does_not_end_the_graphs(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    pixels = Preprocessor(encoders.inputs, CPU)(frames(1))
+    broken = {one: torch.full_like(values, torch.inf) for one, values in pixels.items()}
+    found = graphed(broken, with_tokens=True, grounded=[])
+    assert found.tokens is not None
+    assert not found.tokens.isfinite().any()
+    assert_same(
+        graphed(pixels, with_tokens=True, grounded=[]),
+        encoders(pixels, with_tokens=True, grounded=[]),
+    )
+    assert (graphed.trouble, len(cuda.graphs)) == ("", 1)
 
 
 class Waits(TorchDispatchMode):
@@ -221,19 +268,24 @@ class Waits(TorchDispatchMode):
     device to another.
     """
 
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "lift_fresh")
+    # An index that is a list is a tensor on the host, one that is a mask is counted.
+    REFUSED = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_",
+        "equal",
+        "unique",
+        "lift_fresh",
+        "index",
+    )
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
         name = str(function).split(".")[1]
         options = options or {}
-        chosen = arguments[1] if name.startswith("index") and len(arguments) > 1 else ()
-        by_mask = isinstance(chosen, (list, tuple)) and any(
-            isinstance(one, Tensor) and one.dtype == torch.bool for one in chosen
-        )
         moved = "copy" in name and options.get("device") is not None
-        waits = name.startswith(self.REFUSED) or by_mask or moved
+        waits = name.startswith(self.REFUSED) or moved
         assert not waits, f"{name} in the pass"
         return function(*arguments, **options)
 
@@ -243,10 +295,11 @@ class Waits(TorchDispatchMode):
     [
         lambda values: float(values.sum()),
         lambda values: values[values > 0],
+        lambda values: values[[0, 2]],
         lambda values: values + torch.tensor([1.0]),
         lambda values: values.to("meta"),
     ],
-    ids=["a value", "a mask", "a constant", "a device"],
+    ids=["a value", "a mask", "a list", "a constant", "a device"],
 )
 def test_waiting_is_seen(wait: Callable[[Tensor], object]) -> None:
     values = torch.ones(3)
@@ -254,20 +307,28 @@ def test_waiting_is_seen(wait: Callable[[Tensor], object]) -> None:
         wait(values)
 
 
-@pytest.mark.parametrize(("with_tokens", "grounded"), [(True, [0]), (True, []), (False, [0])])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("images", "with_tokens", "grounded"),
+    [(1, True, [0]), (1, True, []), (1, False, [0]), (3, True, [0, 2]), (3, False, [1])],
+)
 def test_nothing_in_a_pass_waits_for_the_gpu(
-    encoders: Encoders, with_tokens: bool, grounded: list[int]
+    encoders: Encoders, device: str, images: int, with_tokens: bool, grounded: list[int]
 ) -> None:
-    one = inputs(encoders, 0, 1)
+    """meta has no values: whatever would take some to the host, as .cpu() and .numpy(), fails."""
+    far = torch.device(device)
+    towers = {key: copy.deepcopy(tower).to(far) for key, tower in encoders.towers.items()}
     head = SiglipMultiheadAttentionPoolingHead(
-        SiglipVisionConfig(hidden_size=encoders.towers["siglip"].dim, num_attention_heads=4)
+        SiglipVisionConfig(hidden_size=towers["siglip"].dim, num_attention_heads=4)
     )
-    pool = RegionHead(head, torch.float32)
+    pool = RegionHead(head.to(far), torch.float32)
+    image = torch.zeros(480, 640, 3, dtype=torch.uint8, device=far)
+    several = Preprocessor(encoders.inputs, far).over([image] * images)
     with torch.inference_mode(), Waits():
-        found = encoders(one, with_tokens=with_tokens, grounded=grounded)
+        found = encoders.served_by(towers)(several, with_tokens=with_tokens, grounded=grounded)
         if found.siglip is not None and found.dino is not None:
-            cosine = cosines(found.dino)
-            pool(found.siglip[0], cosine[0, :3])
+            assert len(found.siglip) == len(found.dino) == len(grounded)
+            pool(found.siglip[0], cosines(found.dino[0])[:3])
 
 
 def test_other_batches_run_as_they_are(
@@ -279,13 +340,27 @@ def test_other_batches_run_as_they_are(
     assert not cuda.graphs
 
 
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("operation not permitted when stream is capturing\nmore"),
+            "operation not permitted when stream is capturing",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), "the GPU's memory does not hold one"),
+    ],
+)
 def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     encoders: Encoders,
     cuda: Cuda,
     graphed: GraphedEncoders,
     caplog: pytest.LogCaptureFixture,
+    at_end: bool,
+    error: Exception,
+    said: str,
 ) -> None:
-    cuda.error = RuntimeError("operation not permitted when stream is capturing\nmore")
+    cuda.error, cuda.at_end = error, at_end
     one = inputs(encoders, 0, 1)
     serving = Serving(graphed, "torch on H200, bf16", ["why"])
     for _ in range(3):
@@ -293,12 +368,25 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
             serving(one, with_tokens=True, grounded=[0]),
             encoders(one, with_tokens=True, grounded=[0]),
         )
-    assert serving.says == (
-        "torch on H200, bf16 (why; no CUDA graph: operation not permitted when stream is"
-        " capturing)"
-    )
+    assert serving.says == f"torch on H200, bf16 (why; no CUDA graph: {said})"
     assert caplog.text.count("cannot be captured") == 1
     assert len(cuda.graphs) == 1
+    # Neither PyTorch's allocator nor the thread is left in the capture.
+    assert cuda.pools_left == [POOL]
+    assert len(cuda.streams) == 1
+
+
+def test_a_size_whose_capture_fails_gives_the_frames_own_tokens(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    first, second = (inputs(encoders, index, index + 1) for index in range(2))
+    graphed(first, with_tokens=True, grounded=[])
+    cuda.error = RuntimeError("no more")
+    small = upload(encoders, [frames(1)[0][:100, :100].copy()])
+    for one in (small, second):
+        found = graphed(one, with_tokens=True, grounded=[])
+        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+    assert graphed.trouble == "no CUDA graph: no more"
 
 
 def test_a_graph_that_gives_other_tokens_does_not_serve(
@@ -310,15 +398,6 @@ def test_a_graph_that_gives_other_tokens_does_not_serve(
         graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
     )
     assert graphed.trouble == "no CUDA graph: the captured pass gives other tokens"
-
-
-def test_no_memory_is_not_taken_for_a_capture_that_fails(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
-) -> None:
-    cuda.error = torch.OutOfMemoryError("CUDA out of memory.")
-    with pytest.raises(torch.OutOfMemoryError):
-        graphed(inputs(encoders, 0, 1), with_tokens=True, grounded=[])
-    assert graphed.trouble == ""
 
 
 def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
@@ -342,3 +421,14 @@ def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
     assert second.waited == third.waited == [here, here]
     assert here.waited == [second, third, second, third]
     assert lanes([]) == []
+
+
+def test_a_tower_that_fails_leaves_no_stream_unjoined(cuda: Cuda) -> None:
+    def fail() -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Lanes(CPU)([fail, lambda: (torch.ones(1), torch.empty(0))])
+    here = cuda.streams[0]
+    assert [len(stream.waited) for stream in here.waited] == [1]
+    assert here.waited[0].waited == [here]
