@@ -25,7 +25,7 @@ class Diagnostics:
     def __init__(self, node: Node, statuses: Callable[[], Sequence[Status]]) -> None:
         self._node = node
         self._statuses = statuses
-        self._publisher: Any = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.publisher: Any = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._lock = threading.Lock()
         self._known: list[tuple[str, Level, tuple[str, ...]]] = []
         self._published_at = 0.0
@@ -91,4 +91,4 @@ class Diagnostics:
             ]
         )
         message.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(message)
+        self.publisher.publish(message)

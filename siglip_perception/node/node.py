@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from siglip_perception_msgs.srv import Ground
 
@@ -45,6 +47,8 @@ from siglip_perception.node.worker import Worker
 
 # ~/ground does not answer from a frame that came longer ago than this.
 NEWEST_SECONDS = 2.0
+# For what was published before the end to arrive, in seconds.
+HEARD = 0.3
 
 
 class PerceptionNode(ManagedNode):
@@ -124,11 +128,20 @@ class PerceptionNode(ManagedNode):
         return self._transit("recovery", self._release)
 
     def stop(self, grace: float) -> None:
-        """Ends all work; what is under way gets `grace` seconds to be finished and published."""
+        """Ends all work; what is under way gets `grace` seconds to be finished and published.
+
+        What was published gets HEARD seconds to arrive: whoever ends the process after this takes
+        nothing with it that the middleware still had to send.
+        """
         self._worker.stop(grace)
         self._mailbox.close()
         self._outputs.close()
         self._diagnostics.finish()
+        deadline = time.monotonic() + HEARD
+        for publisher in (*self._outputs.all(), self._diagnostics.publisher):
+            left = Duration(seconds=max(deadline - time.monotonic(), 0.0))
+            with suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
+                publisher.wait_for_all_acked(left)
 
     def _start(self) -> None:
         """Configures and activates once, without anybody asking."""

@@ -78,12 +78,15 @@ class NodeOutputs:
             qos_overriding_options=overridable(),
         )
 
-    def destroy(self) -> None:
+    def all(self) -> list[Any]:
+        """The publishers that there are."""
         every = [one for publishers in self._publishers.values() for one in publishers.all()]
-        for publisher in [*every, self._joined]:
-            if publisher is not None:
-                self._watch.clear(publisher.topic_name)
-                self._node.destroy_publisher(publisher)
+        return every if self._joined is None else [*every, self._joined]
+
+    def destroy(self) -> None:
+        for publisher in self.all():
+            self._watch.clear(publisher.topic_name)
+            self._node.destroy_publisher(publisher)
         self._publishers.clear()
         self._joined = None
 
