@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from siglip_perception.backends.choice import Choice, choose
+from siglip_perception.backends.cuda_graph import undisturbed
 from siglip_perception.backends.serving import Runner, Serving, runner
 from siglip_perception.backends.swap import Source, Swapping, builder_command
 from siglip_perception.encoders import Encoders
@@ -80,7 +81,8 @@ def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serv
     serving = _torch(encoders, choice)
 
     def load() -> tuple[Runner, str]:
-        ready = tensorrt.load(encoders, target, cache)
+        with undisturbed:
+            ready = tensorrt.load(encoders, target, cache)
         if ready is None:
             raise BackendError("the engines that were built are not found again; see the log")
         return runner(ready, choice.device), head

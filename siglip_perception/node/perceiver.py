@@ -276,6 +276,7 @@ class Perceiver:
         finite = [None if isinstance(result, FloatingPointError) else result for result in results]
         good = next((result for result in finite if result is not None), None)
         if good is None:
+            del pipeline  # loaded anew there: two of them would take twice the memory
             self._count_not_finite()
             return finite
         self._not_finite = 0

@@ -81,7 +81,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 @dataclass
 class Graph:
-    """A recorded pass. at_end: whether `cuda.error` comes at the end of the capture."""
+    """A recorded pass; `cuda.error` comes where `cuda.at` says."""
 
     cuda: Cuda
     replays: int = 0
@@ -91,14 +91,15 @@ class Graph:
     def capture_begin(self, pool: object, capture_error_mode: str) -> None:
         assert pool == POOL
         assert capture_error_mode == "thread_local"
-        if self.cuda.error is not None and not self.cuda.at_end:
+        if self.cuda.error is not None and self.cuda.at == "begin":
             raise self.cuda.error
+        self.cuda.capturing = True
         self.kernels.__enter__()
 
     def capture_end(self) -> None:
+        assert self.cuda.capturing, "CUDA would keep an error"
+        self.cuda.capturing = False
         self.ends += 1
-        if self.ends > 1:
-            raise RuntimeError("not capturing")
         self.kernels.__exit__(None, None, None)
         if self.cuda.error is not None:
             raise self.cuda.error
@@ -114,12 +115,13 @@ POOL = (0, 1)
 
 @dataclass
 class Cuda:
-    """What stands in for torch.cuda. error: that a capture raises, at its begin or its end."""
+    """What stands in for torch.cuda. error: that a capture raises; at: "begin", "run" or "end"."""
 
     streams: list[Stream] = field(default_factory=lambda: [Stream()])
     graphs: list[Graph] = field(default_factory=list)
     error: Exception | None = None
-    at_end: bool = False
+    at: str = "begin"
+    capturing: bool = False
     offset: float = 0.0
     pools_left: list[object] = field(default_factory=list)
 
@@ -340,7 +342,7 @@ def test_other_batches_run_as_they_are(
     assert not cuda.graphs
 
 
-@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("at", ["begin", "run", "end"])
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -356,11 +358,12 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     cuda: Cuda,
     graphed: GraphedEncoders,
     caplog: pytest.LogCaptureFixture,
-    at_end: bool,
+    at: str,
     error: Exception,
     said: str,
 ) -> None:
-    cuda.error, cuda.at_end = error, at_end
+    cuda.error, cuda.at = error, at
+    break_in_capture(graphed, cuda)
     one = inputs(encoders, 0, 1)
     serving = Serving(graphed, "torch on H200, bf16", ["why"])
     for _ in range(3):
@@ -372,8 +375,89 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     assert caplog.text.count("cannot be captured") == 1
     assert len(cuda.graphs) == 1
     # Neither PyTorch's allocator nor the thread is left in the capture.
-    assert cuda.pools_left == [POOL]
+    assert cuda.pools_left == ([] if at == "begin" else [POOL])
     assert len(cuda.streams) == 1
+    assert not cuda.capturing
+    assert cuda_graph.undisturbed.acquire(blocking=False)
+    cuda_graph.undisturbed.release()
+
+
+def break_in_capture(graphed: GraphedEncoders, cuda: Cuda) -> None:
+    """Make the encoders fail in a capture, where `cuda` is to fail there."""
+    run = graphed._encoders.run_all
+
+    def run_all(jobs: Any) -> Any:
+        if cuda.capturing and cuda.at == "run" and cuda.error is not None:
+            raise cuda.error
+        return run(jobs)
+
+    graphed._encoders.run_all = run_all
+
+
+def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    one = inputs(encoders, 0, 1)
+    graphed(one, with_tokens=True, grounded=[])
+    break_in_capture(graphed, cuda)
+    cuda.at = "run"
+    cuda.error = KeyboardInterrupt()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        graphed(one, with_tokens=True, grounded=[0])
+    assert not graphed._passes
+    cuda.error = None
+    assert_same(
+        graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
+    )
+    assert graphed.trouble == "no CUDA graph: its capture was interrupted"
+
+
+def test_nothing_is_captured_while_engines_are_loaded(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    one = inputs(encoders, 0, 1)
+    with cuda_graph.undisturbed:
+        found = graphed(one, with_tokens=True, grounded=[])
+        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+        assert not cuda.graphs
+    graphed(one, with_tokens=True, grounded=[])
+    assert len(cuda.graphs) == 2
+    assert graphed.trouble == ""
+
+
+def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+) -> None:
+    here, aside = cuda.streams[0], graphed._stream
+    seen: list[bool] = []
+    run = graphed._encoders.run_all
+
+    def run_all(jobs: Any) -> Any:
+        seen.append(cuda.streams[-1] is aside and aside.waited == [here] and not here.waited)
+        return run(jobs)
+
+    graphed._encoders.run_all = run_all
+    graphed(inputs(encoders, 0, 2), with_tokens=True, grounded=[])
+    assert seen == [True]
+    assert here.waited == [aside]
+
+
+def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (inputs(encoders, index, index + 1) for index in range(2))
+    small = upload(encoders, [frames(1)[0][:100, :100].copy()])
+    graphed(first, with_tokens=True, grounded=[])
+    cuda.offset = 0.1
+    with torch.inference_mode():
+        graphed._feed(small)  # its graph is captured, and is off
+    cuda.offset = 0.0
+    for one in (small, second, small):
+        found = graphed(one, with_tokens=True, grounded=[])
+        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+    assert caplog.text.count("gives other pixels of frames of 100x100") == 1
+    assert [graph.replays for graph in cuda.graphs] == [5, 3, 1]
+    assert graphed.trouble == ""
 
 
 def test_a_size_whose_capture_fails_gives_the_frames_own_tokens(
