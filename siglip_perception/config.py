@@ -14,91 +14,13 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception.parameter import Change, ConfigError, Parameter, Value, shown
 from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
-
-Value = bool | int | float | str | tuple[str, ...]
 
 MAX_CAMERAS = 16
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_TYPE_NAMES: dict[type, Literal["bool", "int", "double", "string", "string[]"]] = {
-    bool: "bool",
-    int: "int",
-    float: "double",
-    str: "string",
-    tuple: "string[]",
-}
-
-
-class ConfigError(PerceptionError):
-    """A parameter has a value that it cannot take."""
-
-
-class Change(Enum):
-    """When a parameter may be set."""
-
-    ANY_TIME = "any time"
-    UNCONFIGURED = "while unconfigured"
-    START = "at the start"
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter; its default gives its type, minimum and maximum are inclusive.
-
-    change: ANY_TIME, or only while the node is UNCONFIGURED (it belongs to what `configure`
-    loads), or only at the START of the process (read-only to ROS).
-    """
-
-    name: str
-    default: Value
-    description: str
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    change: Change = Change.ANY_TIME
-
-    @property
-    def type(self) -> Literal["bool", "int", "double", "string", "string[]"]:
-        return _TYPE_NAMES[type(self.default)]
-
-    @property
-    def read_only(self) -> bool:
-        return self.change is Change.START
-
-    @property
-    def constraint(self) -> str:
-        """The range or the choices, in words; empty where anything of the type goes."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.minimum is None or self.maximum is None:
-            return ""
-        return f"{self.minimum:.15g} to {self.maximum:.15g}"
-
-    def check(self, value: Any) -> Value:
-        """The value in this parameter's own type; otherwise ConfigError with one sentence."""
-        checked = self._typed(value)
-        wrong = bool(self.choices) and checked not in self.choices
-        if isinstance(checked, (int, float)) and self.minimum is not None:
-            wrong = not self.minimum <= checked <= (self.maximum or self.minimum)
-        if wrong:
-            raise ConfigError(f"{self.name} is {_shown(value)}; it must be {self.constraint}.")
-        return checked
-
-    def _typed(self, value: Any) -> Value:
-        kind = self.type
-        if kind == "double" and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if kind == "string[]" and isinstance(value, Sequence) and not isinstance(value, str):
-            if all(isinstance(item, str) for item in value):
-                return tuple(value)
-        elif isinstance(value, (bool, int, float, str)) and type(value) is type(self.default):
-            return value
-        raise ConfigError(f"{self.name} is {_shown(value)}; it must be of type {kind}.")
 
 
 def _parameter(default: Value, description: str, *, name: str = "", **more: Any) -> Any:
@@ -289,7 +211,7 @@ class Settings:
         """
         unknown = sorted(set(values) - set(BY_NAME))
         if unknown:
-            raise ConfigError(f"there is no parameter {_shown(unknown[0])}.")
+            raise ConfigError(f"there is no parameter {shown(unknown[0])}.")
         checked: dict[str, Any] = {
             field_name(name): BY_NAME[name].check(value) for name, value in values.items()
         }
@@ -331,17 +253,12 @@ def _cameras(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in given:
         if not _CAMERA_NAME.fullmatch(name):
             raise ConfigError(
-                f"cameras has the name {_shown(name)}; a name is letters, digits and underscores, "
+                f"cameras has the name {shown(name)}; a name is letters, digits and underscores, "
                 "a letter first."
             )
     if len(set(given)) < len(given) or len(given) > MAX_CAMERAS:
         raise ConfigError(f"cameras must be at most {MAX_CAMERAS} names, each of them once.")
     return given or ("",)
-
-
-def _shown(value: Any) -> str:
-    text = ascii(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _literal(value: Value) -> str:

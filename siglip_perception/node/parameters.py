@@ -17,7 +17,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from siglip_perception.config import BY_NAME, PARAMETERS, Change, ConfigError, Parameter, Settings
+from siglip_perception.config import BY_NAME, PARAMETERS, Settings
+from siglip_perception.parameter import Change, ConfigError, Parameter
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,

@@ -29,9 +29,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.signals import SignalHandlerOptions
 
-    from siglip_perception.config import ConfigError
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
+    from siglip_perception.parameter import ConfigError
 
     failures: list[str] = []
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siglip_perception import config
-from siglip_perception.config import BY_NAME, PARAMETERS, Change, ConfigError, Settings
+from siglip_perception.config import BY_NAME, PARAMETERS, Settings
+from siglip_perception.parameter import Change, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -27,6 +27,7 @@ from siglip_perception.backends import (
     start,
 )
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.cuda_graph import undisturbed
 from siglip_perception.backends.serving import Serving
 from siglip_perception.backends.swap import Swapping, builder_command
 from siglip_perception.encoders import Encoders, Features
@@ -217,6 +218,16 @@ def test_a_builder_that_crashes_costs_no_frame(
     assert serving.wait(120)
     assert "no TensorRT engine: the process that builds them was ended by SIGSEGV" in serving.says
     assert not list(fake.glob("*/engine.plan"))
+
+
+def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Path) -> None:
+    with undisturbed:
+        serving = start(encoders_of(folder), choice(), Source(str(folder)))
+        until(lambda: "TensorRT engines are being loaded" in serving.says)
+        assert isinstance(serving, Swapping)
+        assert not serving.wait(0.5)
+    assert serving.wait(120)
+    assert "TensorRT engines serve from the next frame on" in serving.says
 
 
 def test_a_builder_ends_with_the_node_that_started_it() -> None:

@@ -100,7 +100,7 @@ class FakePipeline:
             try:
                 results.append(self.process(task.frame, task.query, with_mask=task.with_mask))
             except FloatingPointError as error:
-                results.append(error)
+                results.append(error.with_traceback(None))  # the real ones were never raised
         return results
 
 

@@ -11,8 +11,9 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from siglip_perception.config import PARAMETERS, ConfigError, Settings
+from siglip_perception.config import PARAMETERS, Settings
 from siglip_perception.node.parameters import LiveSettings
+from siglip_perception.parameter import ConfigError
 
 Make = Callable[..., tuple[Node, LiveSettings]]
 

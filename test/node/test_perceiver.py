@@ -269,6 +269,29 @@ def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
     assert bench.ends == []
 
 
+def test_a_model_that_is_loaded_anew_does_not_stand_beside_the_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[FakePipeline]] = []
+    alive: list[int] = []
+
+    def load(bench: Bench, settings: Settings) -> FakePipeline:
+        gc.collect()
+        alive.append(sum(one() is not None for one in made))
+        pipeline = FakePipeline()
+        pipeline.fail = raising(FloatingPointError("nan"))
+        made.append(weakref.ref(pipeline))
+        return pipeline
+
+    monkeypatch.setattr(Bench, "load", load)
+    bench = Bench()
+    del bench.pipeline  # only the perceiver holds one
+    bench.perceiver.load()
+    for _ in range(3):
+        bench.serve()
+    assert alive == [0, 0]
+
+
 def test_nan_with_a_model_that_is_gone_ends_the_node(bench: Bench) -> None:
     bench.pipeline.fail = raising(FloatingPointError("nan"))
     bench.load_error = CheckpointError("the folder is gone.")

@@ -12,9 +12,10 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from doubles import FakePipeline, image_message
 from lifecycle_msgs.msg import Transition
-from peer import TIMEOUT, Peer, peer_of
+from peer import NODE, TIMEOUT, Peer, peer_of
 from rclpy.context import Context
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from std_msgs.msg import String
 from watching import isolated
 
@@ -119,6 +120,24 @@ def test_the_node_answers_while_a_model_is_being_loaded(running: Running) -> Non
             other.join(TIMEOUT)
         assert answers == [True]
         assert peer.state() == "inactive"
+
+
+def test_the_end_waits_until_what_was_published_has_arrived(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: dict[str, bool] = {}
+    wait_for_all_acked = Publisher.wait_for_all_acked
+
+    def wait(publisher: Publisher, timeout: Any) -> bool:
+        arrived[publisher.topic_name] = wait_for_all_acked(publisher, timeout)
+        return arrived[publisher.topic_name]
+
+    monkeypatch.setattr(Publisher, "wait_for_all_acked", wait)
+    with running(lambda settings: FakePipeline()) as peer:
+        assert all(peer.change(transition) for transition in CYCLE[:2])
+        assert not arrived
+    assert all(arrived.values())
+    assert {f"{NODE}/tokens", f"{NODE}/objects", "/diagnostics"} <= set(arrived)
 
 
 def test_an_unexpected_error_leaves_the_node_unconfigured_and_able(running: Running) -> None:
