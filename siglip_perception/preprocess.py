@@ -64,18 +64,16 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
     frames: uint8 [H, W, 3] each. steady: whether all is computed on the device.
     """
 
-    def __init__(
-        self, frames: Sequence[Tensor], norms: Mapping[EncoderInput, tuple[Tensor, Tensor]]
-    ) -> None:
-        """norms: of each input mean and std, float32 [3, 1, 1] on the device."""
+    def __init__(self, frames: Sequence[Tensor], tables: Mapping[EncoderInput, Tensor]) -> None:
+        """tables: of each input float32 [3, 256], each channel's value of each level."""
         self.frames = tuple(frames)
-        self._norms = norms
+        self._tables = tables
         self._scalings = {
             one.square: [
                 Scaling.of(one.square, frame.shape[0], frame.shape[1], frame.device)
                 for frame in self.frames
             ]
-            for one in norms
+            for one in tables
         }
         self._squares: dict[Square, Tensor] = {}
 
@@ -85,7 +83,7 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
 
     def over(self, frames: Sequence[Tensor]) -> Uploaded:
         """The inputs of other frames."""
-        return Uploaded(frames, self._norms)
+        return Uploaded(frames, self._tables)
 
     def again(self) -> Uploaded:
         """The inputs of the same frames, of which nothing has been computed yet."""
@@ -95,17 +93,20 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
 
     def __getitem__(self, one: EncoderInput) -> Tensor:
         """float32 [B, 3, S, S]; inputs of an equal square share its computation."""
-        mean, std = self._norms[one]
         if one.square not in self._squares:
             scaled = zip(self._scalings[one.square], self.frames, strict=True)
             self._squares[one.square] = torch.stack([scale(frame) for scale, frame in scaled])
-        return ((self._squares[one.square].permute(0, 3, 1, 2).float() / 255.0) - mean) / std
+        levels = self._squares[one.square].permute(0, 3, 1, 2).flatten(2).long()
+        table = self._tables[one].expand(len(levels), -1, -1)
+        # A table, as on the CPU: CUDA divides by a number as it multiplies by its reciprocal.
+        size = one.square.size
+        return table.gather(2, levels).view(-1, 3, size, size)
 
     def __iter__(self) -> Iterator[EncoderInput]:
-        return iter(self._norms)
+        return iter(self._tables)
 
     def __len__(self) -> int:
-        return len(self._norms)
+        return len(self._tables)
 
 
 class Preprocessor:
@@ -127,8 +128,8 @@ class Preprocessor:
             for one in self._inputs
         }
         # On the device once: to make them anew for each frame would wait for the GPU.
-        self._norms = {
-            one: (_constant(one.mean, device), _constant(one.std, device)) for one in self._inputs
+        self._uploaded = {
+            one: torch.from_numpy(table).to(device) for one, table in self._tables.items()
         }
 
     def __call__(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
@@ -148,7 +149,7 @@ class Preprocessor:
 
     def over(self, frames: Sequence[Tensor]) -> Uploaded:
         """The inputs of frames uint8 [H, W, 3] that are on the device, as it computes them."""
-        return Uploaded(frames, self._norms)
+        return Uploaded(frames, self._uploaded)
 
     def _look_up(self, squares: UInt8Array, one: EncoderInput) -> Tensor:
         planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2))
@@ -175,10 +176,21 @@ def to_square(image: UInt8Array, square: Square) -> UInt8Array:
         padded[:] = square.fill
         padded[top : top + height, left : left + width] = image
         image = padded
-    scaled = np.asarray(
-        Image.fromarray(image).resize(geometry.scaled, _FILTERS[square.interpolation])
-    )
+    scaled = np.asarray(pillow_resize(image, geometry.scaled, square.interpolation))
     return _place_array(scaled, geometry, square)
+
+
+def pillow_resize(
+    image: UInt8Array, size: tuple[int, int], interpolation: Interpolation
+) -> Image.Image:
+    """Pillow's resize of uint8 [H, W, 3] to (width, height) as it was until Pillow 12.
+
+    Across, then down, with a rounding in between. Pillow 13 begins with the columns where the
+    height shrinks by more than twice as many pixels as the width, as a portrait frame's does, and
+    gives other pixels then, by up to 20 levels in fine texture. Policies were trained before that.
+    """
+    across = Image.fromarray(image).resize((size[0], image.shape[0]), _FILTERS[interpolation])
+    return across.resize(size, _FILTERS[interpolation])
 
 
 def is_sliver(width: int, height: int) -> bool:
@@ -222,13 +234,9 @@ def _overlap(geometry: Geometry, size: int) -> tuple[tuple[slice, slice], tuple[
     return (into[0], into[1]), (out[0], out[1])
 
 
-def _constant(values: Triple, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
-
-
 @dataclass(frozen=True)
 class Scaling:
-    """to_square for frames of one size on their own device, within one grey level of it.
+    """to_square for frames of one size on their own device, bit for bit.
 
     sliver: the host does it, and is waited for. fill: uint8 [3] on the device.
     """
