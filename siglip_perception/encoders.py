@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
 
-from siglip_perception import packed
+from siglip_perception import fused, packed
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.preprocess import EncoderInput
 from siglip_perception.transformer import take_apart
@@ -30,11 +30,13 @@ class Features:
         layer norm, which is what the pooling head reads; None where none is.
     dino: float32 [G, N, D_dino], of the same: last block after the layer norm, without CLS and
         registers. Both of the grounding's own encoders where it has some.
+    leaving: what Encoders.finish made of them, for the host.
     """
 
     tokens: Tensor | None
     siglip: Tensor | None
     dino: Tensor | None
+    leaving: tuple[Tensor, ...] = ()
 
 
 class Tower(nn.Module):
@@ -69,6 +71,15 @@ class Tower(nn.Module):
         packed.lay_out(self, device, dtype)
         if device.type == "cpu" and dtype == torch.bfloat16:
             self.pad(1, dtype)
+        if device.type == "cuda" and dtype != torch.float32 and not fused.trouble(device, dtype):
+            self.serve(
+                {
+                    (start, stop): fused.FusedBlocks(
+                        None if start else self.embed, self.blocks[start:stop], self.mask
+                    )
+                    for start, stop in self.parts(read=True)
+                }
+            )
 
     def pad(self, rows: int | None, dtype: torch.dtype = torch.float32) -> None:
         """Lengthen the sequence to whole tiles, T tokens, of which attention sees the real ones.
@@ -180,6 +191,8 @@ class Encoders:
         self._grounding = dict(grounding)
         # Runs the towers' passes, which do not depend on each other, and gives their results.
         self.run_all: Callable[[Sequence[Job]], list[tuple[Tensor, Tensor]]] = _in_turn
+        # Ends a pass, and is part of it: on a GPU it is in the CUDA graph, and costs no launch.
+        self.finish: Callable[[Features], tuple[Tensor, ...]] = _nothing
 
     def served_by(self, towers: Mapping[str, Tower]) -> Encoders:
         """The same outputs of other towers of the same keys."""
@@ -232,12 +245,17 @@ class Encoders:
         tokens = None
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._tapped], dim=-1).float()
-        return Features(tokens, features.get("siglip"), features.get("dino"))
+        made = Features(tokens, features.get("siglip"), features.get("dino"))
+        return replace(made, leaving=self.finish(made))
 
 
 def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
     """values[rows]; such an index would be a tensor on the host, for which a GPU is stopped."""
     return torch.cat([values[row : row + 1] for row in rows])
+
+
+def _nothing(features: Features) -> tuple[Tensor, ...]:
+    return ()
 
 
 def _in_turn(jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ from siglip_perception import backends
 from siglip_perception.backends import Choice, Source
 from siglip_perception.contracts import Contract
 from siglip_perception.depth import locate
-from siglip_perception.encoders import Encoders, TextEncoder
+from siglip_perception.encoders import Encoders, Features, TextEncoder
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding import (
     Grounder,
@@ -113,6 +113,7 @@ class Pipeline:
                 options.grounding_model,
                 options.grounding_contract,
             )
+        encoders.finish = self._leaving
         # Not kept beside it: engines let the encoders' own weights go.
         self._encoders = backends.start(encoders, choice, source)
         self.sight = plan.sight
@@ -207,13 +208,7 @@ class Pipeline:
         grounded = [number for number, task in enumerate(tasks) if task.query is not None]
         features = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
         # All that the host needs leaves a GPU together: each time that it is waited for, it idles.
-        leaving: list[Tensor] = []
-        if features.tokens is not None:
-            leaving += self._narrow(features.tokens)
-        if features.siglip is not None and features.dino is not None:
-            each = torch.stack([cosines(one) for one in features.dino])
-            leaving += [each, _finite(features.siglip, features.dino)]
-        arrived = iter(to_host(*leaving))
+        arrived = iter(to_host(*features.leaving))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
             grids = dict(enumerate(self._token_grids(next(arrived), next(arrived))))
@@ -239,14 +234,24 @@ class Pipeline:
                 results.append(Result(tokens, grounding, timings))
         return results
 
-    def _narrow(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens as they are published, and of which frames [B] they are finite."""
-        narrow = tokens.to(getattr(torch, self._tokens_dtype))
-        # After the cast: float16 ends at 65504.
-        finite = _finite(narrow)
-        if self._tokens_dtype == "bfloat16":  # numpy has no such type
-            narrow = narrow.view(torch.int16)
-        return narrow, finite
+    def _leaving(self, features: Features) -> tuple[Tensor, ...]:
+        """Of a pass what the host needs, in this order, as far as it was asked for.
+
+        Tokens as they are published, and of which frames [B] they are finite; cosines of DINOv2's
+        patches [G, N, N], and of which frames [G] the features are finite.
+        """
+        leaving: list[Tensor] = []
+        if features.tokens is not None:
+            narrow = features.tokens.to(getattr(torch, self._tokens_dtype))
+            # After the cast: float16 ends at 65504.
+            finite = _finite(narrow)
+            if self._tokens_dtype == "bfloat16":  # numpy has no such type
+                narrow = narrow.view(torch.int16)
+            leaving += [narrow, finite]
+        if features.siglip is not None and features.dino is not None:
+            each = torch.stack([cosines(one) for one in features.dino])
+            leaving += [each, _finite(features.siglip, features.dino)]
+        return tuple(leaving)
 
     def _token_grids(self, narrow: Tensor, finite: Tensor) -> list[TokenGrid | FloatingPointError]:
         data = narrow.numpy()

@@ -30,11 +30,15 @@ _WARM_UP = 3
 _LEAST_COSINE = 0.999
 # Sizes of frames that get a graph; what comes beyond is launched kernel by kernel.
 _SIZES = 8
+# Frames in a batch, one a camera, up to which a batch gets a graph.
+_CAMERAS = 4
 # Of normalised pixels, between a graph and its kernels: what is less than a grey level, what is
 # none any more, and the share of pixels that may round the other way.
 _CLOSE, _FAR, _SHARE = 0.006, 0.03, 0.001
-# Whether tokens are asked for, and whether the frame is grounded.
-Variant = tuple[bool, bool]
+# How many frames, whether tokens are asked for, and whether the frames are grounded.
+Variant = tuple[int, bool, bool]
+# Height and width of a frame, and its place in the batch.
+Slot = tuple[int, int, int]
 # Held while engines are loaded on another thread, and while a graph is captured: a call that waits
 # for the whole device breaks every capture on it, whatever its mode. Frames wait for neither.
 undisturbed = threading.Lock()
@@ -92,7 +96,7 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Scaled:
-    """A graph that makes the encoders' inputs of a frame of one size, with what it reads.
+    """A graph that makes the encoders' inputs of a frame in one slot, with what it reads.
 
     right: whether it serves. One that does not is kept: with a graph PyTorch frees workspaces that
     others on its stream still use.
@@ -120,15 +124,17 @@ class GraphedEncoders:
         self._pool: Any = None
         self._fed: dict[EncoderInput, Tensor] = {}
         self._passes: dict[Variant, _Pass] = {}
-        self._scaled: dict[tuple[int, int], _Scaled] = {}
+        self._scaled: dict[Slot, _Scaled] = {}
 
     @torch.inference_mode()
     def __call__(
         self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
     ) -> Features:
         """See Encoders; what is returned is the caller's own."""
-        variant = (with_tokens, bool(grounded))
-        if self.trouble or not any(variant) or _images(inputs) > 1:
+        batch = _images(inputs)
+        variant = (batch, with_tokens, bool(grounded))
+        uniform = not grounded or list(grounded) == list(range(batch))
+        if self.trouble or not (with_tokens or grounded) or batch > _CAMERAS or not uniform:
             return self._plain(inputs, with_tokens, grounded)
         if variant not in self._passes:
             self._keep(self._passes, variant, lambda: self._capture_pass(inputs, variant))
@@ -137,30 +143,44 @@ class GraphedEncoders:
             return self._plain(inputs, with_tokens, grounded)
         captured.graph.replay()
         found = captured.outputs
-        return Features(*map(_copy, (found.tokens, found.siglip, found.dino)))
+        leaving = tuple(values.clone() for values in found.leaving)
+        return Features(_copy(found.tokens), _copy(found.siglip), _copy(found.dino), leaving)
 
     def _feed(self, inputs: Mapping[EncoderInput, Tensor]) -> bool:
-        """Bring an image into the buffers that the passes read; False where that made trouble."""
-        if not isinstance(inputs, Uploaded) or not inputs.steady:
-            self._copy_in(inputs)
+        """Bring images into the buffers that the passes read; False where that made trouble."""
+        if not isinstance(inputs, Uploaded):
+            for one, values in self._fed.items():
+                values[: len(inputs[one])].copy_(inputs[one], non_blocking=True)
             return True
-        height, width = inputs.frames[0].shape[:2]
-        size = (height, width)
-        if size not in self._scaled and len(self._scaled) < _SIZES:
-            self._keep(self._scaled, size, lambda: self._capture_scaling(inputs))
+        frames = inputs.frames
+        return all(
+            self._feed_frame(inputs.over([frame]) if len(frames) > 1 else inputs, row)
+            for row, frame in enumerate(frames)
+        )
+
+    def _feed_frame(self, inputs: Uploaded, row: int) -> bool:
+        """_feed() of a single frame, into row `row` of the buffers."""
+        frame = inputs.frames[0]
+        slot = (frame.shape[0], frame.shape[1], row)
+        sizes = {key[:2] for key in self._scaled}
+        if not inputs.steady or (slot[:2] not in sizes and len(sizes) >= _SIZES):
+            self._copy_in(inputs, row)
+            return True
+        if slot not in self._scaled:
+            self._keep(self._scaled, slot, lambda: self._capture_scaling(inputs, row))
             if self.trouble:
                 return False
-        scaled = self._scaled.get(size)
+        scaled = self._scaled.get(slot)
         if scaled is None or not scaled.right:
-            self._copy_in(inputs)
+            self._copy_in(inputs, row)
         else:
-            scaled.inputs.frames[0].copy_(inputs.frames[0], non_blocking=True)
+            scaled.inputs.frames[0].copy_(frame, non_blocking=True)
             scaled.graph.replay()
         return True
 
-    def _copy_in(self, inputs: Mapping[EncoderInput, Tensor]) -> None:
+    def _copy_in(self, inputs: Uploaded, row: int) -> None:
         for one, values in self._fed.items():
-            values.copy_(inputs[one], non_blocking=True)
+            values[row].copy_(inputs[one][0], non_blocking=True)
 
     def _plain(
         self,
@@ -171,7 +191,7 @@ class GraphedEncoders:
         with self._aside():
             found = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
         here = torch.cuda.current_stream(self._device)
-        for values in (found.tokens, found.siglip, found.dino):
+        for values in (found.tokens, found.siglip, found.dino, *found.leaving):
             if values is not None:
                 values.record_stream(here)
         return found
@@ -224,28 +244,32 @@ class GraphedEncoders:
         self._pool = None
 
     def _capture_pass(self, inputs: Mapping[EncoderInput, Tensor], variant: Variant) -> _Pass:
-        with_tokens, read = variant
-        rows = [0] if read else []
+        batch, with_tokens, read = variant
+        rows = list(range(batch)) if read else []
         if not self._fed:
-            self._fed = {one: torch.empty_like(inputs[one]) for one in self._encoders.inputs}
+            self._fed = {
+                one: inputs[one].new_zeros(_CAMERAS, *inputs[one].shape[1:])
+                for one in self._encoders.inputs
+            }
+        fed = {one: values[:batch] for one, values in self._fed.items()}
         # Not the frame at hand, of which an encoder may make infinity.
-        for values in self._fed.values():
+        for values in fed.values():
             steps = torch.linspace(-2.0, 2.0, values.numel(), device=values.device)
             values.copy_(steps.view_as(values))
 
         def run() -> Features:
-            return self._encoders(self._fed, with_tokens=with_tokens, grounded=rows)
+            return self._encoders(fed, with_tokens=with_tokens, grounded=rows)
 
         graph, plain, outputs = self._record(run)
         if least_cosine(outputs, plain) < _LEAST_COSINE:
             raise RuntimeError("the captured pass gives other tokens")
         return _Pass(graph, outputs)
 
-    def _capture_scaling(self, inputs: Uploaded) -> _Scaled:
+    def _capture_scaling(self, inputs: Uploaded, row: int) -> _Scaled:
         own = inputs.over([frame.clone() for frame in inputs.frames])
-        graph, _, _ = self._record(lambda: self._copy_in(own.again()))
+        graph, _, _ = self._record(lambda: self._copy_in(own.again(), row))
         for one, values in self._fed.items():
-            off = (values - inputs[one]).abs()
+            off = (values[row] - inputs[one][0]).abs()
             if float((off > _CLOSE).float().mean()) > _SHARE or float(off.max()) > _FAR:
                 height, width = inputs.frames[0].shape[:2]
                 _LOGGER.warning(

@@ -279,7 +279,7 @@ def _reference(
         return None
     return selftest.Reference(
         {one: tensors[f"input.{index}"] for index, one in enumerate(encoders.inputs)},
-        Features(*(tensors.get(name) for name in ("tokens", "siglip", "dino"))),
+        Features(tensors.get("tokens"), tensors.get("siglip"), tensors.get("dino")),
     )
 
 

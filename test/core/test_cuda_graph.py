@@ -333,13 +333,53 @@ def test_nothing_in_a_pass_waits_for_the_gpu(
             pool(found.siglip[0], cosines(found.dino[0])[:3])
 
 
-def test_other_batches_run_as_they_are(
+def test_a_batch_grounded_in_part_or_of_many_cameras_runs_as_it_is(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graph, "_CAMERAS", 2)
+    for count, grounded in ((2, [1]), (3, [])):
+        several = inputs(encoders, 0, count)
+        features = graphed(several, with_tokens=True, grounded=grounded)
+        assert_same(features, encoders(several, with_tokens=True, grounded=grounded))
+    assert not cuda.graphs
+
+
+@pytest.mark.parametrize("grounded", [[], [0, 1]])
+def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, grounded: list[int]
+) -> None:
+    pictures = frames(3)
+    small = pictures[2][:240, :320].copy()
+    batches = [
+        upload(encoders, images)
+        for images in ([pictures[0], small], [pictures[1], small], [small, pictures[0]])
+    ]
+    features = [graphed(batch, with_tokens=True, grounded=grounded) for batch in batches]
+    for batch, values in zip(batches, features, strict=True):
+        assert_same(values, encoders(batch, with_tokens=True, grounded=grounded))
+    # The pass; a frame of each size in each place.
+    assert len(cuda.graphs) == 5
+    single = upload(encoders, [small])
+    assert_same(
+        graphed(single, with_tokens=True, grounded=grounded[:1]),
+        encoders(single, with_tokens=True, grounded=grounded[:1]),
+    )
+    assert len(cuda.graphs) == 6
+
+
+def test_what_leaves_for_the_host_is_made_in_the_graph(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    two = inputs(encoders, 0, 2)
-    found = graphed(two, with_tokens=True, grounded=[1])
-    assert_same(found, encoders(two, with_tokens=True, grounded=[1]))
-    assert not cuda.graphs
+    graphed._encoders.finish = lambda features: (
+        torch.zeros(1) if features.tokens is None else features.tokens.half(),
+    )
+    fed = [inputs(encoders, index, index + 1) for index in range(2)]
+    left = [graphed(one, with_tokens=True, grounded=[]).leaving for one in fed]
+    for one, (narrow,) in zip(fed, left, strict=True):
+        tokens = encoders(one, with_tokens=True, grounded=[]).tokens
+        assert tokens is not None
+        torch.testing.assert_close(narrow, tokens.half())
+    assert [graph.replays for graph in cuda.graphs] == [3, 3]
 
 
 @pytest.mark.parametrize("at", ["begin", "run", "end"])
@@ -437,7 +477,7 @@ def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
         return run(jobs)
 
     graphed._encoders.run_all = run_all
-    graphed(inputs(encoders, 0, 2), with_tokens=True, grounded=[])
+    graphed(inputs(encoders, 0, 2), with_tokens=True, grounded=[1])
     assert seen == [True]
     assert here.waited == [aside]
 
