@@ -277,7 +277,7 @@ class Pipeline:
         found = self._encoders(inputs, with_tokens=False, grounded=list(range(len(images))))
         assert found.siglip is not None
         assert found.dino is not None
-        return found.siglip, found.dino
+        return found.siglip.clone(), found.dino.clone()  # a CUDA graph writes over its own
 
     def _ground(
         self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor, finite: Tensor

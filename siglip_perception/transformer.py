@@ -131,14 +131,18 @@ class Attention(nn.Module):
             self.register_buffer("sin", rotary[1], persistent=False)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        batch, count, dim = hidden.shape
-        split = self.qkv(hidden).view(batch, count, 3, self._heads, dim // self._heads)
+        out: Tensor = self.out(self.attend(self.qkv(hidden), mask))
+        return out
+
+    def attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries, keys and values [B, T, 3 * D] -> the values that each token takes [B, T, D]."""
+        batch, count, dim = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        split = qkv.view(batch, count, 3, self._heads, dim // self._heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         if self._rotary:
             query, key = self._rotate(query), self._rotate(key)
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.out(seen.transpose(1, 2).reshape(batch, count, dim))
-        return out
+        return seen.transpose(1, 2).reshape(batch, count, dim)
 
     def _rotate(self, heads: Tensor) -> Tensor:
         """Rotary positions (Su et al. 2021) on patches alone, in float32."""

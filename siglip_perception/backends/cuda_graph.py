@@ -130,7 +130,7 @@ class GraphedEncoders:
     def __call__(
         self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
     ) -> Features:
-        """See Encoders; what is returned is the caller's own."""
+        """See Encoders; what is returned holds until the next call, on the current stream."""
         batch = _images(inputs)
         variant = (batch, with_tokens, bool(grounded))
         uniform = not grounded or list(grounded) == list(range(batch))
@@ -142,9 +142,7 @@ class GraphedEncoders:
         if captured is None or not self._feed(inputs):
             return self._plain(inputs, with_tokens, grounded)
         captured.graph.replay()
-        found = captured.outputs
-        leaving = tuple(values.clone() for values in found.leaving)
-        return Features(_copy(found.tokens), _copy(found.siglip), _copy(found.dino), leaving)
+        return captured.outputs
 
     def _feed(self, inputs: Mapping[EncoderInput, Tensor]) -> bool:
         """Bring images into the buffers that the passes read; False where that made trouble."""
@@ -325,7 +323,3 @@ def _images(inputs: Mapping[EncoderInput, Tensor]) -> int:
     if isinstance(inputs, Uploaded):
         return len(inputs.frames)
     return len(next(iter(inputs.values())))
-
-
-def _copy(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.clone()

