@@ -13,11 +13,11 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys.store import Typestore
 
-from siglip_perception import images
 from siglip_perception.bag_topics import COMPRESSED
 from siglip_perception.config import Settings
 from siglip_perception.errors import BagError, ImageError
-from siglip_perception.types import UInt8Array
+from siglip_perception.images.decode import convert, decode_compressed
+from siglip_perception.images.files import Picture
 
 _PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION: Literal[9] = 9
@@ -62,13 +62,13 @@ def deserialise(store: Typestore, connection: Connection, data: bytes) -> Any:
 
 def decode_image(
     message: Any, msgtype: str, max_pixels: int, mono16_white: int = Settings.mono16_white
-) -> UInt8Array:
-    """uint8 [H, W, 3] RGB of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
+) -> Picture:
+    """The picture of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
     if msgtype == COMPRESSED:
-        return images.decode_compressed(
+        return decode_compressed(
             message.format, message.data, max_pixels=max_pixels, mono16_white=mono16_white
         )
-    return images.convert(
+    pixels = convert(
         message.encoding,
         message.height,
         message.width,
@@ -78,6 +78,7 @@ def decode_image(
         max_pixels=max_pixels,
         mono16_white=mono16_white,
     )
+    return Picture(pixels, 1, message.encoding)
 
 
 def _broken(bag: Path, error: Exception) -> BagError:

@@ -63,6 +63,7 @@ class ReplayOptions:
 class Summary:
     """What became of a bag: images = tokens + sum(dropped.values()), unless cameras are joined.
 
+    repaired: images that were decoded although their files had faults, by the fault's name.
     found: for each instruction, for each of its phrases, the number of images that showed it.
     depth: images with objects by what became of their depth, as DepthView.counts.
     """
@@ -71,6 +72,7 @@ class Summary:
     tokens: int = 0
     objects: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
     instructions: int = 0
     rejected: int = 0
     grounded: Counter[str] = field(default_factory=Counter)
@@ -240,10 +242,11 @@ class Run:
 
     def _frame(self, connection: Connection, message: Any, camera: str) -> Frame:
         options = self._options
-        pixels = decode_image(
+        picture = decode_image(
             message, connection.msgtype, options.max_pixels, options.mono16_white
         )
-        frame = Frame(pixels, nanoseconds(message), message.header.frame_id, camera)
+        self.summary.repaired.update(picture.repairs)
+        frame = Frame(picture.pixels, nanoseconds(message), message.header.frame_id, camera)
         if not self._options.depth_topic:
             return frame
         depth = partial(

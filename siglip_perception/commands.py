@@ -14,21 +14,21 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from siglip_perception import bag, images, instruction, overlay
+from siglip_perception import bag, instruction, overlay
 from siglip_perception.config import Settings
-from siglip_perception.errors import BackendError, ImageError, InstructionError, PerceptionError
+from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.files import write_atomically
+from siglip_perception.images.files import read_image
 from siglip_perception.pipeline import Pipeline, PipelineOptions, Query, Result
 from siglip_perception.tracking import TrackingOptions
 from siglip_perception.types import Frame, Grounding, Point3, UInt8Array
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_MAX_FILE_BYTES = 512 * 2**20
 
 
 def tokens(args: argparse.Namespace) -> int:
     """One image -> an .npz of its tokens."""
-    image = read_image(args.image)
+    image = read_image(args.image).pixels
     _check_folder(args.output)
     pipeline = Pipeline.load(_options(args))
     grid = _process(pipeline, image, None).tokens
@@ -57,7 +57,7 @@ def ground(args: argparse.Namespace) -> int:
         raise InstructionError(
             'The instruction names no object: say, for example, "pick up the red cup".'
         )
-    image = read_image(args.image)
+    image = read_image(args.image).pixels
     if args.overlay is not None:
         _check_folder(args.overlay)
         _format(args.overlay)
@@ -107,25 +107,6 @@ def replay(args: argparse.Namespace) -> int:
     if not pipeline.can_ground:
         print(f"no objects: {pipeline.grounding}")
     return 0
-
-
-def read_image(path: Path) -> UInt8Array:
-    """A JPEG or PNG file as uint8 [H, W, 3] RGB, by the same checked decoders as the node's.
-
-    Raises PerceptionError for a file that cannot be read, ImageError for one that is refused.
-    """
-    if not path.is_file():
-        raise PerceptionError(f"There is no image file {path}.")
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise PerceptionError(f"{path} is larger than {_MAX_FILE_BYTES >> 20} MiB.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise PerceptionError(f"Cannot read {path} ({error.strerror}).") from error
-    try:
-        return images.decode_compressed(path.suffix, data, max_pixels=Settings.max_pixels)
-    except ImageError as error:
-        raise ImageError(error.reason, f"{path}: {error}") from error
 
 
 def write_picture(path: Path, image: UInt8Array) -> None:

@@ -92,6 +92,7 @@ class Frame:
     camera: name out of the parameter `cameras`; empty where there is only one.
     depth: gives the depth of this image, None where there is none; asked for once the objects are
         known, so that a depth image that comes after its colour image is still of use.
+    repairs: names of the faults of its file that were mended, such as "jpeg_repaired".
     """
 
     image: UInt8Array
@@ -99,6 +100,7 @@ class Frame:
     frame_id: str = ""
     camera: str = ""
     depth: Callable[[], Depth | None] | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:

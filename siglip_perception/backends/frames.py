@@ -35,12 +35,12 @@ def read_frames(path: Path, most: int) -> list[UInt8Array]:
 
 
 def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
-    from siglip_perception.commands import read_image
+    from siglip_perception.images.files import read_image
 
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
     for index in _spread(len(files), most):
         try:
-            yield read_image(files[index])
+            yield read_image(files[index]).pixels
         except PerceptionError:
             continue
 
@@ -56,7 +56,7 @@ def _of_bag(bag: Path, most: int) -> Iterator[UInt8Array]:
                 continue
             try:
                 message: Any = deserialise(store, connection, data)
-                yield decode_image(message, connection.msgtype, Settings.max_pixels)
+                yield decode_image(message, connection.msgtype, Settings.max_pixels).pixels
             except ImageError:
                 continue
 

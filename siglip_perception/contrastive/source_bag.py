@@ -88,7 +88,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
                 if not caption:
                     skipped["without caption"] += 1
                     continue
-                pixels = decode_image(message, connection.msgtype, Settings.max_pixels)
+                pixels = decode_image(message, connection.msgtype, Settings.max_pixels).pixels
             except ImageError as error:
                 skipped[f"image {error.reason}"] += 1
                 continue

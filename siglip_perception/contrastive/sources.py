@@ -14,9 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from siglip_perception import images
-from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images.files import decode_file
 from siglip_perception.types import UInt8Array
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -107,9 +106,10 @@ class Subset:
 def decode(name: str, data: bytes) -> UInt8Array:
     """A JPEG or PNG file's bytes as uint8 [H, W, 3], by the node's own checked decoders."""
     try:
-        return images.decode_compressed(name, data, max_pixels=Settings.max_pixels)
+        return decode_file(data, name).pixels
     except ImageError as error:
-        raise BrokenPairError(name, f"image {error.reason}", str(error)) from error
+        detail = str(error).removeprefix(f"{name}: ")
+        raise BrokenPairError(name, f"image {error.reason}", detail) from error
 
 
 def clean_caption(name: str, data: bytes | str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.samples import Question, Sample, Truth
-from siglip_perception.images import decode_compressed
+from siglip_perception.images.files import decode_file
 from siglip_perception.types import Box, UInt8Array
 
 
@@ -92,9 +92,9 @@ class CocoFolder:
                 f"Cannot read {path} ({error.strerror}): name the images' folder with --images."
             ) from error
         try:
-            return decode_compressed(path.suffix, data, max_pixels=self._max_pixels)
+            return decode_file(data, str(path), max_pixels=self._max_pixels).pixels
         except PerceptionError as error:
-            raise CocoError(f"{path}: {error}") from error
+            raise CocoError(str(error)) from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

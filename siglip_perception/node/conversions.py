@@ -16,8 +16,8 @@ from std_msgs.msg import Header
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError
-from siglip_perception.images import ENCODINGS, convert, decode_compressed
-from siglip_perception.pixels import check_size
+from siglip_perception.images.checks import check_size
+from siglip_perception.images.decode import ENCODINGS, convert, decode_compressed
 from siglip_perception.types import Frame, Grounding, UInt8Array
 from siglip_perception.wire import MessageTypes, as_array, as_float_array
 
@@ -47,16 +47,18 @@ def stamp_ns(header: Any) -> int:
 
 def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
     """A sensor_msgs/Image or CompressedImage as a Frame; raises ImageError."""
+    repairs: tuple[str, ...] = ()
     if isinstance(message, CompressedImage):
-        image = decode_compressed(
+        picture = decode_compressed(
             message.format,
             message.data,
             max_pixels=settings.max_pixels,
             mono16_white=settings.mono16_white,
         )
+        image, repairs = picture.pixels, picture.repairs
     else:
         image = _raw(message, settings)
-    return Frame(image, stamp_ns(message.header), message.header.frame_id, camera)
+    return Frame(image, stamp_ns(message.header), message.header.frame_id, camera, repairs=repairs)
 
 
 def _raw(message: Image, settings: Settings) -> UInt8Array:

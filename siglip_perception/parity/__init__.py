@@ -165,9 +165,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; 1 where the tokens are not the reference's."""
-    from siglip_perception.commands import read_image
+    from siglip_perception.images.files import read_image
 
-    images = [read_image(path) for path in args.image] or sample_images(args.seed)
+    images = [read_image(path).pixels for path in args.image] or sample_images(args.seed)
     rows = []
     with _weights(args.model, args.contract, args.seed) as (folder, contract, weights):
         for precision in args.precision or ["fp32", "bf16"]:

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import write_random_model
 
-from siglip_perception import bag, cli, commands, doctor
+from siglip_perception import bag, cli, doctor
+from siglip_perception.images.files import read_image
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
 
@@ -288,7 +289,7 @@ def test_doctor_reports_a_library_built_for_another_one(tmp_path: Path) -> None:
 
 
 def test_an_image_file_is_read_as_the_node_reads_it(image: Path, pixels: np.ndarray) -> None:
-    np.testing.assert_array_equal(commands.read_image(image), pixels)
+    np.testing.assert_array_equal(read_image(image).pixels, pixels)
 
 
 def modules_after(statement: str) -> set[str]:

@@ -23,11 +23,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siglip_perception.errors import ImageError
-from siglip_perception.images import ENCODINGS, MAX_JPEG_SCANS, convert, decode_compressed
+from siglip_perception.images.decode import ENCODINGS, convert
+from siglip_perception.images.decode import decode_compressed as decode_message
+from siglip_perception.images.jpeg import MAX_SCANS
 
 LIMIT = 1_000_000
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_compressed(*args: Any, **options: Any) -> np.ndarray[Any, Any]:
+    """The pixels of decode_compressed()."""
+    return decode_message(*args, **options).pixels
 
 
 def raw(encoding: str, pixels: np.ndarray[Any, Any], **changes: Any) -> Any:
@@ -358,7 +365,7 @@ def test_jpeg_with_endless_scans_is_refused() -> None:
     data = file.getvalue()
     assert decode_compressed("jpeg", data, max_pixels=LIMIT).shape == (64, 64, 3)
     last = data.rindex(b"\xff\xda")
-    bomb = data[:last] + data[last:-2] * (MAX_JPEG_SCANS + 1) + data[-2:]
+    bomb = data[:last] + data[last:-2] * (MAX_SCANS + 1) + data[-2:]
     with refused("corrupt", "scans"):
         decode_compressed("jpeg", bomb, max_pixels=LIMIT)
 

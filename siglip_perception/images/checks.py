@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import array
+from typing import Any, Union
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from siglip_perception.errors import ImageError
 from siglip_perception.types import UInt8Array
+
+Buffer = Union[bytes, bytearray, memoryview, "array.array[int]", npt.NDArray[np.uint8]]
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:

@@ -6,27 +6,21 @@ ImageError, whose `reason` is the name that the frame is counted under.
 
 from __future__ import annotations
 
-import array
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
 from siglip_perception.errors import ImageError
-from siglip_perception.pixels import check_size, to_8_bit
-from siglip_perception.png import decode_png, is_png
+from siglip_perception.images.checks import Buffer, check_size, to_8_bit
+from siglip_perception.images.files import Picture
+from siglip_perception.images.jpeg import decode_jpeg, is_jpeg
+from siglip_perception.images.png import decode_png, is_png
 from siglip_perception.types import UInt8Array
 
-Buffer = Union[bytes, bytearray, memoryview, "array.array[int]", npt.NDArray[np.uint8]]
-
-# A progressive JPEG repeats its scans; real ones have about ten, a bomb has thousands.
-MAX_JPEG_SCANS = 100
-_JPEG_START = b"\xff\xd8\xff"
-_JPEG_SCAN = b"\xff\xda"
 _COMPRESSED_NAMES = re.compile(r"jpe?g|png", re.IGNORECASE)
 _UINT32_MAX = 2**32 - 1
 
@@ -148,8 +142,8 @@ def convert(
 
 def decode_compressed(
     format_name: str, data: Buffer, *, max_pixels: int, mono16_white: int = 0
-) -> UInt8Array:
-    """A JPEG or PNG file (sensor_msgs/CompressedImage's data) as uint8 [height, width, 3] RGB.
+) -> Picture:
+    """The picture of a sensor_msgs/CompressedImage: a JPEG or PNG file.
 
     What the data begin with decides, not `format_name`; alpha is dropped, and 16-bit grey is taken
     as in convert().
@@ -159,10 +153,11 @@ def decode_compressed(
     """
     view = memoryview(np.frombuffer(data, np.uint8).data)
     start = bytes(view[:8])
-    if start.startswith(_JPEG_START):
-        return _decode_jpeg(view, max_pixels)
+    if is_jpeg(start):
+        return Picture(decode_jpeg(view, max_pixels=max_pixels), 1, "JPEG")
     if is_png(start):
-        return decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
+        pixels = decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
+        return Picture(pixels, 1, "PNG")
     if _COMPRESSED_NAMES.search(format_name) and "compressedDepth" not in format_name:
         raise ImageError(
             "corrupt",
@@ -210,29 +205,6 @@ def _check(
             f"the image's data have {size} bytes, but {rows} rows of step {step} take "
             f"{rows * step}.",
         )
-
-
-def _decode_jpeg(view: memoryview, max_pixels: int) -> UInt8Array:
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(view)
-    except ValueError as error:
-        raise ImageError("corrupt", f"the JPEG's header cannot be read: {error}.") from error
-    except KeyError as error:  # simplejpeg has no name for 4:4:1
-        raise ImageError(
-            "corrupt", "the JPEG's colour subsampling is unknown; send 4:4:4, 4:2:2 or 4:2:0."
-        ) from error
-    check_size(height, width, max_pixels)
-    if colours not in ("YCbCr", "Gray", "RGB"):
-        raise ImageError(
-            "encoding", f"the JPEG's colours are {colours}; send YCbCr, RGB or grey ones."
-        )
-    scans = bytes(view).count(_JPEG_SCAN)
-    if scans > MAX_JPEG_SCANS:
-        raise ImageError("corrupt", f"the JPEG has {scans} scans, more than {MAX_JPEG_SCANS}.")
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(view, "RGB", strict=True), np.uint8)
-    except (ValueError, KeyError) as error:
-        raise ImageError("corrupt", f"the JPEG cannot be decoded: {error}.") from error
 
 
 def _shown(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from siglip_perception.errors import ImageError
-from siglip_perception.pixels import check_size, to_8_bit
+from siglip_perception.images.checks import check_size, to_8_bit
 from siglip_perception.types import UInt8Array
 
 _START = b"\x89PNG\r\n\x1a\n"

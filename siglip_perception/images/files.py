@@ -1,0 +1,93 @@
+"""The one reader of image files, for every command, data set and service.
+
+The file's content decides what it is, never the ending of its name.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images.checks import Buffer
+from siglip_perception.images.jpeg import decode_jpeg, is_jpeg
+from siglip_perception.images.png import decode_png, is_png
+from siglip_perception.types import UInt8Array
+
+MAX_FILE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    pixels: uint8 [H, W, 3] RGB in [0, 255], C-contiguous, upright: turned as the file's EXIF
+        orientation says.
+    orientation: that EXIF orientation, 1 to 8; 1 where the file has none.
+    format: what the content is: "JPEG", "PNG", ...
+    repairs: names of the faults that were mended, each to be counted: "jpeg_repaired",
+        "png_checksum"; empty for a file without fault.
+    """
+
+    pixels: UInt8Array
+    orientation: int
+    format: str
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as they are stored: before the picture is turned."""
+        height, width = self.pixels.shape[:2]
+        return (height, width) if self.orientation >= 5 else (width, height)
+
+
+def read_image(
+    path: Path, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
+) -> Picture:
+    """The picture in a file.
+
+    mono16_white: the 16-bit gray value that is white; 0: 16-bit gray is refused.
+
+    Raises PerceptionError for a path that is no file or cannot be read, ImageError, whose text
+    begins with the path, for content that is refused.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise PerceptionError(f"{path} is {kind}: name an image file.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise PerceptionError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PerceptionError(f"There is no image file {path}.") from error
+    except OSError as error:
+        raise PerceptionError(f"Cannot read {path} ({error.strerror}).") from error
+    return decode_file(data, str(path), max_pixels=max_pixels, mono16_white=mono16_white)
+
+
+def decode_file(
+    data: Buffer, name: str, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
+) -> Picture:
+    """The picture in an image file's bytes, such as a tar's member.
+
+    name: what errors call the file.
+
+    Raises ImageError, whose text begins with `name`: `encoding` for a format that is not read,
+    `too_large` for more than max_pixels (seen before decoding), `corrupt` or `malformed`.
+    """
+    view = memoryview(np.frombuffer(data, np.uint8).data)
+    start = bytes(view[:8])
+    try:
+        if is_jpeg(start):
+            return Picture(decode_jpeg(view, max_pixels=max_pixels), 1, "JPEG")
+        if is_png(start):
+            pixels = decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
+            return Picture(pixels, 1, "PNG")
+        raise ImageError("encoding", "its content is not a known image; send JPEG or PNG.")
+    except ImageError as error:
+        raise ImageError(error.reason, f"{name}: {error}") from error
