@@ -104,7 +104,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _tokens(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="JPEG or PNG file")
+    _image(parser)
     _model(parser)
     parser.add_argument(
         "-o",
@@ -117,13 +117,30 @@ def _tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def _ground(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="JPEG or PNG file")
+    _image(parser)
     parser.add_argument("instruction", help='"pick up the red cup", or a list: "red cup. plate."')
     _model(parser)
     _threshold(parser)
     parser.add_argument("--json", action="store_true", help="print JSON; boxes are [x, y, w, h]")
     parser.add_argument(
         "--overlay", type=Path, metavar="OUT", help="write the marked image, .png or .jpg"
+    )
+
+
+def _image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "image",
+        type=Path,
+        metavar="IMAGE",
+        help="JPEG, PNG, WebP, TIFF, BMP, GIF or PNM file; turned upright as its EXIF says",
+    )
+    parser.add_argument(
+        "--mono16-white",
+        type=_uint16,
+        default=Settings.mono16_white,
+        metavar="VALUE",
+        help="gray value that is white in a 16-bit gray file, 1 to 65535 (default: such a file "
+        "is refused)",
     )
 
 
@@ -249,6 +266,13 @@ def _probability(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
+
+
+def _uint16(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 65535]")
     return value
 
 

@@ -28,7 +28,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 def tokens(args: argparse.Namespace) -> int:
     """One image -> an .npz of its tokens."""
-    image = read_image(args.image).pixels
+    image = _image(args)
     _check_folder(args.output)
     pipeline = Pipeline.load(_options(args))
     grid = _process(pipeline, image, None).tokens
@@ -57,7 +57,7 @@ def ground(args: argparse.Namespace) -> int:
         raise InstructionError(
             'The instruction names no object: say, for example, "pick up the red cup".'
         )
-    image = read_image(args.image).pixels
+    image = _image(args)
     if args.overlay is not None:
         _check_folder(args.overlay)
         _format(args.overlay)
@@ -107,6 +107,17 @@ def replay(args: argparse.Namespace) -> int:
     if not pipeline.can_ground:
         print(f"no objects: {pipeline.grounding}")
     return 0
+
+
+def _image(args: argparse.Namespace) -> UInt8Array:
+    """The image that a command names; what was mended in its file is said on stderr."""
+    picture = read_image(args.image, mono16_white=args.mono16_white)
+    if picture.repairs:
+        print(
+            f"{args.image} was decoded, though it has faults: {', '.join(picture.repairs)}",
+            file=sys.stderr,
+        )
+    return picture.pixels
 
 
 def write_picture(path: Path, image: UInt8Array) -> None:
@@ -217,6 +228,9 @@ def _report(summary: bag.Summary, out: Path) -> list[str]:
         f" messages out, {sum(summary.dropped.values())} dropped{f' ({dropped})' * bool(dropped)}",
         f"{summary.instructions} instructions taken, {summary.rejected} rejected",
     ]
+    if summary.repaired:
+        faults = ", ".join(f"{fault} {count}" for fault, count in sorted(summary.repaired.items()))
+        lines.append(f"images decoded although their files have faults: {faults}")
     if summary.depth:
         used = ", ".join(f"{what} {count}" for what, count in sorted(summary.depth.items()))
         lines.append(f"depth of images with objects: {used}")

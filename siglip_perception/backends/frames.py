@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from siglip_perception.bag_files import decode_image, deserialise, messages, rea
 from siglip_perception.bag_topics import choose_topics
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images.files import read_image
+from siglip_perception.images.formats import SUFFIXES
 from siglip_perception.types import UInt8Array
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _BAGS = (".mcap", ".db3")
 
 
@@ -28,21 +30,25 @@ def read_frames(path: Path, most: int) -> list[UInt8Array]:
     elif path.is_dir():
         found = list(_of_folder(path, most))
     else:
-        raise PerceptionError(f"{path} is neither a bag nor a folder of JPEG or PNG images.")
+        raise PerceptionError(f"{path} is neither a bag nor a folder of images.")
     if not found:
         raise PerceptionError(f"{path} holds no image that can be read: name another.")
     return found
 
 
 def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
-    from siglip_perception.images.files import read_image
-
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    for index in _spread(len(files), most):
+    """The folder's images; those that are left out are named, and counted, on stderr."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    chosen = _spread(len(files), most)
+    left_out = 0
+    for index in chosen:
         try:
             yield read_image(files[index]).pixels
-        except PerceptionError:
-            continue
+        except PerceptionError as error:
+            left_out += 1
+            print(f"left out: {error}", file=sys.stderr)
+    if left_out:
+        print(f"{left_out} of {len(chosen)} images of {folder} left out", file=sys.stderr)
 
 
 def _of_bag(bag: Path, most: int) -> Iterator[UInt8Array]:

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images import formats
 from siglip_perception.images.files import decode_file
 from siglip_perception.types import UInt8Array
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = formats.SUFFIXES
 _LONGEST_CAPTION = 64 * 1024
 
 

@@ -1,93 +1,53 @@
 """Camera images, raw or compressed, to RGB: everything is checked before any work is done on it.
 
-Every function returns uint8 [height, width, 3], RGB, C-contiguous, in [0, 255], and raises
+Pixels are uint8 [height, width, 3], RGB, C-contiguous, in [0, 255]. Every function raises
 ImageError, whose `reason` is the name that the frame is counted under.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any, Literal
+import struct
+import zlib
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.errors import ImageError
-from siglip_perception.images.checks import Buffer, check_size, to_8_bit
-from siglip_perception.images.files import Picture
-from siglip_perception.images.jpeg import decode_jpeg, is_jpeg
-from siglip_perception.images.png import decode_png, is_png
+from siglip_perception.images.checks import Buffer, Decoded, check_size, check_white, to_8_bit
+from siglip_perception.images.encodings import (
+    ENCODINGS,
+    Encoding,
+    bayer_pattern,
+    refused_encoding,
+    shown,
+)
+from siglip_perception.images.files import Picture, decode_format
+from siglip_perception.images.formats import Format, identify
 from siglip_perception.types import UInt8Array
 
-_COMPRESSED_NAMES = re.compile(r"jpe?g|png", re.IGNORECASE)
 _UINT32_MAX = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """How one encoding lies in memory.
-
-    channels: samples of one pixel; depth: bytes of one sample.
-    code: OpenCV's conversion to RGB; None where the samples are RGB already.
-    layout: `packed`; `even` is packed with two pixels sharing their colour; `bayer` is a mosaic;
-        `two_plane` is a plane of brightness over one of colour at half its height.
-    """
-
-    channels: int
-    code: int | None
-    depth: Literal[1, 2] = 1
-    layout: Literal["packed", "even", "bayer", "two_plane"] = "packed"
-
-    @property
-    def is_grey16(self) -> bool:
-        return self.depth == 2 and self.channels == 1 and self.layout == "packed"
-
-
-def _bayer(depth: Literal[1, 2]) -> dict[str, _Encoding]:
-    # OpenCV names a mosaic by its second row, from the second column; ROS by its first row, from
-    # the first: ROS's rggb is OpenCV's "BG", and so on.
-    codes = {
-        "rggb": cv2.COLOR_BayerBG2RGB,
-        "bggr": cv2.COLOR_BayerRG2RGB,
-        "gbrg": cv2.COLOR_BayerGR2RGB,
-        "grbg": cv2.COLOR_BayerGB2RGB,
-    }
-    return {
-        f"bayer_{name}{8 * depth}": _Encoding(1, code, depth, "bayer")
-        for name, code in codes.items()
-    }
-
-
-_UYVY = _Encoding(2, cv2.COLOR_YUV2RGB_UYVY, layout="even")
-_YUYV = _Encoding(2, cv2.COLOR_YUV2RGB_YUY2, layout="even")
-_GREY16 = _Encoding(1, cv2.COLOR_GRAY2RGB, 2)
-
-ENCODINGS: dict[str, _Encoding] = {
-    "rgb8": _Encoding(3, None),
-    "bgr8": _Encoding(3, cv2.COLOR_BGR2RGB),
-    "rgba8": _Encoding(4, cv2.COLOR_RGBA2RGB),
-    "bgra8": _Encoding(4, cv2.COLOR_BGRA2RGB),
-    "mono8": _Encoding(1, cv2.COLOR_GRAY2RGB),
-    "8UC1": _Encoding(1, cv2.COLOR_GRAY2RGB),
-    "8UC3": _Encoding(3, cv2.COLOR_BGR2RGB),
-    "8UC4": _Encoding(4, cv2.COLOR_BGRA2RGB),
-    "mono16": _GREY16,
-    "16UC1": _GREY16,
-    "rgb16": _Encoding(3, None, 2),
-    "bgr16": _Encoding(3, cv2.COLOR_BGR2RGB, 2),
-    "rgba16": _Encoding(4, cv2.COLOR_RGBA2RGB, 2),
-    "bgra16": _Encoding(4, cv2.COLOR_BGRA2RGB, 2),
-    "yuv422": _UYVY,
-    "uyvy": _UYVY,
-    "yuv422_yuy2": _YUYV,
-    "yuyv": _YUYV,
-    "nv12": _Encoding(1, cv2.COLOR_YUV2RGB_NV12, layout="two_plane"),
-    "nv21": _Encoding(1, cv2.COLOR_YUV2RGB_NV21, layout="two_plane"),
-    **_bayer(1),
-    **_bayer(2),
+# What the image transports and Foxglove send.
+_FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "TIFF", "WebP")
+_SEND = "send JPEG or PNG"
+_OTHER_TRANSPORTS = {
+    "compresseddepth": "holds depth, not a camera's picture; name the color camera's topic here, "
+    "and send depth as a sensor_msgs/Image on the topic depth",
+    "rvl": "is compressed depth, not a camera's picture; name the color camera's topic",
+    "theora": f"is a video stream, not single images; {_SEND}",
+    "ffmpeg": f"is a video stream, not single images; {_SEND}",
+    **dict.fromkeys(
+        ("h264", "h265", "hevc", "av1", "vp9"), f"is a video stream, not single images; {_SEND}"
+    ),
+    "avif": f"is not supported; {_SEND}",
 }
+# zstd_image_transport: height, width, is_bigendian, step and the length of the encoding's name.
+_ZSTD_HEAD = struct.Struct("<IIBII")
+# Bytes that a pixel has in the largest encoding, rgba16.
+_MOST_BYTES = 8
+# compressedDepth puts a head of 12 bytes before its PNG.
+_DEPTH_HEAD = 12
 
 
 def convert(
@@ -101,32 +61,25 @@ def convert(
     max_pixels: int,
     mono16_white: int = 0,
 ) -> UInt8Array:
-    """The pixels of a sensor_msgs/Image as uint8 [height, width, 3] RGB.
+    """Convert the data of a sensor_msgs/Image to uint8 [height, width, 3] RGB.
 
-    step: bytes of one row, padding included. data: exactly height * step bytes (NV12 and NV21:
-    half as much again). The result may share memory with `data`.
-    mono16_white: the 16-bit grey value shown as 255; brighter ones saturate. 0: 16-bit grey is
-    refused, for nothing says how bright it is. 16-bit colour is scaled by 255 / 65535.
-    8UC3 and 8UC4 are taken as OpenCV stores them: BGR and BGRA.
+    step: bytes of one row, padding included. data: exactly height * step bytes (nv12 and nv21:
+    half as much again; nv24: three times as much). The result may share memory with `data`.
+    mono16_white: the 16-bit gray value shown as 255; brighter ones saturate. 0: 16-bit gray is
+    refused, for nothing says how bright it is. 16-bit color is scaled by 255 / 65535.
 
     Raises ImageError: `malformed`, `too_large` or `encoding`.
     """
     kind = ENCODINGS.get(encoding)
     if kind is None:
-        raise ImageError(
-            "encoding",
-            f"the image's encoding {_shown(encoding)} is not supported; use one of "
-            f"{', '.join(ENCODINGS)}.",
-        )
-    if kind.is_grey16 and mono16_white <= 0:
-        raise ImageError(
-            "encoding",
-            f"the image's encoding {encoding} has 16 bits and no known brightness; set the "
-            "parameter mono16_white to the value that is white.",
-        )
+        raise refused_encoding(encoding)
+    if kind.is_gray16:
+        check_white(f"the image's encoding {encoding}", mono16_white)
     flat = np.frombuffer(data, np.uint8)
     _check(kind, encoding, height, width, step, flat.size, max_pixels)
     rows = flat.reshape(-1, step)
+    if kind.layout == "full_planes":
+        return _from_full_planes(rows, height, width, kind)
     samples: npt.NDArray[Any] = rows[:, : width * kind.channels * kind.depth]
     if kind.depth == 2:
         # A row may begin at an odd address: copy before looking at it as 16-bit numbers.
@@ -136,49 +89,56 @@ def convert(
     if kind.code is not None:
         pixels = np.asarray(cv2.cvtColor(pixels, kind.code))
     if kind.depth == 2:
-        pixels = to_8_bit(pixels, mono16_white if kind.is_grey16 else 65535)
+        pixels = to_8_bit(pixels, mono16_white if kind.is_gray16 else 65535)
     return np.ascontiguousarray(pixels, np.uint8)
 
 
 def decode_compressed(
     format_name: str, data: Buffer, *, max_pixels: int, mono16_white: int = 0
 ) -> Picture:
-    """The picture of a sensor_msgs/CompressedImage: a JPEG or PNG file.
+    """Decode a sensor_msgs/CompressedImage: what image_transport's plugins write, and WebP.
 
-    What the data begin with decides, not `format_name`; alpha is dropped, and 16-bit grey is taken
-    as in convert().
+    The data decide what the file is; `format_name` says what it was made of: the mosaic of a
+    Bayer camera, stored as a gray picture, is given its colors. Alpha is dropped, and 16-bit gray
+    is taken as in convert(). Pixels are not turned as EXIF says, so that they stay those of the
+    camera's other topics, its CameraInfo and its depth.
 
-    Raises ImageError: `encoding` (another format, a CMYK JPEG, 16-bit grey without mono16_white),
-    `too_large` (more than max_pixels, found out before decoding) or `corrupt`.
+    Raises ImageError: `encoding` (another format, 16-bit gray without mono16_white), `too_large`
+    (more than max_pixels, seen before decoding), `malformed` or `corrupt`.
     """
     view = memoryview(np.frombuffer(data, np.uint8).data)
-    start = bytes(view[:8])
-    if is_jpeg(start):
-        return Picture(decode_jpeg(view, max_pixels=max_pixels), 1, "JPEG")
-    if is_png(start):
-        pixels = decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
-        return Picture(pixels, 1, "PNG")
-    if _COMPRESSED_NAMES.search(format_name) and "compressedDepth" not in format_name:
+    if not view.nbytes:
         raise ImageError(
             "corrupt",
-            f"the image's format says {_shown(format_name)}, but its {view.nbytes} bytes of data "
-            "begin neither as a JPEG nor as a PNG.",
+            f"the compressed image of format {shown(format_name)} has no data: its publisher "
+            "could not encode it, as image_transport cannot encode every encoding.",
         )
-    raise ImageError(
-        "encoding",
-        f"the compressed image's format {_shown(format_name)} is not supported; send JPEG or PNG.",
-    )
+    original, _, codec = format_name.partition(";")
+    codec = (codec or original).strip().lower()
+    original = original.strip()
+    if codec == "zstd":
+        return Picture(_from_zstd(view, max_pixels, mono16_white), 1, "zstd")
+    for word, reason in _OTHER_TRANSPORTS.items():
+        if word in codec:
+            raise ImageError(
+                "encoding", f"the compressed image's format {shown(format_name)} {reason}."
+            )
+    kind = _identify(view, format_name)
+    # A mosaic's samples fill their 16 bits, as those of bayer_rggb16 do in a sensor_msgs/Image.
+    white = 65535 if bayer_pattern(original) else mono16_white
+    decoded = decode_format(view, kind, max_pixels=max_pixels, mono16_white=white)
+    return Picture(_colors(decoded, kind, original), 1, kind, decoded.repairs)
 
 
 def _check(
-    kind: _Encoding, encoding: str, height: int, width: int, step: int, size: int, max_pixels: int
+    kind: Encoding, encoding: str, height: int, width: int, step: int, size: int, max_pixels: int
 ) -> None:
     check_size(height, width, max_pixels)
     if kind.layout == "even" and width % 2:
         raise ImageError(
             "malformed", f"the image's width {width} is odd, but {encoding} needs pairs."
         )
-    if kind.layout == "two_plane" and (width % 2 or height % 2):
+    if kind.layout == "half_planes" and (width % 2 or height % 2):
         field = "width" if width % 2 else "height"
         raise ImageError(
             "malformed", f"the image is {width}x{height}, but {encoding} needs an even {field}."
@@ -194,7 +154,7 @@ def _check(
             "malformed",
             f"the image's step is {step} bytes, but {width} pixels of {encoding} take {needed}.",
         )
-    rows = height * 3 // 2 if kind.layout == "two_plane" else height
+    rows = int(height * kind.rows)
     if rows * step > _UINT32_MAX:
         raise ImageError(
             "malformed", f"the image's step {step} times {rows} rows does not fit in 32 bits."
@@ -207,6 +167,84 @@ def _check(
         )
 
 
-def _shown(text: str) -> str:
-    """A name out of a message, fit for a sentence: printable, quoted and at most 40 characters."""
-    return ascii(text if len(text) <= 40 else f"{text[:37]}...")
+def _from_full_planes(rows: UInt8Array, height: int, width: int, kind: Encoding) -> UInt8Array:
+    """A plane of brightness and one of two colors a pixel, as pairs of pixels that share them."""
+    brightness = rows[:height, :width]
+    colors = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
+    pairs = np.stack([colors[:, :, 0], brightness, colors[:, :, 1], brightness], axis=-1)
+    pixels = cv2.cvtColor(pairs.reshape(height, 2 * width, 2), kind.code or 0)
+    return np.ascontiguousarray(pixels[:, ::2], np.uint8)
+
+
+def _identify(view: memoryview, format_name: str) -> Format:
+    """The file's format; ImageError where it is none of _FORMATS."""
+    if bytes(view[_DEPTH_HEAD : _DEPTH_HEAD + 8]) == b"\x89PNG\r\n\x1a\n":
+        raise ImageError(
+            "encoding",
+            f"the compressed image {_OTHER_TRANSPORTS['compresseddepth']}.",
+        )
+    try:
+        kind = identify(view)
+    except ImageError as error:
+        known = any(name.lower() in format_name.lower() for name in (*_FORMATS, "jpg"))
+        raise ImageError(
+            "corrupt" if known else "encoding",
+            f"the compressed image's format says {shown(format_name)}, but {error}",
+        ) from error
+    if kind not in _FORMATS:
+        raise ImageError("encoding", f"the compressed image is a {kind}; {_SEND}.")
+    return kind
+
+
+def _colors(decoded: Decoded, kind: Format, original: str) -> UInt8Array:
+    """The pixels in the colors of the image that the file was made of."""
+    height, width = decoded.pixels.shape[:2]
+    pattern = bayer_pattern(original)
+    if pattern and decoded.gray:
+        mosaic = np.ascontiguousarray(decoded.pixels[:, :, 0]).reshape(-1)
+        return convert(pattern, height, width, width, False, mosaic, max_pixels=height * width)
+    if kind == "TIFF" and original.startswith("rgb") and not decoded.gray:
+        # image_transport hands RGB to OpenCV, which writes every TIFF as if it were given BGR.
+        return np.ascontiguousarray(decoded.pixels[:, :, ::-1])
+    return decoded.pixels
+
+
+def _from_zstd(view: memoryview, max_pixels: int, mono16_white: int) -> UInt8Array:
+    """The image that zstd_image_transport sends: a head, then the data of an Image, gzipped."""
+    if bytes(view[:4]) == b"\x28\xb5\x2f\xfd":
+        raise ImageError(
+            "encoding",
+            "the compressed image is a bare Zstandard stream, not zstd_image_transport's; "
+            f"{_SEND}.",
+        )
+    if view.nbytes < _ZSTD_HEAD.size:
+        raise ImageError("corrupt", "the zstd image is truncated: its head is missing.")
+    height, width, is_bigendian, step, length = _ZSTD_HEAD.unpack_from(view)
+    start = _ZSTD_HEAD.size + length
+    encoding = bytes(view[_ZSTD_HEAD.size : min(start, 64)]).decode("utf-8", errors="replace")
+    kind = ENCODINGS.get(encoding)
+    if kind is None:
+        raise refused_encoding(encoding)
+    size = int(height * kind.rows) * step
+    _check(kind, encoding, height, width, step, size, max_pixels)
+    if size > _MOST_BYTES * max_pixels:
+        raise ImageError("too_large", f"the zstd image unpacks to {size} bytes, too many.")
+    try:
+        unpacker = zlib.decompressobj(wbits=47)  # a zlib or a gzip head
+        data = unpacker.decompress(view[start:], size + 1)
+    except zlib.error as error:
+        raise ImageError("corrupt", f"the zstd image cannot be unpacked: {error}.") from error
+    if len(data) != size or not unpacker.eof:
+        raise ImageError(
+            "corrupt", f"the zstd image unpacks to {len(data)} bytes or is truncated, not {size}."
+        )
+    return convert(
+        encoding,
+        height,
+        width,
+        step,
+        bool(is_bigendian),
+        data,
+        max_pixels=max_pixels,
+        mono16_white=mono16_white,
+    )

@@ -13,9 +13,11 @@ import numpy as np
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, PerceptionError
-from siglip_perception.images.checks import Buffer
-from siglip_perception.images.jpeg import decode_jpeg, is_jpeg
-from siglip_perception.images.png import decode_png, is_png
+from siglip_perception.images.checks import Buffer, Decoded, upright
+from siglip_perception.images.formats import Format, identify
+from siglip_perception.images.jpeg import decode_jpeg
+from siglip_perception.images.pillow_files import decode_by_pillow
+from siglip_perception.images.png import decode_png
 from siglip_perception.types import UInt8Array
 
 MAX_FILE_BYTES = 512 * 2**20
@@ -81,13 +83,21 @@ def decode_file(
     `too_large` for more than max_pixels (seen before decoding), `corrupt` or `malformed`.
     """
     view = memoryview(np.frombuffer(data, np.uint8).data)
-    start = bytes(view[:8])
     try:
-        if is_jpeg(start):
-            return Picture(decode_jpeg(view, max_pixels=max_pixels), 1, "JPEG")
-        if is_png(start):
-            pixels = decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
-            return Picture(pixels, 1, "PNG")
-        raise ImageError("encoding", "its content is not a known image; send JPEG or PNG.")
+        kind = identify(view)
+        decoded = decode_format(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)
     except ImageError as error:
         raise ImageError(error.reason, f"{name}: {error}") from error
+    turned = upright(decoded.pixels, decoded.orientation)
+    return Picture(turned, decoded.orientation, kind, decoded.repairs)
+
+
+def decode_format(
+    view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
+) -> Decoded:
+    """Decode a file of a known format, as it is stored; ImageError as decode_file()."""
+    if kind == "JPEG":
+        return decode_jpeg(view, max_pixels=max_pixels)
+    if kind == "PNG":
+        return decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
+    return decode_by_pillow(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)

@@ -17,7 +17,8 @@ from std_msgs.msg import Header
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import check_size
-from siglip_perception.images.decode import ENCODINGS, convert, decode_compressed
+from siglip_perception.images.decode import convert, decode_compressed
+from siglip_perception.images.encodings import ENCODINGS, refused_encoding
 from siglip_perception.types import Frame, Grounding, UInt8Array
 from siglip_perception.wire import MessageTypes, as_array, as_float_array
 
@@ -108,11 +109,7 @@ def _by_cv_bridge(bridge: Any, message: Image, settings: Settings) -> UInt8Array
     try:
         pixels = bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
     except (bridge.CvBridgeError, TypeError, ValueError) as error:
-        raise ImageError(
-            "encoding",
-            f"the image's encoding {message.encoding[:40]!a} is not supported, nor can "
-            "cv_bridge make rgb8 of it.",
-        ) from error
+        raise refused_encoding(message.encoding) from error
     if pixels.shape != (message.height, message.width, 3):
         raise ImageError(
             "malformed",

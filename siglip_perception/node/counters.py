@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -58,12 +58,15 @@ class Drop:
 class Counts:
     """One consistent look at a ledger. Rates in Hz, times in seconds; None: not known yet.
 
+    repaired: frames whose files had faults that were mended, by fault; they count among the
+    published or the dropped ones all the same.
     streak: frames dropped since the last one published, by reason.
     """
 
     received: int
     published: int
     dropped: Mapping[str, int]
+    repaired: Mapping[str, int]
     in_flight: int
     lost: int
     streak: Mapping[str, int]
@@ -92,6 +95,10 @@ class Ticket:
         """Counts the frame as dropped for one of REASONS; `level` where it differs from there."""
         self._ledger._drop(self, reason, text, REASONS[reason] if level is None else level)
 
+    def note_repairs(self, repairs: Sequence[str]) -> None:
+        """Counts the faults of the frame's file that were mended; it stays in flight."""
+        self._ledger._note_repairs(repairs)
+
     def _resolve(self) -> None:
         if self._resolved:
             raise RuntimeError("a frame was counted twice")
@@ -109,6 +116,7 @@ class Ledger:
         self._in_flight = 0
         self._lost = 0
         self._dropped: Counter[str] = Counter()
+        self._repaired: Counter[str] = Counter()
         self._streak: Counter[str] = Counter()
         self._drops: dict[str, Drop] = {}
         self._last_arrival: float | None = None
@@ -146,6 +154,7 @@ class Ledger:
                 received=self._received,
                 published=self._published,
                 dropped=dict(self._dropped),
+                repaired=dict(self._repaired),
                 in_flight=self._in_flight,
                 lost=self._lost,
                 streak=dict(self._streak),
@@ -157,6 +166,10 @@ class Ledger:
                 latency_p50=_percentile(ordered, 0.5),
                 latency_p99=_percentile(ordered, 0.99),
             )
+
+    def _note_repairs(self, repairs: Sequence[str]) -> None:
+        with self._lock:
+            self._repaired.update(repairs)
 
     def _publish(self, ticket: Ticket) -> float:
         with self._lock:

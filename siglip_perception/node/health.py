@@ -100,6 +100,7 @@ def _count_values(view: CameraView) -> Values:
         ("dropped", str(sum(counts.dropped.values()))),
         ("in_flight", str(counts.in_flight)),
         *((f"dropped.{reason}", str(n)) for reason, n in sorted(counts.dropped.items())),
+        *((fault, str(n)) for fault, n in sorted(counts.repaired.items())),
         ("lost_by_middleware", str(counts.lost)),
         ("received_rate_hz", f"{counts.received_rate:.2f}"),
         ("published_rate_hz", f"{counts.published_rate:.2f}"),

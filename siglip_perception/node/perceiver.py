@@ -192,6 +192,7 @@ class Perceiver:
             return None
         try:
             frame = to_frame(item.message, item.camera, settings)
+            item.ticket.note_repairs(frame.repairs)
             return self._continuity.with_depth(frame, settings)
         except ImageError as error:
             item.ticket.drop(error.reason, str(error))

@@ -212,6 +212,19 @@ def test_bad_images_are_counted_by_reason_and_the_rest_goes_on(
     assert [time for _, time, _ in rows(tmp_path / "out")] == [stamp(4)]
 
 
+def test_a_jpeg_without_its_end_is_replayed_and_counted(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    files = [jpeg(0), jpeg(1)[:-2]]
+    entries = [
+        ("/c", COMPRESSED, stamp(i), compressed_image(i, data)) for i, data in enumerate(files)
+    ]
+    write_bag(tmp_path / "in", entries)
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert (summary.tokens, dict(summary.dropped)) == (2, {})
+    assert dict(summary.repaired) == {"jpeg_repaired": 1}
+
+
 def test_a_truncated_jpeg_and_one_too_large_are_dropped(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:

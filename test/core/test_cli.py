@@ -116,6 +116,44 @@ def test_ground_prints_json(
         assert drawn.size == (64, 48)
 
 
+def test_ground_looks_at_a_picture_as_people_see_it(
+    model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One taken with the camera turned gives the objects and the overlay of the upright one."""
+    turned, upright = tmp_path / "turned.png", tmp_path / "upright.png"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(turned, exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(upright)
+    objects, overlays = [], []
+    for path in (turned, upright):
+        overlay = path.with_suffix(".out.png")
+        argv = ["ground", str(path), "red cup", "--model", model, "--threshold", "0", "--json"]
+        assert cli.main([*argv, "--overlay", str(overlay)]) == 0
+        objects.append(json.loads(capsys.readouterr().out))
+        overlays.append(read_image(overlay).pixels)
+    assert objects[0] == objects[1]
+    assert overlays[0].shape == (64, 48, 3)
+    np.testing.assert_array_equal(*overlays)
+
+
+def test_tokens_says_what_was_mended_and_takes_16_bit_gray(
+    model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tokens.npz"
+    broken = tmp_path / "no end.jpg"
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "JPEG")
+    broken.write_bytes(stored.getvalue()[:-2])
+    assert cli.main(["tokens", str(broken), "--model", model, "-o", str(out)]) == 0
+    assert "no end.jpg was decoded, though it has faults: jpeg_repaired" in capsys.readouterr().err
+    gray = tmp_path / "gray.png"
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 4).save(gray)
+    argv = ["tokens", str(gray), "--model", model, "-o", str(out)]
+    assert "--mono16-white" in refused(capsys, *argv)
+    assert cli.main([*argv, "--mono16-white", "1023"]) == 0
+
+
 def test_ground_prints_text_and_says_what_was_not_found(
     model: str, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +193,7 @@ def test_what_a_user_got_wrong_is_one_line(
     broken.write_bytes(image.read_bytes()[:60])
     out = tmp_path / "t.npz"
     assert "no image file" in refused(capsys, "tokens", tmp_path / "nope.jpg", "-o", out)
-    assert "send JPEG or PNG" in refused(capsys, "tokens", text, "-o", out)
+    assert "the file is text" in refused(capsys, "tokens", text, "-o", out)
     assert "broken.png" in refused(capsys, "tokens", broken, "-o", out)
     assert "no folder" in refused(capsys, "tokens", image, "-o", tmp_path / "no" / "t.npz")
     assert "model folder" in refused(capsys, "tokens", image, "-o", out, "--model", "nope")

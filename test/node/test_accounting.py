@@ -52,6 +52,7 @@ class Frames(RuleBasedStateMachine):
     def resolve(self, data: st.DataObject) -> None:
         item = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         reason = data.draw(st.none() | st.sampled_from(sorted(REASONS)))
+        item.ticket.note_repairs(data.draw(st.sampled_from([(), ("jpeg_repaired",)])))
         if reason is None:
             assert item.ticket.publish() >= 0
         else:
@@ -183,3 +184,16 @@ def test_drops_are_remembered_with_their_level_and_text() -> None:
     ledger.receive().publish()
     assert ledger.counts().streak == {}
     assert ledger.counts().dropped == {"too_old": 1, "corrupt": 2}
+
+
+def test_a_repair_is_counted_beside_what_became_of_the_frame() -> None:
+    ledger = Ledger()
+    for _ in range(2):
+        ticket = ledger.receive()
+        ticket.note_repairs(("jpeg_repaired",))
+        ticket.publish()
+    ledger.receive().note_repairs(())
+    counts = ledger.counts()
+    assert counts.repaired == {"jpeg_repaired": 2}
+    assert (counts.received, counts.published, counts.in_flight) == (3, 2, 1)
+    assert counts.dropped == {}

@@ -45,7 +45,7 @@ def test_a_camera_that_sends_is_ok_with_every_number() -> None:
     clock = ManualClock()
     ledger = receiving(clock)
     ledger.receive().drop("superseded")
-    ledger.receive()
+    ledger.receive().note_repairs(("jpeg_repaired",))
     ledger.lose(3)
     found = status(ledger, clock)
     assert (found.level, found.message) == (Level.OK, "receiving")
@@ -54,6 +54,7 @@ def test_a_camera_that_sends_is_ok_with_every_number() -> None:
     assert values["published"] == "20"
     assert values["dropped"] == values["dropped.superseded"] == "1"
     assert values["in_flight"] == "1"
+    assert values["jpeg_repaired"] == "1"
     assert values["lost_by_middleware"] == "3"
     assert float(values["received_rate_hz"]) == pytest.approx(10, rel=0.2)
     assert values["frame_age_ms"] == "10.00"

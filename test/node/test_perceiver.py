@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from siglip_perception.config import Settings
 from siglip_perception.depth_feed import DepthFeed
@@ -224,6 +225,18 @@ def test_bad_images_are_dropped_with_their_reason(
     assert bench.dropped() == {reason: 1}
     assert len(bench.outputs.published) == 1
     assert bench.ledger.counts().drops[reason].text.endswith(".")
+
+
+def test_a_webcams_frame_without_its_end_is_published_and_counted(bench: Bench) -> None:
+    data = simplejpeg.encode_jpeg(np.full((8, 16, 3), 90, np.uint8))
+    for kept in (len(data), len(data) - 2, len(data) // 2):
+        message = CompressedImage(header=image_message().header, format="jpeg")
+        message.data.frombytes(data[:kept])
+        bench.perceiver.serve([Item("", message, bench.ledger.receive())])
+    counts = bench.ledger.counts()
+    assert counts.repaired == {"jpeg_repaired": 1}
+    assert counts.published == len(bench.outputs.published) == 2
+    assert bench.dropped() == {"corrupt": 1}
 
 
 def test_a_frame_that_waited_too_long_is_dropped(bench: Bench) -> None:

@@ -1,0 +1,139 @@
+"""WebP, TIFF, BMP, GIF and PNM, by Pillow, once their sizes are checked."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from siglip_perception.errors import ImageError
+from siglip_perception.images.checks import (
+    Decoded,
+    check_size,
+    check_white,
+    checked_orientation,
+    exif_orientation,
+    read_directory,
+    to_8_bit,
+    upright,
+)
+from siglip_perception.images.formats import Format
+from siglip_perception.types import UInt8Array
+
+# Pillow's names of the plugins that may look at a file of each format.
+_PLUGINS: dict[Format, str] = {
+    "WebP": "WEBP",
+    "TIFF": "TIFF",
+    "BMP": "BMP",
+    "GIF": "GIF",
+    "PNM": "PPM",
+}
+_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+# Alpha is dropped, but where it was multiplied into the colors that has to be undone first.
+_UNMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
+_TILE_WIDTH, _TILE_HEIGHT, _SUBFILE, _DNG_VERSION = 322, 323, 254, 50706
+_WIDTH, _HEIGHT, _SAMPLE_FORMAT = 256, 257, 339
+_UNSIGNED, _UNDEFINED = 1, 4
+_INVERSES = {6: 8, 8: 6}
+_NUMBERS = (
+    "holds signed or floating-point numbers of no known brightness, such as depth; scale them to "
+    "8 bits."
+)
+
+
+def decode_by_pillow(
+    view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
+) -> Decoded:
+    """Decode a file of one of the formats above; of several pictures in it, the first.
+
+    Raises ImageError: `encoding` (floating-point or 16-bit gray of unknown brightness, a layout
+    that Pillow does not know), `too_large` (before decoding), `malformed` or `corrupt`.
+    """
+    orientation = 1
+    if kind == "WebP":
+        check_size(*_webp_size(view), max_pixels)
+    if kind == "TIFF":
+        orientation = _check_tiff(view, max_pixels)
+    try:
+        with Image.open(io.BytesIO(view), formats=[_PLUGINS[kind]]) as picture:
+            check_size(picture.height, picture.width, max_pixels)
+            if kind == "WebP":
+                orientation = exif_orientation(memoryview(picture.info.get("exif", b"")))
+            pixels = _rgb(picture, kind, mono16_white)
+            gray = picture.mode in _GRAY
+    except UnidentifiedImageError as error:
+        if kind != "TIFF":
+            raise ImageError("corrupt", f"the {kind} is truncated or broken.") from error
+        raise ImageError(
+            "encoding",
+            "the TIFF is broken or has a kind of pixels that is not read; convert it to an 8-bit "
+            "PNG.",
+        ) from error
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        raise ImageError(
+            "too_large",
+            f"the {kind} has {count[0] if count else 'too many'} pixels, more than are decoded.",
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise ImageError("corrupt", f"the {kind} cannot be decoded: {error}.") from error
+    if kind == "TIFF":  # which Pillow turns by itself while it loads it
+        pixels = upright(pixels, _INVERSES.get(orientation, orientation))
+    return Decoded(pixels, gray, orientation)
+
+
+def _rgb(picture: Image.Image, kind: Format, mono16_white: int) -> UInt8Array:
+    """The first picture's pixels, uint8 [height, width, 3] RGB."""
+    if picture.mode == "F" or (picture.mode == "I" and kind != "PNM"):
+        raise ImageError("encoding", f"the {kind} {_NUMBERS}")
+    if picture.mode.startswith("I"):
+        white = 65535  # to which Pillow scales a PNM's own
+        if kind != "PNM":
+            check_white(f"the {kind}", mono16_white)
+            white = mono16_white
+        gray = to_8_bit(np.asarray(picture).astype(np.uint16), white)
+        return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+    if picture.mode in _UNMULTIPLIED:
+        picture = picture.convert(_UNMULTIPLIED[picture.mode])
+    return np.ascontiguousarray(np.asarray(picture.convert("RGB"), np.uint8))
+
+
+def _webp_size(view: memoryview) -> tuple[int, int]:
+    """Height and width of a WebP; Pillow allocates its canvas when it opens the file."""
+    head = bytes(view[:30])
+    if len(head) < 30:
+        raise ImageError("corrupt", "the WebP is truncated: its header is missing.")
+    if head[12:16] == b"VP8X":
+        width, height = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (24, 27))
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(head[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    return height, width
+
+
+def _check_tiff(view: memoryview, max_pixels: int) -> int:
+    """Check what a TIFF's first directory asks for; its orientation."""
+    tags = read_directory(view)
+    if _WIDTH not in tags or _HEIGHT not in tags:
+        raise ImageError("corrupt", "the TIFF is truncated: its directory is missing.")
+    if _DNG_VERSION in tags or tags.get(_SUBFILE, 0) & 1:
+        raise ImageError(
+            "encoding",
+            "the file is a camera's RAW file, of which only a thumbnail could be read; develop "
+            "it to JPEG or PNG.",
+        )
+    check_size(tags[_HEIGHT], tags[_WIDTH], max_pixels)
+    if tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_HEIGHT, 1) > max_pixels:
+        raise ImageError(
+            "too_large",
+            f"the TIFF has tiles of {tags[_TILE_WIDTH]}x{tags[_TILE_HEIGHT]} pixels, more than "
+            f"the {max_pixels} that the parameter max_pixels allows.",
+        )
+    if tags.get(_SAMPLE_FORMAT, _UNSIGNED) not in (_UNSIGNED, _UNDEFINED):
+        raise ImageError("encoding", f"the TIFF {_NUMBERS}")
+    return checked_orientation(tags)
