@@ -53,6 +53,7 @@ setup(
         data("config"),
     ],
     install_requires=[
+        "faster-coco-eval>=1.8",
         "huggingface-hub>=1.0",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

@@ -25,6 +25,10 @@ class BagError(PerceptionError):
     """A bag that cannot be read or written."""
 
 
+class DatasetError(PerceptionError):
+    """A data set that cannot be used at all or, in strict mode, an item of it that cannot."""
+
+
 class LossError(PerceptionError):
     """Embeddings, answers or processes that do not fit together in a loss."""
 

@@ -38,7 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
     parser.add_argument("--threshold", type=float, default=Settings.threshold)
     parser.add_argument("--coco", type=Path, metavar="JSON", help="your images' boxes, as COCO's")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of those images")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the folder of those images (default: beside)"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first image or annotation that cannot be used",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--failures", type=Path, metavar="PNG", help="write the worst as a sheet")
     parser.add_argument(
@@ -51,13 +58,18 @@ def run(args: argparse.Namespace) -> int:
     least, most = args.objects
     if args.scenes < 1 or not 1 <= least <= most <= 8:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
-    if (args.coco is None) != (args.images is None):
-        raise PerceptionError("Your own images take both, --coco JSON and --images DIR.")
+    if args.seed < 0:
+        raise PerceptionError(f"--seed {args.seed} is no seed: it has to be 0 or more.")
+    if args.coco is None and (args.images is not None or args.strict):
+        option = "--strict" if args.images is None else "--images"
+        raise PerceptionError(f"{option} has an effect only with --coco JSON.")
     for path in (args.json, args.failures, args.ablation):
         if path is not None and not path.parent.is_dir():
             raise PerceptionError(f"There is no folder {path.parent} to write {path.name} into.")
     from siglip_perception.commands import write_picture
+    from siglip_perception.datasets.skips import SkipReport
     from siglip_perception.evaluation import figures, methods
+    from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
     from siglip_perception.evaluation.measure import measure
     from siglip_perception.evaluation.samples import generated
@@ -66,12 +78,14 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     samples: Iterable[Sample]
+    report = SkipReport(args.strict)
+    detections: Detections | None = None
     if args.coco is not None:
-        folder = CocoFolder(args.coco, args.images, args.seed, Settings.max_pixels)
-        samples, total, what = folder, len(folder), f"{len(folder)} images of {args.coco}"
+        folder = CocoFolder(args.coco, args.images, args.seed, Settings.max_pixels, report)
+        samples, total = folder, len(folder)
+        detections = Detections(folder.phrases)
     else:
         samples, total = generated(args.scenes, least, most, args.seed), args.scenes
-        what = f"{total} scenes of {least} to {most} objects, seed {args.seed}"
     pipeline = Pipeline.load(
         PipelineOptions(
             model=args.model,
@@ -88,7 +102,11 @@ def run(args: argparse.Namespace) -> int:
         others |= methods.compared(pipeline.sight)
         if args.ablation is not None:
             others |= methods.ablation(pipeline.sight)
-    measured = measure(pipeline, samples, total, others)
+    measured = measure(pipeline, samples, total, others, detections=detections)
+    if args.coco is not None:
+        what = f"{measured.samples} images of {args.coco}"
+    else:
+        what = f"{total} scenes of {least} to {most} objects, seed {args.seed}"
     parts = {name: figures.breakdown(answers) for name, answers in measured.answers.items()}
     title = f"{args.model} on {pipeline.backend}: {what}, threshold {args.threshold:g}"
     switches = set(methods.ablation(pipeline.sight)) if pipeline.sight and args.ablation else set()
@@ -97,9 +115,22 @@ def run(args: argparse.Namespace) -> int:
     for group, rows in parts[ours].items():
         print(_table(group if group != "all" else ours, rows))
     print(_table("compared", {n: p["all"]["all"] for n, p in parts.items() if n not in switches}))
+    average = detections.figures() if detections is not None else {}
+    if average:
+        values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
+        print(f"COCO's {values} (of what is published at the threshold)")
+    for line in report.lines():
+        print(line)
     if args.json is not None:
-        content = {"model": args.model, "measured_on": what, "threshold": args.threshold}
+        content: dict[str, Any] = {
+            "model": args.model,
+            "measured_on": what,
+            "threshold": args.threshold,
+        }
         content["methods"] = {name: figures.as_json(rows) for name, rows in parts.items()}
+        if detections is not None:
+            content["coco"] = figures.known(average)
+            content["left_out"] = report.as_json()
         write_atomically(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.failures is not None:
         write_picture(args.failures, sheet(measured.failures))

@@ -1,158 +1,571 @@
 """A folder of images with boxes in COCO's format, as samples.
 
 Lin et al. 2014, https://cocodataset.org/#format-data: `bbox` is [x, y, width, height] in pixels;
-`segmentation` polygons, or run lengths down the columns, plain or packed into a string.
+`segmentation` is polygons, or run lengths down the columns, plain or packed into a string.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception.datasets.file_names import FileFinder, FileNameError
+from siglip_perception.datasets.skips import SkipReport, printable
+from siglip_perception.datasets.texts import decode_text
+from siglip_perception.errors import DatasetError, ImageError, InstructionError, PerceptionError
+from siglip_perception.evaluation.coco_masks import (
+    SegmentationError,
+    decode_segmentation,
+    evaluation_library,
+)
 from siglip_perception.evaluation.samples import Question, Sample, Truth
-from siglip_perception.images.files import decode_file
+from siglip_perception.images.files import Picture, read_image
+from siglip_perception.instruction import from_phrases
 from siglip_perception.types import Box, UInt8Array
 
+_FILE_FIELDS = ("file_name", "coco_url", "flickr_url", "url", "path")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
-class CocoError(PerceptionError):
-    """The annotations or an image of them cannot be used."""
+Rectangle = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
+
+
+class CocoError(DatasetError):
+    """The annotations, or the folder of their images, cannot be used at all."""
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """One entry of `annotations`, all checked that can be without its picture.
+
+    box: in pixels of COCO's picture; None: the segmentation's own.
+    """
+
+    name: str
+    phrase: str
+    box: Rectangle | None
+    segmentation: Any
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One entry of `images`. size: COCO's width and height, None where it states none."""
+
+    identity: int | str
+    name: str
+    path: Path
+    size: tuple[int, int] | None
 
 
 class CocoFolder:
-    """Annotations, read and checked; the images are read one by one.
+    """Annotations, read and checked; the pictures are read one by one.
 
-    Raises CocoError, one sentence, for a file that is missing or not COCO's.
+    images: the folder of the pictures; None: found beside the annotations. report: takes what is
+    left out. Raises CocoError for a file that is missing or not COCO's, or where no picture is
+    there; DatasetError for the first item left out if the report is strict.
     """
 
-    def __init__(self, annotations: Path, images: Path, seed: int, max_pixels: int) -> None:
-        content = _read(annotations)
-        self._folder = images
+    def __init__(
+        self,
+        annotations: Path,
+        images: Path | None,
+        seed: int,
+        max_pixels: int,
+        report: SkipReport | None = None,
+    ) -> None:
+        evaluation_library()  # says at once where it is missing
+        self.report = report or SkipReport()
+        self._file = annotations
         self._seed = seed
         self._max_pixels = max_pixels
-        try:
-            self._names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-            self._files = {int(i["id"]): str(i["file_name"]) for i in content["images"]}
-            self._boxes: dict[int, list[Mapping[str, Any]]] = {
-                number: [] for number in self._files
-            }
-            for entry in content["annotations"]:
-                if not entry.get("iscrowd"):
-                    self._names[int(entry["category_id"])]
-                    self._boxes[int(entry["image_id"])].append(entry)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CocoError(
-                f"{annotations} is not in COCO's format ({type(error).__name__}: {error}): it"
-                " needs images, annotations and categories."
-            ) from error
-        if not self._files:
-            raise CocoError(f"{annotations} lists no image.")
+        content = _read(annotations)
+        self._phrases = self._categories(content["categories"])
+        entries = self._image_entries(content["images"])
+        self._unsure: dict[int | str, set[str]] = {identity: set() for identity in entries}
+        self._annotations: dict[int | str, list[_Annotation]] = {i: [] for i in entries}
+        self._read_annotations(content["annotations"])
+        self._images = self._find_pictures(entries, _picture_folder(annotations, images))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._images)
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The names of the categories, each once."""
+        return tuple(dict.fromkeys(self._phrases.values()))
 
     def __iter__(self) -> Iterator[Sample]:
-        """Each image, asked for every category that it shows and for as many that it does not."""
-        for number, name in self._files.items():
-            yield self._sample(number, name)
+        """Each image, asked for every category that it shows and for as many that it does not.
 
-    def _sample(self, number: int, name: str) -> Sample:
-        image = self._image(name)
-        height, width = image.shape[:2]
-        truths: dict[int, list[Truth]] = {}
-        for entry in self._boxes[number]:
-            box = _box(entry, width, height, name)
-            if box is not None:
-                mask = _mask(entry.get("segmentation"), width, height)
-                truths.setdefault(int(entry["category_id"]), []).append(Truth(box, mask, None))
-        rng = np.random.default_rng((self._seed, number))
-        others = [category for category in self._names if category not in truths]
-        count = min(max(len(truths), 1), len(others))
-        absent = [others[i] for i in rng.choice(len(others), count, replace=False)]
-        questions = [
-            *(Question(self._names[c], "", tuple(found)) for c, found in truths.items()),
-            *(Question(self._names[c], "", ()) for c in absent),
-        ]
-        objects = sum(len(found) for found in truths.values())
-        return Sample(name, image, objects, tuple(questions))
+        A picture that cannot be read is left out; CocoError where none can.
+        """
+        read = False
+        for image in self._images:
+            sample = self._sample(image)
+            if sample is not None:
+                read = True
+                yield sample
+        if not read:
+            raise CocoError(f"No picture of {self._file} can be used ({self.report.first()}).")
 
-    def _image(self, name: str) -> UInt8Array:
-        path = self._folder / name
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise CocoError(f"The image {name!a} lies outside its folder.")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
+    def _skip(self, reason: str, name: str, detail: str = "") -> None:
+        self.report.skip(reason, f"{self._file.name}, {name}", detail)
+
+    def _categories(self, entries: list[Any]) -> dict[int | str, str]:
+        """The phrase of each category's id; names that are one phrase get one spelling."""
+        phrases: dict[int | str, str] = {}
+        spelling: dict[str, str] = {}
+        twice = set()
+        for index, entry in enumerate(entries):
+            name = f"categories[{index}]"
+            if not isinstance(entry, dict):
+                self._skip("category is no object", name, _shown(entry))
+                continue
+            identity = _identity(entry.get("id"))
+            phrase = _phrase(entry.get("name"))
+            if identity is None:
+                self._skip("category's id is no number or text", name, _shown(entry.get("id")))
+            elif not phrase:
+                detail = f"id {identity}: {_shown(entry.get('name'))}"
+                self._skip("category's name is no phrase", name, detail)
+            else:
+                phrase = spelling.setdefault(phrase.casefold(), phrase)
+                if phrases.setdefault(identity, phrase) != phrase:
+                    twice.add(identity)
+                    detail = f"id {identity}: {phrase!r} and {phrases[identity]!r}"
+                    self._skip("category's id has two names", name, detail)
+        for identity in twice:
+            del phrases[identity]
+        if not phrases:
             raise CocoError(
-                f"Cannot read {path} ({error.strerror}): name the images' folder with --images."
-            ) from error
+                f"{self._file} has no category with an id and a name, and those are what the"
+                f" pictures are asked for{_because(self.report)}."
+            )
+        return phrases
+
+    def _image_entries(self, entries: list[Any]) -> dict[int | str, Mapping[str, Any]]:
+        """The entries by their ids; ids that two different files share are left out."""
+        by_identity: dict[int | str, Mapping[str, Any]] = {}
+        twice = set()
+        for index, entry in enumerate(entries):
+            name = f"images[{index}]"
+            if not isinstance(entry, dict):
+                self._skip("image is no object", name, _shown(entry))
+                continue
+            identity = _identity(entry.get("id"))
+            if identity is None:
+                self._skip("image's id is no number or text", name, _shown(entry.get("id")))
+            elif _file_name(entry) is None:
+                detail = f"id {identity}: {_shown(entry.get('file_name'))}"
+                self._skip("image's file_name is no text", name, detail)
+            elif identity not in by_identity:
+                by_identity[identity] = entry
+            elif _file_name(by_identity[identity]) == _file_name(entry):
+                self._skip("image listed twice", name, f"id {identity}")
+            else:
+                twice.add(identity)
+                both = f"{_file_name(by_identity[identity])} and {_file_name(entry)}"
+                self._skip("image's id has two files", name, f"id {identity}: {both}")
+        for identity in twice:
+            del by_identity[identity]
+        if not by_identity:
+            raise CocoError(f"{self._file} lists no image{_because(self.report)}.")
+        return by_identity
+
+    def _read_annotations(self, entries: list[Any]) -> None:
+        seen: set[int] = set()
+        identities: set[int | str] = set()
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                self._skip("annotation is no object", f"annotations[{index}]", _shown(entry))
+                continue
+            identity = _identity(entry.get("id"))
+            name = f"annotations[{index}]" if identity is None else f"annotation {identity}"
+            image = _identity(entry.get("image_id"))
+            category = _identity(entry.get("category_id"))
+            phrase = None if category is None else self._phrases.get(category)
+            if image is None or image not in self._annotations:
+                self._skip("annotation's image_id is unknown", name, _shown(entry.get("image_id")))
+                continue
+            if phrase is None:
+                detail = _shown(entry.get("category_id"))
+                self._skip("annotation's category_id is unknown", name, detail)
+                continue
+            annotation = self._annotation(name, phrase, entry, self._unsure[image])
+            if annotation is None:
+                continue
+            content = hash((image, phrase, annotation.box, repr(annotation.segmentation)))
+            if content in seen:
+                self._skip("annotation listed twice", name)
+                continue
+            if identity is not None and identity in identities:
+                self.report.note(
+                    "annotation's id has two annotations", f"{self._file.name}, {name}"
+                )
+            if identity is not None:
+                identities.add(identity)
+            seen.add(content)
+            self._annotations[image].append(annotation)
+
+    def _annotation(
+        self, name: str, phrase: str, entry: Mapping[str, Any], unsure: set[str]
+    ) -> _Annotation | None:
+        """The entry, checked; None, and its phrase unsure, where it cannot be used."""
+        crowd = _flag(entry.get("iscrowd"))
+        segmentation = entry.get("segmentation")
+        raw = entry.get("bbox")
+        problem = ""
+        box: Rectangle | None = None
+        if crowd is None:
+            problem, raw = "annotation's iscrowd is neither 0 nor 1", entry.get("iscrowd")
+        elif raw is None and not segmentation:
+            problem = "annotation has no bbox"
+        elif raw is not None:
+            numbers = _numbers(raw, 4)
+            if numbers is None:
+                problem = "bbox is not four numbers"
+            elif not all(map(math.isfinite, numbers)):
+                problem = "bbox is not finite"
+            elif numbers[2] <= 0 or numbers[3] <= 0:
+                problem = "bbox has no area"
+            else:
+                box = (numbers[0], numbers[1], numbers[2], numbers[3])
+        if problem:
+            unsure.add(phrase)
+            self._skip(problem, name, _shown(raw))
+            return None
+        return _Annotation(name, phrase, box, segmentation, bool(crowd))
+
+    def _find_pictures(
+        self, entries: Mapping[int | str, Mapping[str, Any]], folder: Path
+    ) -> list[_Image]:
+        finder = FileFinder(folder)
+        images = []
+        for identity, entry in entries.items():
+            name = _file_name(entry) or ""
+            try:
+                path = finder.find(name)
+            except FileNameError as error:
+                number = len(self._annotations[identity])
+                lost = f"; its {number} annotations go with it" if number else ""
+                self.report.skip(error.reason, name, f"{error.detail}{lost}")
+                continue
+            images.append(_Image(identity, name, path, self._size(identity, entry)))
+        if not images:
+            raise CocoError(
+                f"No picture of {self._file} is in {folder} ({self.report.first()}): name the"
+                " pictures' folder with --images."
+            )
+        return images
+
+    def _size(self, identity: int | str, entry: Mapping[str, Any]) -> tuple[int, int] | None:
+        raw = [entry.get("width"), entry.get("height")]
+        if raw == [None, None]:
+            return None
+        numbers = _numbers(raw, 2)
+        if numbers is None or not all(n >= 1 and n == n // 1 < 2**31 for n in numbers):
+            name = f"{self._file.name}, image {identity}"
+            self.report.note("image's width and height are no size", name, _shown(raw))
+            return None
+        return int(numbers[0]), int(numbers[1])
+
+    def _sample(self, image: _Image) -> Sample | None:
+        """What is asked about a picture; None where the picture cannot be used."""
         try:
-            return decode_file(data, str(path), max_pixels=self._max_pixels).pixels
+            picture = read_image(image.path, max_pixels=self._max_pixels)
         except PerceptionError as error:
-            raise CocoError(str(error)) from error
+            reason = error.reason if isinstance(error, ImageError) else "unreadable"
+            detail = str(error).removeprefix(f"{image.path}: ")
+            self.report.skip(f"picture {reason}", str(image.path), detail)
+            return None
+        for repair in picture.repairs:
+            self.report.note(repair, str(image.path))
+        turn = self._turn(image, picture)
+        if turn is None:
+            return None
+        unsure = set(self._unsure[image.identity])
+        truths: dict[str, list[Truth]] = {}
+        crowds: list[tuple[str, Truth]] = []
+        for annotation in self._annotations[image.identity]:
+            truth = self._truth(annotation, turn)
+            if truth is None:
+                unsure.add(annotation.phrase)
+            elif annotation.crowd:
+                crowds.append((annotation.phrase, truth))
+            else:
+                truths.setdefault(annotation.phrase, []).append(truth)
+        # A crowd, or an annotation that was left out: the category may be there all the same.
+        known = {*truths, *unsure, *(phrase for phrase, _ in crowds)}
+        others = [phrase for phrase in self.phrases if phrase not in known]
+        count = min(max(len(truths), 1), len(others))
+        rng = np.random.default_rng((self._seed, _number(image.identity)))
+        absent = (
+            [others[i] for i in rng.choice(len(others), count, replace=False)] if count else []
+        )
+        return Sample(
+            image.name,
+            picture.pixels,
+            sum(len(group) for group in truths.values()),
+            (
+                *(Question(phrase, "", tuple(group)) for phrase, group in truths.items()),
+                *(Question(phrase, "", ()) for phrase in absent),
+            ),
+            tuple(crowds),
+            frozenset(unsure),
+        )
+
+    def _turn(self, image: _Image, picture: Picture) -> _Turn | None:
+        """How annotations lie in the upright picture; None where their sizes do not fit."""
+        height, width = picture.pixels.shape[:2]
+        stored = picture.size
+        if image.size in (None, (width, height)):
+            return _Turn(1, width, height)
+        stated = "{} x {}".format(*image.size)
+        if image.size == stored:
+            self.report.note(
+                "width and height fit the picture only turned: its annotations were turned",
+                image.name,
+                f"stated as {stated}, upright {width} x {height} by EXIF's orientation"
+                f" {picture.orientation}",
+            )
+            return _Turn(picture.orientation, *stored)
+        turned = image.size == (height, width)
+        self.report.skip(
+            "width and height fit the picture only turned"
+            if turned
+            else "width and height are not the picture's",
+            image.name,
+            f"stated as {stated}, is {width} x {height}",
+        )
+        return None
+
+    def _truth(self, annotation: _Annotation, turn: _Turn) -> Truth | None:
+        """The box and the mask in the upright picture; None where nothing of the box is in it."""
+        mask: UInt8Array | None = None
+        problem: SegmentationError | None = None
+        try:
+            mask = decode_segmentation(annotation.segmentation, turn.width, turn.height)
+        except SegmentationError as error:
+            problem = error
+        raw = annotation.box
+        if raw is None and mask is not None:
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            left, top = float(columns[0]), float(rows[0])
+            raw = left, top, float(columns[-1]) - left + 1, float(rows[-1]) - top + 1
+        if problem is not None:
+            use = "" if annotation.box is None else "; the bbox is used"
+            self._skip(f"{problem.reason}{use}", annotation.name, problem.detail)
+        if raw is None:
+            return None
+        x, y = max(raw[0], 0.0), max(raw[1], 0.0)
+        right = min(raw[0] + raw[2], float(turn.width))
+        bottom = min(raw[1] + raw[3], float(turn.height))
+        shown = f"{_shown(list(raw))} in {turn.width} x {turn.height}"
+        if right <= x or bottom <= y:
+            self._skip("bbox lies outside of the picture", annotation.name, shown)
+            return None
+        if round(right) <= round(x) or round(bottom) <= round(y):
+            hint = ": fractions?" if max(raw) <= 1 else ""
+            self._skip("bbox is smaller than a pixel", annotation.name, f"{shown}{hint}")
+            return None
+        exact = turn.box((x, y, right - x, bottom - y))
+        left, top = round(exact[0]), round(exact[1])
+        box = Box(left, top, round(exact[0] + exact[2]) - left, round(exact[1] + exact[3]) - top)
+        return Truth(box, None if mask is None else turn.mask(mask), None, exact)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class _Turn:
+    """From the picture as annotations see it to the upright one, by EXIF's orientation, 1 to 8.
+
+    width, height: of the picture as annotations see it.
+    """
+
+    orientation: int
+    width: int
+    height: int
+
+    @property
+    def _flips(self) -> tuple[bool, bool]:
+        """Whether rows and columns are reversed, before they change places from 5 on."""
+        return self.orientation in (3, 4, 6, 7), self.orientation in (2, 3, 7, 8)
+
+    def box(self, box: Rectangle) -> Rectangle:
+        """The rectangle in the upright picture."""
+        x, y, width, height = box
+        rows, columns = self._flips
+        left = self.width - x - width if columns else x
+        top = self.height - y - height if rows else y
+        return (left, top, width, height) if self.orientation < 5 else (top, left, height, width)
+
+    def mask(self, mask: UInt8Array) -> UInt8Array:
+        """The mask, uint8 [height, width], in the upright picture."""
+        rows, columns = self._flips
+        flipped = mask[:: -1 if rows else 1, :: -1 if columns else 1]
+        return np.ascontiguousarray(flipped if self.orientation < 5 else flipped.T)
+
+
+def _picture_folder(annotations: Path, images: Path | None) -> Path:
+    """The folder of the pictures: the one named, or the likeliest beside the annotations."""
+    if images is not None:
+        if images.is_dir():
+            return images
+        problem = "is no folder" if images.exists() else "does not exist"
+        raise CocoError(f"{images} {problem}: name the pictures' folder with --images.")
+    beside = annotations.absolute().parent
+    if beside.name == "annotations":
+        beside = beside.parent
+    # instances_val2017.json belongs to val2017/.
+    part = beside / annotations.stem.rsplit("_", 1)[-1]
+    return part if part.is_dir() else beside
+
+
+def _read(path: Path) -> Mapping[str, list[Any]]:
+    """The file's content with its three lists; CocoError for a file that is not COCO's."""
+    if path.is_dir():
+        inside = sorted(p for p in (*path.glob("*.json"), *path.glob("annotations/*.json")))
+        such = f", such as {inside[0]}" if inside else ""
+        raise CocoError(f"{path} is a folder: name the annotations' JSON file with --coco{such}.")
     try:
-        content = json.loads(path.read_bytes())
+        text = decode_text(path.read_bytes())
     except OSError as error:
         raise CocoError(f"Cannot read {path} ({error.strerror}).") from error
-    except ValueError as error:
-        raise CocoError(f"{path} is not JSON: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise CocoError(f"{path} is not JSON: it is no UTF-8 or UTF-16 text.") from error
+    if not text.strip():
+        raise CocoError(f"{path} is empty: name the annotations' JSON file with --coco.")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CocoError(f"{path} is not JSON: {_json_problem(text, error)}.") from error
+    except RecursionError as error:
+        raise CocoError(f"{path} is not COCO's format: its JSON is nested too deeply.") from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise CocoError(f"{path} has an integer of thousands of digits: correct it.") from error
+    if isinstance(content, list):
+        kind = (
+            "a file of predictions, with scores, not of annotations"
+            if any(isinstance(entry, dict) and "score" in entry for entry in content[:1])
+            else "a list"
+        )
+        raise CocoError(
+            f"{path} is {kind}: COCO's annotations are an object with images, annotations and"
+            " categories."
+        )
     if not isinstance(content, dict):
-        raise CocoError(f"{path} is not in COCO's format: its JSON is no object.")
+        raise CocoError(f"{path} is not COCO's format: its JSON is no object.")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise CocoError(f"{path} is not COCO's format: {_key_problem(content, key)}.")
+    if any(isinstance(a, dict) and "segments_info" in a for a in content["annotations"][:1]):
+        raise CocoError(
+            f"{path} is COCO's panoptic format: name the file of instances, such as"
+            " instances_val2017.json."
+        )
     return content
 
 
-def _box(entry: Mapping[str, Any], width: int, height: int, name: str) -> Box | None:
-    """The box inside the image; None where nothing of it is."""
-    try:
-        x, y, across, down = (float(value) for value in entry["bbox"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CocoError(
-            f"An annotation of {name!a} has no bbox of four numbers, [x, y, width, height]."
-        ) from error
-    left, top = max(round(x), 0), max(round(y), 0)
-    right, bottom = min(round(x + across), width), min(round(y + down), height)
-    return Box(left, top, right - left, bottom - top) if right > left and bottom > top else None
+def _json_problem(text: str, error: json.JSONDecodeError) -> str:
+    if error.msg == "Extra data":
+        return (
+            f"after one value another begins on line {error.lineno}, as in JSON lines; COCO's"
+            " annotations are one object"
+        )
+    if error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()):
+        return f"it is cut off on line {text.count(chr(10)) + 1}"
+    return str(error)
 
 
-def _mask(segmentation: Any, width: int, height: int) -> UInt8Array | None:
-    """uint8 [height, width] of polygons or run lengths; None for anything else."""
-    if isinstance(segmentation, list) and segmentation:
-        mask = np.zeros((height, width), dtype=np.uint8)
-        for outline in segmentation:
-            points = np.asarray(outline, dtype=np.float64).reshape(-1, 2)
-            cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1)
-        return mask
-    if isinstance(segmentation, dict) and list(segmentation.get("size", ())) == [height, width]:
-        counts = segmentation.get("counts")
-        lengths = unpack(counts) if isinstance(counts, str) else counts
-        if isinstance(lengths, list) and sum(lengths) == width * height:
-            values = np.arange(len(lengths), dtype=np.uint8) % 2
-            flat = np.repeat(values, lengths)
-            return np.ascontiguousarray(flat.reshape(width, height).T)
+def _key_problem(content: Mapping[str, Any], key: str) -> str:
+    entries = content.get("annotations")
+    if key == "categories" and isinstance(entries, list) and "caption" in str(entries[:1]):
+        return "it has captions and no categories; name the file of instances"
+    if key in content:
+        return f"its {key} are no list but {_shown(content[key])}"
+    keys = ", ".join(printable(str(name)) for name in list(content)[:8])
+    return f"it has no {key}, only {keys}" if content else f"it has no {key}"
+
+
+def _identity(value: Any) -> int | str | None:
+    """An id, as a number where it is one; None where it is neither a number nor a text."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if _INTEGER.fullmatch(text) else text or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) else None
+
+
+def _number(identity: int | str) -> int:
+    """A number of 0 or more for a random generator's seed."""
+    if isinstance(identity, int) and identity >= 0:
+        return identity
+    return zlib.crc32(str(identity).encode("utf-8", "backslashreplace"))
+
+
+def _flag(value: Any) -> bool | None:
+    """COCO's 0 or 1, also as a boolean or a text; None for anything else."""
+    if value in (None, "", "0") or (isinstance(value, int | float) and value == 0):
+        return False
+    if value == "1" or (isinstance(value, int | float) and value == 1):
+        return True
     return None
 
 
-def unpack(packed: str) -> list[int]:
-    """COCO's packed run lengths: numbers of 5 bits a character from "0" on, least first, 32 where
-    more follow; from the third on each is the difference to the one before the last."""
-    lengths: list[int] = []
-    number = shift = 0
-    for character in packed:
-        bits = ord(character) - 48
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            number -= 1 << shift
-        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-        number = shift = 0
-    return lengths
+def _phrase(name: Any) -> str:
+    """The phrase that a category's name is; "" where it is none."""
+    if not isinstance(name, str):
+        return ""
+    try:
+        phrases = from_phrases((name,)).phrases
+    except InstructionError:
+        return ""
+    return phrases[0] if phrases else ""
+
+
+def _file_name(entry: Mapping[str, Any]) -> str | None:
+    """The image's file_name or, without one, the end of its URL or path."""
+    for field in _FILE_FIELDS:
+        value = entry.get(field)
+        if value is not None:
+            return value if isinstance(value, str) and value.strip() else None
+    return None
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    """So many numbers, some maybe as texts; None for anything else."""
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    numbers = []
+    for entry in value:
+        if isinstance(entry, bool) or not isinstance(entry, int | float | str):
+            return None
+        try:
+            numbers.append(float(entry))
+        except OverflowError:
+            numbers.append(math.inf)
+        except ValueError:
+            return None
+    return numbers
+
+
+def _because(report: SkipReport) -> str:
+    first = report.first()
+    return f" that can be used ({first})" if first else ""
+
+
+def _shown(value: Any) -> str:
+    """A JSON value, cut to what fits into a sentence."""
+    text = "none" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return printable(text if len(text) <= 60 else f"{text[:57]}...")

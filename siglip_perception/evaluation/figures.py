@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -176,16 +176,14 @@ def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Figures]]:
 def as_json(parts: dict[str, dict[str, Figures]]) -> dict[str, Any]:
     """JSON values; what was not asked for is null."""
     return {
-        name: {
-            kind: {key: _known(value) for key, value in asdict(row).items()}
-            for kind, row in rows.items()
-        }
+        name: {kind: known(asdict(row)) for kind, row in rows.items()}
         for name, rows in parts.items()
     }
 
 
-def _known(value: float) -> float | None:
-    return None if value != value else round(value, 5)
+def known(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON values of figures, to five digits; null for NaN."""
+    return {name: None if v != v else round(v, 5) for name, v in values.items()}
 
 
 def _is(field: str, value: object) -> Callable[[Answer], bool]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from siglip_perception.commands import progress
 from siglip_perception.errors import BackendError
+from siglip_perception.evaluation.average_precision import Detections
 from siglip_perception.evaluation.figures import Answer, judge
 from siglip_perception.evaluation.methods import Method
 from siglip_perception.evaluation.samples import Question, Sample
@@ -37,10 +38,14 @@ class Failure:
 
 @dataclass
 class Measured:
-    """answers: by method. failures: the worst ones of our method, the worst first."""
+    """answers: by method. failures: the worst ones of our method, the worst first.
+
+    samples: how many there were.
+    """
 
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    samples: int = 0
 
 
 def measure(
@@ -49,8 +54,11 @@ def measure(
     total: int,
     methods: Mapping[str, Method],
     keep: int = 12,
+    detections: Detections | None = None,
 ) -> Measured:
     """All samples by our own method and by the others; `keep` failures are kept.
+
+    detections: takes what our own method publishes for each of its phrases on every sample.
 
     Raises BackendError where the model cannot ground.
     """
@@ -66,7 +74,8 @@ def measure(
         siglip, dino = pipeline.features([sample.image for sample in batch])
         for place, sample in enumerate(batch):
             for questions in _portions(sample.questions):
-                query = _query(pipeline, queries, questions)
+                phrases = tuple(question.phrase for question in questions)
+                query = _query(pipeline, queries, phrases)
                 for name, score in every.items():
                     scores = score(siglip[place], dino[place], query.embeddings)
                     objects, masks = pipeline.meant(Frame(sample.image), query, scores)
@@ -91,8 +100,25 @@ def measure(
                         heapq.heappush(worst, (severity, -asked, failure))
                         if len(worst) > keep:
                             heapq.heappop(worst)
+            if detections is not None:
+                published = [
+                    pipeline.meant(
+                        Frame(sample.image),
+                        query,
+                        pipeline.grounder.score(siglip[place], dino[place], query.embeddings),
+                    )
+                    for query in _vocabulary(pipeline, queries, detections.phrases)
+                ]
+                detections.add(
+                    sample,
+                    [answer for objects, _ in published for answer in objects],
+                    [mask for _, masks in published for mask in masks],
+                )
             done += 1
             tell(done, total)
+    if 0 < done < total:  # the others could not be used
+        tell(total, total)
+    result.samples = done
     ordered = sorted(worst, key=lambda entry: (-entry[0], -entry[1]))
     result.failures = [failure for severity, _, failure in ordered if severity > 0]
     return result
@@ -117,11 +143,18 @@ def _portions(questions: tuple[Question, ...]) -> Iterator[tuple[Question, ...]]
             yield same[start : start + MAX_PHRASES]
 
 
+def _vocabulary(
+    pipeline: Pipeline, known: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
+) -> Iterator[Query]:
+    """Queries of all phrases, of as many each as one instruction may ask."""
+    for start in range(0, len(phrases), MAX_PHRASES):
+        yield _query(pipeline, known, phrases[start : start + MAX_PHRASES])
+
+
 def _query(
-    pipeline: Pipeline, known: dict[tuple[str, ...], Query], questions: tuple[Question, ...]
+    pipeline: Pipeline, known: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
 ) -> Query:
-    """The query of these questions, its phrases as they are written in them."""
-    phrases = tuple(question.phrase for question in questions)
+    """The query of these phrases, as they are written."""
     if phrases not in known:
         query = pipeline.query(from_phrases(phrases))
         if len(query.phrases) != len(phrases):

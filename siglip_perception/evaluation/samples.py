@@ -25,11 +25,13 @@ class Truth:
 
     mask: uint8 [height, width] of 0 and 1, None where only the box is known. hidden: share of its
     outline, in [0, 1], behind others or outside the picture; None where that is not known.
+    exact: x, y, width and height before they were rounded to the box; None where they were whole.
     """
 
     box: Box
     mask: UInt8Array | None
     hidden: float | None
+    exact: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """image: uint8 [height, width, 3] RGB. objects: how many things it shows that have a name."""
+    """One image and what is asked about it.
+
+    image: uint8 [height, width, 3] RGB. objects: how many things it shows that have a name.
+    crowds: phrases with a region of many that answer them and are not told apart.
+    unsure: phrases of which not all answers are known.
+    """
 
     name: str
     image: UInt8Array
     objects: int
     questions: tuple[Question, ...]
+    crowds: tuple[tuple[str, Truth], ...] = ()
+    unsure: frozenset[str] = frozenset()
 
 
 def generated(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[Sample]:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from models import write_random_model
 from PIL import Image
+from test_coco import annotations
 
 from siglip_perception.cli import main
-from siglip_perception.evaluation.coco import CocoError, CocoFolder, unpack
 from siglip_perception.evaluation.figures import (
     Answer,
     area_under_roc,
@@ -168,98 +166,30 @@ def test_every_method_answers_every_question(pipeline: Pipeline) -> None:
     assert len(set(blind)) <= len(samples)
 
 
-def annotations(tmp_path: Path, **changes: Any) -> Path:
-    """Two images of 20 x 10, three categories; a polygon, and packed and plain run lengths."""
-    Image.new("RGB", (20, 10), (90, 90, 90)).save(tmp_path / "one.png")
-    Image.new("RGB", (20, 10), (10, 90, 90)).save(tmp_path / "two.png")
-    plain = {"size": [10, 20], "counts": [20, 10, 170]}
-    content = {
-        "images": [{"id": 1, "file_name": "one.png"}, {"id": 2, "file_name": "two.png"}],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(("cup", "plate", "dog"))],
-        "annotations": [
-            {
-                "image_id": 1,
-                "category_id": 0,
-                "bbox": [2, 1, 4, 5],
-                "segmentation": [[2, 1, 5, 1, 5, 5, 2, 5]],
-            },
-            {"image_id": 1, "category_id": 0, "bbox": [-3, 2, 6, 4], "segmentation": plain},
-            {"image_id": 1, "category_id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 1},
-        ],
-    }
-    path = tmp_path / "boxes.json"
-    path.write_text(json.dumps({**content, **changes}))
-    return path
-
-
-def test_coco_boxes_and_masks(tmp_path: Path) -> None:
-    first, second = CocoFolder(annotations(tmp_path), tmp_path, 0, 10_000)
-    (cup,) = [question for question in first.questions if question.truths]
-    assert (cup.phrase, first.objects, second.objects) == ("cup", 2, 0)
-    assert [truth.box for truth in cup.truths] == [Box(2, 1, 4, 5), Box(0, 2, 3, 4)]
-    polygon, columns = (truth.mask for truth in cup.truths)
-    assert polygon is not None
-    assert polygon[1:6, 2:6].all()
-    assert polygon.sum() == 20
-    assert columns is not None
-    assert columns[:, 2].all()
-    assert columns.sum() == 10
-    assert all(not question.truths for question in second.questions)
-    assert len(first.questions) == 2
-
-
-def packed(lengths: list[int]) -> str:
-    """As COCO's rleToString does it."""
-    text = ""
-    for index, length in enumerate(lengths):
-        number = length - (lengths[index - 2] if index > 2 else 0)
-        more = True
-        while more:
-            bits = number & 31
-            number >>= 5
-            more = number != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + 32 * more)
-    return text
-
-
-@given(st.lists(st.integers(0, 100_000), max_size=40))
-def test_packed_run_lengths(lengths: list[int]) -> None:
-    assert packed([29, 3, 6, 3, 6, 3, 6, 3, 22]) == "m03600000`0"
-    assert unpack(packed(lengths)) == lengths
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"images": [], "annotations": []}, "no image"),
-        ({"categories": None}, "COCO's format"),
-        ({"annotations": [{"image_id": 9, "category_id": 0}]}, "COCO's format"),
-        ({"annotations": [{"image_id": 1, "category_id": 7}]}, "COCO's format"),
-        ({"annotations": [{"image_id": 1, "category_id": 0, "bbox": [1, 2]}]}, "bbox"),
-        ({"images": [{"id": 1, "file_name": "../one.png"}], "annotations": []}, "outside"),
-        ({"images": [{"id": 1, "file_name": "three.png"}], "annotations": []}, "--images"),
-    ],
-)
-def test_bad_annotations_are_refused_in_one_sentence(
-    tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
-    path = annotations(tmp_path, **changes)
-    with pytest.raises(CocoError, match=words):
-        list(CocoFolder(path, tmp_path, 0, 10_000))
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(CocoError, match="not JSON"):
-        CocoFolder(tmp_path / "broken.json", tmp_path, 0, 10_000)
-
-
 def test_the_command_measures_own_images_and_scenes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures_file, sheet, table = (tmp_path / name for name in ("f.json", "s.png", "a.md"))
     written = ["--json", str(figures_file), "--failures", str(sheet)]
     model = ["--model", str(folder), "--contract", "tabletop"]
-    own = ["--coco", str(annotations(tmp_path)), "--images", str(tmp_path)]
+    boxes = annotations(tmp_path)
+    Image.new("RGB", (20, 10)).save(tmp_path / "three.png")
+    content = json.loads(boxes.read_text())
+    content["images"] += [{"id": 3, "file_name": "three.png"}, {"id": 4, "file_name": "four.png"}]
+    boxes.write_text(json.dumps(content))
+    (tmp_path / "three.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    own = ["--coco", str(boxes), "--images", str(tmp_path)]
     assert main(["evaluate", *model, *own, *written]) == 0
-    parts = json.loads(figures_file.read_text())["methods"]
+    out = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("COCO's AP 0.0") for line in out)
+    end = out[out.index("left out: 2") :]
+    assert [line for line in end if "three.png" in line or "four.png" in line]
+    measured = json.loads(figures_file.read_text())
+    assert measured["left_out"]["total"] == 2
+    assert measured["left_out"]["skipped"]["picture missing"]["items"][0]["name"] == "four.png"
+    assert set(measured["coco"]) == {"AP", "AP50", "AP75"}  # the crowd has no mask
+    assert measured["measured_on"] == f"2 images of {boxes}"
+    parts = measured["methods"]
     assert parts[OURS]["all"]["all"]["present"] == 1
     assert set(parts) == {OURS, "SigLIP alone", "DINO alone", "max patch"}
     scenes = ["--scenes", "1", "--objects", "2", "2", "--ablation", str(table)]
@@ -271,9 +201,19 @@ def test_the_command_measures_own_images_and_scenes(
     with Image.open(sheet) as opened:
         assert opened.width == 1920
     capsys.readouterr()
-    for wrong in (["--coco", "x.json"], ["--scenes", "0"], ["--objects", "5", "2"]):
-        assert main(["evaluate", *model, *wrong]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+    for wrong, words in (
+        (["--coco", "x.json"], "x.json"),
+        (["--coco", str(tmp_path)], "boxes.json"),
+        ([*own, "--strict"], "four.png"),
+        (["--images", str(tmp_path)], "--coco"),
+        (["--seed", "-1"], "--seed"),
+        (["--scenes", "0"], "--scenes"),
+        (["--objects", "5", "2"], "--objects"),
+    ):
+        # The data are looked at before the model, which is not there.
+        assert main(["evaluate", "--model", "none", *wrong]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_the_embedded_model_finds_what_is_named(tmp_path: Path) -> None:
