@@ -108,7 +108,8 @@ class Bench:
 
     def trainer(self) -> float:
         """Images a second."""
-        from siglip_perception.contrastive.loop import Tally, train
+        from siglip_perception.contrastive.loop import train
+        from siglip_perception.datasets.skips import SkipReport
 
         began = 0.0
 
@@ -128,7 +129,7 @@ class Bench:
             self.own,
             None,
             0,
-            Tally(),
+            SkipReport(),
         )
         return float(self.arguments.steps * self.arguments.batch / (self.wait() - began))
 

@@ -16,7 +16,7 @@ from siglip_perception.contracts import EncoderName
 from siglip_perception.contrastive.dino import DinoSettings
 from siglip_perception.contrastive.dino_objective import DinoObjective
 from siglip_perception.contrastive.journal import Journal
-from siglip_perception.contrastive.loop import Plan, Tally, train
+from siglip_perception.contrastive.loop import Plan, gather_report, train
 from siglip_perception.contrastive.open_source import open_data
 from siglip_perception.contrastive.optimizers import new_optimizers
 from siglip_perception.contrastive.pair_objective import PairObjective
@@ -42,6 +42,7 @@ from siglip_perception.contrastive.start import (
 )
 from siglip_perception.contrastive.towers import GRID, TABLETOP
 from siglip_perception.contrastive.tuning import Tuning, merge, prepare
+from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.errors import PerceptionError
 from siglip_perception.preprocess import to_square
 
@@ -93,9 +94,14 @@ class _Run:
     def __init__(self, args: argparse.Namespace, output: Path, own: Processes) -> None:
         self._args, self._output, self._own = args, output, own
         self._folder: Path = args.runs or output.with_name(output.name + ".runs")
+        self._dino = args.objective == "dino"
+        self._classes = read_classes(args.classes) if args.classes else ()
+        self._source, self._kept = (
+            self._data()
+        )  # before the model: what is wrong here is told soon
+        self._report = SkipReport(args.strict)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._start: Start = open_start(args.model, args.contract)
-        self._dino = args.objective == "dino"
         self._part: EncoderName = "dinov2" if self._dino else "siglip"
         if (self._start.dinov2 if self._dino else self._start.siglip) is None:
             raise PerceptionError(
@@ -103,9 +109,6 @@ class _Run:
                 " give another folder to --model."
             )
         self._input = self._start.inputs[self._part]
-        self._tally = Tally()
-        self._classes = read_classes(args.classes) if args.classes else ()
-        self._source, self._kept = self._data()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
         self._plan = Plan(
             steps=args.steps,
@@ -135,7 +138,9 @@ class _Run:
         # A bag becomes a shard: one process makes it, the others find it.
         for turn in (True, False):
             if own.leads is turn:
-                source = open_data(args.data, self._folder, bag, captioned=not self._dino)
+                source = open_data(
+                    args.data, self._folder, bag, captioned=not self._dino, strict=args.strict
+                )
             own.wait()
         assert source is not None
         kept = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
@@ -160,7 +165,8 @@ class _Run:
             also=_DINO_STATE,
         )
         first, extra = state.load()
-        tally = self._tally = Tally(extra.get("broken"))
+        if own.leads and "left_out" in extra:
+            self._report.merge(extra["left_out"])
         before = extra.get("before")
         if before is None and own.leads and (self._dino or not args.from_scratch):
             before = self._figures(objective)
@@ -170,6 +176,7 @@ class _Run:
                 self._source,
                 Order(len(self._source), plan.seed),
                 self._input.square,
+                args.strict,
             ),
             Share(plan.batch, own.rank, own.world),
             first,
@@ -192,11 +199,12 @@ class _Run:
                 own,
                 journal,
                 first,
-                tally,
+                self._report,
                 {"before": before},
             )
+            report = gather_report(own, self._report)
             if own.leads:
-                self._finish(objective, tally, before, journal)
+                self._finish(objective, report, before, journal)
         finally:
             if journal is not None:
                 journal.close()
@@ -239,7 +247,7 @@ class _Run:
         return max(1, min(8, cores // self._own.world - 1))
 
     def _say(self, first: int) -> None:
-        left = ", ".join(f"{reason} {n}" for reason, n in self._source.skipped.items())
+        left = self._source.report.summary()
         print(
             f"{len(self._source)} pairs to train on, {len(self._kept)} kept apart"
             f"{f', left out: {left}' if left else ''};"
@@ -251,20 +259,22 @@ class _Run:
     def _finish(
         self,
         objective: Any,
-        tally: Tally,
+        report: SkipReport,
         before: dict[str, float] | None,
         journal: Journal | None,
     ) -> None:
         after = self._figures(objective)
-        if tally.report():
-            print(tally.report())
+        report.merge(self._report)
+        report.merge(self._source.report)
         for name, value in after.items():
             was = f" (before: {before[name]:.4g})" if before and name in before else ""
             print(f"{name}: {value:.4g}{was}")
         if journal is not None:
-            journal.figures({"before": before or {}, "after": after})
+            journal.figures({"before": before or {}, "after": after}, report.as_json())
         model = objective.model if self._dino else merge(objective.model, self._tuning)
         export(self._start, self._output, {self._part: model})
+        for line in report.lines():
+            print(line)
         print(f"wrote {self._output}")
 
     @torch.no_grad()
@@ -287,8 +297,10 @@ class _Run:
                 try:
                     pair = self._kept.read(number)
                 except BrokenPairError as error:
-                    self._tally.update({error.name: error.reason})
+                    self._report.skip(error.reason, error.name, error.detail)
                     continue
+                for remark in pair.remarks:
+                    self._report.note(remark, pair.name)
                 squares.append(to_square(pair.image, self._input.square))
                 found.append(pair.caption)
             if squares:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         metavar="SOURCE",
-        help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl),"
+        help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl, .json),"
         " .tar shards (WebDataset) or a folder of them, a bag, or scenes[:COUNT[@SEED]]",
     )
     data.add_argument(
@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="S",
         help="least time between two frames of a bag's camera, seconds (default: %(default)s)",
+    )
+    data.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first file, row or sample that cannot be used",
     )
     data.add_argument(
         "--holdout",

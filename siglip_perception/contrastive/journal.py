@@ -77,9 +77,14 @@ class Journal:
         self._last = step
         self._since = time.perf_counter()
 
-    def figures(self, values: Mapping[str, Mapping[str, float]]) -> None:
-        """Write what was measured, `before` and `after` training, into figures.json."""
-        text = json.dumps(values, indent=2) + "\n"
+    def figures(
+        self, values: Mapping[str, Mapping[str, float]], left_out: Mapping[str, Any]
+    ) -> None:
+        """Write what was measured, `before` and `after` training, into figures.json.
+
+        left_out: what of the data was not used, as SkipReport.as_json() gives it.
+        """
+        text = json.dumps({**values, "left_out": left_out}, indent=2) + "\n"
         write_atomically(self._folder / FIGURES, text.encode())
         if self._board is not None:
             for name, value in values["after"].items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,9 +14,7 @@ from torch import nn
 from siglip_perception.contrastive.journal import Journal
 from siglip_perception.contrastive.processes import Processes
 from siglip_perception.contrastive.run_state import RunState
-from siglip_perception.contrastive.samples import PairBatch
-
-_REMEMBERED = 10_000
+from siglip_perception.datasets.skips import SkipReport
 
 
 @dataclass(frozen=True)
@@ -71,34 +68,13 @@ class Objective(Protocol):
         """What has to follow the optimiser's step of that number."""
 
 
-class Tally:
-    """The pairs that could not be used, by name: one that comes again counts once.
-
-    Only so many are remembered; where there are more, the data need another look anyway.
-    """
-
-    def __init__(self, known: dict[str, str] | None = None) -> None:
-        self.reasons = dict(known or {})
-
-    def add(self, batch: PairBatch) -> None:
-        """Remember what was broken on the way to this batch."""
-        self.update(dict(batch.broken))
-
-    def update(self, reasons: Mapping[str, str]) -> None:
-        """Remember these pairs, each with its reason."""
-        for name, reason in reasons.items():
-            if name in self.reasons or len(self.reasons) < _REMEMBERED:
-                self.reasons[name] = reason
-
-    def report(self) -> str:
-        """A sentence for the end, "" where nothing was broken."""
-        if not self.reasons:
-            return ""
-        counts = Counter(self.reasons.values())
-        examples = {reason: name for name, reason in reversed(self.reasons.items())}
-        parts = [f"{reason} {n} (such as {examples[reason]})" for reason, n in counts.items()]
-        more = " or more" if len(self.reasons) >= _REMEMBERED else ""
-        return f"{len(self.reasons)}{more} pairs could not be used: {', '.join(parts)}"
+def gather_report(processes: Processes, report: SkipReport) -> SkipReport:
+    """What all processes left out, in all of them."""
+    whole = SkipReport()
+    for content in processes.gather(report.as_json()):
+        assert isinstance(content, dict)
+        whole.merge(content)
+    return whole
 
 
 def _seed(*numbers: int) -> int:
@@ -115,16 +91,16 @@ def train(
     processes: Processes,
     journal: Journal | None,
     first: int,
-    tally: Tally | None = None,
+    report: SkipReport | None = None,
     extra: Mapping[str, Any] | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Steps first to plan.steps - 1; the state is written at every save_every-th and the last.
 
-    objective: the same in all processes. journal: the leading process' own. tally: takes what was
-    broken on the way to each batch. extra: for the state. measure: called by the leading process
-    when the state is written, for the log. Every step is seeded by its number, so a resumed run
-    draws as the whole.
+    objective: the same in all processes. journal: the leading process' own. report: takes what was
+    broken on the way to each batch of this process. extra: for the state. measure: called by the
+    leading process when the state is written, for the log. Every step is seeded by its number, so
+    a resumed run draws as the whole.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     objective.train()
@@ -132,8 +108,11 @@ def train(
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = plan.rate(step) * group.get("share", 1.0)
         torch.manual_seed(_seed(plan.seed, step, processes.rank))
-        if tally is not None:
-            tally.add(batch)
+        if report is not None:
+            for name, reason, detail in batch.broken:
+                report.skip(reason, name, detail)
+            for name, remark in batch.remarks:
+                report.note(remark, name)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         values = objective.backward(batch, plan.accumulate, processes, step)
@@ -152,20 +131,17 @@ def train(
                 measured = measure() if saves and measure is not None else {}
                 journal.row(done, values, measured)
         if saves:
-            _save(state, done, processes, tally, extra or {})
+            _save(state, done, processes, report, extra or {})
 
 
 def _save(
     state: RunState,
     step: int,
     processes: Processes,
-    tally: Tally | None,
+    report: SkipReport | None,
     extra: Mapping[str, Any],
 ) -> None:
-    if tally is not None:
-        for other in processes.gather(tally.reasons):
-            assert isinstance(other, dict)
-            tally.update(other)
-        extra = {**extra, "broken": tally.reasons}
+    if report is not None:
+        extra = {**extra, "left_out": gather_report(processes, report).as_json()}
     if processes.leads:
         state.save(step, extra)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from siglip_perception.datasets.texts import decode_text
 from siglip_perception.errors import PerceptionError
 
 TEMPLATES = ("{}", "a photo of a {}")
@@ -44,7 +45,7 @@ def retrieval_figures(image: Tensor, text: Tensor, captions: Sequence[str]) -> d
 def read_classes(path: Path) -> tuple[str, ...]:
     """Class names, one a line; PerceptionError for fewer than two."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = decode_text(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PerceptionError(f"The classes in {path} cannot be read ({error}).") from error
     names = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -20,17 +21,20 @@ from siglip_perception.contrastive.sources import (
     PairSource,
     SourceError,
 )
+from siglip_perception.datasets.skips import describe
 from siglip_perception.preprocess import Square, to_square
 from siglip_perception.types import UInt8Array
 
 _TRIES = 50
 _SPARE = 1
-Broken = tuple[str, str]
-"""Name and reason of a pair that was replaced by another."""
+Broken = tuple[str, str, str]
+"""Name, reason and detail of a pair that was replaced by another."""
 
+Remark = tuple[str, str]
+"""Name of a pair, and what there is to report of it."""
 
-Item = tuple[UInt8Array, str, int, list[Broken]]
-"""Image, caption, place, and what was broken on the way to them."""
+Item = tuple[UInt8Array, str, int, list[Broken], list[Remark]]
+"""Image, caption, place, what was broken on the way to them, and remarks on the pair."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ class PairBatch:
     """B pairs of this process.
 
     images: uint8 [B, 3, S, S], resized, not normalised. seeds: one a pair, for what is random
-    about it. broken: pairs that had to be replaced. failure: why there are no pairs, or "".
+    about it. broken: pairs that had to be replaced. remarks: on those that are here. failure: why
+    there are no pairs, or "".
     """
 
     images: Tensor
     captions: list[str]
     seeds: list[int]
     broken: list[Broken]
+    remarks: list[Remark]
     failure: str = ""
 
     def __len__(self) -> int:
@@ -81,6 +87,10 @@ class Order:
             return position
         return int(_permutation(self.count, self.seed, epoch)[position])
 
+    def epoch(self, place: int) -> int:
+        """How often all pairs have come before that place."""
+        return place // self.count
+
     def spare(self, place: int, attempt: int) -> int:
         """Another pair for a place whose own is broken."""
         rng = np.random.default_rng((self.seed, place, attempt, _SPARE))
@@ -93,12 +103,18 @@ def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 class PairDataset(Dataset[Item | str]):
-    """The pair at each place of the order, resized, with what was broken on the way."""
+    """The pair at each place of the order, resized, with what was broken on the way.
 
-    def __init__(self, source: PairSource, order: Order, square: Square) -> None:
+    strict: whether the first broken pair is a failure.
+    """
+
+    def __init__(
+        self, source: PairSource, order: Order, square: Square, strict: bool = False
+    ) -> None:
         self._source = source
         self._order = order
         self._square = square
+        self._strict = strict
 
     def __getitem__(self, place: int) -> Item | str:
         """The pair, or in one sentence why there is none: an error would lose its own words."""
@@ -106,15 +122,17 @@ class PairDataset(Dataset[Item | str]):
         for attempt in range(_TRIES):
             number = self._order.spare(place, attempt) if attempt else self._order(place)
             try:
-                pair: Pair = self._source.read(number)
+                pair: Pair = self._source.read(number, self._order.epoch(place))
             except BrokenPairError as error:
-                broken.append((error.name, error.reason))
+                if self._strict:
+                    return f"{error}; without --strict it is skipped."
+                broken.append((error.name, error.reason, error.detail))
                 continue
-            return to_square(pair.image, self._square), pair.caption, place, broken
-        name, reason = broken[-1]
+            remarks = [(pair.name, remark) for remark in pair.remarks]
+            return to_square(pair.image, self._square), pair.caption, place, broken, remarks
         return (
-            f"{_TRIES} pairs one after the other could not be used, the last {name} ({reason}):"
-            " check the data."
+            f"{_TRIES} pairs one after the other could not be used, the last"
+            f" {describe(*broken[-1])}: check the data."
         )
 
 
@@ -149,14 +167,15 @@ class _Steps:
 def _collate(items: list[Item | str]) -> PairBatch:
     failure = next((item for item in items if isinstance(item, str)), None)
     if failure is not None:
-        return PairBatch(torch.empty(0), [], [], [], failure)
-    found = [item for item in items if isinstance(item, tuple)]
-    images, captions, places, broken = zip(*found, strict=True)
+        return PairBatch(torch.empty(0), [], [], [], [], failure)
+    loaded = [item for item in items if isinstance(item, tuple)]
+    images, captions, places, broken, remarks = zip(*loaded, strict=True)
     return PairBatch(
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         list(captions),
         list(places),
-        [one for each in broken for one in each],
+        list(chain.from_iterable(broken)),
+        list(chain.from_iterable(remarks)),
     )
 
 

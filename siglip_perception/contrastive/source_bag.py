@@ -11,10 +11,12 @@ import os
 import tarfile
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from siglip_perception.bag import STRING, typestore
@@ -23,7 +25,12 @@ from siglip_perception.bag_topics import COMPRESSED, choose_topics
 from siglip_perception.config import Settings
 from siglip_perception.contrastive.sources import BrokenPairError, SourceError, clean_caption
 from siglip_perception.errors import BagError, ImageError
+from siglip_perception.images.files import decode_file
 from siglip_perception.types import UInt8Array
+
+_ENDINGS = {"JPEG": "jpg", "PNG": "png"}
+NO_CAPTION_YET = "without caption"
+"""Frames before the first words, or after empty ones: no fault of the bag."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def bag_to_shard(bag: Path, shard: Path, options: BagOptions) -> Counter[str]:
     """Write frames, each with the newest caption at its time; what was left out, by reason.
 
     A frame before the first caption, or after one that is empty, is left out. JPEG and PNG are
-    kept byte by byte, raw images become PNG. The shard appears when it is whole.
+    kept byte by byte, raw images and mosaics become PNG. The shard appears when it is whole.
     Raises BagError for a bag that cannot be read, SourceError where nothing is left of it.
     """
     skipped: Counter[str] = Counter()
@@ -86,7 +93,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
                 if since is not None and stamp - since < options.interval * 1e9:
                     continue
                 if not caption:
-                    skipped["without caption"] += 1
+                    skipped[NO_CAPTION_YET] += 1
                     continue
                 pixels = decode_image(message, connection.msgtype, Settings.max_pixels).pixels
             except ImageError as error:
@@ -112,9 +119,15 @@ def _caption(text: str, skipped: Counter[str]) -> str:
 
 
 def _encoded(message: Any, msgtype: str, pixels: UInt8Array) -> tuple[str, bytes]:
+    """Ending and bytes of a file that is read as these pixels: the message's own if they are."""
     if msgtype == COMPRESSED:
         data = bytes(message.data)
-        return ("png" if data.startswith(b"\x89PNG") else "jpg"), data
+        # The message's format may say more than its data: that one channel is a Bayer mosaic.
+        with suppress(ImageError):
+            picture = decode_file(data, "frame")
+            ending = _ENDINGS.get(picture.format)
+            if ending is not None and np.array_equal(picture.pixels, pixels):
+                return ending, data
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return "png", buffer.getvalue()

@@ -1,121 +1,153 @@
-"""Image files with a caption each: a text file beside the image, or a table of captions."""
+"""Image files with a caption each, and folders of them: a text file lies beside the image."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from siglip_perception.contrastive.sources import (
     IMAGE_SUFFIXES,
     BrokenPairError,
     Pair,
     SourceError,
-    clean_caption,
-    decode,
+    captions_of,
+    pair_of,
 )
+from siglip_perception.datasets.file_names import (
+    FileFinder,
+    FileNameError,
+    files_below,
+    same_form,
+)
+from siglip_perception.datasets.skips import SkipReport
+from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images.files import read_image
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-# Names that Hugging Face's image folders, open_clip's tables and common data sets use.
-IMAGE_COLUMNS = ("file_name", "image", "image_path", "filepath", "filename", "path")
-CAPTION_COLUMNS = ("caption", "text", "title", "sentence")
+CAPTION_SUFFIXES = (".txt", ".caption")
+_UNREAD_IMAGES = frozenset(
+    (
+        *(
+            ".avif",
+            ".heic",
+            ".heif",
+            ".jxl",
+            ".jp2",
+            ".j2k",
+            ".exr",
+            ".hdr",
+            ".svg",
+            ".eps",
+            ".psd",
+        ),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
+    )
+)
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
+
+ImageFile = Path | str
+"""An image's path, or its name for the source's finder."""
+
+Captions = tuple[str, ...] | Path
+"""An image's captions, or the file that holds them; () where none are asked for."""
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """images: each image's path. captions: for each, its text, or the file that holds it."""
+    """images and captions, one of each for a pair. finder: finds what is named, not a path."""
 
-    images: tuple[Path, ...]
-    captions: tuple[Path | str, ...]
-    skipped: Mapping[str, int]
+    images: Sequence[ImageFile]
+    captions: Sequence[Captions]
+    finder: FileFinder
+    report: SkipReport
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, index: int) -> Pair:
-        path, caption = self.images[index], self.captions[index]
-        name = str(path)
-        if isinstance(caption, Path):
-            text = clean_caption(name, _bytes(name, caption, "caption unreadable"))
-        else:
-            text = clean_caption(name, caption) if caption else ""
-        return Pair(decode(name, _bytes(name, path, "image unreadable")), text)
+    def read(self, index: int, epoch: int = 0) -> Pair:
+        image, captions = self.images[index], self.captions[index]
+        name = str(image)
+        try:
+            path = image if isinstance(image, Path) else self.finder.find(image)
+        except FileNameError as error:
+            raise BrokenPairError(name, error.reason, error.detail) from error
+        if isinstance(captions, Path):
+            captions = tuple(captions_of(str(captions), _text(captions)))
+        try:
+            picture = read_image(path)
+        except PerceptionError as error:
+            reason = error.reason if isinstance(error, ImageError) else "unreadable"
+            detail = str(error).removeprefix(f"{path}: ")
+            raise BrokenPairError(name, f"image {reason}", detail) from error
+        return pair_of(name, picture, captions, epoch)
 
 
-def _bytes(name: str, path: Path, reason: str) -> bytes:
+def _text(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BrokenPairError(name, reason, error.strerror or "") from error
+        raise BrokenPairError(str(path), "caption unreadable", error.strerror or "") from error
 
 
-def open_folder(folder: Path, captioned: bool) -> FileSource:
-    """Every JPEG and PNG at or below the folder with its .txt, cup.jpg with cup.txt, by name.
+def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSource:
+    """Every image at or below the folder with its captions, cup.jpg with cup.txt, by name.
 
-    captioned: whether an image needs its text; without one it is counted, not taken.
+    A caption's file has a caption in each line. captioned: whether an image needs its captions;
+    without them it is left out. Raises SourceError where no image has any.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    report = SkipReport(strict)
+    images: list[Path] = []
+    texts: dict[str, Path] = {}
+    for path in files_below(folder):
+        kind = path.suffix.lower()
+        relative = path.relative_to(folder)
+        if path.name.lower() in _SYSTEM_FILES or any(p.startswith(".") for p in relative.parts):
+            report.note("hidden or a system's file", str(path))
+        elif kind in IMAGE_SUFFIXES or kind in CAPTION_SUFFIXES:
+            if not os.path.isfile(path):  # noqa: PTH113 - as FileFinder does it
+                why = "a link to nothing" if path.is_symlink() else "neither file nor folder"
+                report.skip("file unreadable", str(path), why)
+            elif kind in IMAGE_SUFFIXES:
+                images.append(path)
+            else:
+                _take_first(texts, path)
+        elif kind in _UNREAD_IMAGES:
+            report.skip(f"image of a kind that is not read ({kind})", str(path))
+        else:
+            report.note("neither an image nor a caption", str(path))
     if not captioned:
-        return FileSource(tuple(found), ("",) * len(found), {})
-    beside = [(path, path.with_suffix(".txt")) for path in found]
-    paired = [(path, text) for path, text in beside if text.is_file()]
-    if found and not paired:
+        return FileSource(images, [()] * len(images), FileFinder(folder), report)
+    pairs: list[tuple[Path, Path]] = []
+    for image in images:
+        # cup.txt or, as some tools write it, cup.jpg.txt
+        keys = (same_form(str(image.with_suffix(""))), same_form(str(image)))
+        text = next((texts[key] for key in keys if key in texts), None)
+        if text is None:
+            report.skip("image without a caption", str(image))
+        else:
+            pairs.append((image, text))
+    if images and not pairs:
         raise SourceError(
             f"No image in {folder} has a caption: put cup.txt beside cup.jpg, or name a table of"
             " captions (.csv, .tsv or .jsonl)."
         )
-    missing = len(found) - len(paired)
+    used = {text for _, text in pairs}
+    for text in texts.values():
+        if text not in used:
+            report.note("text without an image", str(text))
     return FileSource(
-        tuple(path for path, _ in paired),
-        tuple(text for _, text in paired),
-        {"without caption": missing} if missing else {},
+        [image for image, _ in pairs], [text for _, text in pairs], FileFinder(folder), report
     )
 
 
-def open_table(table: Path, captioned: bool) -> FileSource:
-    """A row a pair: CSV or TSV with a header, or JSON lines; paths relative to the table."""
-    images: list[Path] = []
-    captions: list[Path | str] = []
-    broken = 0
-    for row in _rows(table):
-        image, caption = (
-            next((row[name] for name in names if row.get(name)), None)
-            for names in (IMAGE_COLUMNS, CAPTION_COLUMNS)
-        )
-        if not isinstance(image, str) or (captioned and not isinstance(caption, str)):
-            broken += 1
-            continue
-        images.append(table.parent / image)
-        captions.append(str(caption) if captioned else "")
-    if broken and not images:
-        raise SourceError(
-            f"No row of {table} names an image and a caption: call the columns"
-            f" {' or '.join(IMAGE_COLUMNS)}, and {' or '.join(CAPTION_COLUMNS)}."
-        )
-    return FileSource(tuple(images), tuple(captions), {"broken row": broken} if broken else {})
+def _take_first(texts: dict[str, Path], path: Path) -> None:
+    """Remember a text by its name without ending; of two, the kind that stands first."""
+    key = same_form(str(path.with_suffix("")))
+    known = texts.get(key)
+    if known is None or _rank(path) < _rank(known):
+        texts[key] = path
 
 
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    """The rows as dictionaries; {} for one that is none."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-            if table.suffix.lower() == ".jsonl":
-                for line in file:
-                    if line.strip():
-                        yield _json_row(line)
-                return
-            dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
-            yield from csv.DictReader(file, dialect=dialect)
-    except (OSError, csv.Error) as error:
-        raise SourceError(f"The table {table} cannot be read ({error}).") from error
-
-
-def _json_row(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return row if isinstance(row, dict) else {}
+def _rank(path: Path) -> int:
+    return CAPTION_SUFFIXES.index(path.suffix.lower())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from siglip_perception.contrastive.data import SceneDataset
 from siglip_perception.contrastive.sources import Pair
+from siglip_perception.datasets.skips import SkipReport
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class SceneSource:
 
     count: int
     seed: int
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    report: SkipReport = field(default_factory=SkipReport)
 
     def __len__(self) -> int:
         return self.count
 
-    def read(self, index: int) -> Pair:
+    def read(self, index: int, epoch: int = 0) -> Pair:
         image, _, _, caption = SceneDataset(self.seed, index, index + 1)[0]
-        return Pair(image, caption)
+        return Pair(image, caption, f"scene {index}")

@@ -38,9 +38,7 @@ class SkipReport:
         self._noted.add(reason, name, detail)
 
     def count(self, reason: str, times: int) -> None:
-        """Leave out items without a name, such as frames of a bag."""
-        if self.strict:
-            raise DatasetError(f"{reason}: {times}; without --strict they are skipped.")
+        """Leave out items without a name, such as frames of a bag; never an error."""
         self._skipped.unnamed[reason] = self._skipped.unnamed.get(reason, 0) + times
 
     def merge(self, other: SkipReport | Mapping[str, Any]) -> None:
@@ -82,7 +80,7 @@ class SkipReport:
         if self.total:
             lines += [f"left out: {self.total}", *self._skipped.lines()]
         if self.noted:
-            lines += [f"used, with a remark: {sum(self.noted.values())}", *self._noted.lines()]
+            lines += [f"remarks: {sum(self.noted.values())}", *self._noted.lines()]
         return lines
 
     def summary(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from siglip_perception.datasets.file_names import FileFinder, FileNameError
-from siglip_perception.datasets.skips import SkipReport, printable
+from siglip_perception.datasets.skips import SkipReport, describe, printable
 from siglip_perception.datasets.texts import decode_text
 from siglip_perception.errors import DatasetError, ImageError, InstructionError, PerceptionError
 from siglip_perception.evaluation.coco_masks import (
@@ -40,6 +40,16 @@ Rectangle = tuple[float, float, float, float]
 
 class CocoError(DatasetError):
     """The annotations, or the folder of their images, cannot be used at all."""
+
+
+class _PictureError(Exception):
+    """A picture that cannot be used: it is counted under `reason`."""
+
+    def __init__(self, name: str, reason: str, detail: str) -> None:
+        super().__init__(describe(name, reason, detail))
+        self.name = name
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,18 @@ class CocoFolder:
 
         A picture that cannot be read is left out; CocoError where none can.
         """
-        read = False
+        used, problem = 0, ""
         for image in self._images:
-            sample = self._sample(image)
-            if sample is not None:
-                read = True
-                yield sample
-        if not read:
-            raise CocoError(f"No picture of {self._file} can be used ({self.report.first()}).")
+            try:
+                sample = self._sample(image)
+            except _PictureError as error:
+                self.report.skip(error.reason, error.name, error.detail)
+                problem = problem or describe(error.name, error.reason, error.detail)
+                continue
+            used += 1
+            yield sample
+        if not used:
+            raise CocoError(f"No picture of {self._file} can be used ({problem}).")
 
     def _skip(self, reason: str, name: str, detail: str = "") -> None:
         self.report.skip(reason, f"{self._file.name}, {name}", detail)
@@ -250,6 +264,7 @@ class CocoFolder:
     ) -> list[_Image]:
         finder = FileFinder(folder)
         images = []
+        problem = ""
         for identity, entry in entries.items():
             name = _file_name(entry) or ""
             try:
@@ -258,12 +273,13 @@ class CocoFolder:
                 number = len(self._annotations[identity])
                 lost = f"; its {number} annotations go with it" if number else ""
                 self.report.skip(error.reason, name, f"{error.detail}{lost}")
+                problem = problem or describe(name, error.reason)
                 continue
             images.append(_Image(identity, name, path, self._size(identity, entry)))
         if not images:
             raise CocoError(
-                f"No picture of {self._file} is in {folder} ({self.report.first()}): name the"
-                " pictures' folder with --images."
+                f"No picture of {self._file} is in {folder} ({problem}): name the pictures'"
+                " folder with --images."
             )
         return images
 
@@ -278,20 +294,17 @@ class CocoFolder:
             return None
         return int(numbers[0]), int(numbers[1])
 
-    def _sample(self, image: _Image) -> Sample | None:
-        """What is asked about a picture; None where the picture cannot be used."""
+    def _sample(self, image: _Image) -> Sample:
+        """What is asked about a picture; _PictureError where the picture cannot be used."""
         try:
             picture = read_image(image.path, max_pixels=self._max_pixels)
         except PerceptionError as error:
             reason = error.reason if isinstance(error, ImageError) else "unreadable"
             detail = str(error).removeprefix(f"{image.path}: ")
-            self.report.skip(f"picture {reason}", str(image.path), detail)
-            return None
+            raise _PictureError(str(image.path), f"picture {reason}", detail) from error
         for repair in picture.repairs:
             self.report.note(repair, str(image.path))
         turn = self._turn(image, picture)
-        if turn is None:
-            return None
         unsure = set(self._unsure[image.identity])
         truths: dict[str, list[Truth]] = {}
         crowds: list[tuple[str, Truth]] = []
@@ -323,8 +336,8 @@ class CocoFolder:
             frozenset(unsure),
         )
 
-    def _turn(self, image: _Image, picture: Picture) -> _Turn | None:
-        """How annotations lie in the upright picture; None where their sizes do not fit."""
+    def _turn(self, image: _Image, picture: Picture) -> _Turn:
+        """How annotations lie in the upright picture; _PictureError where sizes do not fit."""
         height, width = picture.pixels.shape[:2]
         stored = picture.size
         if image.size in (None, (width, height)):
@@ -339,14 +352,13 @@ class CocoFolder:
             )
             return _Turn(picture.orientation, *stored)
         turned = image.size == (height, width)
-        self.report.skip(
+        raise _PictureError(
+            image.name,
             "width and height fit the picture only turned"
             if turned
             else "width and height are not the picture's",
-            image.name,
             f"stated as {stated}, is {width} x {height}",
         )
-        return None
 
     def _truth(self, annotation: _Annotation, turn: _Turn) -> Truth | None:
         """The box and the mask in the upright picture; None where nothing of the box is in it."""

@@ -20,7 +20,7 @@ from siglip_perception.contrastive.sources import (
     BrokenPairError,
     PairSource,
     SourceError,
-    clean_caption,
+    captions_of,
 )
 from siglip_perception.errors import BagError
 from siglip_perception.preprocess import Square
@@ -59,14 +59,15 @@ def write_folder(folder: Path) -> None:
             (folder / f"{name}.txt").write_text(text)
     (folder / "below").mkdir()
     (folder / "below" / "d.PNG").write_bytes(picture(40, "PNG"))
-    (folder / "below" / "d.txt").write_text("  two \n lines ")
+    (folder / "below" / "d.txt").write_text("  two  words \n\n")
 
 
 def test_a_folder_of_images_with_texts_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path)
     source = opened(tmp_path)
-    assert pairs(source) == [(10, "red cup"), (20, "파란 컵"), (40, "two lines")]
-    assert source.skipped == {"without caption": 1}
+    assert pairs(source) == [(10, "red cup"), (20, "파란 컵"), (40, "two words")]
+    assert source.report.skipped == {"image without a caption": 1}
+    assert source.report.names("image without a caption") == [str(tmp_path / "c.jpg")]
     alone = pairs(opened(tmp_path, captioned=False))
     assert sorted(alone) == [(10, ""), (20, ""), (30, ""), (40, "")]
 
@@ -87,8 +88,12 @@ def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
     for named in (table, tmp_path):
         source = opened(named)
         assert pairs(source) == [(10, "a, cup"), (20, "ball")]
-        assert len(source) == 3  # the file that is gone is found out when it is read
-        assert source.skipped == {"broken row": 3 if suffix == "jsonl" else 1}
+        assert len(source) == 2
+        skipped = {"picture missing": 1, "row without an image": 1}
+        more = {"row is no JSON": 1, "row is no object": 1} if suffix == "jsonl" else {}
+        assert source.report.skipped == skipped | more
+        line = 3 if suffix == "jsonl" else 4
+        assert source.report.names("picture missing") == [f"{table.name}, line {line}"]
 
 
 def test_a_table_without_the_columns_says_which(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_tar_shards(tmp_path: Path) -> None:
     for source in (opened(tmp_path), opened(tmp_path / "0.tar", tmp_path / "1.tar")):
         assert pairs(source) == [(10, "one"), (20, "two"), (50, "five")]
         assert len(source) == 4
-        assert source.skipped == {"without image": 1, "without caption": 1}
+        assert source.report.skipped == {"sample without image": 1, "sample without caption": 1}
 
 
 def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(data[:5000])
     source = opened(tmp_path)
     assert 0 < len(source) < 3
-    assert source.skipped
+    assert source.report.total
     (tmp_path / "s.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(SourceError, match="not a tar file"):
         opened(tmp_path)
@@ -155,7 +160,7 @@ def test_a_bag_gives_frames_with_the_words_of_their_time(tmp_path: Path) -> None
     source = opened(tmp_path / "bag", cache=tmp_path / "cache")
     # Frames at 0.5 (20), then every half second. Until 0.3 s there were no words.
     assert pairs(source) == [(20, "pick up the cup"), (40, "put it down"), (60, "put it down")]
-    assert source.skipped == {"without caption": 2, "caption empty": 1}
+    assert source.report.skipped == {"without caption": 2, "caption empty": 1}
     (shard,) = (tmp_path / "cache").glob("*.tar")
     before = shard.stat().st_mtime_ns
     assert pairs(opened(tmp_path / "bag", cache=tmp_path / "cache")) == pairs(source)
@@ -203,7 +208,7 @@ def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
     options = BagOptions(("/camera/image_raw",), "/words", interval=0.0)
     source = open_data([str(tmp_path / "bag")], tmp_path / "cache", options, True)
     assert len(source) == 2
-    assert source.skipped == {"image malformed": 1}
+    assert source.report.skipped == {"image malformed": 1}
     np.testing.assert_array_equal(source.read(0).image, pixels)
     assert source.read(1).caption == "the cup"
 
@@ -214,7 +219,7 @@ def test_scenes_and_several_sources_at_once(tmp_path: Path) -> None:
     assert len(source) == 6
     assert source.read(1).caption == opened("scenes:2@7").read(1).caption
     assert source.read(1).caption != opened("scenes:2@8").read(1).caption
-    assert source.read(5).caption == "two lines"
+    assert source.read(5).caption == "two words"
 
 
 @pytest.mark.parametrize("name", ["nothing-there", "file.dat", "empty"])
@@ -227,11 +232,11 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"\xff\xfe\xff", "UTF-8"), (b" \n", "empty"), (b"x" * 70_000, "too long")],
+    [(b"caf\xe9", "UTF-8"), (b" \n", "empty"), (b"x" * 70_000, "too long")],
 )
 def test_broken_captions(data: bytes, reason: str) -> None:
     with pytest.raises(BrokenPairError, match=reason):
-        clean_caption("n", data)
+        captions_of("n", data)
 
 
 def test_every_epoch_is_a_shuffle_of_all_pairs() -> None:
@@ -257,8 +262,8 @@ def test_a_broken_pair_is_replaced_and_named(tmp_path: Path, workers: int) -> No
     assert batch.images.shape == (6, 3, 8, 8)
     assert len(batch.captions) == 6
     assert "파란 컵" not in batch.captions
-    assert {reason for _, reason in batch.broken} == {"image corrupt"}
-    assert all(name.endswith("b.jpg") for name, _ in batch.broken)
+    assert {reason for _, reason, _ in batch.broken} == {"image corrupt"}
+    assert all(name.endswith("b.jpg") for name, _, _ in batch.broken)
     again = next(batches(dataset, Share(6), 0, 1, 0))
     assert again.captions == batch.captions
 

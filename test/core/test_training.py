@@ -116,9 +116,12 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
 ) -> None:
     assert main(command(tiny, data, tmp_path / "whole")) == 0
     whole = capfd.readouterr().out
-    assert "2 pairs could not be used" in whole
-    assert "image corrupt 1" in whole
-    assert "caption empty 1" in whole
+    end = whole[whole.index("left out: 2") :]
+    assert "  caption empty: 1\n" in end
+    assert "  image corrupt: 1\n" in end
+    assert "13.jpg" in end
+    left_out = json.loads((tmp_path / "whole.runs" / "figures.json").read_text())["left_out"]
+    assert left_out["total"] == 2
     arguments = command(tiny, data, tmp_path / "killed")
     process = subprocess.Popen(
         [sys.executable, "-m", "siglip_perception.cli", *arguments],
@@ -334,6 +337,8 @@ def test_what_is_not_installed_is_named(
         (["--lr", "nan"], "no learning rate"),
         (["--warmup", "-1"], "--warmup has to be 0 or more"),
         (["--tower", "siglip"], "--tower has an effect only without --data"),
+        (["--strict"], "without --strict it is skipped"),
+        (["--data", "nowhere", "--model", "none"], "There is no nowhere to train on"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(
