@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         metavar="SOURCE",
-        help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl, .json),"
+        help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl),"
         " .tar shards (WebDataset) or a folder of them, a bag, or scenes[:COUNT[@SEED]]",
     )
     data.add_argument(

@@ -198,9 +198,5 @@ def _open_bag(
 
 
 def _left_out(source: PairSource) -> str:
-    first = source.report.first()
-    return (
-        f"{source.report.summary()}; {first}"
-        if first
-        else source.report.summary() or "it is empty"
-    )
+    parts = (source.report.summary(), source.report.first())
+    return "; ".join(part for part in parts if part) or "it is empty"

@@ -44,6 +44,7 @@ _UNREAD_IMAGES = frozenset(
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
     )
 )
+_OTHER_DATA = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".tar"))
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 
 ImageFile = Path | str
@@ -98,8 +99,9 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
     """
     report = SkipReport(strict)
     images: list[Path] = []
+    tables: list[Path] = []
     texts: dict[str, Path] = {}
-    for path in files_below(folder):
+    for path in sorted(files_below(folder)):
         kind = path.suffix.lower()
         relative = path.relative_to(folder)
         if path.name.lower() in _SYSTEM_FILES or any(p.startswith(".") for p in relative.parts):
@@ -115,6 +117,8 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
         elif kind in _UNREAD_IMAGES:
             report.skip(f"image of a kind that is not read ({kind})", str(path))
         else:
+            if kind in _OTHER_DATA:
+                tables.append(path)
             report.note("neither an image nor a caption", str(path))
     if not captioned:
         return FileSource(images, [()] * len(images), FileFinder(folder), report)
@@ -127,10 +131,11 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
             report.skip("image without a caption", str(image))
         else:
             pairs.append((image, text))
-    if images and not pairs:
+    if not pairs and (images or tables):
+        such = f", such as {tables[0]}" if tables else ""
         raise SourceError(
             f"No image in {folder} has a caption: put cup.txt beside cup.jpg, or name a table of"
-            " captions (.csv, .tsv or .jsonl)."
+            f" captions (.csv, .tsv or .jsonl), or shards{such}."
         )
     used = {text for _, text in pairs}
     for text in texts.values():

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+_MOST_FILES = 1_000_000
+"""Files that are looked at for a name: the table may lie in somebody's home, with all else."""
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=/)")
 
@@ -89,15 +94,14 @@ class FileFinder:
     def _by_last_part(self) -> dict[str, list[str]]:
         """Every file below the folder, as a relative path, by the folded last part of it."""
         index: dict[str, list[str]] = {}
-        for path in files_below(self.folder):
+        for path in islice(files_below(self.folder), _MOST_FILES):
             relative = os.path.relpath(path, self.folder)
             index.setdefault(_parts(path.name, True)[0], []).append(relative)
         return index
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every file in and below the folder, sorted; links to folders are followed, once each."""
-    paths: list[Path] = []
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file in and below the folder, by name; links to folders are followed, once each."""
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -106,8 +110,7 @@ def files_below(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders.sort()
-        paths += [Path(place, name) for name in names]
-    return sorted(paths)
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def same_form(name: str) -> str:

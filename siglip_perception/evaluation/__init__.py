@@ -119,8 +119,6 @@ def run(args: argparse.Namespace) -> int:
     if average:
         values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
         print(f"COCO's {values} (of what is published at the threshold)")
-    for line in report.lines():
-        print(line)
     if args.json is not None:
         content: dict[str, Any] = {
             "model": args.model,
@@ -139,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
         text = f"Measured with {title}.\n\n{_markdown(rows)}\n"
         write_atomically(args.ablation, text.encode())
         print(_table("switches", rows))
+    for line in report.lines():
+        print(line)
     return 0
 
 

@@ -460,7 +460,9 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     except json.JSONDecodeError as error:
         raise CocoError(f"{path} is not JSON: {_json_problem(text, error)}.") from error
     except RecursionError as error:
-        raise CocoError(f"{path} is not COCO's format: its JSON is nested too deeply.") from error
+        raise CocoError(
+            f"{path} is not in COCO's format: its JSON is nested too deeply."
+        ) from error
     except ValueError as error:  # an integer of more digits than Python reads
         raise CocoError(f"{path} has an integer of thousands of digits: correct it.") from error
     if isinstance(content, list):
@@ -474,10 +476,13 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
             " categories."
         )
     if not isinstance(content, dict):
-        raise CocoError(f"{path} is not COCO's format: its JSON is no object.")
+        raise CocoError(f"{path} is not in COCO's format: its JSON is no object.")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise CocoError(f"{path} is not COCO's format: {_key_problem(content, key)}.")
+            raise CocoError(
+                f"{path} is not in COCO's format, a JSON object of images, annotations and"
+                f" categories: {_key_problem(content, key)}."
+            )
     if any(isinstance(a, dict) and "segments_info" in a for a in content["annotations"][:1]):
         raise CocoError(
             f"{path} is COCO's panoptic format: name the file of instances, such as"
