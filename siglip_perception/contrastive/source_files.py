@@ -137,9 +137,9 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
             f"No image in {folder} has a caption: put cup.txt beside cup.jpg, or name a table of"
             f" captions (.csv, .tsv or .jsonl), or shards{such}."
         )
-    used = {text for _, text in pairs}
+    paired = {text for _, text in pairs}
     for text in texts.values():
-        if text not in used:
+        if text not in paired:
             report.note("text without an image", str(text))
     return FileSource(
         [image for image, _ in pairs], [text for _, text in pairs], FileFinder(folder), report

@@ -55,7 +55,7 @@ def open_table(table: Path, captioned: bool, strict: bool = False) -> FileSource
     finder = FileFinder(table.parent, outside=True)
     images: list[ImageFile] = []
     captions: list[Captions] = []
-    seen: set[int] = set()
+    contents: set[int] = set()
     for row in _rows(table, captioned, report):
         image = _first(row.values, IMAGE_COLUMNS)
         caption = _first(row.values, CAPTION_COLUMNS) if captioned else ""
@@ -65,10 +65,10 @@ def open_table(table: Path, captioned: bool, strict: bool = False) -> FileSource
         try:
             texts = _captions(row.name, caption) if captioned else ()
             content = hash((image, texts))
-            if content in seen:
+            if content in contents:
                 report.skip("row listed twice", row.name, image)
                 continue
-            seen.add(content)
+            contents.add(content)
             where: ImageFile = finder.find(image) if len(images) < _CHECKED_NOW else image
         except BrokenPairError as error:
             report.skip(error.reason, error.name, error.detail)
@@ -221,19 +221,19 @@ def _header(table: Path, line: str, captioned: bool) -> tuple[str, list[str]]:
         has_image = any(name in IMAGE_COLUMNS for name in columns)
         if has_image and (not captioned or any(name in CAPTION_COLUMNS for name in columns)):
             return separator, columns
-    shown = printable(line.strip()[:80])
+    excerpt = printable(line.strip()[:80])
     for separator, word in _SEPARATORS.items():
         columns = _split(line, separator)
         if any(name.strip().lower().endswith(IMAGE_SUFFIXES) for name in columns):
             header = {",": "file_name,text", ";": "file_name;text", "|": "file_name|text"}
             raise SourceError(
-                f"The table {table} has no header, its first line is data ({shown!r}): put the"
+                f"The table {table} has no header, its first line is data ({excerpt!r}): put the"
                 f" columns' names before it, such as {header.get(separator, 'file_name<tab>text')}"
                 f" ({word} between them)."
             )
     raise SourceError(
-        f"The first line of {table} ({shown!r}) names no columns of images and captions: call the"
-        f" columns {' or '.join(IMAGE_COLUMNS)}, and {' or '.join(CAPTION_COLUMNS)}."
+        f"The first line of {table} ({excerpt!r}) names no columns of images and captions: call"
+        f" the columns {' or '.join(IMAGE_COLUMNS)}, and {' or '.join(CAPTION_COLUMNS)}."
     )
 
 
@@ -245,7 +245,7 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _takes_in_rows(lines: list[str], separator: str, image_column: int, header: list[str]) -> bool:
-    """Whether a line within a record looks like a row of its own."""
+    """Tell whether a line within a record looks like a row of its own."""
     for line in lines[1:]:
         fields = line.rstrip("\r\n").split(separator)
         if len(fields) >= len(header):
@@ -256,7 +256,7 @@ def _takes_in_rows(lines: list[str], separator: str, image_column: int, header: 
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether no byte had to be escaped, or replaced, when the text was read."""
+    """Tell whether no byte had to be escaped, or replaced, when the text was read."""
     return not any("\udc80" <= c <= "\udcff" or c == "\ufffd" for c in text)
 
 

@@ -102,13 +102,13 @@ class FileFinder:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Every file in and below the folder, by name; links to folders are followed, once each."""
-    seen: set[str] = set()
+    real_folders: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in real_folders:
             folders.clear()
             continue
-        seen.add(real)
+        real_folders.add(real)
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
 

@@ -22,8 +22,8 @@ class SkipReport:
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
-        self._skipped = _Reasons()
-        self._noted = _Reasons()
+        self._skips = _Reasons()
+        self._notes = _Reasons()
 
     def skip(self, reason: str, name: str, detail: str = "") -> None:
         """Leave an item out; DatasetError in strict mode."""
@@ -31,65 +31,65 @@ class SkipReport:
             raise DatasetError(
                 f"{describe(name, reason, detail)}; without --strict it is skipped."
             )
-        self._skipped.add(reason, name, detail)
+        self._skips.add(reason, name, detail)
 
     def note(self, reason: str, name: str, detail: str = "") -> None:
         """Remark on an item that is used, or on a file that is no part of the data."""
-        self._noted.add(reason, name, detail)
+        self._notes.add(reason, name, detail)
 
     def count(self, reason: str, times: int) -> None:
         """Leave out items without a name, such as frames of a bag; never an error."""
-        self._skipped.unnamed[reason] = self._skipped.unnamed.get(reason, 0) + times
+        self._skips.unnamed[reason] = self._skips.unnamed.get(reason, 0) + times
 
     def merge(self, other: SkipReport | Mapping[str, Any]) -> None:
         """Add another report, or one that as_json() gave."""
         content = other.as_json() if isinstance(other, SkipReport) else other
-        self._skipped.merge(content["skipped"])
-        self._noted.merge(content["noted"])
+        self._skips.merge(content["skipped"])
+        self._notes.merge(content["noted"])
 
     @property
-    def skipped(self) -> dict[str, int]:
+    def skip_counts(self) -> dict[str, int]:
         """How many items are left out, by reason."""
-        return self._skipped.counts()
+        return self._skips.counts()
 
     @property
-    def noted(self) -> dict[str, int]:
+    def note_counts(self) -> dict[str, int]:
         """How many items have a remark, by reason."""
-        return self._noted.counts()
+        return self._notes.counts()
 
     @property
     def total(self) -> int:
         """How many items are left out."""
-        return sum(self.skipped.values())
+        return sum(self.skip_counts.values())
 
     def names(self, reason: str) -> list[str]:
         """The items that are left out for that reason, in the order in which they came."""
-        return list(self._skipped.named.get(reason, ()))
+        return list(self._skips.named.get(reason, ()))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values: total, and for `skipped` and `noted` each reason's count and items."""
         return {
             "total": self.total,
-            "skipped": self._skipped.as_json(),
-            "noted": self._noted.as_json(),
+            "skipped": self._skips.as_json(),
+            "noted": self._notes.as_json(),
         }
 
     def lines(self) -> list[str]:
         """The report for a person, with examples; no lines where there is nothing to say."""
         lines = []
         if self.total:
-            lines += [f"left out: {self.total}", *self._skipped.lines()]
-        if self.noted:
-            lines += [f"remarks: {sum(self.noted.values())}", *self._noted.lines()]
+            lines += [f"left out: {self.total}", *self._skips.lines()]
+        if self.note_counts:
+            lines += [f"remarks: {sum(self.note_counts.values())}", *self._notes.lines()]
         return lines
 
     def summary(self) -> str:
         """Reasons and counts of what is left out, in one line; "" where nothing is."""
-        return ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+        return ", ".join(f"{reason} {count}" for reason, count in self.skip_counts.items())
 
     def first(self) -> str:
         """The first item that was left out, in words; "" where none was."""
-        for reason, items in self._skipped.named.items():
+        for reason, items in self._skips.named.items():
             for name, detail in items.items():
                 return describe(name, reason, detail)
         return ""

@@ -118,7 +118,7 @@ class CocoFolder:
 
         A picture that cannot be read is left out; CocoError where none can.
         """
-        used, problem = 0, ""
+        samples, problem = 0, ""
         for image in self._images:
             try:
                 sample = self._sample(image)
@@ -126,9 +126,9 @@ class CocoFolder:
                 self.report.skip(error.reason, error.name, error.detail)
                 problem = problem or describe(error.name, error.reason, error.detail)
                 continue
-            used += 1
+            samples += 1
             yield sample
-        if not used:
+        if not samples:
             raise CocoError(f"No picture of {self._file} can be used ({problem}).")
 
     def _skip(self, reason: str, name: str, detail: str = "") -> None:
@@ -138,26 +138,26 @@ class CocoFolder:
         """The phrase of each category's id; names that are one phrase get one spelling."""
         phrases: dict[int | str, str] = {}
         spelling: dict[str, str] = {}
-        twice = set()
+        ambiguous = set()
         for index, entry in enumerate(entries):
             name = f"categories[{index}]"
             if not isinstance(entry, dict):
-                self._skip("category is no object", name, _shown(entry))
+                self._skip("category is no object", name, _excerpt(entry))
                 continue
             identity = _identity(entry.get("id"))
             phrase = _phrase(entry.get("name"))
             if identity is None:
-                self._skip("category's id is no number or text", name, _shown(entry.get("id")))
+                self._skip("category's id is no number or text", name, _excerpt(entry.get("id")))
             elif not phrase:
-                detail = f"id {identity}: {_shown(entry.get('name'))}"
+                detail = f"id {identity}: {_excerpt(entry.get('name'))}"
                 self._skip("category's name is no phrase", name, detail)
             else:
                 phrase = spelling.setdefault(phrase.casefold(), phrase)
                 if phrases.setdefault(identity, phrase) != phrase:
-                    twice.add(identity)
+                    ambiguous.add(identity)
                     detail = f"id {identity}: {phrase!r} and {phrases[identity]!r}"
                     self._skip("category's id has two names", name, detail)
-        for identity in twice:
+        for identity in ambiguous:
             del phrases[identity]
         if not phrases:
             raise CocoError(
@@ -169,38 +169,38 @@ class CocoFolder:
     def _image_entries(self, entries: list[Any]) -> dict[int | str, Mapping[str, Any]]:
         """The entries by their ids; ids that two different files share are left out."""
         by_identity: dict[int | str, Mapping[str, Any]] = {}
-        twice = set()
+        ambiguous = set()
         for index, entry in enumerate(entries):
             name = f"images[{index}]"
             if not isinstance(entry, dict):
-                self._skip("image is no object", name, _shown(entry))
+                self._skip("image is no object", name, _excerpt(entry))
                 continue
             identity = _identity(entry.get("id"))
             if identity is None:
-                self._skip("image's id is no number or text", name, _shown(entry.get("id")))
+                self._skip("image's id is no number or text", name, _excerpt(entry.get("id")))
             elif _file_name(entry) is None:
-                detail = f"id {identity}: {_shown(entry.get('file_name'))}"
+                detail = f"id {identity}: {_excerpt(entry.get('file_name'))}"
                 self._skip("image's file_name is no text", name, detail)
             elif identity not in by_identity:
                 by_identity[identity] = entry
             elif _file_name(by_identity[identity]) == _file_name(entry):
                 self._skip("image listed twice", name, f"id {identity}")
             else:
-                twice.add(identity)
+                ambiguous.add(identity)
                 both = f"{_file_name(by_identity[identity])} and {_file_name(entry)}"
                 self._skip("image's id has two files", name, f"id {identity}: {both}")
-        for identity in twice:
+        for identity in ambiguous:
             del by_identity[identity]
         if not by_identity:
             raise CocoError(f"{self._file} lists no image{_because(self.report)}.")
         return by_identity
 
     def _read_annotations(self, entries: list[Any]) -> None:
-        seen: set[int] = set()
+        contents: set[int] = set()
         identities: set[int | str] = set()
         for index, entry in enumerate(entries):
             if not isinstance(entry, dict):
-                self._skip("annotation is no object", f"annotations[{index}]", _shown(entry))
+                self._skip("annotation is no object", f"annotations[{index}]", _excerpt(entry))
                 continue
             identity = _identity(entry.get("id"))
             name = f"annotations[{index}]" if identity is None else f"annotation {identity}"
@@ -208,17 +208,19 @@ class CocoFolder:
             category = _identity(entry.get("category_id"))
             phrase = None if category is None else self._phrases.get(category)
             if image is None or image not in self._annotations:
-                self._skip("annotation's image_id is unknown", name, _shown(entry.get("image_id")))
+                self._skip(
+                    "annotation's image_id is unknown", name, _excerpt(entry.get("image_id"))
+                )
                 continue
             if phrase is None:
-                detail = _shown(entry.get("category_id"))
+                detail = _excerpt(entry.get("category_id"))
                 self._skip("annotation's category_id is unknown", name, detail)
                 continue
             annotation = self._annotation(name, phrase, entry, self._unsure[image])
             if annotation is None:
                 continue
             content = hash((image, phrase, annotation.box, repr(annotation.segmentation)))
-            if content in seen:
+            if content in contents:
                 self._skip("annotation listed twice", name)
                 continue
             if identity is not None and identity in identities:
@@ -227,7 +229,7 @@ class CocoFolder:
                 )
             if identity is not None:
                 identities.add(identity)
-            seen.add(content)
+            contents.add(content)
             self._annotations[image].append(annotation)
 
     def _annotation(
@@ -255,7 +257,7 @@ class CocoFolder:
                 box = (numbers[0], numbers[1], numbers[2], numbers[3])
         if problem:
             unsure.add(phrase)
-            self._skip(problem, name, _shown(raw))
+            self._skip(problem, name, _excerpt(raw))
             return None
         return _Annotation(name, phrase, box, segmentation, bool(crowd))
 
@@ -290,7 +292,7 @@ class CocoFolder:
         numbers = _numbers(raw, 2)
         if numbers is None or not all(n >= 1 and n == n // 1 < 2**31 for n in numbers):
             name = f"{self._file.name}, image {identity}"
-            self.report.note("image's width and height are no size", name, _shown(raw))
+            self.report.note("image's width and height are no size", name, _excerpt(raw))
             return None
         return int(numbers[0]), int(numbers[1])
 
@@ -351,11 +353,11 @@ class CocoFolder:
                 f" {picture.orientation}",
             )
             return _Turn(picture.orientation, *stored)
-        turned = image.size == (height, width)
+        is_turned = image.size == (height, width)
         raise _PictureError(
             image.name,
             "width and height fit the picture only turned"
-            if turned
+            if is_turned
             else "width and height are not the picture's",
             f"stated as {stated}, is {width} x {height}",
         )
@@ -381,13 +383,13 @@ class CocoFolder:
         x, y = max(raw[0], 0.0), max(raw[1], 0.0)
         right = min(raw[0] + raw[2], float(turn.width))
         bottom = min(raw[1] + raw[3], float(turn.height))
-        shown = f"{_shown(list(raw))} in {turn.width} x {turn.height}"
+        excerpt = f"{_excerpt(list(raw))} in {turn.width} x {turn.height}"
         if right <= x or bottom <= y:
-            self._skip("bbox lies outside of the picture", annotation.name, shown)
+            self._skip("bbox lies outside of the picture", annotation.name, excerpt)
             return None
         if round(right) <= round(x) or round(bottom) <= round(y):
             hint = ": fractions?" if max(raw) <= 1 else ""
-            self._skip("bbox is smaller than a pixel", annotation.name, f"{shown}{hint}")
+            self._skip("bbox is smaller than a pixel", annotation.name, f"{excerpt}{hint}")
             return None
         exact = turn.box((x, y, right - x, bottom - y))
         left, top = round(exact[0]), round(exact[1])
@@ -408,7 +410,7 @@ class _Turn:
 
     @property
     def _flips(self) -> tuple[bool, bool]:
-        """Whether rows and columns are reversed, before they change places from 5 on."""
+        """Reversal of rows and of columns; from 5 on they change places after it."""
         return self.orientation in (3, 4, 6, 7), self.orientation in (2, 3, 7, 8)
 
     def box(self, box: Rectangle) -> Rectangle:
@@ -507,7 +509,7 @@ def _key_problem(content: Mapping[str, Any], key: str) -> str:
     if key == "categories" and isinstance(entries, list) and "caption" in str(entries[:1]):
         return "it has captions and no categories; name the file of instances"
     if key in content:
-        return f"its {key} are no list but {_shown(content[key])}"
+        return f"its {key} are no list but {_excerpt(content[key])}"
     keys = ", ".join(printable(str(name)) for name in list(content)[:8])
     return f"it has no {key}, only {keys}" if content else f"it has no {key}"
 
@@ -582,7 +584,7 @@ def _because(report: SkipReport) -> str:
     return f" that can be used ({first})" if first else ""
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     """A JSON value, cut to what fits into a sentence."""
     text = "none" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     return printable(text if len(text) <= 60 else f"{text[:57]}...")

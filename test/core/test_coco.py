@@ -158,7 +158,7 @@ def test_a_bad_segmentation_is_named_and_its_box_is_used(
     assert reason in caught.value.reason
     (truth,), report = one_box(tmp_path, segmentation=segmentation)
     assert (truth.box, truth.mask) == (Box(2, 1, 4, 5), None)
-    (reported,) = report.skipped
+    (reported,) = report.skip_counts
     assert reported == f"{caught.value.reason}; the bbox is used"
     assert report.names(reported) == ["boxes.json, annotation 11"]
 
@@ -188,7 +188,7 @@ def test_a_bad_box_is_left_out_and_its_category_is_not_asked_for(
 ) -> None:
     truths, report = one_box(tmp_path, bbox=box)
     assert truths == ()
-    assert report.skipped == {reason: 1}
+    assert report.skip_counts == {reason: 1}
     assert report.names(reason) == ["boxes.json, annotation 11"]
     (first, _), _ = read(tmp_path / "boxes.json")
     assert "cup" not in {q.phrase for q in first.questions}
@@ -250,7 +250,7 @@ def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
     path = annotations(tmp_path, **changes)
     samples, report = read(path)
     assert [sample.name for sample in samples] == ["one.png", "two.png"]
-    (reason,) = report.skipped
+    (reason,) = report.skip_counts
     assert skipped in reason
     assert name in report.names(reason)[0]
     assert report.total == 1
@@ -265,8 +265,8 @@ def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> No
     both = [*content()["images"], {"id": 1, "file_name": "two.png"}]
     (only,), report = read(annotations(tmp_path, images=both))
     assert (only.name, only.objects) == ("two.png", 0)
-    assert report.skipped["image's id has two files"] == 1
-    assert report.skipped["annotation's image_id is unknown"] == 3
+    assert report.skip_counts["image's id has two files"] == 1
+    assert report.skip_counts["annotation's image_id is unknown"] == 3
 
 
 def test_ids_as_texts_and_names_of_one_phrase(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_ids_as_texts_and_names_of_one_phrase(tmp_path: Path) -> None:
     (cup,) = first.questions
     assert (cup.phrase, len(cup.truths)) == ("Cup", 2)
     assert report.total == 0
-    assert report.noted == {"annotation's id has two annotations": 1}
+    assert report.note_counts == {"annotation's id has two annotations": 1}
 
 
 @pytest.mark.parametrize(
@@ -322,10 +322,10 @@ def test_another_picture_of_the_same_last_name_is_not_taken(tmp_path: Path) -> N
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / folder / "3.png")
     images = [*content()["images"], {"id": 3, "file_name": "c/3.png"}]
     _, report = read(annotations(tmp_path, images=images))
-    assert report.skipped == {"picture missing": 1}
+    assert report.skip_counts == {"picture missing": 1}
     images[2]["file_name"] = "3.png"
     _, report = read(annotations(tmp_path, images=images))
-    assert report.skipped == {"picture found more than once": 1}
+    assert report.skip_counts == {"picture found more than once": 1}
 
 
 def test_pictures_beside_the_annotations_need_no_option(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_picture_that_cannot_be_used_is_passed_over(tmp_path: Path) -> None:
     path = annotations(tmp_path)
     (tmp_path / "one.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     (only,), report = read(path)
-    assert (only.name, report.skipped) == ("two.png", {"picture corrupt": 1})
+    assert (only.name, report.skip_counts) == ("two.png", {"picture corrupt": 1})
     (tmp_path / "two.png").write_bytes(b"")
     with pytest.raises(CocoError, match=r"No picture of .*boxes.json can be used \(.*one.png"):
         read(path)
@@ -358,10 +358,10 @@ def test_sizes_that_are_not_the_pictures(tmp_path: Path) -> None:
     assert (len(samples), report.lines()) == (2, [])
     sized[1] |= {"width": HEIGHT, "height": WIDTH}
     samples, report = read(annotations(tmp_path, images=sized))
-    assert report.skipped == {"width and height fit the picture only turned": 1}
+    assert report.skip_counts == {"width and height fit the picture only turned": 1}
     sized[1] |= {"width": 40, "height": 20}
     samples, report = read(annotations(tmp_path, images=sized))
-    assert report.skipped == {"width and height are not the picture's": 1}
+    assert report.skip_counts == {"width and height are not the picture's": 1}
     assert "stated as 40 x 20, is 20 x 10" in report.first()
     for width, height in (("20", "10"), (20.0, 10), (0, 0), (None, 3), ("wide", True)):
         sized[1] |= {"width": width, "height": height}
@@ -392,7 +392,7 @@ def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
     assert truth.mask is not None
     if orientation < 5:
         # The sizes are equal: nothing says that the boxes are of the stored picture.
-        assert (sample.image.shape, report.noted) == ((40, 80, 3), {})
+        assert (sample.image.shape, report.note_counts) == ((40, 80, 3), {})
         assert truth.mask.sum() == 128
         return
     assert sample.image.shape == (80, 40, 3)
@@ -400,7 +400,7 @@ def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
     box = truth.box
     assert red[box.y : box.y + box.height, box.x : box.x + box.width].all()
     assert box.width * box.height == red.sum() == 128
-    (remark,) = report.noted
+    (remark,) = report.note_counts
     assert "only turned" in remark
 
 

@@ -66,7 +66,7 @@ def test_a_folder_of_images_with_texts_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path)
     source = opened(tmp_path)
     assert pairs(source) == [(10, "red cup"), (20, "파란 컵"), (40, "two words")]
-    assert source.report.skipped == {"image without a caption": 1}
+    assert source.report.skip_counts == {"image without a caption": 1}
     assert source.report.names("image without a caption") == [str(tmp_path / "c.jpg")]
     alone = pairs(opened(tmp_path, captioned=False))
     assert sorted(alone) == [(10, ""), (20, ""), (30, ""), (40, "")]
@@ -91,7 +91,7 @@ def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
         assert len(source) == 2
         skipped = {"picture missing": 1, "row without an image": 1}
         more = {"row is no JSON": 1, "row is no object": 1} if suffix == "jsonl" else {}
-        assert source.report.skipped == skipped | more
+        assert source.report.skip_counts == skipped | more
         line = 3 if suffix == "jsonl" else 4
         assert source.report.names("picture missing") == [f"{table.name}, line {line}"]
 
@@ -130,7 +130,10 @@ def test_tar_shards(tmp_path: Path) -> None:
     for source in (opened(tmp_path), opened(tmp_path / "0.tar", tmp_path / "1.tar")):
         assert pairs(source) == [(10, "one"), (20, "two"), (50, "five")]
         assert len(source) == 4
-        assert source.report.skipped == {"sample without image": 1, "sample without caption": 1}
+        assert source.report.skip_counts == {
+            "sample without image": 1,
+            "sample without caption": 1,
+        }
 
 
 def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_bag_gives_frames_with_the_words_of_their_time(tmp_path: Path) -> None
     source = opened(tmp_path / "bag", cache=tmp_path / "cache")
     # Frames at 0.5 (20), then every half second. Until 0.3 s there were no words.
     assert pairs(source) == [(20, "pick up the cup"), (40, "put it down"), (60, "put it down")]
-    assert source.report.skipped == {"without caption": 2, "caption empty": 1}
+    assert source.report.skip_counts == {"without caption": 2, "caption empty": 1}
     (shard,) = (tmp_path / "cache").glob("*.tar")
     before = shard.stat().st_mtime_ns
     assert pairs(opened(tmp_path / "bag", cache=tmp_path / "cache")) == pairs(source)
@@ -208,7 +211,7 @@ def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
     options = BagOptions(("/camera/image_raw",), "/words", interval=0.0)
     source = open_data([str(tmp_path / "bag")], tmp_path / "cache", options, True)
     assert len(source) == 2
-    assert source.report.skipped == {"image malformed": 1}
+    assert source.report.skip_counts == {"image malformed": 1}
     np.testing.assert_array_equal(source.read(0).image, pixels)
     assert source.read(1).caption == "the cup"
 

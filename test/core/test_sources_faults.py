@@ -103,7 +103,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(
     table.write_bytes(b"filepath,title\n10.jpg,a cup\n" + data + b"\n\n20.jpg,ball\n")
     source = opened(table)
     assert pairs(source) == [(10, "a cup"), (20, "ball")]
-    assert source.report.skipped == {reason: 1}
+    assert source.report.skip_counts == {reason: 1}
     assert source.report.names(reason) == ["captions.csv, line 3"]
     with pytest.raises(DatasetError, match=r"captions.csv, line 3: .*without --strict"):
         open_data([str(table)], pictures, BagOptions(), True, strict=True)
@@ -222,12 +222,12 @@ def test_a_folder_from_a_mac_with_all_kinds_of_files(tmp_path: Path) -> None:
     assert sorted(pairs(source)) == [(10, "one"), (20, "둘"), (30, "three"), (40, "four")]
     index = next(n for n in range(4) if source.read(n).caption == "four")
     assert source.read(index, epoch=1).caption == "vier"
-    assert source.report.skipped == {
+    assert source.report.skip_counts == {
         "image of a kind that is not read (.heic)": 1,
         "image without a caption": 1,
         "file unreadable": 2,
     }
-    assert source.report.noted == {
+    assert source.report.note_counts == {
         "hidden or a system's file": 4,
         "text without an image": 1,
         "neither an image nor a caption": 1,
@@ -295,7 +295,7 @@ def test_names_in_a_shard(
     good = [("zz.jpg", JPG), ("zz.txt", b"good")]
     source = opened(shard(tmp_path, *files, *good))
     assert [caption for _, caption in pairs(source)] == [*read, "good"]
-    reasons = source.report.skipped
+    reasons = source.report.skip_counts
     assert len(reasons) == len(skipped)
     for reason, count in skipped.items():
         assert [c for name, c in reasons.items() if name.startswith(reason)] == [count]
@@ -335,12 +335,12 @@ def test_links_devices_and_hidden_files_in_a_shard(tmp_path: Path) -> None:
     source = opened(tmp_path / "s.tar")
     # "._x/1" is a folder's name: its picture is a sample's of its own.
     assert pairs(source) == [(10, "one"), (10, "one")]
-    assert source.report.skipped == {
+    assert source.report.skip_counts == {
         "sample without caption": 1,
         "sample with a link to nothing before it": 1,
         "sample with a device or a pipe": 1,
     }
-    assert sum(source.report.noted.values()) == 2
+    assert sum(source.report.note_counts.values()) == 2
 
 
 def test_pax_names_and_nuls(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_pax_names_and_nuls(tmp_path: Path) -> None:
     write_members(tmp_path / "s.tar", members, format=tarfile.PAX_FORMAT)
     source = opened(tmp_path / "s.tar")
     assert pairs(source) == [(10, "long")]
-    assert source.report.skipped == {"sample with a NUL in a name": 1}
+    assert source.report.skip_counts == {"sample with a NUL in a name": 1}
 
 
 def test_sparse_files_are_named_not_read_as_they_lie(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_sparse_files_are_named_not_read_as_they_lie(tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(bytes(header) + b"x" * 512 + rest)
     source = opened(tmp_path / "s.tar")
     assert pairs(source) == [(10, "two")]
-    (reason,) = source.report.skipped
+    (reason,) = source.report.skip_counts
     assert "sparse" in reason
 
 
@@ -404,7 +404,7 @@ def test_a_bad_shard_is_passed_over_among_good_ones(
     (tmp_path / name).write_bytes(change(data))
     source = opened(tmp_path)
     assert len(source) == 2
-    assert list(source.report.skipped) == [reason]
+    assert list(source.report.skip_counts) == [reason]
     (where,) = source.report.names(reason)
     assert name in where
     with pytest.raises(SourceError, match=name):
@@ -419,11 +419,11 @@ def test_what_follows_a_broken_header_or_the_end_is_not_lost_in_silence(tmp_path
     data[third] ^= 1  # its checksum is wrong now
     (tmp_path / "s.tar").write_bytes(data)
     source = opened(tmp_path / "s.tar")
-    assert (len(source), source.report.skipped) == (1, {"shard that breaks off": 1})
+    assert (len(source), source.report.skip_counts) == (1, {"shard that breaks off": 1})
     whole = good_shard(tmp_path / "s.tar", 3)
     (tmp_path / "s.tar").write_bytes(whole + whole)
     source = opened(tmp_path / "s.tar")
-    assert (len(source), source.report.skipped) == (3, {"shard with more after its end": 1})
+    assert (len(source), source.report.skip_counts) == (3, {"shard with more after its end": 1})
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
