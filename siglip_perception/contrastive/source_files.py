@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siglip_perception.contrastive.sources import (
-    IMAGE_SUFFIXES,
     BrokenPairError,
     Pair,
     SourceError,
@@ -24,6 +23,7 @@ from siglip_perception.datasets.file_names import (
 from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.errors import ImageError, PerceptionError
 from siglip_perception.images.files import read_image
+from siglip_perception.images.formats import SUFFIXES
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 _UNREAD_IMAGES = frozenset(
@@ -106,11 +106,11 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
         relative = path.relative_to(folder)
         if path.name.lower() in _SYSTEM_FILES or any(p.startswith(".") for p in relative.parts):
             report.note("hidden or a system's file", str(path))
-        elif kind in IMAGE_SUFFIXES or kind in CAPTION_SUFFIXES:
+        elif kind in SUFFIXES or kind in CAPTION_SUFFIXES:
             if not os.path.isfile(path):  # noqa: PTH113 - as FileFinder does it
                 why = "a link to nothing" if path.is_symlink() else "neither file nor folder"
                 report.skip("file unreadable", str(path), why)
-            elif kind in IMAGE_SUFFIXES:
+            elif kind in SUFFIXES:
                 images.append(path)
             else:
                 _take_first(texts, path)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.contrastive.sources import (
-    IMAGE_SUFFIXES,
     BrokenPairError,
     Pair,
     captions_of,
@@ -26,8 +25,9 @@ from siglip_perception.contrastive.sources import (
     pair_of,
 )
 from siglip_perception.datasets.skips import SkipReport
+from siglip_perception.images.formats import SUFFIXES
 
-_IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 _TEXTS = ("txt", "caption", "json")  # the first that a sample has; json holds one of _FIELDS
 _FIELDS = ("caption", "text", "captions", "txt")
 _BLOCK = tarfile.BLOCKSIZE

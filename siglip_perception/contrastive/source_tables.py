@@ -11,7 +11,6 @@ from typing import Any
 
 from siglip_perception.contrastive.source_files import Captions, FileSource, ImageFile
 from siglip_perception.contrastive.sources import (
-    IMAGE_SUFFIXES,
     BrokenPairError,
     SourceError,
     clean_caption,
@@ -19,6 +18,7 @@ from siglip_perception.contrastive.sources import (
 from siglip_perception.datasets.file_names import FileFinder, FileNameError
 from siglip_perception.datasets.skips import SkipReport, printable
 from siglip_perception.datasets.texts import text_encoding
+from siglip_perception.images.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Endings of the files that a folder's table is looked for among."""
@@ -224,7 +224,7 @@ def _header(table: Path, line: str, captioned: bool) -> tuple[str, list[str]]:
     excerpt = printable(line.strip()[:80])
     for separator, word in _SEPARATORS.items():
         columns = _split(line, separator)
-        if any(name.strip().lower().endswith(IMAGE_SUFFIXES) for name in columns):
+        if any(name.strip().lower().endswith(SUFFIXES) for name in columns):
             header = {",": "file_name,text", ";": "file_name;text", "|": "file_name|text"}
             raise SourceError(
                 f"The table {table} has no header, its first line is data ({excerpt!r}): put the"
@@ -250,7 +250,7 @@ def _takes_in_rows(lines: list[str], separator: str, image_column: int, header: 
         fields = line.rstrip("\r\n").split(separator)
         if len(fields) >= len(header):
             name = fields[image_column].strip().strip('"').lower()
-            if name.endswith(IMAGE_SUFFIXES):
+            if name.endswith(SUFFIXES):
                 return True
     return False
 

@@ -19,20 +19,6 @@ from siglip_perception.errors import DatasetError, ImageError
 from siglip_perception.images.files import Picture, decode_file
 from siglip_perception.types import UInt8Array
 
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
-"""Endings of files that are tried as images; the content says what they are."""
-
 SEVERAL_CAPTIONS = "several captions of one image, one an epoch"
 _LONGEST_CAPTION = 64 * 1024
 

@@ -27,6 +27,7 @@ from siglip_perception.evaluation.coco_masks import (
     evaluation_library,
 )
 from siglip_perception.evaluation.samples import Question, Sample, Truth
+from siglip_perception.images.checks import upright
 from siglip_perception.images.files import Picture, read_image
 from siglip_perception.instruction import from_phrases
 from siglip_perception.types import Box, UInt8Array
@@ -408,24 +409,21 @@ class _Turn:
     width: int
     height: int
 
-    @property
-    def _flips(self) -> tuple[bool, bool]:
-        """Reversal of rows and of columns; from 5 on they change places after it."""
-        return self.orientation in (3, 4, 6, 7), self.orientation in (2, 3, 7, 8)
-
     def box(self, box: Rectangle) -> Rectangle:
-        """The rectangle in the upright picture."""
-        x, y, width, height = box
-        rows, columns = self._flips
-        left = self.width - x - width if columns else x
-        top = self.height - y - height if rows else y
-        return (left, top, width, height) if self.orientation < 5 else (top, left, height, width)
+        """The rectangle in the upright picture, as upright() turns its pixels."""
+        x, y, across, down = box
+        width, height = self.width, self.height
+        if self.orientation >= 5:
+            x, y, across, down, width, height = y, x, down, across, height, width
+        if self.orientation in (2, 3, 6, 7):
+            x = width - x - across
+        if self.orientation in (3, 4, 7, 8):
+            y = height - y - down
+        return x, y, across, down
 
     def mask(self, mask: UInt8Array) -> UInt8Array:
         """The mask, uint8 [height, width], in the upright picture."""
-        rows, columns = self._flips
-        flipped = mask[:: -1 if rows else 1, :: -1 if columns else 1]
-        return np.ascontiguousarray(flipped if self.orientation < 5 else flipped.T)
+        return upright(mask[:, :, None], self.orientation)[:, :, 0]
 
 
 def _picture_folder(annotations: Path, images: Path | None) -> Path:

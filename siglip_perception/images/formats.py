@@ -11,7 +11,7 @@ Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "PNM"]
 
 # The endings that files of these formats have: what a folder of images is searched for.
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff"),
     *(".bmp", ".gif", ".ppm", ".pgm", ".pbm"),
 )
 
