@@ -53,7 +53,6 @@ setup(
         data("config"),
     ],
     install_requires=[
-        "faster-coco-eval>=1.8",
         "huggingface-hub>=1.0",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
@@ -70,6 +69,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "faster-coco-eval>=1.8",
             "hypothesis>=6.100",
             "mypy>=1.15",
             "onnxruntime>=1.20",
@@ -89,6 +89,8 @@ setup(
         # The reference of the parity command. It brings torchvision, which has to be the build of
         # the PyTorch that is there; without one, `pip install --no-deps timm` will do.
         "timm": ["timm>=1.0"],
+        # COCO's masks and its average precision, for `siglip-perception evaluate --coco`.
+        "coco": ["faster-coco-eval>=1.8"],
         # LoRA, and the curves of a training in TensorBoard.
         "train": ["peft>=0.17", "tensorboard>=2.16"],
         # Plots of `siglip-perception experiment`.
