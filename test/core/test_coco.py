@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siglip_perception.datasets.skips import SkipReport
-from siglip_perception.errors import DatasetError
+from siglip_perception.errors import DatasetError, PerceptionError
 from siglip_perception.evaluation.average_precision import Detections
 from siglip_perception.evaluation.coco import CocoError, CocoFolder
-from siglip_perception.evaluation.coco_masks import SegmentationError, decode_segmentation
+from siglip_perception.evaluation.coco_masks import (
+    SegmentationError,
+    decode_segmentation,
+    evaluation_library,
+)
 from siglip_perception.evaluation.samples import Question, Sample, Truth
 from siglip_perception.types import Box, GroundedObject, UInt8Array
 
@@ -478,6 +483,15 @@ def test_paths_that_are_mixed_up(tmp_path: Path) -> None:
     ):
         with pytest.raises(CocoError, match=words):
             CocoFolder(file, images, 0, 10_000)
+
+
+def test_the_library_that_is_missing_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    evaluation_library.cache_clear()
+    with pytest.raises(PerceptionError, match="pip install faster-coco-eval"):
+        CocoFolder(tmp_path / "none.json", tmp_path, 0, 10_000)
 
 
 JSON_VALUES = st.recursive(
