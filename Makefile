@@ -16,7 +16,7 @@ ROS := source $(VENV)/ros.sh &&
 # Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help env demo test lint format bench clean
+.PHONY: help env demo test lint format bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -45,6 +45,11 @@ format: env ## Format and mend what ruff can
 bench: env ## Beside transformers, timm and open_clip; and the node's own overhead
 	@$(ROS) $(VENV)/bin/siglip-perception bench $(BENCH_ARGS)
 	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program"; done
+
+# No `env` before it: a machine with a GPU has a PyTorch with CUDA of its own, and may have no network.
+gpu: ## Prove the CUDA path on this machine's GPU and time it; REHEARSE=1: on the CPU, small
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m siglip_perception.benchmark.gpu \
+		$(if $(REHEARSE),--rehearse) $(GPU_ARGS)
 
 clean: ## Remove the environment and all that was built or written
 	rm -rf $(VENV) build install log out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
