@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, Union
@@ -18,6 +19,7 @@ Buffer = Union[bytes, bytearray, memoryview, "array.array[int]", npt.NDArray[np.
 
 _ORIENTATION = 274
 _EXIF_PREFIX = b"Exif\x00\x00"
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)([1-8])""")
 # A TIFF directory's number types: their sizes in bytes and struct's codes.
 _NUMBERS = {1: "B", 3: "H", 4: "I"}
 
@@ -94,11 +96,14 @@ def read_directory(data: memoryview) -> dict[int, int]:
     return tags
 
 
-def exif_orientation(exif: memoryview) -> int:
-    """The orientation that an EXIF block names, 1 to 8; 1 where it names none."""
-    if bytes(exif[: len(_EXIF_PREFIX)]) == _EXIF_PREFIX:
-        exif = exif[len(_EXIF_PREFIX) :]
-    return checked_orientation(read_directory(exif))
+def metadata_orientation(block: memoryview) -> int:
+    """The orientation that an EXIF or XMP block names, 1 to 8; 1 where it names none."""
+    if bytes(block[: len(_EXIF_PREFIX)]) == _EXIF_PREFIX:
+        block = block[len(_EXIF_PREFIX) :]
+    tags = read_directory(block)
+    if not tags and (named := _XMP_ORIENTATION.search(block)):
+        return int(named[1])
+    return checked_orientation(tags)
 
 
 def checked_orientation(tags: dict[int, int]) -> int:

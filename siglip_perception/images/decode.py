@@ -64,7 +64,8 @@ def convert(
     """Convert the data of a sensor_msgs/Image to uint8 [height, width, 3] RGB.
 
     step: bytes of one row, padding included. data: exactly height * step bytes (nv12 and nv21:
-    half as much again; nv24: three times as much). The result may share memory with `data`.
+    half as much again; nv24: three times as much; or planes without padding, whatever the step,
+    for drivers differ in what it counts). The result may share memory with `data`.
     mono16_white: the 16-bit gray value shown as 255; brighter ones saturate. 0: 16-bit gray is
     refused, for nothing says how bright it is. 16-bit color is scaled by 255 / 65535.
 
@@ -76,6 +77,8 @@ def convert(
     if kind.is_gray16:
         check_white(f"the image's encoding {encoding}", mono16_white)
     flat = np.frombuffer(data, np.uint8)
+    if kind.rows != 1 and step > width and flat.size == height * width * kind.rows:
+        step = width
     _check(kind, encoding, height, width, step, flat.size, max_pixels)
     rows = flat.reshape(-1, step)
     if kind.layout == "full_planes":

@@ -67,6 +67,8 @@ def read_image(
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise PerceptionError(f"There is no image file {path}.") from error
+    except ValueError as error:  # a NUL in the name
+        raise PerceptionError(f"There is no image file {str(path)!a}.") from error
     except OSError as error:
         raise PerceptionError(f"Cannot read {path} ({error.strerror}).") from error
     return decode_file(data, str(path), max_pixels=max_pixels, mono16_white=mono16_white)

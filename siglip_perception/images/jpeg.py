@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from siglip_perception.errors import ImageError
-from siglip_perception.images.checks import Decoded, check_size, exif_orientation
+from siglip_perception.images.checks import Decoded, check_size, metadata_orientation
 from siglip_perception.types import UInt8Array
 
 REPAIRED = "jpeg_repaired"
@@ -129,7 +129,7 @@ def _decode_checked(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tupl
         except KeyError:
             return _proven(view, layout, partial(_decode_rare, layout=layout), ""), repairs
         except ValueError as error:
-            tolerant = partial(_decode, layout=layout, strict=False)
+            tolerant = partial(_decode_tolerant, layout=layout)
             return _proven(view, layout, tolerant, str(error)), (REPAIRED,)
     except (ValueError, KeyError) as error:
         raise ImageError("corrupt", f"the JPEG cannot be decoded: {error}.") from error
@@ -163,8 +163,8 @@ def _read(view: memoryview) -> _Layout:
             _read_frame(layout, kind, segment)
         elif kind == _DRI and len(segment) >= 2:
             interval = int.from_bytes(segment[:2], "big")
-        elif kind == _APP1 and bytes(segment[:4]) == b"Exif" and layout.orientation == 1:
-            layout.orientation = exif_orientation(segment)
+        elif kind == _APP1 and layout.orientation == 1:
+            layout.orientation = metadata_orientation(segment)
         elif kind == _SOS:
             end = _SCAN_END.search(view, at)
             data = slice(at, end.start() if end else len(view))
@@ -251,6 +251,14 @@ def _decode(view: memoryview, layout: _Layout, *, strict: bool) -> UInt8Array:
         return np.asarray(simplejpeg.decode_jpeg(view, "RGB", strict=strict), np.uint8)
     light = np.asarray(simplejpeg.decode_jpeg(view, "CMYK", strict=strict), np.uint16)
     return ((light[:, :, :3] * light[:, :, 3:] + 127) // 255).astype(np.uint8)
+
+
+def _decode_tolerant(view: memoryview, layout: _Layout) -> UInt8Array:
+    """Whatever libjpeg shows; simplejpeg fails of warnings before the pixels, such as of ICC's."""
+    try:
+        return _decode(view, layout, strict=False)
+    except ValueError:
+        return _decode_rare(view, layout)
 
 
 def _decode_rare(view: memoryview, layout: _Layout) -> UInt8Array:

@@ -15,7 +15,7 @@ from siglip_perception.images.checks import (
     check_size,
     check_white,
     checked_orientation,
-    exif_orientation,
+    metadata_orientation,
     read_directory,
     to_8_bit,
     upright,
@@ -61,7 +61,9 @@ def decode_by_pillow(
         with Image.open(io.BytesIO(view), formats=[_PLUGINS[kind]]) as picture:
             check_size(picture.height, picture.width, max_pixels)
             if kind == "WebP":
-                orientation = exif_orientation(memoryview(picture.info.get("exif", b"")))
+                blocks = (picture.info.get(name, b"") for name in ("exif", "xmp"))
+                turns = [metadata_orientation(memoryview(block)) for block in blocks]
+                orientation = next((turn for turn in turns if turn != 1), 1)
             pixels = _rgb(picture, kind, mono16_white)
             gray = picture.mode in _GRAY
     except UnidentifiedImageError as error:

@@ -20,7 +20,7 @@ from siglip_perception.images.checks import (
     Decoded,
     check_size,
     check_white,
-    exif_orientation,
+    metadata_orientation,
     to_8_bit,
 )
 from siglip_perception.types import UInt8Array
@@ -35,6 +35,7 @@ _GRAY = (0, 4)
 # What describes the picture's pixels. Texts, profiles, transparency and other extras are left out:
 # they say nothing about RGB values and can be bombs themselves.
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_MOST_PROFILE = 256 * 1024  # bytes of an EXIF block in hexadecimal
 _ANCILLARY = 0x20  # of the first letter of a chunk's name: the picture is whole without it
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 # Adam7: the first column and row of each pass of an interlaced picture, and the steps from there.
@@ -164,8 +165,8 @@ def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
                     "corrupt", f"the PNG's chunk {ascii(name)[2:-1]} has a wrong checksum."
                 )
             repairs[WRONG_CHECKSUM] = None
-        elif name == b"eXIf":
-            orientation = exif_orientation(view[at + 8 : end - 4])
+        elif orientation == 1 and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            orientation = _orientation(name, bytes(view[at + 8 : end - 4]))
         if name in _NEEDED:
             parts.append(bytes(view[at:end]))
         if name == b"IDAT":
@@ -175,6 +176,24 @@ def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
         at = end
     inflated.check()
     return _Chunks(b"".join(parts), orientation, tuple(repairs))
+
+
+def _orientation(name: bytes, data: bytes) -> int:
+    """The orientation in a chunk of EXIF, of XMP, or of ImageMagick's EXIF in hexadecimal."""
+    if name == b"eXIf":
+        return metadata_orientation(memoryview(data))
+    keyword, _, text = data.partition(b"\0")
+    if keyword == b"XML:com.adobe.xmp":
+        return metadata_orientation(memoryview(text))
+    if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
+        return 1
+    try:
+        if name == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _MOST_PROFILE)
+        # A line with the profile's name, one with its length, then the bytes.
+        return metadata_orientation(memoryview(bytes.fromhex(text.split(b"\n", 3)[3].decode())))
+    except (zlib.error, ValueError, IndexError):
+        return 1
 
 
 def _chunk_end(view: memoryview, at: int) -> int:

@@ -74,6 +74,19 @@ def exif(orientation: int) -> Image.Exif:
     return block
 
 
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+PNG = saved(scene(), "PNG")
+
+
+def with_chunk(chunk: bytes) -> bytes:
+    """The PNG with another chunk before its pixels."""
+    at = PNG.index(b"IDAT") - 4
+    return PNG[:at] + chunk + PNG[at:]
+
+
 # --- JPEG: faults that every viewer passes over, and those that lose pixels
 
 JPEGS = {
@@ -184,6 +197,16 @@ def test_a_frame_of_a_motion_jpeg_without_huffman_tables() -> None:
             data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
         )
     np.testing.assert_array_equal(decode(data).pixels, decode(JPEGS["baseline"]).pixels)
+
+
+def test_a_broken_color_profile_is_no_reason_to_drop_a_frame() -> None:
+    """libjpeg warns of it before the pixels, where simplejpeg fails, tolerant or not."""
+    profile = b"\xff\xe2\0\x10ICC_PROFILE\0\x09\x01"
+    data = JPEGS["baseline"]
+    at = data.index(b"\xff\xda")
+    picture = decode(data[:at] + profile + data[at:])
+    assert picture.repairs == ("jpeg_repaired",)
+    np.testing.assert_array_equal(picture.pixels, decode(data).pixels)
 
 
 def test_a_thumbnail_inside_does_not_count() -> None:
@@ -321,6 +344,44 @@ def test_orientation_in_either_byte_order(order: str) -> None:
     )
 
 
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+        (b"tEXt", b"Raw profile type exif\0\nexif\n      26\n%s\n"),
+        (b"zTXt", b"Raw profile type exif\0\0"),
+    ],
+    ids=["XMP", "ImageMagick", "ImageMagick, packed"],
+)
+def test_a_png_is_turned_by_what_other_programs_write(chunk: tuple[bytes, bytes]) -> None:
+    name, data = chunk
+    block = b"Exif\0\0MM" + struct.pack(">HIHHHIHHI", 42, 8, 1, 274, 3, 1, 3, 0, 0)
+    text = block.hex().encode()
+    if name == b"zTXt":
+        data += zlib.compress(b"\nexif\n      26\n%s\n" % text)
+    picture = decode(with_chunk(png_chunk(name, data.replace(b"%s", text))))
+    assert picture.orientation == 3
+    np.testing.assert_array_equal(picture.pixels, scene()[::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"zTXt"])
+@given(data=st.binary(max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_a_broken_profile_turns_nothing(name: bytes, data: bytes) -> None:
+    chunk = png_chunk(name, b"Raw profile type exif\0" + data)
+    np.testing.assert_array_equal(decode(with_chunk(chunk)).pixels, scene())
+
+
+def test_a_jpeg_is_turned_by_its_xmp() -> None:
+    body = b"http://ns.adobe.com/xap/1.0/\0" + XMP
+    data = JPEGS["gray"]
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    assert decode(data).orientation == 3
+
+
 @given(block=st.binary(max_size=80), orientation=st.integers(0, 65535))
 @settings(max_examples=200, deadline=None)
 def test_a_broken_exif_block_turns_nothing(block: bytes, orientation: int) -> None:
@@ -339,19 +400,6 @@ def test_a_message_is_not_turned() -> None:
 
 
 # --- PNG
-
-
-def png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-PNG = saved(scene(), "PNG")
-
-
-def with_chunk(chunk: bytes) -> bytes:
-    """The PNG with another chunk before its pixels."""
-    at = PNG.index(b"IDAT") - 4
-    return PNG[:at] + chunk + PNG[at:]
 
 
 def test_a_png_with_a_wrong_checksum_beside_the_picture() -> None:
@@ -632,7 +680,7 @@ FILES = [
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from(FILES)))
@@ -654,6 +702,8 @@ def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
 def test_what_is_no_regular_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(PerceptionError, match=r"There is no image file .*missing\.jpg"):
         read_image(tmp_path / "missing.jpg")
+    with pytest.raises(PerceptionError, match="There is no image file"):
+        read_image(tmp_path / "a\0b.jpg")
     with pytest.raises(PerceptionError, match="is a folder"):
         read_image(tmp_path)
     with pytest.raises(PerceptionError, match="not a regular file"):

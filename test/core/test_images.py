@@ -254,6 +254,18 @@ def test_nv24_has_a_color_for_each_pixel(padding: int) -> None:
     assert np.abs(result.astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("encoding", "step"), [("nv12", 9), ("nv21", 9), ("nv24", 18), ("nv24", 12)]
+)
+def test_planes_without_padding_are_taken_with_any_drivers_step(encoding: str, step: int) -> None:
+    """sensor_msgs/Image says that data have step * rows bytes, but a plane's row is shorter."""
+    data = np.arange(int(4 * 6 * ENCODINGS[encoding].rows), dtype=np.uint8).tobytes()
+    expected = convert(encoding, 4, 6, 6, False, data, max_pixels=LIMIT)
+    assert (convert(encoding, 4, 6, step, False, data, max_pixels=LIMIT) == expected).all()
+    with refused("malformed", "data"):
+        convert(encoding, 4, 6, step, False, data[:-1], max_pixels=LIMIT)
+
+
 @pytest.mark.parametrize("padding", [1, 3, 64])
 @pytest.mark.parametrize("encoding", sorted(set(ENCODINGS) - {"nv24"}))
 def test_padding_changes_nothing(encoding: str, padding: int) -> None:
