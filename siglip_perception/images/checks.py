@@ -17,6 +17,9 @@ from siglip_perception.types import UInt8Array
 
 Buffer = Union[bytes, bytearray, memoryview, "array.array[int]", npt.NDArray[np.uint8]]
 
+# Of blocks of EXIF and XMP so many are searched for an orientation; real files have one of each.
+MAX_METADATA_BLOCKS = 4
+
 _ORIENTATION = 274
 _EXIF_PREFIX = b"Exif\x00\x00"
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)([1-8])""")
@@ -58,8 +61,9 @@ def check_white(kind: str, mono16_white: int) -> None:
     if mono16_white <= 0:
         raise ImageError(
             "encoding",
-            f"{kind} is gray with 16 bits and no known brightness; set mono16_white "
-            "(--mono16-white) to the value that is white, 65535 where all 16 bits are used.",
+            f"{kind} is gray with 16 bits and no known brightness; set mono16_white (on the "
+            "command line --mono16-white) to the value that is white, 65535 where all 16 bits "
+            "are used, or store it with 8 bits.",
         )
 
 
@@ -101,8 +105,8 @@ def metadata_orientation(block: memoryview) -> int:
     if bytes(block[: len(_EXIF_PREFIX)]) == _EXIF_PREFIX:
         block = block[len(_EXIF_PREFIX) :]
     tags = read_directory(block)
-    if not tags and (named := _XMP_ORIENTATION.search(block)):
-        return int(named[1])
+    if not tags and (xmp := _XMP_ORIENTATION.search(block)):
+        return int(xmp[1])
     return checked_orientation(tags)
 
 

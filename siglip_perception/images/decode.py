@@ -20,8 +20,8 @@ from siglip_perception.images.encodings import (
     ENCODINGS,
     Encoding,
     bayer_pattern,
+    quote,
     refused_encoding,
-    shown,
 )
 from siglip_perception.images.files import Picture, decode_format
 from siglip_perception.images.formats import Format, identify
@@ -31,17 +31,15 @@ _UINT32_MAX = 2**32 - 1
 # What the image transports and Foxglove send.
 _FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "TIFF", "WebP")
 _SEND = "send JPEG or PNG"
+_VIDEO = f"is a video stream, not single images; {_SEND}"
 _OTHER_TRANSPORTS = {
-    "compresseddepth": "holds depth, not a camera's picture; name the color camera's topic here, "
-    "and send depth as a sensor_msgs/Image on the topic depth",
-    "rvl": "is compressed depth, not a camera's picture; name the color camera's topic",
-    "theora": f"is a video stream, not single images; {_SEND}",
-    "ffmpeg": f"is a video stream, not single images; {_SEND}",
-    **dict.fromkeys(
-        ("h264", "h265", "hevc", "av1", "vp9"), f"is a video stream, not single images; {_SEND}"
-    ),
+    **dict.fromkeys(("theora", "ffmpeg", "h264", "h265", "hevc", "av1", "vp8", "vp9"), _VIDEO),
     "avif": f"is not supported; {_SEND}",
 }
+_DEPTH = (
+    "holds depth, not a camera's picture; name the color camera's topic here, and send depth as a "
+    "sensor_msgs/Image on the topic depth"
+)
 # zstd_image_transport: height, width, is_bigendian, step and the length of the encoding's name.
 _ZSTD_HEAD = struct.Struct("<IIBII")
 # Bytes that a pixel has in the largest encoding, rgba16.
@@ -113,7 +111,7 @@ def decode_compressed(
     if not view.nbytes:
         raise ImageError(
             "corrupt",
-            f"the compressed image of format {shown(format_name)} has no data: its publisher "
+            f"the compressed image of format {quote(format_name)} has no data: its publisher "
             "could not encode it, as image_transport cannot encode every encoding.",
         )
     original, _, codec = format_name.partition(";")
@@ -121,12 +119,7 @@ def decode_compressed(
     original = original.strip()
     if codec == "zstd":
         return Picture(_from_zstd(view, max_pixels, mono16_white), 1, "zstd")
-    for word, reason in _OTHER_TRANSPORTS.items():
-        if word in codec:
-            raise ImageError(
-                "encoding", f"the compressed image's format {shown(format_name)} {reason}."
-            )
-    kind = _identify(view, format_name)
+    kind = _identify(view, format_name, codec)
     # A mosaic's samples fill their 16 bits, as those of bayer_rggb16 do in a sensor_msgs/Image.
     white = 65535 if bayer_pattern(original) else mono16_white
     decoded = decode_format(view, kind, max_pixels=max_pixels, mono16_white=white)
@@ -179,20 +172,25 @@ def _from_full_planes(rows: UInt8Array, height: int, width: int, kind: Encoding)
     return np.ascontiguousarray(pixels[:, ::2], np.uint8)
 
 
-def _identify(view: memoryview, format_name: str) -> Format:
-    """The file's format; ImageError where it is none of _FORMATS."""
-    if bytes(view[_DEPTH_HEAD : _DEPTH_HEAD + 8]) == b"\x89PNG\r\n\x1a\n":
+def _identify(view: memoryview, format_name: str, codec: str) -> Format:
+    """The file's format; ImageError where it is none of _FORMATS, or depth."""
+    behind_head = bytes(view[_DEPTH_HEAD : _DEPTH_HEAD + 8])
+    if "compresseddepth" in codec or "rvl" in codec or behind_head == b"\x89PNG\r\n\x1a\n":
         raise ImageError(
-            "encoding",
-            f"the compressed image {_OTHER_TRANSPORTS['compresseddepth']}.",
+            "encoding", f"the compressed image of format {quote(format_name)} {_DEPTH}."
         )
     try:
         kind = identify(view)
     except ImageError as error:
-        known = any(name.lower() in format_name.lower() for name in (*_FORMATS, "jpg"))
+        for word, reason in _OTHER_TRANSPORTS.items():
+            if word in codec:
+                raise ImageError(
+                    "encoding", f"the compressed image of format {quote(format_name)} {reason}."
+                ) from error
+        is_ours = any(name.lower() in format_name.lower() for name in (*_FORMATS, "jpg"))
         raise ImageError(
-            "corrupt" if known else "encoding",
-            f"the compressed image's format says {shown(format_name)}, but {error}",
+            "corrupt" if is_ours else "encoding",
+            f"the compressed image's format says {quote(format_name)}, but {error}",
         ) from error
     if kind not in _FORMATS:
         raise ImageError("encoding", f"the compressed image is a {kind}; {_SEND}.")

@@ -133,23 +133,27 @@ _OTHER_NAMES = {
     **dict.fromkeys(("yuy2", "yuv422yuyv", "yuyv422", "yuv422yuy2packed"), "yuyv"),
     **dict.fromkeys(("yuv422packed", "yuv422uyvy", "uyvy422", "ycbcr4228", "yuv4228"), "uyvy"),
 }
+_OTHER_YUV = (
+    *("i420", "yuv420", "yuv420p", "yv12", "yuv422p", "yuv444", "yuv444p", "yvyu", "vyuy"),
+    *("nv16", "nv61", "nv42", "p010", "p016"),
+)
 _FILES = ("jpeg", "jpg", "mjpeg", "mjpg", "png", "webp", "tiff")
 _VIDEO = ("h264", "h265", "hevc", "av1", "vp8", "vp9", "theora", "ffmpeg")
 
 
-def shown(text: str) -> str:
-    """A name out of a message, fit for a sentence: printable, quoted and at most 40 characters."""
+def quote(text: str) -> str:
+    """Make a message's name fit for a sentence: printable, quoted and at most 40 characters."""
     return ascii(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def refused_encoding(encoding: str) -> ImageError:
-    """An ImageError `encoding`: why this one is not taken, and what to do."""
-    return ImageError("encoding", f"the image's encoding {shown(encoding)} {_reason(encoding)}")
+    """Make an ImageError `encoding` that says why this one is not taken, and what to do."""
+    return ImageError("encoding", f"the image's encoding {quote(encoding)} {_reason(encoding)}")
 
 
 def bayer_pattern(text: str) -> str:
-    """The 8-bit Bayer encoding that a text such as "bayer_rggb16; png compressed" names, or ""."""
-    pattern = _BAYER.search(text)
+    """Name the 8-bit Bayer encoding in a text such as "bayer_rggb16"; "" where there is none."""
+    pattern = _BAYER.search(text.lower())
     name = f"bayer_{pattern[1]}8" if pattern else ""
     return name if name in ENCODINGS else ""
 
@@ -173,14 +177,16 @@ def _reason(encoding: str) -> str:
             "is a file format; send the file as a sensor_msgs/CompressedImage, or the image as "
             "rgb8."
         )
+    if plain in _OTHER_YUV:
+        return "is not one of sensor_msgs; send uyvy, yuyv, nv12, nv21, nv24 or rgb8."
     if plain in _VIDEO:
         return "is a video stream, not single images; send rgb8, bgr8 or mono8, or JPEG files."
-    meant = _meant(plain)
-    advice = f"did you mean {meant}? Send" if meant else "send"
+    nearest = _nearest(plain)
+    advice = f"did you mean {nearest}? Send" if nearest else "send"
     return f"is not supported; {advice} one of {', '.join(ENCODINGS)}."
 
 
-def _meant(plain: str) -> str:
+def _nearest(plain: str) -> str:
     """The encoding that a misspelled name most likely means; "" where none is near."""
     names = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in ENCODINGS} | _OTHER_NAMES
     genicam = _GENICAM.fullmatch(plain)

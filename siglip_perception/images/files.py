@@ -32,7 +32,7 @@ class Picture:
     orientation: that EXIF orientation, 1 to 8; 1 where the file has none.
     format: what the content is: "JPEG", "PNG", ...
     repairs: names of the faults that were mended, each to be counted: "jpeg_repaired",
-        "png_checksum"; empty for a file without fault.
+        "png_checksum", "png_repaired"; empty for a file without fault.
     """
 
     pixels: UInt8Array
@@ -90,8 +90,8 @@ def decode_file(
         decoded = decode_format(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)
     except ImageError as error:
         raise ImageError(error.reason, f"{name}: {error}") from error
-    turned = upright(decoded.pixels, decoded.orientation)
-    return Picture(turned, decoded.orientation, kind, decoded.repairs)
+    pixels = upright(decoded.pixels, decoded.orientation)
+    return Picture(pixels, decoded.orientation, kind, decoded.repairs)
 
 
 def decode_format(

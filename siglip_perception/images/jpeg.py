@@ -19,7 +19,12 @@ import simplejpeg
 from PIL import Image
 
 from siglip_perception.errors import ImageError
-from siglip_perception.images.checks import Decoded, check_size, metadata_orientation
+from siglip_perception.images.checks import (
+    MAX_METADATA_BLOCKS,
+    Decoded,
+    check_size,
+    metadata_orientation,
+)
 from siglip_perception.types import UInt8Array
 
 REPAIRED = "jpeg_repaired"
@@ -138,7 +143,7 @@ def _decode_checked(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tupl
 def _read(view: memoryview) -> _Layout:
     """The layout, as far as the file goes; raises ImageError for endless segments only."""
     layout = _Layout(len(view))
-    at, interval = 2, 0
+    at, interval, blocks = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
         marker = _MARKER.search(view, at)
         if marker is None:
@@ -163,8 +168,9 @@ def _read(view: memoryview) -> _Layout:
             _read_frame(layout, kind, segment)
         elif kind == _DRI and len(segment) >= 2:
             interval = int.from_bytes(segment[:2], "big")
-        elif kind == _APP1 and layout.orientation == 1:
+        elif kind == _APP1 and layout.orientation == 1 and blocks < MAX_METADATA_BLOCKS:
             layout.orientation = metadata_orientation(segment)
+            blocks += 1
         elif kind == _SOS:
             end = _SCAN_END.search(view, at)
             data = slice(at, end.start() if end else len(view))

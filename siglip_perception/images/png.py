@@ -17,6 +17,7 @@ from PIL import Image
 
 from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import (
+    MAX_METADATA_BLOCKS,
     Decoded,
     check_size,
     check_white,
@@ -35,6 +36,17 @@ _GRAY = (0, 4)
 # What describes the picture's pixels. Texts, profiles, transparency and other extras are left out:
 # they say nothing about RGB values and can be bombs themselves.
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# How chunks begin that may tell the orientation: EXIF, XMP, and EXIF as ImageMagick writes it.
+_METADATA = (
+    b"eXIf",
+    b"iTXtXML:com.adobe.xmp\0",
+    *(
+        name + b"Raw profile type " + kind + b"\0"
+        for name in (b"tEXt", b"zTXt")
+        for kind in (b"exif", b"APP1")
+    ),
+)
+_KEYWORD = 30
 _MOST_PROFILE = 256 * 1024  # bytes of an EXIF block in hexadecimal
 _ANCILLARY = 0x20  # of the first letter of a chunk's name: the picture is whole without it
 _END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -148,7 +160,7 @@ class _Chunks:
 def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
     """The file again, of only the chunks that make the picture, each with a right checksum."""
     parts = [_START]
-    at, orientation = 8, 1
+    at, orientation, blocks = 8, 1, 0
     repairs: dict[str, None] = {}
     inflated = _Inflated(header)
     while True:
@@ -165,8 +177,10 @@ def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
                     "corrupt", f"the PNG's chunk {ascii(name)[2:-1]} has a wrong checksum."
                 )
             repairs[WRONG_CHECKSUM] = None
-        elif orientation == 1 and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-            orientation = _orientation(name, bytes(view[at + 8 : end - 4]))
+        elif bytes(view[at + 4 : at + 8 + _KEYWORD]).startswith(_METADATA):
+            if orientation == 1 and blocks < MAX_METADATA_BLOCKS:
+                orientation = _orientation(name, bytes(view[at + 8 : end - 4]))
+            blocks += 1
         if name in _NEEDED:
             parts.append(bytes(view[at:end]))
         if name == b"IDAT":
@@ -182,11 +196,9 @@ def _orientation(name: bytes, data: bytes) -> int:
     """The orientation in a chunk of EXIF, of XMP, or of ImageMagick's EXIF in hexadecimal."""
     if name == b"eXIf":
         return metadata_orientation(memoryview(data))
-    keyword, _, text = data.partition(b"\0")
-    if keyword == b"XML:com.adobe.xmp":
+    text = data.partition(b"\0")[2]
+    if name == b"iTXt":
         return metadata_orientation(memoryview(text))
-    if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
-        return 1
     try:
         if name == b"zTXt":
             text = zlib.decompressobj().decompress(text[1:], _MOST_PROFILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -365,6 +366,16 @@ def test_a_png_is_turned_by_what_other_programs_write(chunk: tuple[bytes, bytes]
     picture = decode(with_chunk(png_chunk(name, data.replace(b"%s", text))))
     assert picture.orientation == 3
     np.testing.assert_array_equal(picture.pixels, scene()[::-1, ::-1])
+
+
+def test_endless_profiles_are_not_all_searched() -> None:
+    """Each of these would be inflated to 256 KiB."""
+    chunk = png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(2**24), 9))
+    tracemalloc.start()
+    np.testing.assert_array_equal(decode(with_chunk(chunk * 200)).pixels, scene())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
 
 
 @pytest.mark.parametrize("name", [b"tEXt", b"zTXt"])

@@ -193,6 +193,13 @@ def test_a_misspelled_encoding_is_told_its_name(encoding: str, meant: str) -> No
         raw(encoding, np.zeros((2, 2, 3), np.uint8))
 
 
+@pytest.mark.parametrize("encoding", ["yuv420", "I420", "NV16", "yuv444"])
+def test_other_yuv_is_not_taken_for_what_it_resembles(encoding: str) -> None:
+    with refused("encoding", encoding, "nv12") as caught:
+        raw(encoding, np.zeros((2, 2), np.uint8))
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("encoding", ["jpg", "JPEG", "mjpeg", "png"])
 def test_a_file_format_as_an_encoding_is_sent_to_the_compressed_topic(encoding: str) -> None:
     with refused("encoding", "CompressedImage"):
