@@ -6,42 +6,63 @@ Two runs over one bag with the same model, machine and number of threads write b
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
-from siglip_perception.bag_files import messages, reading, storage, writing
-from siglip_perception.bag_run import PACKAGE, ReplayOptions, Run, Summary
+from siglip_perception.bag_files import Recording, reading, writing
+from siglip_perception.bag_messages import COMPRESSED, MESSAGES, STRING, BagTopic, typestore
+from siglip_perception.bag_run import ReplayOptions, Run, Summary
 from siglip_perception.bag_topics import (
-    COMPRESSED,
+    Cameras,
     camera_names,
-    choose_topics,
-    depth_connections,
+    check_decodable,
+    choose_cameras,
+    choose_depth,
+    choose_instructions,
+    listing,
 )
 from siglip_perception.errors import BagError
-from siglip_perception.pipeline import Pipeline
 
-MESSAGES = Path(__file__).parent / "messages"
-STRING = "std_msgs/msg/String"
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
+    from siglip_perception.pipeline import Pipeline
 
-__all__ = ["ReplayOptions", "Summary", "check_paths", "deterministic", "replay", "typestore"]
+__all__ = [
+    "MESSAGES",
+    "ReplayOptions",
+    "Selection",
+    "Summary",
+    "check_paths",
+    "deterministic",
+    "listing",
+    "reading",
+    "replay",
+    "replay_recording",
+    "select",
+    "typestore",
+    "write_sample_bag",
+]
 
 
-def typestore() -> Typestore:
-    """The standard messages of ROS 2 Jazzy and this project's own."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types: dict[str, Any] = {}
-    for path in sorted(MESSAGES.glob("*.msg")):
-        types.update(get_types_from_msg(path.read_text(), f"{PACKAGE}/{path.stem}"))
-    store.register(types)
-    return store
+@dataclass(frozen=True)
+class Selection:
+    """The topics of a bag that a replay takes.
+
+    notes: what is odd about the bag, what of it is left out, and why no objects are looked for
+    where nothing says which, in words.
+    """
+
+    cameras: Cameras
+    instructions: tuple[BagTopic, ...]
+    depth: tuple[BagTopic, ...]
+    notes: tuple[str, ...]
 
 
 def check_paths(bag: Path, out: Path) -> None:
@@ -55,6 +76,8 @@ def check_paths(bag: Path, out: Path) -> None:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """PyTorch restricted to deterministic algorithms; enter it before a model is put on a GPU."""
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -62,6 +85,28 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def select(recording: Recording, options: ReplayOptions) -> Selection:
+    """The topics that a replay takes, found out without a model, in a second or so.
+
+    Raises BagError, which says what is there, where there is nothing to replay.
+    """
+    cameras = choose_cameras(
+        recording,
+        options.image_topics,
+        max_pixels=options.max_pixels,
+        mono16_white=options.mono16_white,
+        depth_topic=options.depth_topic,
+    )
+    check_decodable(recording, cameras, options.max_pixels, options.mono16_white)
+    depth = choose_depth(recording, options.depth_topic, options.info_topic, cameras)
+    instructions, note = choose_instructions(
+        recording, options.instruction_topic, spoken_before=bool(options.instruction)
+    )
+    left_out = [f"{topic.name} is left out: {why}" for topic, why in cameras.left_out.items()]
+    notes = (*recording.notes, *left_out, *([note] if note else []))
+    return Selection(cameras, instructions, depth, notes)
 
 
 def replay(
@@ -79,45 +124,75 @@ def replay(
     one sequence on /siglip_perception/tokens whenever every camera has a new image, in the order
     of the topics. progress: called with images done and in all.
 
-    Raises BagError for a bag that is missing or broken, has no images, or whose output cannot be
-    written; nothing is left of the output then.
+    Raises BagError for a bag that is missing or broken, has no images, or none that can be taken,
+    or whose output cannot be written; nothing is left of the output then.
     """
     options = options or ReplayOptions()
     check_paths(bag, out)
-    store = typestore()
-    with reading(bag) as reader, deterministic():
-        topics = choose_topics(reader.connections, options.image_topics, bag)
-        wanted = [c for c in reader.connections if c.topic in topics]
-        spoken = [
-            c
-            for c in reader.connections
-            if c.topic == options.instruction_topic and c.msgtype == STRING
-        ]
-        depth = depth_connections(
-            reader.connections, options.depth_topic, options.info_topic, topics, bag
-        )
-        total = sum(connection.msgcount for connection in wanted)
-        if not total:
-            raise BagError(
-                f"The bag {bag} has no images on {', '.join(topics)}: record that topic, or name"
-                " another with --image-topic."
-            )
-        with writing(out, storage(bag, reader)) as writer:
-            run = Run(pipeline, options, store, writer, camera_names(topics))
-            for connection, stamp, data in messages(bag, reader, [*wanted, *spoken, *depth]):
-                if connection in depth:
-                    run.depth(connection, data)
-                elif connection.msgtype == STRING:
-                    spoken_text: Any = store.deserialize_cdr(data, STRING)
-                    run.instruct(spoken_text.data)
-                    continue
-                else:
-                    run.image(connection, stamp, data)
-                run.settle(stamp)
-                if progress is not None and connection not in depth:
-                    progress(run.summary.images, total)
-            run.finish()
-    return run.summary
+    with reading(bag) as recording:
+        selection = select(recording, options)
+        return replay_recording(recording, selection, out, pipeline, options, progress)
+
+
+def replay_recording(
+    recording: Recording,
+    selection: Selection,
+    out: Path,
+    pipeline: Pipeline,
+    options: ReplayOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """replay() of a bag that is open, and whose topics are selected with the same options."""
+    images = selection.cameras.topics
+    instructions, depth = selection.instructions, selection.depth
+    total = sum(topic.count for topic in images)
+    cameras = camera_names(selection.cameras.names)
+    read: Counter[BagTopic] = Counter()
+    with deterministic(), writing(out, recording.storage) as writer:
+        run = Run(pipeline, options, typestore(), writer, cameras)
+        for topic, stamp, data in recording.messages([*images, *instructions, *depth]):
+            read[topic] += 1
+            if topic in instructions:
+                run.hear(topic, data)
+                continue
+            if topic in depth:
+                run.depth(topic, data)
+            else:
+                run.image(topic, stamp, data)
+            run.settle(stamp)
+            if progress is not None and topic not in depth:
+                progress(run.summary.images, total)
+        run.finish()
+        summary = run.summary
+        for topic in (*images, *instructions, *depth):
+            promised = max(topic.count, topic.promised or 0)
+            if read[topic] < promised:
+                summary.missing[topic.name] = read[topic], promised
+        late = [note for note in recording.notes if note not in selection.notes]
+        summary.notes = (*selection.notes, *late)
+        if not summary.tokens and not summary.objects:
+            raise _nothing_taken(recording, summary)
+    return summary
+
+
+def _nothing_taken(recording: Recording, summary: Summary) -> BagError:
+    reasons = [
+        f"{count} of {topic} dropped as {reason}: {summary.examples[topic, reason].rstrip('.')}"
+        for topic, drops in summary.drops.items()
+        for reason, count in sorted(drops.items())
+    ]
+    reasons += [
+        f"{topic} has {there} of {promised} promised messages"
+        for topic, (there, promised) in summary.missing.items()
+    ]
+    reasons += recording.damages
+    if not reasons:
+        reasons = ["the contract joins all cameras' tokens, and they never had an image each"]
+    return BagError(
+        f"Of the {summary.images} images of the bag {recording.path} none could be taken, and no"
+        f" bag was written ({'; '.join(reasons)}): mend the recording, or name other topics with"
+        " --image-topic."
+    )
 
 
 def write_sample_bag(

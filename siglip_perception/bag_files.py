@@ -2,96 +2,375 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Literal
 
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.typesys.store import Typestore
+import yaml
+from rosbags.rosbag2 import StoragePlugin, Writer
 
-from siglip_perception.bag_topics import COMPRESSED
-from siglip_perception.config import Settings
-from siglip_perception.errors import BagError, ImageError
-from siglip_perception.images.decode import convert, decode_compressed
-from siglip_perception.images.files import Picture
+from siglip_perception import bag_mcap, bag_sqlite
+from siglip_perception.bag_mcap import McapFile
+from siglip_perception.bag_messages import BagTopic, canonical_type
+from siglip_perception.bag_sqlite import SqliteFile
+from siglip_perception.bag_storage import BrokenFileError, StoredFile, StoredTopic, merge_by_time
+from siglip_perception.errors import BagError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION: Literal[9] = 9
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ROS1 = b"#ROSBAG V"
+# Other files that people take for a bag: how they begin, what they are, and what to do.
+_OTHERS = (
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
+    (b"BZh", "a bzip2 file", "unpack it with bunzip2"),
+    (b"\xfd7zXZ", "an xz file", "unpack it with unxz"),
+    (b"\x04\x22\x4d\x18", "an lz4 file", "unpack it with unlz4"),
+    (b"PK\x03\x04", "a zip archive", "unpack it with unzip"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run git lfs pull"),
+)
+_MOST_NAMED = 5
+
+
+_Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """What a metadata.yaml says. promised: messages of each (topic, canonical type)."""
+
+    files: tuple[str, ...] = ()
+    promised: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    compression: str = ""
+
+
+class Recording:
+    """A bag that is open for reading, by reading().
+
+    topics: by name. storage: "mcap" or "sqlite3", its first file's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[tuple[Path, StoredFile]],
+        promised: Mapping[tuple[str, str], int],
+        notes: Sequence[str],
+    ) -> None:
+        self.path = path
+        self.storage = "sqlite3" if isinstance(files[0][1], SqliteFile) else "mcap"
+        self._files = files
+        self._notes = tuple(notes)
+        topics = _merged_topics([file.topics for _, file in files], promised)
+        self._topics = topics
+        self.topics = tuple(topics[key] for key in sorted(topics))
+
+    @property
+    def damages(self) -> tuple[str, ...]:
+        """What of its files cannot be read, in words; reading messages may add to it."""
+        return tuple(
+            f"{path.name}: {damage}" for path, file in self._files for damage in file.damages
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about it, in words, its damages included."""
+        return (*self._notes, *(f"{one}; what can be read is read" for one in self.damages))
+
+    def messages(self, topics: Iterable[BagTopic]) -> Iterator[tuple[BagTopic, int, bytes]]:
+        """Yield those topics' messages by time over all files, each with its time in nanoseconds.
+
+        Messages of one time come in the order of the files, and in each as they were written.
+        Raises BagError where the bag cannot be read.
+        """
+        chosen = set(topics)
+        sources = []
+        for _, file in self._files:
+            numbered = {stored.number: self._topics[_key(stored)] for stored in file.topics}
+            taken = {number: topic for number, topic in numbered.items() if topic in chosen}
+            if taken:
+                sources.append((file.start_ns, partial(_entries, file, taken)))
+        try:
+            for time, (topic, data) in merge_by_time(sources):
+                yield topic, time, data
+        except (BrokenFileError, OSError, zstd.ZstdError) as error:
+            raise _broken(self.path, str(error)) from error
+
+    def named(self, name: str) -> list[BagTopic]:
+        """The topics of this name, which may lack the slash that it begins with."""
+        exact = [topic for topic in self.topics if topic.name == name]
+        return exact or [topic for topic in self.topics if topic.name == f"/{name}"]
+
+    def first(self, topic: BagTopic) -> bytes | None:
+        """Its first message; None without one."""
+        return next((data for _, _, data in self.messages([topic])), None)
 
 
 @contextmanager
-def reading(bag: Path) -> Iterator[Reader]:
-    """The bag, open; BagError where it cannot be."""
-    try:
-        reader = Reader(bag)
-        reader.open()
-    except Exception as error:  # rosbags raises errors of many kinds for broken files
-        raise _broken(bag, error) from error
-    try:
-        yield reader
-    finally:
-        reader.close()
+def reading(bag: Path) -> Iterator[Recording]:
+    """The bag, open: a rosbag2 folder, or one file of it. BagError where it cannot be read.
 
-
-def messages(
-    bag: Path, reader: Reader, connections: list[Connection]
-) -> Iterator[tuple[Connection, int, bytes]]:
-    """Those connections' messages by time, each with its stamp in nanoseconds; BagError."""
-    entries = reader.messages(connections)
-    while True:
+    The files decide, by how they begin; metadata.yaml only says which there are, and how many
+    messages they ought to hold.
+    """
+    notes: list[str] = []
+    with ExitStack() as stack:
         try:
-            entry = next(entries, None)
-        except Exception as error:
-            raise _broken(bag, error) from error
-        if entry is None:
-            return
-        yield entry
+            paths, metadata = _find_files(bag, notes)
+            files, reasons = [], []
+            for path in paths:
+                try:
+                    file = _open_file(path, stack, metadata.compression)
+                except BrokenFileError as error:
+                    reasons.append(f"{path.name}: {error}")
+                    continue
+                stack.callback(file.close)
+                files.append((path, file))
+        except OSError as error:
+            raise _broken(bag, error.strerror or str(error)) from error
+        if not files:
+            raise _broken(bag, reasons[0])
+        notes += [f"{reason}; it is left out" for reason in reasons]
+        # By time, wherever metadata.yaml lists them.
+        files.sort(key=lambda entry: entry[1].start_ns)
+        yield Recording(bag, files, metadata.promised, notes)
 
 
-def deserialise(store: Typestore, connection: Connection, data: bytes) -> Any:
-    """A message out of its bytes; ImageError `malformed` where they are none."""
-    try:
-        return store.deserialize_cdr(data, connection.msgtype)
-    except Exception as error:  # rosbags raises errors of many kinds for broken bytes
-        raise ImageError("malformed", "the message's bytes cannot be read.") from error
+def _key(stored: StoredTopic) -> _Key:
+    return stored.name, canonical_type(stored.type), stored.encoding
 
 
-def decode_image(
-    message: Any, msgtype: str, max_pixels: int, mono16_white: int = Settings.mono16_white
-) -> Picture:
-    """The picture of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
-    if msgtype == COMPRESSED:
-        return decode_compressed(
-            message.format, message.data, max_pixels=max_pixels, mono16_white=mono16_white
+def _merged_topics(
+    files: Iterable[Iterable[StoredTopic]], promised: Mapping[tuple[str, str], int]
+) -> dict[_Key, BagTopic]:
+    """The topics of all files together, and those that metadata.yaml alone names."""
+    topics: dict[_Key, BagTopic] = {}
+    for stored in (stored for file in files for stored in file):
+        name, kind, encoding = key = _key(stored)
+        known = topics.get(key) or BagTopic(
+            name, kind, stored.type, encoding, stored.definition, 0, promised.get((name, kind))
         )
-    pixels = convert(
-        message.encoding,
-        message.height,
-        message.width,
-        message.step,
-        bool(message.is_bigendian),
-        message.data,
-        max_pixels=max_pixels,
-        mono16_white=mono16_white,
+        topics[key] = replace(known, count=known.count + stored.count)
+    stored_topics = {(name, kind) for name, kind, _ in topics}
+    for (name, kind), count in promised.items():
+        if (name, kind) not in stored_topics:
+            topics[name, kind, "cdr"] = BagTopic(name, kind, kind, "cdr", "", 0, count)
+    return topics
+
+
+def _entries(
+    file: StoredFile, topics: Mapping[int, BagTopic]
+) -> Iterator[tuple[int, tuple[BagTopic, bytes]]]:
+    for time, number, data in file.messages(topics.keys()):
+        # rosbag2 may compress each message by itself. No message in CDR begins as zstd does.
+        yield time, (topics[number], zstd.decompress(data) if data[:4] == _ZSTD else data)
+
+
+def _find_files(bag: Path, notes: list[str]) -> tuple[list[Path], _Metadata]:
+    """The files of a bag, at least one, and its metadata; BagError where there are none."""
+    if bag.name == "metadata.yaml":
+        bag = bag.parent
+    if not bag.is_dir():
+        _refuse_other_files(bag)
+        return [bag], _Metadata()
+    described = (bag / "metadata.yaml").is_file()
+    metadata = _read_metadata(bag / "metadata.yaml", notes) if described else _Metadata()
+    listed = [_listed_file(bag, name) for name in metadata.files]
+    there = [path for path in listed if path.is_file()]
+    for path in listed:
+        if path not in there:
+            notes.append(f"metadata.yaml lists {path.name}, which is not there")
+    stored = [path for path in sorted(bag.iterdir()) if path.is_file() and _is_bag_file(path)]
+    if there:
+        for path in stored:
+            if path not in there and not _is_copy(path, there):
+                notes.append(f"{path.name} is left out: metadata.yaml does not list it")
+        return there, metadata
+    if stored and (described or len(stored) == 1 or _is_split(stored)):
+        if not described:
+            notes.append(
+                "there is no metadata.yaml, as after a crash while recording: all files are read"
+            )
+        return stored, metadata
+    raise _no_bag(bag, stored)
+
+
+def _is_bag_file(path: Path) -> bool:
+    start = _start(path)
+    named = any(suffix in (".mcap", ".db3") for suffix in path.suffixes)
+    return start.startswith((bag_mcap.MAGIC, bag_sqlite.MAGIC)) or (
+        named and path.suffix in (".mcap", ".db3", ".zst", ".zstd")
     )
-    return Picture(pixels, 1, message.encoding)
 
 
-def _broken(bag: Path, error: Exception) -> BagError:
-    what = str(error).strip().splitlines()
+def _is_copy(path: Path, listed: Iterable[Path]) -> bool:
+    """Whether it is a listed file, unpacked or packed, as rosbag2 leaves it after playing."""
+    return any(path.stem == other.name or other.stem == path.name for other in listed)
+
+
+def _is_split(paths: Sequence[Path]) -> bool:
+    """Whether the files are parts of one bag by their names: my_bag_0.mcap, my_bag_1.mcap."""
+    names = {re.sub(r"_\d+(?=\.)", "", path.name) for path in paths}
+    return len(names) == 1
+
+
+def _listed_file(bag: Path, name: str) -> Path:
+    """Where a listed file is: its name counts, as folders and even systems may have changed."""
+    path = bag / PureWindowsPath(name).name
+    if path.is_file():
+        return path
+    others = [path.with_name(path.name + suffix) for suffix in (".zstd", ".zst")]
+    if path.suffix in (".zstd", ".zst"):
+        others.append(path.with_suffix(""))
+    return next((other for other in others if other.is_file()), path)
+
+
+def _no_bag(bag: Path, stored: Sequence[Path]) -> BagError:
+    """Says what a folder is that is no bag."""
+    if stored:
+        return BagError(
+            f"The folder {bag} holds {len(stored)} bags as files and no metadata.yaml: give one of"
+            f" them, {_enumerate(str(path) for path in stored)}."
+        )
+    inside = sorted(path for path in bag.iterdir() if path.is_dir() and is_bag_folder(path))
+    if len(inside) == 1:
+        return BagError(f"{bag} is the folder above a bag: give {inside[0]}.")
+    if inside:
+        return BagError(
+            f"{bag} is a folder of {len(inside)} bags: give one of them,"
+            f" {_enumerate(str(path) for path in inside)}."
+        )
+    for path in sorted(bag.iterdir()):
+        if path.is_file() and _start(path).startswith(_ROS1):
+            return _ros1(path)
+    return _broken(bag, "the folder holds no .mcap or .db3 file")
+
+
+def is_bag_folder(folder: Path) -> bool:
+    """Whether a folder is a bag by what lies in it."""
+    if (folder / "metadata.yaml").is_file():
+        return True
+    return any(path.is_file() and _is_bag_file(path) for path in folder.iterdir())
+
+
+def _enumerate(names: Iterable[str]) -> str:
+    """A sentence's "a, b or c", with no more names than can be read."""
+    known = list(names)
+    if len(known) > _MOST_NAMED:
+        return f"{', '.join(known[:_MOST_NAMED])} or {len(known) - _MOST_NAMED} more"
+    return f"{', '.join(known[:-1])} or {known[-1]}" if len(known) > 1 else known[0]
+
+
+def _read_metadata(path: Path, notes: list[str]) -> _Metadata:
+    """All versions alike: few keys are read, and none is needed."""
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        info = described["rosbag2_bagfile_information"]
+        names = info.get("relative_file_paths") or ()
+        promised: Counter[tuple[str, str]] = Counter()
+        for entry in info.get("topics_with_message_count") or ():
+            topic = entry["topic_metadata"]
+            key = str(topic["name"]), canonical_type(str(topic["type"]))
+            promised[key] += int(entry["message_count"])
+        compression = str(info.get("compression_format") or "")
+        return _Metadata(tuple(str(name) for name in names), promised, compression)
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+        notes.append("metadata.yaml is damaged: all files of the folder are read")
+        return _Metadata()
+
+
+def _open_file(path: Path, stack: ExitStack, compression: str) -> StoredFile:
+    """One file of a bag, whatever it is called; BrokenFileError where it is none."""
+    _refuse_other_files(path)
+    start = _start(path)
+    if start.startswith(_ZSTD):
+        path = _decompressed(path, Path(stack.enter_context(_temporary_folder())))
+        start = _start(path)
+    if start.startswith(bag_mcap.MAGIC):
+        return McapFile(path)
+    if start.startswith(bag_sqlite.MAGIC):
+        sidecars = [path.with_name(path.name + suffix) for suffix in bag_sqlite.SIDECARS]
+        sidecars = [file for file in sidecars if file.is_file() and file.stat().st_size]
+        if not sidecars:
+            return SqliteFile(path)
+        # SQLite would finish the work that they hold in the bag itself: let it, in a copy.
+        folder = Path(stack.enter_context(_temporary_folder()))
+        for file in (path, *sidecars):
+            shutil.copyfile(file, folder / file.name)
+        return SqliteFile(folder / path.name, immutable=False)
+    if not start:
+        raise BrokenFileError("it is empty")
+    if compression and compression != "zstd":
+        raise BrokenFileError(f"it is compressed with {compression!a}, and only zstd is known")
+    raise BrokenFileError("it begins neither as MCAP nor as SQLite")
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="siglip_perception_bag_")
+
+
+def _decompressed(path: Path, folder: Path) -> Path:
+    """A zstd file unpacked into the folder, as far as it goes."""
+    target = folder / path.stem
+    with path.open("rb") as packed, target.open("wb") as out:
+        decompressor = zstd.ZstdDecompressor()
+        while block := packed.read(2**20):
+            while block:
+                try:
+                    out.write(decompressor.decompress(block))
+                except zstd.ZstdError as error:
+                    raise BrokenFileError(f"its compression is damaged ({error})") from error
+                block = b""
+                if decompressor.eof:
+                    block = decompressor.unused_data
+                    decompressor = zstd.ZstdDecompressor()
+    return target
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise BagError for a ROS 1 bag, an archive and the like, with what to do."""
+    start = _start(path)
+    if start.startswith(_ROS1):
+        raise _ros1(path)
+    for magic, kind, remedy in _OTHERS:
+        if start.startswith(magic):
+            raise BagError(f"{path} is {kind}: {remedy}, and give the bag.")
+
+
+def _ros1(path: Path) -> BagError:
+    target = path.with_suffix("")
+    if target == path or target.exists():
+        target = path.with_name(f"{path.stem}_ros2")
+    command = shlex.join(["rosbags-convert", "--src", str(path), "--dst", str(target)])
+    return BagError(f"{path} is a bag of ROS 1: convert it with `{command}`, and give {target}.")
+
+
+def _broken(bag: Path, reason: str) -> BagError:
+    what = reason.strip().splitlines()
     return BagError(
-        f"The bag {bag} cannot be read ({what[0].rstrip('.') if what else type(error).__name__}):"
-        " give a whole rosbag2 bag, or mend it with `ros2 bag reindex` or `mcap recover`."
+        f"The bag {bag} cannot be read ({what[0].rstrip('.') if what else 'it is damaged'}): give"
+        " a whole rosbag2 bag, or mend it with `ros2 bag reindex`, `mcap recover` or `sqlite3 FILE"
+        " .recover`."
     )
-
-
-def storage(bag: Path, reader: Reader) -> str:
-    files = [bag] if bag.is_file() else list(bag.iterdir())
-    return "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
 
 
 @contextmanager

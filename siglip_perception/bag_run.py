@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Writer
@@ -15,20 +14,28 @@ from rosbags.typesys.store import Typestore
 
 from siglip_perception import instruction, wire
 from siglip_perception.bag_depth import DepthWait
-from siglip_perception.bag_files import decode_image, deserialise
-from siglip_perception.bag_topics import RAW, under
-from siglip_perception.config import Settings
+from siglip_perception.bag_messages import (
+    PACKAGE,
+    RAW,
+    BagTopic,
+    decode_image,
+    deserialize,
+    image_type,
+)
+from siglip_perception.bag_topics import under
+from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.depth_feed import nanoseconds
 from siglip_perception.errors import ImageError, InstructionError
 from siglip_perception.numbering import Numbering
 from siglip_perception.pace import Pace
-from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.tracking import Tracker, TrackingOptions
 from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array, join
 
-PACKAGE = "siglip_perception_msgs/msg"
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
+    from siglip_perception.pipeline import Pipeline, Query
 
-_Pending = tuple[Connection, int, Any, Query | None]
+_Pending = tuple[BagTopic, int, Any, "Query | None"]
 Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 
 
@@ -36,8 +43,9 @@ Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 class ReplayOptions:
     """What of a bag is replayed.
 
-    image_topics: empty takes every image topic but depth images and this package's own outputs.
+    image_topics: empty takes every camera's, see bag_topics.choose_cameras().
     instruction: the one that holds until the first message on instruction_topic.
+    mono16_white: the value of 16-bit gray images that is white; 0: they are dropped.
     grounding_rate: images a second, by their stamps, in which objects are looked for; 0: in all.
     tracking: objects get an id across frames; None: they do not.
     depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
@@ -46,7 +54,7 @@ class ReplayOptions:
     """
 
     image_topics: tuple[str, ...] = ()
-    instruction_topic: str = "/instruction"
+    instruction_topic: str = INSTRUCTION_TOPIC
     instruction: str = ""
     with_mask: bool = False
     max_pixels: int = Settings.max_pixels
@@ -64,6 +72,10 @@ class Summary:
     """What became of a bag: images = tokens + sum(dropped.values()), unless cameras are joined.
 
     repaired: images that were decoded although their files had faults, by the fault's name.
+    drops: for each topic, the number of images dropped for each reason. examples: for a topic and
+    a reason, what was wrong with the first of them. unread: for each topic of instructions or of
+    depth, the messages whose bytes were none. missing: for each topic that held fewer messages
+    than the bag promises, (there, promised). notes: what was odd about the bag, in words.
     found: for each instruction, for each of its phrases, the number of images that showed it.
     depth: images with objects by what became of their depth, as DepthView.counts.
     """
@@ -71,13 +83,27 @@ class Summary:
     images: int = 0
     tokens: int = 0
     objects: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    drops: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     instructions: int = 0
     rejected: int = 0
     grounded: Counter[str] = field(default_factory=Counter)
     found: dict[str, Counter[str]] = field(default_factory=dict)
     depth: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """The number of images dropped for each reason, of all topics."""
+        return sum(self.drops.values(), Counter[str]())
+
+    def drop(self, topic: str, reason: str, text: str) -> None:
+        """Count an image that is dropped; text: one sentence about it."""
+        self.drops.setdefault(topic, Counter())[reason] += 1
+        self.examples.setdefault((topic, reason), text)
 
 
 class Run:
@@ -140,26 +166,38 @@ class Run:
         able = parsed.phrases and self._pipeline.can_ground
         self._query = self._pipeline.query(parsed, number) if able else None
 
-    def image(self, connection: Connection, stamp: int, data: bytes) -> None:
+    def hear(self, topic: BagTopic, data: bytes) -> None:
+        """Take an instruction's message; count one that cannot be read, which changes nothing."""
+        try:
+            text = deserialize(self._store, topic, data).data
+        except ImageError:
+            self.summary.unread[topic.name] += 1
+            return
+        self.instruct(text)
+
+    def image(self, topic: BagTopic, stamp: int, data: bytes) -> None:
         """Process one image message, or count why it was dropped."""
         self.summary.images += 1
         try:
-            message = deserialise(self._store, connection, data)
+            message = deserialize(self._store, topic, data)
         except ImageError as error:
-            self.summary.dropped[error.reason] += 1
+            self.summary.drop(topic.name, error.reason, str(error))
             return
-        self._wait.put(stamp, nanoseconds(message), (connection, stamp, message, self._query))
+        self._wait.put(stamp, nanoseconds(message), (topic, stamp, message, self._query))
         if not self._options.depth_topic:
             self.finish()
 
-    def depth(self, connection: Connection, data: bytes) -> None:
-        """Take a depth image or a camera info; one that cannot be read is left out."""
-        with suppress(ImageError):
-            message = deserialise(self._store, connection, data)
-            if connection.msgtype == RAW:
-                self._wait.feed.receive_image(message)
-            else:
-                self._wait.feed.receive_info(message)
+    def depth(self, topic: BagTopic, data: bytes) -> None:
+        """Take a depth image or a camera info; one that cannot be read is counted."""
+        try:
+            message = deserialize(self._store, topic, data)
+        except ImageError:
+            self.summary.unread[topic.name] += 1
+            return
+        if topic.type == RAW:
+            self._wait.feed.receive_image(message)
+        else:
+            self._wait.feed.receive_info(message)
 
     def settle(self, now_ns: int) -> None:
         """Process the images that need not wait for their depth any longer."""
@@ -172,24 +210,22 @@ class Run:
             self._process(*waiting)
         self.summary.depth = self._wait.feed.view().counts
 
-    def _process(
-        self, connection: Connection, stamp: int, message: Any, asked: Query | None
-    ) -> None:
-        camera = self._cameras[connection.topic]
+    def _process(self, topic: BagTopic, stamp: int, message: Any, asked: Query | None) -> None:
+        camera = self._cameras[topic.name]
         header = message.header
         try:
-            frame = self._frame(connection, message, camera)
+            frame = self._frame(topic, message, camera)
             due = asked is not None and self._pace.due(camera, frame.stamp_ns or stamp)
             query = asked if due else None
             result = self._pipeline.process(frame, query, with_mask=due and self._with_mask())
         except ImageError as error:
-            self.summary.dropped[error.reason] += 1
+            self.summary.drop(topic.name, error.reason, str(error))
             return
-        except FloatingPointError:
-            self.summary.dropped["not_finite"] += 1
+        except FloatingPointError as error:
+            self.summary.drop(topic.name, "not_finite", str(error))
             return
         if result.tokens is not None:
-            self._tokens(connection.topic, stamp, header, result.tokens)
+            self._tokens(topic.name, stamp, header, result.tokens)
         if result.grounding is None:
             return
         grounding = self._tracked(frame, result.grounding, stamp)
@@ -200,7 +236,7 @@ class Run:
         if not self._options.with_mask:
             grounding = replace(grounding, mask=None)
         objects = wire.objects_message(self._types, header, grounding)
-        self._write(connection.topic, "objects", stamp, objects)
+        self._write(topic.name, "objects", stamp, objects)
         self.summary.objects += 1
 
     def _tokens(self, topic: str, stamp: int, header: Any, grid: TokenGrid) -> None:
@@ -240,10 +276,10 @@ class Run:
             self._pipeline.max_objects,
         )
 
-    def _frame(self, connection: Connection, message: Any, camera: str) -> Frame:
+    def _frame(self, topic: BagTopic, message: Any, camera: str) -> Frame:
         options = self._options
         picture = decode_image(
-            message, connection.msgtype, options.max_pixels, options.mono16_white
+            message, image_type(topic), options.max_pixels, options.mono16_white
         )
         self.summary.repaired.update(picture.repairs)
         frame = Frame(picture.pixels, nanoseconds(message), message.header.frame_id, camera)

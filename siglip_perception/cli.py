@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siglip_perception import __version__
-from siglip_perception.config import Settings
+from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.threads import spin_briefly
 from siglip_perception.types import BACKENDS, PRECISIONS
@@ -144,7 +144,22 @@ def _image(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_REPLAY_EPILOG = """\
+BAG is a rosbag2 folder of any version, or one file of it: MCAP or sqlite3, packed with zstd or
+not, cut off by a crash or not. Its topics are listed on stderr before the model is loaded.
+Cameras are all topics of sensor_msgs/Image and CompressedImage, and of foxglove.CompressedImage
+and RawImage, but depth (16UC1, 32FC1). Of one camera's transports one is taken, raw before
+compressed. docs/bags.md says more.
+
+OUT holds /siglip_perception/tokens and /siglip_perception/objects; of several cameras
+/siglip_perception/CAMERA/tokens and so on. The summary counts what was dropped, by topic and
+reason. Exit code 2, and no OUT, where nothing could be taken.
+"""
+
+
 def _replay(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _REPLAY_EPILOG
     parser.add_argument(
         "bag", type=Path, metavar="BAG", help="rosbag2 folder, or its .mcap or .db3 file"
     )
@@ -161,13 +176,24 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         help="images to take, once for each camera (default: every camera of the bag)",
     )
     parser.add_argument(
-        "--instruction-topic",
-        default="/instruction",
-        metavar="TOPIC",
-        help="std_msgs/String (default: /instruction)",
+        "--mono16-white",
+        type=_uint16,
+        default=Settings.mono16_white,
+        metavar="WHITE",
+        help="value of 16-bit gray images (mono16, 16UC1) that is white, 1 to 65535"
+        " (default: none, they are dropped)",
     )
     parser.add_argument(
-        "--instruction", default="", metavar="TEXT", help="holds until the bag's first instruction"
+        "--instruction-topic",
+        default=INSTRUCTION_TOPIC,
+        metavar="TOPIC",
+        help="std_msgs/String with what to look for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--instruction",
+        default="",
+        metavar="TEXT",
+        help="what to look for until the bag's first instruction (default: nothing)",
     )
     parser.add_argument(
         "--tokens-dtype",
@@ -177,10 +203,11 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grounding-rate",
-        type=float,
+        type=_rate,
         default=Settings.grounding_rate,
         metavar="HZ",
-        help="images a second in which objects are looked for (default: all)",
+        help="images a second, by their stamps, in which objects are looked for"
+        " (default: 0, in all)",
     )
     parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
     parser.add_argument(
@@ -190,7 +217,8 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         "--depth-topic",
         default="",
         metavar="TOPIC",
-        help="sensor_msgs/Image of registered depth: objects get a position",
+        help="sensor_msgs/Image of registered depth, 16UC1 (mm) or 32FC1 (m): objects get a"
+        " position; one camera only, and with --camera-info-topic",
     )
     parser.add_argument(
         "--camera-info-topic",
@@ -206,7 +234,7 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=10,
         metavar="N",
-        help="of every N images one (default: %(default)s)",
+        help="write one of every N images with objects (default: %(default)s)",
     )
 
 
@@ -223,13 +251,13 @@ def _model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name or .yaml file (default: the one that the model keeps)",
     )
-    for name, choices in (
-        ("backend", ("auto", *BACKENDS)),
-        ("device", ("auto", "cpu", "cuda")),
-        ("precision", ("auto", *PRECISIONS)),
+    for name, choices, what in (
+        ("backend", ("auto", *BACKENDS), "what runs the encoders"),
+        ("device", ("auto", "cpu", "cuda"), "where they run"),
+        ("precision", ("auto", *PRECISIONS), "arithmetic of their products"),
     ):
         parser.add_argument(
-            f"--{name}", choices=choices, default="auto", help="default: %(default)s"
+            f"--{name}", choices=choices, default="auto", help=f"{what} (default: %(default)s)"
         )
 
 
@@ -273,6 +301,13 @@ def _uint16(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 65535]")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1000]")
     return value
 
 

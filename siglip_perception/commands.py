@@ -8,8 +8,9 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -19,9 +20,12 @@ from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.files import write_atomically
 from siglip_perception.images.files import read_image
-from siglip_perception.pipeline import Pipeline, PipelineOptions, Query, Result
 from siglip_perception.tracking import TrackingOptions
 from siglip_perception.types import Frame, Grounding, Point3, UInt8Array
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds: only once there is something to run.
+    from siglip_perception.pipeline import Pipeline, Query, Result
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -30,7 +34,7 @@ def tokens(args: argparse.Namespace) -> int:
     """One image -> an .npz of its tokens."""
     image = _image(args)
     _check_folder(args.output)
-    pipeline = Pipeline.load(_options(args))
+    pipeline = _load(args)
     grid = _process(pipeline, image, None).tokens
     if grid is None:
         raise BackendError(f"The backend {pipeline.backend} gave no tokens.")
@@ -61,7 +65,7 @@ def ground(args: argparse.Namespace) -> int:
     if args.overlay is not None:
         _check_folder(args.overlay)
         _format(args.overlay)
-    pipeline = Pipeline.load(_options(args))
+    pipeline = _load(args)
     query = pipeline.query(asked, 1)
     grounding = _process(pipeline, image, query, with_mask=args.overlay is not None).grounding
     if grounding is None:
@@ -76,36 +80,50 @@ def ground(args: argparse.Namespace) -> int:
 
 
 def replay(args: argparse.Namespace) -> int:
-    """A bag -> a bag of tokens and objects."""
+    """A bag -> a bag of tokens and objects.
+
+    The bag is looked at before the model is loaded, so that what is wrong with it is said at once.
+    """
     bag.check_paths(args.bag, args.output)
-    if args.overlay is not None:
-        try:
-            args.overlay.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PerceptionError(f"Cannot write to {args.overlay} ({error.strerror}).") from error
-
-    def picture(camera: str, number: int, image: UInt8Array, grounding: Grounding) -> None:
-        if (number - 1) % args.overlay_every == 0:
-            name = f"{camera}_{number:06d}.jpg" if camera else f"{number:06d}.jpg"
-            write_picture(args.overlay / name, overlay.draw(image, grounding))
-
+    if args.instruction:
+        instruction.parse(args.instruction)
     options = bag.ReplayOptions(
         image_topics=tuple(args.image_topic),
         instruction_topic=args.instruction_topic,
         instruction=args.instruction,
         with_mask=args.mask,
+        mono16_white=args.mono16_white,
         grounding_rate=args.grounding_rate,
-        overlay=picture if args.overlay is not None else None,
+        overlay=None if args.overlay is None else partial(_write_overlay, args),
         tracking=TrackingOptions() if args.tracking else None,
         depth_topic=args.depth_topic,
         info_topic=args.camera_info_topic,
     )
-    with bag.deterministic():
-        pipeline = Pipeline.load(_options(args))
-        summary = bag.replay(args.bag, args.output, pipeline, options, progress(sys.stderr))
+    with bag.reading(args.bag) as recording:
+        _say(f"{args.bag}: {recording.storage}, {len(recording.topics)} topics")
+        for line in bag.listing(recording):
+            _say(line)
+        selection = bag.select(recording, options)
+        _say(f"images: {', '.join(selection.cameras.names)}")
+        for note in selection.notes:
+            _say(f"note: {note}")
+        if args.overlay is not None:
+            try:
+                args.overlay.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PerceptionError(
+                    f"Cannot write to {args.overlay} ({error.strerror})."
+                ) from error
+        with bag.deterministic():
+            pipeline = _load(args)
+            summary = bag.replay_recording(
+                recording, selection, args.output, pipeline, options, progress(sys.stderr)
+            )
     print("\n".join(_report(summary, args.output)))
     if not pipeline.can_ground:
         print(f"no objects: {pipeline.grounding}")
+    elif summary.instructions and not summary.objects:
+        print("no objects: no image that could be taken came while an instruction held")
     return 0
 
 
@@ -118,6 +136,18 @@ def _image(args: argparse.Namespace) -> UInt8Array:
             file=sys.stderr,
         )
     return picture.pixels
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write_overlay(
+    args: argparse.Namespace, camera: str, number: int, image: UInt8Array, grounding: Grounding
+) -> None:
+    if (number - 1) % args.overlay_every == 0:
+        name = f"{camera}_{number:06d}.jpg" if camera else f"{number:06d}.jpg"
+        write_picture(args.overlay / name, overlay.draw(image, grounding))
 
 
 def write_picture(path: Path, image: UInt8Array) -> None:
@@ -179,8 +209,10 @@ def progress(stream: TextIO, unit: str = "image") -> Callable[[int, int], None]:
     return drawn
 
 
-def _options(args: argparse.Namespace) -> PipelineOptions:
-    return PipelineOptions(
+def _load(args: argparse.Namespace) -> Pipeline:
+    from siglip_perception.pipeline import Pipeline, PipelineOptions
+
+    options = PipelineOptions(
         model=args.model,
         contract=args.contract,
         backend=args.backend,
@@ -192,6 +224,7 @@ def _options(args: argparse.Namespace) -> PipelineOptions:
         grounding_model=getattr(args, "grounding_model", ""),
         grounding_contract=getattr(args, "grounding_contract", ""),
     )
+    return Pipeline.load(options)
 
 
 def _process(
@@ -226,11 +259,21 @@ def _report(summary: bag.Summary, out: Path) -> list[str]:
     lines = [
         f"{out}: {summary.images} images in, {summary.tokens} token and {summary.objects} object"
         f" messages out, {sum(summary.dropped.values())} dropped{f' ({dropped})' * bool(dropped)}",
-        f"{summary.instructions} instructions taken, {summary.rejected} rejected",
     ]
+    for topic, drops in sorted(summary.drops.items()):
+        for reason, count in sorted(drops.items()):
+            lines.append(
+                f"  {topic}: {count} dropped as {reason}: {summary.examples[topic, reason]}"
+            )
     if summary.repaired:
         faults = ", ".join(f"{fault} {count}" for fault, count in sorted(summary.repaired.items()))
         lines.append(f"images decoded although their files have faults: {faults}")
+    for topic, (there, promised) in sorted(summary.missing.items()):
+        lines.append(f"  {topic}: {there} of the {promised} messages that the bag promises")
+    for topic, count in sorted(summary.unread.items()):
+        lines.append(f"  {topic}: {count} messages that cannot be read")
+    lines += [f"  {note}" for note in summary.notes]
+    lines.append(f"{summary.instructions} instructions taken, {summary.rejected} rejected")
     if summary.depth:
         used = ", ".join(f"{what} {count}" for what, count in sorted(summary.depth.items()))
         lines.append(f"depth of images with objects: {used}")

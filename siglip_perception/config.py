@@ -20,6 +20,8 @@ from siglip_perception.parameter import Change, ConfigError, Parameter, Value, s
 from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 
 MAX_CAMERAS = 16
+# Where a bag has its instructions, unless another topic is named.
+INSTRUCTION_TOPIC = "/instruction"
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

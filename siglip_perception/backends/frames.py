@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from siglip_perception.bag import typestore
-from siglip_perception.bag_files import decode_image, deserialise, messages, reading
-from siglip_perception.bag_topics import choose_topics
+from siglip_perception.bag_files import is_bag_folder, reading
+from siglip_perception.bag_messages import decode_image, deserialize, image_type, typestore
+from siglip_perception.bag_topics import choose_cameras
 from siglip_perception.config import Settings
-from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.errors import BagError, ImageError, PerceptionError
 from siglip_perception.images.files import read_image
 from siglip_perception.images.formats import SUFFIXES
 from siglip_perception.types import UInt8Array
-
-_BAGS = (".mcap", ".db3")
 
 
 def read_frames(path: Path, most: int) -> list[UInt8Array]:
@@ -25,15 +22,15 @@ def read_frames(path: Path, most: int) -> list[UInt8Array]:
     Frames that cannot be decoded are left out. Raises PerceptionError or BagError where there is
     nothing to read.
     """
-    if path.suffix in _BAGS or (path / "metadata.yaml").is_file():
-        found = list(_of_bag(path, most))
-    elif path.is_dir():
-        found = list(_of_folder(path, most))
+    if path.is_dir() and not is_bag_folder(path):
+        frames = list(_of_folder(path, most))
+    elif path.exists():
+        frames = _of_bag(path, most)
     else:
-        raise PerceptionError(f"{path} is neither a bag nor a folder of images.")
-    if not found:
+        raise PerceptionError(f"There is no {path}: name a bag, or a folder of images.")
+    if not frames:
         raise PerceptionError(f"{path} holds no image that can be read: name another.")
-    return found
+    return frames
 
 
 def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
@@ -51,20 +48,26 @@ def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
         print(f"{left_out} of {len(chosen)} images of {folder} left out", file=sys.stderr)
 
 
-def _of_bag(bag: Path, most: int) -> Iterator[UInt8Array]:
+def _of_bag(bag: Path, most: int) -> list[UInt8Array]:
     store = typestore()
-    with reading(bag) as reader:
-        topics = choose_topics(reader.connections, (), bag)
-        wanted = [c for c in reader.connections if c.topic in topics]
-        taken = set(_spread(sum(c.msgcount for c in wanted), most))
-        for number, (connection, _, data) in enumerate(messages(bag, reader, wanted)):
+    frames: list[UInt8Array] = []
+    refused: dict[str, str] = {}
+    with reading(bag) as recording:
+        topics = choose_cameras(recording).topics
+        taken = set(_spread(sum(topic.count for topic in topics), most))
+        for number, (topic, _, data) in enumerate(recording.messages(topics)):
             if number not in taken:
                 continue
             try:
-                message: Any = deserialise(store, connection, data)
-                yield decode_image(message, connection.msgtype, Settings.max_pixels).pixels
-            except ImageError:
-                continue
+                message = deserialize(store, topic, data)
+                picture = decode_image(message, image_type(topic), Settings.max_pixels)
+                frames.append(picture.pixels)
+            except ImageError as error:
+                refused.setdefault(topic.name, str(error))
+    if refused and not frames:
+        reasons = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in refused.items())
+        raise BagError(f"No image of the bag {bag} can be read ({reasons}): name another.")
+    return frames
 
 
 def _spread(count: int, most: int) -> list[int]:

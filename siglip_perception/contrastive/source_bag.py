@@ -19,10 +19,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from siglip_perception.bag import STRING, typestore
-from siglip_perception.bag_files import decode_image, deserialise, messages, reading
-from siglip_perception.bag_topics import COMPRESSED, choose_topics
-from siglip_perception.config import Settings
+from siglip_perception.bag_files import reading
+from siglip_perception.bag_messages import (
+    COMPRESSED,
+    STRING,
+    decode_image,
+    deserialize,
+    image_type,
+    typestore,
+)
+from siglip_perception.bag_topics import choose_cameras
+from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.contrastive.sources import BrokenPairError, SourceError, clean_caption
 from siglip_perception.errors import BagError, ImageError
 from siglip_perception.images.files import decode_file
@@ -41,7 +48,7 @@ class BagOptions:
     """
 
     image_topics: tuple[str, ...] = ()
-    caption_topic: str = "/instruction"
+    caption_topic: str = INSTRUCTION_TOPIC
     interval: float = 0.5
 
 
@@ -74,35 +81,35 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter
     store = typestore()
     caption, taken = "", 0
     latest: dict[str, int] = {}
-    with reading(bag) as reader:
-        topics = choose_topics(reader.connections, options.image_topics, bag)
-        spoken = [c for c in reader.connections if c.topic == options.caption_topic]
-        if any(c.msgtype != STRING for c in spoken):
+    with reading(bag) as recording:
+        cameras = choose_cameras(recording, options.image_topics).topics
+        named = recording.named(options.caption_topic)
+        captions = [topic for topic in named if topic.type == STRING]
+        if named and not captions:
             raise BagError(
-                f"{options.caption_topic} of the bag {bag} is {spoken[0].msgtype}, and captions"
+                f"{options.caption_topic} of the bag {bag} is {named[0].stored_type}, and captions"
                 f" have to be {STRING}: name another with --caption-topic."
             )
-        wanted = [c for c in reader.connections if c.topic in topics]
-        for connection, stamp, data in messages(bag, reader, [*wanted, *spoken]):
+        for topic, stamp, data in recording.messages([*cameras, *captions]):
             try:
-                message: Any = deserialise(store, connection, data)
-                if connection.msgtype == STRING:
+                message: Any = deserialize(store, topic, data)
+                if topic in captions:
                     caption = _caption(message.data, skipped)
                     continue
-                since = latest.get(connection.topic)
+                since = latest.get(topic.name)
                 if since is not None and stamp - since < options.interval * 1e9:
                     continue
                 if not caption:
                     skipped[NO_CAPTION_YET] += 1
                     continue
-                pixels = decode_image(message, connection.msgtype, Settings.max_pixels).pixels
+                pixels = decode_image(message, image_type(topic), Settings.max_pixels).pixels
             except ImageError as error:
                 skipped[f"image {error.reason}"] += 1
                 continue
-            latest[connection.topic] = stamp
-            camera = connection.topic.strip("/").replace("/", "_").replace(".", "_")
+            latest[topic.name] = stamp
+            camera = topic.name.strip("/").replace("/", "_").replace(".", "_")
             key = f"{camera}/{stamp:020d}"
-            ending, encoded = _encoded(message, connection.msgtype, pixels)
+            ending, encoded = _encoded(message, image_type(topic), pixels)
             _add(tar, f"{key}.{ending}", encoded)
             _add(tar, f"{key}.txt", caption.encode())
             taken += 1
@@ -118,9 +125,9 @@ def _caption(text: str, skipped: Counter[str]) -> str:
         return ""
 
 
-def _encoded(message: Any, msgtype: str, pixels: UInt8Array) -> tuple[str, bytes]:
+def _encoded(message: Any, message_type: str, pixels: UInt8Array) -> tuple[str, bytes]:
     """Ending and bytes of a file that is read as these pixels: the message's own if they are."""
-    if msgtype == COMPRESSED:
+    if message_type == COMPRESSED:
         data = bytes(message.data)
         # The message's format may say more than its data: that one channel is a Bayer mosaic.
         with suppress(ImageError):

@@ -32,11 +32,12 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
-from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 from std_msgs.msg import String
 
+from siglip_perception.bag_files import reading
+from siglip_perception.bag_messages import COMPRESSED, STRING
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import PerceptionError
 
@@ -227,15 +228,17 @@ def nanoseconds(stamp: Any) -> int:
 
 
 def recorded(bag: Path) -> Iterator[tuple[int, Any]]:
-    """The CompressedImage and String messages of a bag, each with its time in nanoseconds."""
-    classes = {
-        "sensor_msgs/msg/CompressedImage": CompressedImage,
-        "std_msgs/msg/String": String,
-    }
-    with Reader(bag) as reader:
-        wanted = [c for c in reader.connections if c.msgtype in classes]
-        for connection, stamp_ns, data in reader.messages(wanted):
-            yield stamp_ns, deserialize_message(bytes(data), classes[connection.msgtype])
+    """The CompressedImage and String messages of a bag, each with its time in nanoseconds.
+
+    Raises BagError where the bag cannot be read, PlayerError where it has no such images.
+    """
+    classes = {COMPRESSED: CompressedImage, STRING: String}
+    with reading(bag) as recording:
+        topics = [t for t in recording.topics if t.type in classes and t.encoding == "cdr"]
+        if not any(topic.count for topic in topics if topic.type == COMPRESSED):
+            raise PlayerError(f"The bag {bag} has no messages of {COMPRESSED} to play.")
+        for topic, stamp_ns, data in recording.messages(topics):
+            yield stamp_ns, deserialize_message(data, classes[topic.type])
 
 
 def main() -> int:
@@ -255,7 +258,7 @@ def main() -> int:
         player.play(arguments.bag)
         player.wait_until_settled()
         (arguments.out / "results.json").write_text(json.dumps(player.results()))
-    except PlayerError as error:
+    except PerceptionError as error:
         print(error, file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):

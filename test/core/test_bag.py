@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import write_random_model
 
 from siglip_perception import bag
-from siglip_perception.bag_topics import COMPRESSED, RAW, camera_names, choose_topics
+from siglip_perception.bag_files import reading
+from siglip_perception.bag_messages import COMPRESSED, RAW
+from siglip_perception.bag_topics import camera_names, choose_cameras
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import BagError, InstructionError
 from siglip_perception.instruction import parse
@@ -97,6 +99,10 @@ def raw_image(i: int, **changes: Any) -> bytes:
         "data": photo(i).reshape(-1),
     }
     return bytes(STORE.serialize_cdr(TYPES[RAW](**{**fields, **changes}), RAW))
+
+
+def depth_image(i: int) -> bytes:
+    return raw_image(i, encoding="16UC1", step=128, data=np.zeros(48 * 128, np.uint8))
 
 
 def compressed_image(i: int, data: bytes) -> bytes:
@@ -263,8 +269,9 @@ def test_a_truncated_jpeg_and_one_too_large_are_dropped(
     summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert dict(summary.dropped) == {"corrupt": 1}
     options = bag.ReplayOptions(max_pixels=48 * 64 - 1)
-    summary = bag.replay(tmp_path / "in", tmp_path / "small", pipeline, options)
-    assert dict(summary.dropped) == {"corrupt": 1, "too_large": 1}
+    with pytest.raises(BagError, match=r"1 of /c dropped as corrupt: .*; 1 of /c .* too_large"):
+        bag.replay(tmp_path / "in", tmp_path / "small", pipeline, options)
+    assert not (tmp_path / "small").exists()
 
 
 def test_several_cameras_have_topics_of_their_own(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -292,16 +299,16 @@ def test_depth_twins_and_own_outputs_are_not_cameras(tmp_path: Path) -> None:
         [
             ("/front/image_raw", RAW, stamp(0), raw_image(0)),
             ("/front/image_raw/compressed", COMPRESSED, stamp(0), compressed_image(0, jpeg(0))),
-            ("/front/depth/image_raw", RAW, stamp(0), raw_image(0)),
+            ("/front/depth/image_raw", RAW, stamp(0), depth_image(0)),
             ("/siglip_perception/overlay/compressed", COMPRESSED, stamp(0), b"\0" * 8),
         ],
     )
-    with Reader(tmp_path / "in") as reader:
-        assert choose_topics(reader.connections, (), tmp_path) == ("/front/image_raw",)
-        asked = ("/front/depth/image_raw",)
-        assert choose_topics(reader.connections, asked, tmp_path) == asked
+    with reading(tmp_path / "in") as recording:
+        assert choose_cameras(recording).names == ("/front/image_raw",)
+        named = ("/front/depth/image_raw",)
+        assert choose_cameras(recording, named).names == named
         with pytest.raises(BagError, match="no images on /nope: it has /front/depth"):
-            choose_topics(reader.connections, ("/nope",), tmp_path)
+            choose_cameras(recording, ("/nope",))
 
 
 def test_names_of_cameras() -> None:
