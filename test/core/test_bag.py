@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
+import yaml
+from bags import Channel, write_mcap
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -256,6 +259,96 @@ def test_a_jpeg_without_its_end_is_replayed_and_counted(
     summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert (summary.tokens, dict(summary.dropped)) == (2, {})
     assert dict(summary.repaired) == {"jpeg_repaired": 1}
+
+
+def promise(folder: Path, topic: str, count: int) -> None:
+    """Let the bag's metadata promise so many messages on a topic."""
+    path = folder / "metadata.yaml"
+    described = yaml.safe_load(path.read_text())
+    for entry in described["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        if entry["topic_metadata"]["name"] == topic:
+            entry["message_count"] = count
+    path.write_text(yaml.safe_dump(described))
+
+
+def test_messages_that_the_metadata_promise_and_the_files_lack_are_told(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    bag.write_sample_bag(tmp_path / "none", [], [(1, "red cup")])
+    promise(tmp_path / "none", "/image/compressed", 2)
+    with pytest.raises(
+        BagError, match=r"on /image/compressed, though its metadata.yaml promises 2"
+    ):
+        bag.replay(tmp_path / "none", tmp_path / "out", pipeline)
+    assert not (tmp_path / "out").exists()
+    write_sample(tmp_path / "some")
+    promise(tmp_path / "some", "/image/compressed", 9)
+    summary = bag.replay(tmp_path / "some", tmp_path / "out", pipeline)
+    assert summary.missing == {"/image/compressed": (6, 9)}
+
+
+def test_drops_are_counted_for_each_topic_with_an_example(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    gray = raw_image(0, encoding="mono16", step=128, data=np.zeros(48 * 128, np.uint8))
+    rows = [("/ir", RAW, stamp(i), gray) for i in range(3)]
+    write_bag(tmp_path / "in", [*rows, ("/image", RAW, stamp(3), raw_image(3))])
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert summary.drops == {"/ir": {"encoding": 3}}
+    assert "mono16" in summary.examples["/ir", "encoding"]
+    assert summary.images == summary.tokens + summary.dropped.total()
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1"])
+def test_a_16_bit_camera_is_replayed_once_it_is_said_what_is_white(
+    pipeline: Pipeline, tmp_path: Path, encoding: str
+) -> None:
+    shades = np.arange(48 * 64, dtype="<u2")
+    gray = raw_image(0, encoding=encoding, step=128, data=shades.view(np.uint8))
+    write_bag(tmp_path / "in", [("/ir", RAW, stamp(0), gray)])
+    with pytest.raises(BagError, match="--mono16-white"):
+        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    options = bag.ReplayOptions(mono16_white=3071)
+    assert bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options).tokens == 1
+
+
+def test_an_instruction_that_cannot_be_read_changes_nothing_and_is_counted(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    spoken = "std_msgs/msg/String"
+    rows = [
+        ("/instruction", spoken, stamp(0) - 2, text_bytes("red cup")),
+        ("/instruction", spoken, stamp(0) - 1, b"\0\1\0\0\xff"),
+        ("/image", RAW, stamp(0), raw_image(0)),
+    ]
+    write_bag(tmp_path / "in", rows)
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    assert (summary.objects, summary.unread) == (1, {"/instruction": 1})
+
+
+def test_a_cut_off_bag_is_replayed_as_far_as_it_goes(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    stored = tmp_path / "in" / "in.mcap"
+    stored.write_bytes(stored.read_bytes()[: stored.stat().st_size // 2])
+    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    (there, promised) = summary.missing["/image/compressed"]
+    assert 0 < there == summary.tokens < promised == 6
+    assert any("it ends early" in note for note in summary.notes)
+
+
+def test_pictures_of_foxglove_give_the_tokens_of_ros_ones(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    write_bag(tmp_path / "ros", [("/cam", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)))])
+    picture = {"timestamp": {"sec": stamp(0) // 10**9, "nsec": stamp(0) % 10**9}}
+    picture |= {"frame_id": "cam", "format": "jpeg"}
+    picture["data"] = base64.b64encode(jpeg(0)).decode()
+    channel = Channel("/cam", "foxglove.CompressedImage", "json", "jsonschema", b"{}")
+    rows_written = [(channel, stamp(0), json.dumps(picture).encode())]
+    write_mcap(tmp_path / "foxglove.mcap", rows_written, profile="")
+    bag.replay(tmp_path / "ros", tmp_path / "a", pipeline)
+    bag.replay(tmp_path / "foxglove.mcap", tmp_path / "b", pipeline)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
 def test_a_truncated_jpeg_and_one_too_large_are_dropped(

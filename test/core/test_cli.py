@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,40 @@ def test_replay_writes_a_bag_and_pictures(
     assert (tmp_path / "out" / "metadata.yaml").is_file()
 
 
+def test_replay_lists_what_a_bag_has_and_counts_what_was_dropped(
+    model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "JPEG")
+    frames = [(1, stored.getvalue()[:100]), (2, stored.getvalue())]
+    bag.write_sample_bag(tmp_path / "in", frames, [])
+    assert (
+        cli.main(["replay", str(tmp_path / "in"), "-o", f"{tmp_path}/out", "--model", model]) == 0
+    )
+    said = capsys.readouterr()
+    assert re.search(r"/image/compressed +sensor_msgs/msg/CompressedImage +2\n", said.err)
+    assert "images: /image/compressed\n" in said.err
+    assert "2 images in, 1 token and 0 object messages out, 1 dropped (corrupt 1)" in said.out
+    assert "/image/compressed: 1 dropped as corrupt: the JPEG" in said.out
+    assert "/instruction holds no instruction: give one with --instruction" in said.out
+
+
+def test_what_is_wrong_with_a_bag_is_said_before_pytorch_is_imported(tmp_path: Path) -> None:
+    bag.write_sample_bag(tmp_path / "in", [], [(1, "red cup")])
+    code = (
+        "import sys; from siglip_perception import cli;"
+        f"code = cli.main(['replay', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]);"
+        "sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "/image/compressed  sensor_msgs/msg/CompressedImage  0" in done.stderr
+    assert "has no images on /image/compressed" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_user_got_wrong_is_one_line(
     model: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +255,8 @@ def test_what_a_user_got_wrong_is_one_line(
         ["tokens", "image.png"],
         ["ground", "image.png", "cup", "--threshold", "2"],
         ["replay", "bag", "-o", "out", "--overlay-every", "0"],
+        ["replay", "bag", "-o", "out", "--mono16-white", "65536"],
+        ["replay", "bag", "-o", "out", "--grounding-rate", "-1"],
         ["tokens", "image.png", "-o", "t.npz", "--backend", "magic"],
     ],
 )
