@@ -5,6 +5,7 @@ A topic's type and the encoding of its first message decide, never its name alon
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from siglip_perception.bag_messages import (
 )
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import BagError, ImageError
+from siglip_perception.parameter import shown
 
 NODE = "/siglip_perception"
 # Last parts of a topic that say how an image came, not from which camera.
@@ -40,6 +42,8 @@ _PLAIN = frozenset(
 # Encodings that depth images have, and cameras hardly ever.
 _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 _GREY16_WHITE = 65535
+# Formats of a CompressedImage that hold packets of a video.
+_VIDEO_FORMATS = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|theora", re.IGNORECASE)
 _MOST_NAMED = 8
 
 
@@ -263,7 +267,7 @@ def _judge(
     if not topic.count:
         return "no messages", ""
     if not readable(topic):
-        return f"its messages are encoded as {topic.encoding!a}, which is not read here", ""
+        return f"its messages are encoded as {shown(topic.encoding)}, which is not read here", ""
     message = _first(recording, store, topic)
     if message is None:
         # Each message that cannot be read is counted when its turn comes.
@@ -275,7 +279,7 @@ def _judge(
             if encoding == "16UC1"
             else ""
         )
-        return f"depth by its encoding {encoding!a}{remedy}", encoding
+        return f"depth by its encoding {shown(encoding)}{remedy}", encoding
     return _undecodable(recording, store, topic, max_pixels, _GREY16_WHITE), encoding
 
 
@@ -298,10 +302,11 @@ def _undecodable(
         name = message.encoding if kind == RAW else message.format
         if not mono16_white and _is_grey16(message, kind, max_pixels):
             return (
-                f"its images are 16-bit gray ({name!a}), and nothing says how bright they are;"
-                " give the value that is white with --mono16-white"
+                f"its images are 16-bit gray ({shown(name)}), and nothing says how bright they are;"
+                " give the value that is white, such as 4095 of 12 bits, with --mono16-white"
             )
-        return f"its encoding {name!a} is not supported"
+        video = f", which is video, {_VIDEO_REMEDY}" if _VIDEO_FORMATS.search(name) else ""
+        return f"its encoding {shown(name)} is not supported{video}"
     return ""
 
 

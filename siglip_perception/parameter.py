@@ -85,7 +85,23 @@ class Parameter:
                 return tuple(value)
         elif isinstance(value, (bool, int, float, str)) and type(value) is type(self.default):
             return value
-        raise ConfigError(f"{self.name} is {shown(value)}; it must be of type {kind}.")
+        raise ConfigError(
+            f"{self.name} is {shown(value)}; it must be of type {kind}{self._remedy(value)}."
+        )
+
+    def _remedy(self, value: Any) -> str:
+        """How a value of another type would have to be written, where that can be told."""
+        if self.type == "string[]" and isinstance(value, str):
+            return f": write [{shown(value)}]"
+        if self.type == "string" and isinstance(value, (bool, int, float)):
+            return f": write '{value}', in quotes"
+        if self.type == "bool":
+            return ": write true or false, without quotes"
+        if self.type in ("int", "double") and isinstance(value, str):
+            return ": write a number, without quotes"
+        if self.type == "int" and isinstance(value, float) and value.is_integer():
+            return f": write {value:.0f}"
+        return ""
 
 
 def shown(value: Any) -> str:

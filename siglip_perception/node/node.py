@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +40,7 @@ from siglip_perception.node.lifecycle import (
 from siglip_perception.node.mailbox import Mailbox
 from siglip_perception.node.model import Loader, load_pipeline
 from siglip_perception.node.outputs import NodeOutputs
-from siglip_perception.node.parameters import LiveSettings
+from siglip_perception.node.parameters import LiveSettings, tell_overrides
 from siglip_perception.node.perceiver import Perceiver
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
@@ -55,12 +55,16 @@ class PerceptionNode(ManagedNode):
     """Loads the model in configure, uses it in active, frees it in cleanup.
 
     Spin it with a NodeExecutor. end: called once, from any thread, with a sentence when only a
-    new process can help.
+    new process can help. arguments: of the process, of which the log says what they gave.
     Raises ConfigError where a parameter given at the start is wrong.
     """
 
     def __init__(
-        self, end: Callable[[str], None], load: Loader = load_pipeline, **options: Any
+        self,
+        end: Callable[[str], None],
+        load: Loader = load_pipeline,
+        arguments: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         super().__init__("siglip_perception", **options)
         self._end = end
@@ -68,6 +72,7 @@ class PerceptionNode(ManagedNode):
         self._joined = False
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._settings = LiveSettings(self, lambda: self.state_id == UNCONFIGURED)
+        tell_overrides(self, arguments)
         self._watch = QosWatch(self)
         self._outputs = NodeOutputs(self, self._watch)
         self._worker = Worker(self._crashed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -13,12 +13,12 @@ from rcl_interfaces.msg import (
     ParameterType,
     SetParametersResult,
 )
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from siglip_perception.config import BY_NAME, PARAMETERS, Settings
 from siglip_perception.parameter import Change, ConfigError, Parameter
+from siglip_perception.parameter_files import remarks, suggestion
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,
@@ -39,8 +39,9 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         if parameter.choices
         else f"can be set {parameter.change.value}",
         read_only=parameter.read_only,
-        # A whole number is taken for a double; rclpy would refuse `threshold:=1`.
-        dynamic_typing=parameter.type == "double",
+        # A whole number is taken for a double, and an empty list, which has no type, for one of
+        # strings; rclpy would refuse `threshold:=1` and `phrases:=[]`. LiveSettings checks them.
+        dynamic_typing=parameter.type in ("double", "string[]"),
     )
     if parameter.minimum is not None and parameter.maximum is not None:
         # step 0: anything in between. rclpy looks at the range of the value's own type only.
@@ -106,17 +107,38 @@ def _ours(parameters: list[RosParameter]) -> dict[str, Any]:
     return {item.name: item.value for item in parameters if item.name in BY_NAME}
 
 
+def tell_overrides(node: Node, arguments: Sequence[str]) -> None:
+    """Log which files and sections a node got parameters from, and warn of what it ignores.
+
+    arguments: of the process. Call it once every parameter is declared.
+    """
+    told, warnings = remarks(arguments, node.get_fully_qualified_name())
+    for line in told:
+        node.get_logger().info(line)
+    for name in sorted(_overrides(node)):
+        # Those of QoS are declared with their subscriptions.
+        if not node.has_parameter(name) and not name.startswith("qos_overrides."):
+            warnings.append(
+                f"there is no parameter {name}, so its value is ignored{suggestion(name, BY_NAME)}"
+            )
+    for line in warnings:
+        node.get_logger().warning(line)
+
+
+def _overrides(node: Node) -> Mapping[str, RosParameter]:
+    """What the node was given at its start, declared or not. rclpy has no public way to it."""
+    overrides: Mapping[str, RosParameter] = node._parameter_overrides
+    return overrides
+
+
 def _declare(node: Node, parameter: Parameter) -> Any:
     """Declares it; its value as given at the start, the default where none was given."""
-    default = parameter.default
-    value = list(default) if isinstance(default, tuple) else default
-    try:
-        given = node.declare_parameter(parameter.name, value, descriptor(parameter)).value
-    except InvalidParameterTypeException as error:
-        raise ConfigError(f"{parameter.name} must be of type {parameter.type}.") from error
-    except InvalidParameterValueException as error:
-        raise ConfigError(
-            f"{parameter.name} must be {parameter.constraint or parameter.type}."
-        ) from error
-    # `cameras: []` in a file has no type, so it arrives as not set.
-    return default if given is None else given
+    override = _overrides(node).get(parameter.name)
+    value: Any = parameter.default
+    # `cameras: []` in a file has no type, so it arrives as not set. Declared like that it would
+    # stay uninitialised, and every get_parameters() of it, as in a dump, would fail.
+    if override is not None and override.type_ != RosParameter.Type.NOT_SET:
+        value = parameter.check(override.value)
+    declared = list(value) if isinstance(value, tuple) else value
+    node.declare_parameter(parameter.name, declared, descriptor(parameter), ignore_override=True)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import traceback
@@ -26,12 +27,14 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     spin_briefly()
     sys.setswitchinterval(SWITCH_INTERVAL)
     import rclpy
+    from rclpy.exceptions import ParameterException
     from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.signals import SignalHandlerOptions
 
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.parameter import ConfigError
+    from siglip_perception.parameter_files import parameter_files, read_sections
 
     failures: list[str] = []
 
@@ -39,14 +42,18 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         failures.append(sentence)
         stop.request()
 
+    arguments = list(sys.argv if args is None else args)
     try:
-        rclpy.init(
-            args=None if args is None else list(args),
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-        node = PerceptionNode(end)
-    except (ConfigError, rclpy_implementation.RCLError) as error:
-        print(f"perception_node: {str(error).splitlines()[0]}", file=sys.stderr)
+        try:
+            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        except rclpy_implementation.RCLError:
+            # ROS names a line of its own source; what is wrong with a file can be said better.
+            for path in parameter_files(arguments):
+                read_sections(path)
+            raise
+        node = PerceptionNode(end, arguments=arguments)
+    except (ConfigError, ParameterException, rclpy_implementation.RCLError) as error:
+        print(f"perception_node: {_first_line(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
     executor = NodeExecutor()
@@ -67,6 +74,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         node.destroy_node()
         rclpy.try_shutdown()
     _leave(1 if failures else 0)
+
+
+def _first_line(error: Exception) -> str:
+    """Without the places in rcl's own source, which follow what it has to say."""
+    return re.sub(r"(, at /\S+:\d+)+$", "", str(error).splitlines()[0])
 
 
 def _leave(code: int) -> NoReturn:

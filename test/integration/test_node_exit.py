@@ -78,8 +78,9 @@ def test_with_a_model_that_cannot_be_loaded(start: Start) -> None:
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"threshold": 7.0}, "perception_node: threshold must be 0 to 1."),
+        ({"threshold": 7.0}, "perception_node: threshold is 7.0; it must be 0 to 1."),
         ({"backend": "tpu"}, "perception_node: backend is 'tpu'; it must be one of"),
+        ({"use_sim_time": "yep"}, "perception_node: .*'use_sim_time' to 'yep' .* 'BOOL'"),
     ],
 )
 def test_a_wrong_parameter_at_the_start_is_one_sentence_and_exit_code_2(

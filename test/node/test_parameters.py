@@ -61,8 +61,15 @@ def test_values_given_at_the_start(make: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("threshold", 7.0, "threshold must be 0 to 1"),
-        ("model", 5, "model must be of type string"),
+        ("threshold", 7.0, "threshold is 7.0; it must be 0 to 1"),
+        ("threshold", float("nan"), "threshold is nan; it must be 0 to 1"),
+        ("threshold", "0.5", "threshold is '0.5'; it must be of type double: write a number"),
+        ("model", 5, "model is 5; it must be of type string: write '5', in quotes"),
+        ("publish_mask", "true", "is 'true'; it must be of type bool: write true or false"),
+        ("max_objects", 20.0, "max_objects is 20.0; it must be of type int: write 20"),
+        ("max_objects", True, "max_objects is True; it must be of type int"),
+        ("cameras", "front", r"cameras is 'front'; .* type string\[\]: write \['front'\]"),
+        ("phrases", [1, 2], r"phrases is \[1, 2\]; it must be of type string\[\]"),
         ("backend", "tpu", "one of auto"),
         ("cameras", ["a", "a"], "once"),
         ("max_objects", 1000, "1 to 255"),
@@ -73,6 +80,20 @@ def test_a_wrong_value_given_at_the_start_is_one_sentence(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         make(**{name: value})
+
+
+def test_an_empty_list_leaves_no_parameter_without_a_value(make: Make) -> None:
+    """As a file's `cameras: []` arrives, which has no type."""
+    node, live = make(cameras=None, phrases=None)
+    assert live.get() == Settings()
+    dumped = node.get_parameters([parameter.name for parameter in PARAMETERS])
+    assert all(item.type_ != Parameter.Type.NOT_SET for item in dumped)
+    (result,) = node.set_parameters([Parameter("phrases", value=["cup"])])
+    assert (result.successful, live.get().phrases) == (True, ("cup",))
+    (result,) = node.set_parameters([Parameter("phrases", value=[])])
+    assert (result.successful, live.get().phrases) == (True, ())
+    (result,) = node.set_parameters([Parameter("phrases", value=[True])])
+    assert "phrases is [True]; it must be of type string[]" in result.reason
 
 
 def test_what_may_be_set_at_any_time_is_set_at_once(make: Make) -> None:
