@@ -147,11 +147,11 @@ def replay_recording(
     instructions, depth = selection.instructions, selection.depth
     total = sum(topic.count for topic in images)
     cameras = camera_names(selection.cameras.names)
-    read: Counter[BagTopic] = Counter()
+    read_counts: Counter[BagTopic] = Counter()
     with deterministic(), writing(out, recording.storage) as writer:
         run = Run(pipeline, options, typestore(), writer, cameras)
         for topic, stamp, data in recording.messages([*images, *instructions, *depth]):
-            read[topic] += 1
+            read_counts[topic] += 1
             if topic in instructions:
                 run.hear(topic, data)
                 continue
@@ -166,8 +166,8 @@ def replay_recording(
         summary = run.summary
         for topic in (*images, *instructions, *depth):
             promised = max(topic.count, topic.promised or 0)
-            if read[topic] < promised:
-                summary.missing[topic.name] = read[topic], promised
+            if read_counts[topic] < promised:
+                summary.missing[topic.name] = read_counts[topic], promised
         late = [note for note in recording.notes if note not in selection.notes]
         summary.notes = (*selection.notes, *late)
         if not summary.tokens and not summary.objects:

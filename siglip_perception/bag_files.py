@@ -89,7 +89,7 @@ class Recording:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is odd about it, in words, its damages included."""
-        return (*self._notes, *(f"{one}; what can be read is read" for one in self.damages))
+        return (*self._notes, *(f"{damage}; what can be read is read" for damage in self.damages))
 
     def messages(self, topics: Iterable[BagTopic]) -> Iterator[tuple[BagTopic, int, bytes]]:
         """Yield those topics' messages by time over all files, each with its time in nanoseconds.
@@ -97,13 +97,13 @@ class Recording:
         Messages of one time come in the order of the files, and in each as they were written.
         Raises BagError where the bag cannot be read.
         """
-        chosen = set(topics)
+        chosen_topics = set(topics)
         sources = []
         for _, file in self._files:
-            numbered = {stored.number: self._topics[_key(stored)] for stored in file.topics}
-            taken = {number: topic for number, topic in numbered.items() if topic in chosen}
-            if taken:
-                sources.append((file.start_ns, partial(_entries, file, taken)))
+            numbers = {stored.number: self._topics[_key(stored)] for stored in file.topics}
+            numbers = {n: topic for n, topic in numbers.items() if topic in chosen_topics}
+            if numbers:
+                sources.append((file.start_ns, partial(_entries, file, numbers)))
         try:
             for time, (topic, data) in merge_by_time(sources):
                 yield topic, time, data
@@ -161,10 +161,10 @@ def _merged_topics(
     topics: dict[_Key, BagTopic] = {}
     for stored in (stored for file in files for stored in file):
         name, kind, encoding = key = _key(stored)
-        known = topics.get(key) or BagTopic(
+        topic = topics.get(key) or BagTopic(
             name, kind, stored.type, encoding, stored.definition, 0, promised.get((name, kind))
         )
-        topics[key] = replace(known, count=known.count + stored.count)
+        topics[key] = replace(topic, count=topic.count + stored.count)
     stored_topics = {(name, kind) for name, kind, _ in topics}
     for (name, kind), count in promised.items():
         if (name, kind) not in stored_topics:
@@ -187,26 +187,30 @@ def _find_files(bag: Path, notes: list[str]) -> tuple[list[Path], _Metadata]:
     if not bag.is_dir():
         _refuse_other_files(bag)
         return [bag], _Metadata()
-    described = (bag / "metadata.yaml").is_file()
-    metadata = _read_metadata(bag / "metadata.yaml", notes) if described else _Metadata()
-    listed = [_listed_file(bag, name) for name in metadata.files]
-    there = [path for path in listed if path.is_file()]
-    for path in listed:
-        if path not in there:
-            notes.append(f"metadata.yaml lists {path.name}, which is not there")
-    stored = [path for path in sorted(bag.iterdir()) if path.is_file() and _is_bag_file(path)]
-    if there:
-        for path in stored:
-            if path not in there and not _is_copy(path, there):
-                notes.append(f"{path.name} is left out: metadata.yaml does not list it")
-        return there, metadata
-    if stored and (described or len(stored) == 1 or _is_split(stored)):
-        if not described:
+    has_metadata = (bag / "metadata.yaml").is_file()
+    metadata = _read_metadata(bag / "metadata.yaml", notes) if has_metadata else _Metadata()
+    listed_files = [_listed_file(bag, name) for name in metadata.files]
+    notes += [
+        f"metadata.yaml lists {path.name}, which is not there"
+        for path in listed_files
+        if not path.is_file()
+    ]
+    listed_files = [path for path in listed_files if path.is_file()]
+    all_files = [path for path in sorted(bag.iterdir()) if path.is_file() and _is_bag_file(path)]
+    if listed_files:
+        notes += [
+            f"{path.name} is left out, as metadata.yaml does not list it"
+            for path in all_files
+            if path not in listed_files and not _is_copy(path, listed_files)
+        ]
+        return listed_files, metadata
+    if all_files and (has_metadata or len(all_files) == 1 or _is_split(all_files)):
+        if not has_metadata:
             notes.append(
                 "there is no metadata.yaml, as after a crash while recording: all files are read"
             )
-        return stored, metadata
-    raise _no_bag(bag, stored)
+        return all_files, metadata
+    raise _no_bag(bag, all_files)
 
 
 def _is_bag_file(path: Path) -> bool:
@@ -217,9 +221,9 @@ def _is_bag_file(path: Path) -> bool:
     )
 
 
-def _is_copy(path: Path, listed: Iterable[Path]) -> bool:
-    """Whether it is a listed file, unpacked or packed, as rosbag2 leaves it after playing."""
-    return any(path.stem == other.name or other.stem == path.name for other in listed)
+def _is_copy(path: Path, files: Iterable[Path]) -> bool:
+    """Whether it is one of the files, unpacked or packed, as rosbag2 leaves it after playing."""
+    return any(path.stem == other.name or other.stem == path.name for other in files)
 
 
 def _is_split(paths: Sequence[Path]) -> bool:
@@ -239,20 +243,20 @@ def _listed_file(bag: Path, name: str) -> Path:
     return next((other for other in others if other.is_file()), path)
 
 
-def _no_bag(bag: Path, stored: Sequence[Path]) -> BagError:
+def _no_bag(bag: Path, files: Sequence[Path]) -> BagError:
     """Says what a folder is that is no bag."""
-    if stored:
+    if files:
         return BagError(
-            f"The folder {bag} holds {len(stored)} bags as files and no metadata.yaml: give one of"
-            f" them, {_enumerate(str(path) for path in stored)}."
+            f"The folder {bag} holds {len(files)} bags as files and no metadata.yaml: give one of"
+            f" them, {_enumerate(str(path) for path in files)}."
         )
-    inside = sorted(path for path in bag.iterdir() if path.is_dir() and is_bag_folder(path))
-    if len(inside) == 1:
-        return BagError(f"{bag} is the folder above a bag: give {inside[0]}.")
-    if inside:
+    bags = sorted(path for path in bag.iterdir() if path.is_dir() and is_bag_folder(path))
+    if len(bags) == 1:
+        return BagError(f"{bag} is the folder above a bag: give {bags[0]}.")
+    if bags:
         return BagError(
-            f"{bag} is a folder of {len(inside)} bags: give one of them,"
-            f" {_enumerate(str(path) for path in inside)}."
+            f"{bag} is a folder of {len(bags)} bags: give one of them,"
+            f" {_enumerate(str(path) for path in bags)}."
         )
     for path in sorted(bag.iterdir()):
         if path.is_file() and _start(path).startswith(_ROS1):
@@ -269,17 +273,17 @@ def is_bag_folder(folder: Path) -> bool:
 
 def _enumerate(names: Iterable[str]) -> str:
     """A sentence's "a, b or c", with no more names than can be read."""
-    known = list(names)
-    if len(known) > _MOST_NAMED:
-        return f"{', '.join(known[:_MOST_NAMED])} or {len(known) - _MOST_NAMED} more"
-    return f"{', '.join(known[:-1])} or {known[-1]}" if len(known) > 1 else known[0]
+    *first, last = names
+    if len(first) >= _MOST_NAMED:
+        return f"{', '.join(first[:_MOST_NAMED])} or {len(first) + 1 - _MOST_NAMED} more"
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _read_metadata(path: Path, notes: list[str]) -> _Metadata:
     """All versions alike: few keys are read, and none is needed."""
     try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-        info = described["rosbag2_bagfile_information"]
+        document = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        info = document["rosbag2_bagfile_information"]
         names = info.get("relative_file_paths") or ()
         promised: Counter[tuple[str, str]] = Counter()
         for entry in info.get("topics_with_message_count") or ():

@@ -128,9 +128,9 @@ class McapFile:
         if statistics is None:
             return False
         messages, channels, chunk_count = statistics[0], statistics[2], statistics[5]
-        whole = len(chunks) == chunk_count and len(self._channels) == channels
-        inside = all(0 < chunk.length <= start - chunk.offset for chunk in chunks)
-        if not whole or not inside or sum(counts.values()) != messages:
+        complete = len(chunks) == chunk_count and len(self._channels) == channels
+        in_bounds = all(0 < chunk.length <= start - chunk.offset for chunk in chunks)
+        if not complete or not in_bounds or sum(counts.values()) != messages:
             return False
         self._chunks, self._counts = chunks, counts
         self._starts = [chunk.start_ns for chunk in chunks] or [statistics[6]]

@@ -197,8 +197,8 @@ def _converted(store: Typestore, message: Any) -> Any:
 
 
 def _foxglove_cdr(store: Typestore, topic: BagTopic, data: bytes) -> Any:
-    own = _foxglove_store(topic.type, topic.definition)
-    message: Any = own.deserialize_cdr(data, topic.type)
+    foxglove_store = _foxglove_store(topic.type, topic.definition)
+    message: Any = foxglove_store.deserialize_cdr(data, topic.type)
     stamp = message.timestamp
     fields = {name: getattr(message, name, "") for name in _PROTOBUF_FIELDS[topic.type]}
     return _foxglove_image(store, topic.type, {**fields, "timestamp": (stamp.sec, stamp.nanosec)})

@@ -41,7 +41,7 @@ _PLAIN = frozenset(
 )
 # Encodings that depth images have, and cameras hardly ever.
 _DEPTH_ENCODINGS = ("16UC1", "32FC1")
-_GREY16_WHITE = 65535
+_GRAY16_WHITE = 65535
 # Formats of a CompressedImage that hold packets of a video.
 _VIDEO_FORMATS = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|theora", re.IGNORECASE)
 _MOST_NAMED = 8
@@ -83,7 +83,7 @@ def choose_cameras(
     store = typestore()
     left_out: dict[BagTopic, str] = {}
     cameras: list[BagTopic] = []
-    grey: list[BagTopic] = []
+    gray16: list[BagTopic] = []
     for topic in recording.topics:
         if topic.type in VIDEO:
             left_out[topic] = f"{VIDEO[topic.type]}, {_VIDEO_REMEDY}"
@@ -95,19 +95,19 @@ def choose_cameras(
             continue
         left_out[topic] = reason
         if encoding == "16UC1":
-            grey.append(topic)
+            gray16.append(topic)
     if not cameras and mono16_white:
-        cameras = grey
-    chosen: dict[str, str] = {}
+        cameras = gray16
+    camera_of_base: dict[str, str] = {}
     for topic in sorted(cameras, key=_preference):
-        first = chosen.setdefault(_base(topic.name), topic.name)
+        first = camera_of_base.setdefault(_base(topic.name), topic.name)
         if first != topic.name:
             left_out[topic] = f"the same camera as {first}"
-    topics = [topic for topic in cameras if topic.name in chosen.values()]
+    topics = [topic for topic in cameras if topic.name in camera_of_base.values()]
     if not topics:
         raise _no_camera(recording, left_out)
-    kept = {topic: reason for topic, reason in left_out.items() if topic not in topics}
-    return Cameras(tuple(topics), kept)
+    unused = {topic: reason for topic, reason in left_out.items() if topic not in topics}
+    return Cameras(tuple(topics), unused)
 
 
 def check_decodable(
@@ -132,38 +132,42 @@ def choose_instructions(
     spoken_before: whether an instruction is given beforehand, so that none is needed.
     Raises BagError where a topic other than the usual one is named and has none.
     """
-    named = recording.named(name)
-    texts = [topic for topic in named if topic.type == STRING and readable(topic)]
+    named_topics = recording.named(name)
+    text_topics = [topic for topic in named_topics if topic.type == STRING and readable(topic)]
     others = [
         topic
         for topic in recording.topics
-        if topic.type == STRING and topic not in named and topic.count
+        if topic.type == STRING and topic not in named_topics and topic.count
     ]
-    if any(topic.count for topic in texts):
+    if any(topic.count for topic in text_topics):
         notes = []
-        if types := {topic.stored_type for topic in named if topic not in texts}:
+        if types := {topic.stored_type for topic in named_topics if topic not in text_topics}:
             notes.append(f"{name} has messages of {' and '.join(sorted(types))}, too")
         last = name.rsplit("/", 1)[-1]
         if twins := [topic.name for topic in others if topic.name.rsplit("/", 1)[-1] == last]:
             notes.append(f"the bag has {' and '.join(twins)}, too (see --instruction-topic)")
-        taken = f"instructions are taken from {name} as {STRING} alone"
-        return tuple(texts), f"{taken}: {'; '.join(notes)}" if notes else ""
+        source = f"instructions are taken from {name} as {STRING} alone"
+        return tuple(text_topics), f"{source}: {'; '.join(notes)}" if notes else ""
     if spoken_before:
-        return tuple(texts), ""
-    if texts:
+        return tuple(text_topics), ""
+    if text_topics:
         problem = f"{name} holds no instruction"
-    elif named:
-        kind = named[0].stored_type if named[0].type != STRING else named[0].encoding
+    elif named_topics:
+        kind = (
+            named_topics[0].stored_type
+            if named_topics[0].type != STRING
+            else named_topics[0].encoding
+        )
         problem = f"{name} is of {kind}, and an instruction is a {STRING}"
     else:
         problem = f"the bag has no topic {name}"
     remedy = 'give one with --instruction "pick up the red cup"'
     if others:
-        known = ", ".join(f"{topic.name} ({topic.count})" for topic in others[:_MOST_NAMED])
-        remedy += f", or name its topic with --instruction-topic; of {STRING} it has {known}"
+        candidates = ", ".join(f"{topic.name} ({topic.count})" for topic in others[:_MOST_NAMED])
+        remedy += f", or name its topic with --instruction-topic; of {STRING} it has {candidates}"
     if name != INSTRUCTION_TOPIC:
         raise BagError(f"The bag {recording.path} holds no such instruction: {problem}; {remedy}.")
-    return tuple(texts), f"no objects are looked for, as {problem}: {remedy}"
+    return tuple(text_topics), f"no objects are looked for, as {problem}: {remedy}"
 
 
 def choose_depth(
@@ -186,15 +190,15 @@ def choose_depth(
         (depth, RAW, "--depth-topic"),
         (info, CAMERA_INFO, "--camera-info-topic"),
     ):
-        there = [
+        matching = [
             topic for topic in recording.named(name) if topic.type == kind and readable(topic)
         ]
-        if not there:
+        if not matching:
             raise BagError(
                 f"The bag {bag} has no {kind} on {name or 'the topic that is missing'}: name one"
                 f" with {option}; depth needs both the image and its camera info."
             )
-        topics += there
+        topics += matching
     return tuple(topics)
 
 
@@ -203,10 +207,10 @@ def camera_names(topics: Iterable[str]) -> Mapping[str, str]:
 
     "/front/image_raw/compressed" -> "front"; else the whole topic with "_", where two would agree.
     """
-    given = list(topics)
-    if len(given) == 1:
-        return {given[0]: ""}
-    short = {topic: _camera(topic) for topic in given}
+    names = list(topics)
+    if len(names) == 1:
+        return {names[0]: ""}
+    short = {topic: _camera(topic) for topic in names}
     often = Counter(short.values())
     return {
         topic: name if name and often[name] == 1 else topic.strip("/").replace("/", "_")
@@ -252,10 +256,10 @@ def _named(recording: Recording, name: str) -> list[BagTopic]:
         raise BagError(
             f"{name} of the bag {bag} is {kind}, {VIDEO[topics[0].type]}, {_VIDEO_REMEDY}."
         )
-    there = [topic.name for topic in recording.topics if image_type(topic)]
-    known = ", ".join(there) if there else "no image topic at all"
+    image_topics = [topic.name for topic in recording.topics if image_type(topic)]
+    contents = ", ".join(image_topics) if image_topics else "no image topic at all"
     of = f", which is of {topics[0].stored_type}" if topics else ""
-    raise BagError(f"The bag {bag} has no images on {name}{of}: it has {known}.")
+    raise BagError(f"The bag {bag} has no images on {name}{of}: it has {contents}.")
 
 
 def _judge(
@@ -280,7 +284,7 @@ def _judge(
             else ""
         )
         return f"depth by its encoding {shown(encoding)}{remedy}", encoding
-    return _undecodable(recording, store, topic, max_pixels, _GREY16_WHITE), encoding
+    return _undecodable(recording, store, topic, max_pixels, _GRAY16_WHITE), encoding
 
 
 def _undecodable(
@@ -300,19 +304,19 @@ def _undecodable(
         if error.reason != "encoding":
             return ""
         name = message.encoding if kind == RAW else message.format
-        if not mono16_white and _is_grey16(message, kind, max_pixels):
+        if not mono16_white and _is_gray16(message, kind, max_pixels):
             return (
-                f"its images are 16-bit gray ({shown(name)}), and nothing says how bright they are;"
-                " give the value that is white, such as 4095 of 12 bits, with --mono16-white"
+                f"its images are 16-bit gray, {shown(name)}, and nothing says how bright they"
+                " are; give the value that is white, such as 4095 of 12 bits, with --mono16-white"
             )
         video = f", which is video, {_VIDEO_REMEDY}" if _VIDEO_FORMATS.search(name) else ""
         return f"its encoding {shown(name)} is not supported{video}"
     return ""
 
 
-def _is_grey16(message: Any, kind: str, max_pixels: int) -> bool:
+def _is_gray16(message: Any, kind: str, max_pixels: int) -> bool:
     try:
-        decode_image(message, kind, max_pixels, _GREY16_WHITE)
+        decode_image(message, kind, max_pixels, _GRAY16_WHITE)
     except ImageError:
         return False
     return True
@@ -339,22 +343,22 @@ def _no_camera(recording: Recording, left_out: Mapping[BagTopic, str]) -> BagErr
     if left_out:
         reasons = "; ".join(f"{topic.name}: {reason}" for topic, reason in left_out.items())
         return BagError(f"The bag {bag} has no camera images that can be taken: {reasons}.")
-    known = ", ".join(f"{t.name} ({t.stored_type})" for t in recording.topics[:_MOST_NAMED])
+    contents = ", ".join(f"{t.name} ({t.stored_type})" for t in recording.topics[:_MOST_NAMED])
     more = len(recording.topics) - _MOST_NAMED
-    known += f" and {more} more" if more > 0 else ""
+    contents += f" and {more} more" if more > 0 else ""
     return BagError(
-        f"The bag {bag} has no camera images: it has {known or 'no topic at all'}; record a topic"
-        " of sensor_msgs/Image or CompressedImage."
+        f"The bag {bag} has no camera images: it has {contents or 'no topic at all'}; record a"
+        " topic of sensor_msgs/Image or CompressedImage."
     )
 
 
 def _no_messages(recording: Recording, topics: Iterable[BagTopic]) -> str:
-    named = list(topics)
-    promised = sum(topic.promised or 0 for topic in named)
+    empty = list(topics)
+    promised = sum(topic.promised or 0 for topic in empty)
     but = f", though its metadata.yaml promises {promised}" if promised else ""
     return (
         f"The bag {recording.path} has no images on"
-        f" {', '.join(dict.fromkeys(topic.name for topic in named))}{but}: record that topic, or"
+        f" {', '.join(dict.fromkeys(topic.name for topic in empty))}{but}: record that topic, or"
         " name another with --image-topic."
     )
 

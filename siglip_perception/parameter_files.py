@@ -74,23 +74,23 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
-    """What a node gets from its files, in words; and warnings of what is not for it.
+    """The infos of what a node gets from its files, and warnings of what is not for it.
 
     arguments: of the process. node: with its namespace.
     """
-    told, warnings = [], []
+    infos, warnings = [], []
     for path in parameter_files(arguments):
         try:
             sections = read_sections(path)
         except ConfigError as error:
             warnings.append(str(error))
             continue
-        taken = [section for section in sections if section.applies_to(node)]
-        others = [section.nodes for section in sections if section not in taken]
-        if taken:
-            counts = ", ".join(f"{section.nodes} ({len(section.names)})" for section in taken)
+        matching = [section for section in sections if section.applies_to(node)]
+        others = [section.nodes for section in sections if section not in matching]
+        if matching:
+            counts = ", ".join(f"{section.nodes} ({len(section.names)})" for section in matching)
             rest = f"; not for this node: {', '.join(others)}" if others else ""
-            told.append(f"parameters from {path}: {counts}{rest}")
+            infos.append(f"parameters from {path}: {counts}{rest}")
         else:
             names = ", ".join(others) if others else "none at all"
             warnings.append(
@@ -106,24 +106,24 @@ def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
                 f"-p {shown(value)} is for a node {target[1]}, and this one is {node}: leave the"
                 " name out"
             )
-    return told, warnings
+    return infos, warnings
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """A name's "; did you mean x?", "" where none is like it."""
-    known = {other.lower().replace(".", "_"): other for other in names}
-    close = difflib.get_close_matches(name.lower().replace(".", "_"), known, n=1)
-    return f"; did you mean {known[close[0]]}?" if close else ""
+    spellings = {other.lower().replace(".", "_"): other for other in names}
+    close = difflib.get_close_matches(name.lower().replace(".", "_"), spellings, n=1)
+    return f"; did you mean {spellings[close[0]]}?" if close else ""
 
 
 def _ros_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Options of parameters with their values, between --ros-args and -- or the end."""
-    inside = False
+    in_ros_args = False
     words = iter(arguments)
     for word in words:
         if word in ("--ros-args", "--"):
-            inside = word == "--ros-args"
-        elif inside and word in ("--params-file", "-p", "--param"):
+            in_ros_args = word == "--ros-args"
+        elif in_ros_args and word in ("--params-file", "-p", "--param"):
             value = next(words, None)
             if value is not None:
                 yield word, value

@@ -11,6 +11,7 @@ from typing import Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from siglip_perception_msgs.srv import Ground
@@ -44,6 +45,7 @@ from siglip_perception.node.parameters import LiveSettings, tell_overrides
 from siglip_perception.node.perceiver import Perceiver
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
+from siglip_perception.parameter import ConfigError
 
 # ~/ground does not answer from a frame that came longer ago than this.
 NEWEST_SECONDS = 2.0
@@ -177,11 +179,15 @@ class PerceptionNode(ManagedNode):
         self._outputs.open()
         settings = self._settings.get()
         self._mailbox.open(settings.cameras if self._joined else ())
-        for feed in self._feeds.values():
-            feed.start()
-            self._image_subscriptions.append(self._subscribe_images(feed, settings))
-            if settings.depth_enabled:
-                self._image_subscriptions += self._subscribe_depth(feed)
+        try:
+            for feed in self._feeds.values():
+                feed.start()
+                self._image_subscriptions.append(self._subscribe_images(feed, settings))
+                if settings.depth_enabled:
+                    self._image_subscriptions += self._subscribe_depth(feed)
+        except ConfigError:
+            self._deactivate()
+            raise
 
     def _deactivate(self) -> None:
         while self._image_subscriptions:
@@ -215,32 +221,49 @@ class PerceptionNode(ManagedNode):
         return CameraFeed(name, resolved, self._mailbox, self._settings.get, self._now_ns)
 
     def _subscribe_images(self, feed: CameraFeed, settings: Settings) -> Any:
-        profile = image_qos(settings.image_reliability)
-        return self.create_subscription(
+        return self._subscribe(
             CompressedImage if settings.image_transport == "compressed" else Image,
             feed.topic,
             feed.receive,
-            profile,
-            event_callbacks=self._watch.subscription(feed.topic, feed.ledger.lose),
-            qos_overriding_options=overridable(),
+            image_qos(settings.image_reliability),
+            self._watch.subscription(feed.topic, feed.ledger.lose),
         )
 
     def _subscribe_depth(self, feed: CameraFeed) -> list[Any]:
         prefix = f"{feed.name}/" if feed.name else ""
         return [
-            self.create_subscription(
+            self._subscribe(
                 kind,
                 topic,
                 receive,
                 image_qos("best_effort"),
-                event_callbacks=self._watch.subscription(self.resolve_topic_name(topic)),
-                qos_overriding_options=overridable(),
+                self._watch.subscription(self.resolve_topic_name(topic)),
             )
             for kind, topic, receive in (
                 (Image, f"{prefix}depth", feed.depth.receive_image),
                 (CameraInfo, f"{prefix}camera_info", feed.depth.receive_info),
             )
         ]
+
+    def _subscribe(
+        self, kind: Any, topic: str, receive: Callable[[Any], None], profile: Any, events: Any
+    ) -> Any:
+        """A subscription with QoS overrides; ConfigError where one of them is wrong."""
+        try:
+            return self.create_subscription(
+                kind,
+                topic,
+                receive,
+                profile,
+                event_callbacks=events,
+                qos_overriding_options=overridable(),
+            )
+        except (ParameterException, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ConfigError(
+                f"cannot subscribe to {topic} ({reason}): mend the parameters"
+                f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."
+            ) from error
 
     def _newest(self, camera: str) -> tuple[Any, str]:
         """The newest message of a camera, the first one's where no name is given, and its name."""

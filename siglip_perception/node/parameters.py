@@ -112,8 +112,8 @@ def tell_overrides(node: Node, arguments: Sequence[str]) -> None:
 
     arguments: of the process. Call it once every parameter is declared.
     """
-    told, warnings = remarks(arguments, node.get_fully_qualified_name())
-    for line in told:
+    infos, warnings = remarks(arguments, node.get_fully_qualified_name())
+    for line in infos:
         node.get_logger().info(line)
     for name in sorted(_overrides(node)):
         # Those of QoS are declared with their subscriptions.
@@ -136,9 +136,9 @@ def _declare(node: Node, parameter: Parameter) -> Any:
     override = _overrides(node).get(parameter.name)
     value: Any = parameter.default
     # `cameras: []` in a file has no type, so it arrives as not set. Declared like that it would
-    # stay uninitialised, and every get_parameters() of it, as in a dump, would fail.
+    # stay uninitialized, and every get_parameters() of it, as in a dump, would fail.
     if override is not None and override.type_ != RosParameter.Type.NOT_SET:
         value = parameter.check(override.value)
-    declared = list(value) if isinstance(value, tuple) else value
-    node.declare_parameter(parameter.name, declared, descriptor(parameter), ignore_override=True)
+    ros_value = list(value) if isinstance(value, tuple) else value
+    node.declare_parameter(parameter.name, ros_value, descriptor(parameter), ignore_override=True)
     return value

@@ -75,6 +75,17 @@ def test_with_a_model_that_cannot_be_loaded(start: Start) -> None:
         end(process, signal.SIGINT)
 
 
+def test_with_a_qos_override_that_there_is_not(start: Start) -> None:
+    with start(**{"qos_overrides./image.subscription.reliability": "sometimes"}) as (
+        process,
+        peer,
+    ):
+        process.wait_for_line("activate failed: cannot subscribe to /image .*sometimes")
+        peer.wait_status("node", DiagnosticStatus.ERROR, "qos_overrides./image.subscription")
+        assert peer.state() == "inactive"
+        end(process, signal.SIGINT)
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
