@@ -144,7 +144,8 @@ def choose_instructions(
         if types := {topic.stored_type for topic in named_topics if topic not in text_topics}:
             notes.append(f"{name} has messages of {' and '.join(sorted(types))}, too")
         last = name.rsplit("/", 1)[-1]
-        if twins := [topic.name for topic in others if topic.name.rsplit("/", 1)[-1] == last]:
+        twins = [topic.name for topic in others if topic.name.rsplit("/", 1)[-1] == last]
+        if twins and name == INSTRUCTION_TOPIC:
             notes.append(f"the bag has {' and '.join(twins)}, too (see --instruction-topic)")
         source = f"instructions are taken from {name} as {STRING} alone"
         return tuple(text_topics), f"{source}: {'; '.join(notes)}" if notes else ""
@@ -194,9 +195,14 @@ def choose_depth(
             topic for topic in recording.named(name) if topic.type == kind and readable(topic)
         ]
         if not matching:
+            candidates = [topic.name for topic in recording.topics if topic.type == kind]
+            contents = (
+                f"it has {', '.join(candidates[:_MOST_NAMED])}" if candidates else "it has none"
+            )
+            where = f"has no {kind} on {name}" if name else f"needs its {kind} named as well"
             raise BagError(
-                f"The bag {bag} has no {kind} on {name or 'the topic that is missing'}: name one"
-                f" with {option}; depth needs both the image and its camera info."
+                f"The bag {bag} {where} ({contents}): name one with {option}; depth needs both the"
+                " image and its camera info."
             )
         topics += matching
     return tuple(topics)
@@ -237,7 +243,7 @@ def listing(recording: Recording) -> list[str]:
 
 
 _VIDEO_REMEDY = (
-    "which are not decoded here: play the bag, turn them into images with"
+    "not decoded here: play the bag, turn them into images with"
     " `ros2 run image_transport republish`, and record those"
 )
 
@@ -309,8 +315,9 @@ def _undecodable(
                 f"its images are 16-bit gray, {shown(name)}, and nothing says how bright they"
                 " are; give the value that is white, such as 4095 of 12 bits, with --mono16-white"
             )
-        video = f", which is video, {_VIDEO_REMEDY}" if _VIDEO_FORMATS.search(name) else ""
-        return f"its encoding {shown(name)} is not supported{video}"
+        if _VIDEO_FORMATS.search(name):
+            return f"its encoding {shown(name)} is video, {_VIDEO_REMEDY}"
+        return f"its encoding {shown(name)} is not supported"
     return ""
 
 

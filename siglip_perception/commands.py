@@ -100,7 +100,8 @@ def replay(args: argparse.Namespace) -> int:
         info_topic=args.camera_info_topic,
     )
     with bag.reading(args.bag) as recording:
-        _say(f"{args.bag}: {recording.storage}, {len(recording.topics)} topics")
+        count = len(recording.topics)
+        _say(f"{args.bag}: {recording.storage}, {count} topic{'s' if count != 1 else ''}")
         for line in bag.listing(recording):
             _say(line)
         selection = bag.select(recording, options)

@@ -15,9 +15,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bags import Channel, write_mcap
+from bags import image as gray_image
 from models import write_random_model
 
 from siglip_perception import bag, cli, doctor
+from siglip_perception.bag_messages import RAW
 from siglip_perception.images.files import read_image
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
@@ -201,6 +204,18 @@ def test_replay_lists_what_a_bag_has_and_counts_what_was_dropped(
     assert "2 images in, 1 token and 0 object messages out, 1 dropped (corrupt 1)" in said.out
     assert "/image/compressed: 1 dropped as corrupt: the JPEG" in said.out
     assert "/instruction holds no instruction: give one with --instruction" in said.out
+
+
+def test_replay_takes_the_white_of_16_bit_gray(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = (Channel("/ir", RAW), 1, gray_image(encoding="mono16", sample=2))
+    write_mcap(tmp_path / "ir.mcap", [row])
+    argv = ["replay", str(tmp_path / "ir.mcap"), "-o", str(tmp_path / "out"), "--model", model]
+    assert cli.main(argv) == 2
+    assert "give the value that is white" in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main([*argv, "--mono16-white", "255"]) == 0
+    assert "1 images in, 1 token" in capsys.readouterr().out
 
 
 def test_what_is_wrong_with_a_bag_is_said_before_pytorch_is_imported(tmp_path: Path) -> None:
