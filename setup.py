@@ -53,7 +53,10 @@ setup(
         data("config"),
     ],
     install_requires=[
+        # rosbags brings this one and lz4; they unpack bags.
+        'backports-zstd>=1; python_version < "3.14"',
         "huggingface-hub>=1.0",
+        "lz4>=4",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
         "pillow>=10.1",
