@@ -73,8 +73,9 @@ def choose_cameras(
 ) -> Cameras:
     """The image topics to take: those of these names, in that order, or every camera's, sorted.
 
-    Of the transports of one image topic the first that can be read is a camera, raw before
-    compressed. Depth images are none, unless mono16_white is set and there is no other camera.
+    Of the transports of one image topic the first that can be read is taken, raw before
+    compressed. A depth image is no camera; 16UC1 becomes one where mono16_white is set and the bag
+    has no other.
     Raises BagError, which says what is there, where there is nothing to take.
     """
     if names:
