@@ -31,7 +31,7 @@ _NEEDED = (
 )
 # Older ones lack what the encoders call; setup.py says the same.
 _MINIMUM = {"torch": (2, 6), "transformers": (5, 20)}
-_EXTRA = ("tqdm", "openvino", "onnx", "onnxruntime", "tensorrt|tensorrt_rtx")
+_EXTRA = ("tqdm", "sentencepiece", "openvino", "onnx", "onnxruntime", "tensorrt|tensorrt_rtx")
 _ROS_MODULES = {
     "rclpy": "the node: source a ROS 2 (Jazzy or newer), or run `make demo`, which fetches one",
     "siglip_perception_msgs": "the node: build it with colcon (see the README) or run `make demo`",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception import fused, packed
 from siglip_perception.contracts import Contract, EncoderSpec
@@ -266,7 +266,7 @@ class TextEncoder:
     """SigLIP's text tower: phrases -> unit embeddings, once for each instruction."""
 
     def __init__(
-        self, siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast, device: torch.device
+        self, siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
     ) -> None:
         self._tower = siglip.text_model.to(device)
         self._tokenizer = tokenizer

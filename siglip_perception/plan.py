@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast, SiglipModel
+from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
+from siglip_perception.checkpoints.identify import model_above
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders import Tower
 from siglip_perception.errors import ContractError
@@ -25,7 +26,7 @@ class Sight:
     """
 
     siglip: SiglipModel
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     square: Square
     grid: int
     patch: int
@@ -151,11 +152,14 @@ class Plan:
 def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
     """The named contract, or the one that the checkpoint keeps and that uses all it holds.
 
+    A contract that the caller or the manifest names is followed where the checkpoint's own image
+    processor differs, and the log says in what. One that nobody named has to agree with it.
     Raises ContractError where it is not kept, or where none or several would do.
     """
     if name:
         contract = contracts.get(name)
         contracts.check(contract, checkpoint.facts, checkpoint.policy)
+        checkpoint.log_contradictions(contract)
         return contract
     kept = [
         contract
@@ -165,13 +169,34 @@ def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Co
     ]
     if checkpoint.contract:
         return choose(checkpoint.contract, checkpoint)
-    if len(kept) == 1:
-        return kept[0]
+    agreeing = [
+        contract
+        for contract in kept
+        if not contracts.contradictions(contract, checkpoint.facts, contracts.ROUNDED)
+    ]
+    if len(agreeing) == 1:
+        checkpoint.log_contradictions(agreeing[0])
+        return agreeing[0]
+    if kept and not agreeing:
+        contract = kept[0]
+        found = contracts.contradictions(contract, checkpoint.facts, contracts.ROUNDED)
+        where, differences = next(iter(found.items()))
+        raise ContractError(
+            f"{checkpoint.path / where} contradicts {contract.name}, the contract that the weights"
+            f" keep: {differences}; name {contract.name} with the parameter {parameter} to follow"
+            " the contract, or another one, or correct the file."
+        )
     if kept:
         raise ContractError(
             f"{checkpoint.path} keeps several contracts"
             f" ({', '.join(contract.name for contract in kept)}): name the one that is meant with"
             f" the parameter {parameter}."
+        )
+    above = model_above(checkpoint.path)
+    if above is not None:
+        raise ContractError(
+            f"{checkpoint.path} is one encoder of the model {above} and keeps no contract by"
+            " itself: give that folder."
         )
     raise ContractError(
         f"The checkpoint {checkpoint.path} keeps none of the known contracts"
@@ -190,7 +215,7 @@ def _same(one: Tower, other: Tower) -> bool:
 
 
 def _sight(
-    siglip: SiglipModel, tokenizer: PreTrainedTokenizerFast, contract: Contract, models: Models
+    siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
 ) -> Sight:
     spec = contract.siglip
     assert spec is not None

@@ -1,91 +1,276 @@
-"""The text input of SigLIP checkpoints: one fast tokenizer that already normalises as they want.
+"""The text input of SigLIP checkpoints: a tokenizer that normalizes text as training did.
 
-SigLIP's checkpoints were trained on lower-case text without ASCII punctuation, SigLIP 2's on
-lower-case text; their own Python tokenizers do that, or leave it to the caller. Here it is part
-of the tokenizer, so callers pass plain phrases.
+SigLIP was trained on lower-case text without ASCII punctuation, SigLIP 2 on lower-case text
+(big_vision: `canonicalize` and `lower`). Some of transformers' classes do that, some leave it to
+the caller, and tokenizer.json may or may not hold it. Here it is part of the tokenizer, so that
+callers pass plain phrases; where a checkpoint's files disagree, the log says which was followed.
 """
 
 from __future__ import annotations
 
+import logging
 import string
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE, Unigram
 from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence, Strip
-from transformers import PreTrainedTokenizerFast, SiglipTextConfig
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, SiglipTextConfig
+from transformers.utils import is_sentencepiece_available
 
 from siglip_perception.errors import CheckpointError
 
-_OWN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+CONFIG, FAST, SENTENCEPIECE = "tokenizer_config.json", "tokenizer.json", "spiece.model"
+
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _SIGLIP = ("SiglipTokenizer", "SiglipTokenizerFast")
-_GEMMA = ("GemmaTokenizer", "GemmaTokenizerFast")
+_SIGLIP2 = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 _SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token")
+_LOGGER = logging.getLogger(__name__)
 
 
-def load_tokenizer(
-    folder: Path, data: bytes, settings: Mapping[str, Any], text: SiglipTextConfig
-) -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What a checkpoint's folder holds for its tokenizer.
+
+    settings: content of tokenizer_config.json. fast, sentencepiece: bytes of tokenizer.json and
+    spiece.model; None where the file is absent.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    fast: bytes | None
+    sentencepiece: bytes | None
+
+
+def load_tokenizer(files: TokenizerFiles, text: SiglipTextConfig) -> PreTrainedTokenizerBase:
     """A tokenizer that pads on the right to the text context with the checkpoint's pad id.
 
-    data: content of tokenizer.json; settings: content of tokenizer_config.json.
-    Raises CheckpointError for a class that is not supported or a file that is broken.
+    Raises CheckpointError for a class that is not supported, a file that is broken, or a
+    vocabulary that is larger than the text tower's.
     """
-    kind = settings.get("tokenizer_class")
-    if kind not in _OWN + _SIGLIP + _GEMMA:
+    kind = files.settings.get("tokenizer_class")
+    lower = files.settings.get("do_lower_case")
+    config = files.folder / CONFIG
+    if kind not in (*_GENERIC, *_SIGLIP, *_SIGLIP2):
         raise CheckpointError(
-            f"The tokenizer class {kind!r} in {folder / 'tokenizer_config.json'} is not"
-            f" supported: use one of {', '.join(_OWN + _SIGLIP + _GEMMA)}."
+            f"The tokenizer class {kind!r} in {config} is not"
+            f" supported: use one of {', '.join(_GENERIC + _SIGLIP + _SIGLIP2)}."
         )
+    if lower is not None and not isinstance(lower, bool):
+        raise CheckpointError(
+            f"do_lower_case in {config} is {lower!r} and has to be true or false: correct it."
+        )
+    pieces = files.sentencepiece if kind in _SIGLIP else None
+    if pieces is not None and files.fast is not None and not is_sentencepiece_available():
+        _LOGGER.warning(
+            "The sentencepiece library, which reads %s, is not installed: %s is followed, which"
+            " splits decomposed (NFD) text otherwise; pip install sentencepiece protobuf.",
+            files.folder / SENTENCEPIECE,
+            FAST,
+        )
+        pieces = None
+    if pieces is not None:
+        # As transformers does it: the class reads this file, and tokenizer.json is a conversion.
+        return _load_sentencepiece(files, pieces, lower, text)
+    if files.fast is not None:
+        return _load_fast(files, files.fast, str(kind), lower, text)
+    if files.sentencepiece is None:
+        raise CheckpointError(
+            f"{files.folder / FAST} is missing: SigLIP's text tower needs it, or {SENTENCEPIECE}"
+            " with a SiglipTokenizer, so get the folder again."
+        )
+    raise CheckpointError(
+        f"{files.folder / FAST} is missing: the {kind} that {config} names reads that file and"
+        f" not {SENTENCEPIECE}, so get it from the model's repository."
+    )
+
+
+def _load_fast(
+    files: TokenizerFiles, data: bytes, kind: str, lower: bool | None, text: SiglipTextConfig
+) -> PreTrainedTokenizerFast:
+    path = files.folder / FAST
     try:
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the Rust library raises plain Exception
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} is not a whole tokenizer: get the model folder again."
+            f"{path} is not a whole tokenizer: get the model folder again."
         ) from error
-    before = _normaliser(str(kind))
-    if before is not None:
-        own = tokenizer.normalizer
-        tokenizer.normalizer = Sequence([*before, own] if own is not None else before)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    special = {name: _token(settings.get(name)) for name in _SPECIAL}
+    special = {name: _token(files.settings.get(name)) for name in _SPECIAL}
     if special["pad_token"] is None:
         special["pad_token"] = tokenizer.id_to_token(int(text.pad_token_id or 0))
     pad = special["pad_token"]
     if pad is None or tokenizer.token_to_id(pad) is None:
         raise CheckpointError(
-            f"The pad token {pad!r} is not in {folder / 'tokenizer.json'}: set pad_token in"
-            " tokenizer_config.json or text_config.pad_token_id in config.json."
+            f"The pad token {pad!r} is not in {path}: set pad_token in"
+            f" {CONFIG} or text_config.pad_token_id in config.json."
         )
-    if tokenizer.get_vocab_size() > text.vocab_size:
-        raise CheckpointError(
-            f"{folder / 'tokenizer.json'} has {tokenizer.get_vocab_size()} tokens and the text"
-            f" tower {text.vocab_size}: they do not belong together."
-        )
-    return PreTrainedTokenizerFast(
+    _check_size(tokenizer.get_vocab_size(), path, text)
+    family = _family(kind, tokenizer, pad)
+    _say_whose_case(files.folder, kind, family, lower, _lower_cases(tokenizer))
+    before = _normalizers(family, lower)
+    if before:
+        stored = tokenizer.normalizer
+        tokenizer.normalizer = Sequence([*before, stored] if stored is not None else before)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    # As transformers does it: where the file states one of them, it overrides tokenizer.json.
+    ends = {
+        name: files.settings[name]
+        for name in ("add_bos_token", "add_eos_token")
+        if kind not in _SIGLIP and isinstance(files.settings.get(name), bool)
+    }
+    loaded = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=text.max_position_embeddings,
         padding_side="right",
         truncation_side="right",
         model_input_names=["input_ids"],
+        **ends,
         **{name: token for name, token in special.items() if token is not None},
+    )
+    _say_other_ends(files.folder, family, loaded)
+    return loaded
+
+
+def _load_sentencepiece(
+    files: TokenizerFiles, data: bytes, lower: bool | None, text: SiglipTextConfig
+) -> PreTrainedTokenizerBase:
+    """transformers' own SiglipTokenizer, which runs the sentencepiece library itself."""
+    path = files.folder / SENTENCEPIECE
+    try:
+        from transformers import SiglipTokenizer
+
+        # The class takes a path: it is given one of the bytes that were verified.
+        with tempfile.NamedTemporaryFile(suffix=SENTENCEPIECE) as copy:
+            copy.write(data)
+            copy.flush()
+            special = {name: _token(files.settings.get(name)) for name in _SPECIAL}
+            tokenizer = SiglipTokenizer(
+                copy.name,
+                model_max_length=text.max_position_embeddings,
+                do_lower_case=lower is not False,
+                padding_side="right",
+                truncation_side="right",
+                model_input_names=["input_ids"],
+                **{name: token for name, token in special.items() if token is not None},
+            )
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} needs the sentencepiece library: pip install sentencepiece protobuf, or add"
+            f" the model's {FAST} to the folder."
+        ) from error
+    except Exception as error:  # the C++ library raises errors of many kinds
+        raise CheckpointError(
+            f"{path} is not a whole sentencepiece model: get the model folder again."
+        ) from error
+    _check_size(len(tokenizer), path, text)
+    _say_whose_case(files.folder, _SIGLIP[0], "siglip", lower, stored=False)
+    return tokenizer
+
+
+def _check_size(size: int, path: Path, text: SiglipTextConfig) -> None:
+    if size > text.vocab_size:
+        raise CheckpointError(
+            f"{path} has {size} tokens and the text"
+            f" tower {text.vocab_size}: they do not belong together."
+        )
+
+
+Family = Literal["siglip", "siglip2", ""]
+
+
+def _family(kind: str, tokenizer: Tokenizer, pad: str) -> Family:
+    """Whose vocabulary it is, of which the training is known; empty where it is another's.
+
+    A generic class does not say. Then Gemma's vocabulary (BPE with byte fallback and <bos>, <eos>)
+    tells SigLIP 2, and a unigram one that pads with </s> tells SigLIP.
+    """
+    if kind in _SIGLIP:
+        return "siglip"
+    if kind in _SIGLIP2:
+        return "siglip2"
+    model = tokenizer.model
+    if isinstance(model, BPE) and model.byte_fallback:
+        gemma = all(
+            tokenizer.token_to_id(name) is not None for name in ("<bos>", "<eos>", "<pad>")
+        )
+        return "siglip2" if gemma else ""
+    return "siglip" if isinstance(model, Unigram) and pad == "</s>" else ""
+
+
+def _normalizers(family: Family, lower: bool | None) -> list[Normalizer]:
+    """What precedes tokenizer.json's own normalizer; harmless where that does the same."""
+    lowers = lower is not False if family else lower is True
+    before: list[Normalizer] = [Lowercase()] if lowers else []
+    if family == "siglip":
+        punctuation = "[" + "".join(f"\\{mark}" for mark in string.punctuation) + "]"
+        before += [Replace(Regex(punctuation), ""), Replace(Regex(r"\s+"), " "), Strip()]
+    return before
+
+
+def _lower_cases(tokenizer: Tokenizer) -> bool:
+    """Whether tokenizer.json's own normalizer does."""
+    normalizer = tokenizer.normalizer
+    return normalizer is not None and normalizer.normalize_str("A") == normalizer.normalize_str(
+        "a"
     )
 
 
-def _normaliser(kind: str) -> list[Normalizer] | None:
-    if kind in _SIGLIP:
-        punctuation = "[" + "".join(f"\\{mark}" for mark in string.punctuation) + "]"
-        return [
-            Lowercase(),
-            Replace(Regex(punctuation), ""),
-            Replace(Regex(r"\s+"), " "),
-            Strip(),
-        ]
-    if kind in _GEMMA:
-        return [Lowercase()]
-    return None
+def _say_whose_case(
+    folder: Path, kind: str, family: Family, lower: bool | None, stored: bool
+) -> None:
+    """Log which was followed, where the folder and the model's training differ about capitals.
+
+    stored: whether tokenizer.json's own normalizer lower-cases.
+    """
+    name = {"siglip": "SigLIP", "siglip2": "SigLIP 2", "": ""}[family]
+    if lower is False and stored:
+        _LOGGER.warning(
+            "%s says do_lower_case false, and the normalizer of %s lower-cases: the normalizer is"
+            " followed, so text is lower-cased.",
+            folder / CONFIG,
+            FAST,
+        )
+    elif lower is False and family:
+        _LOGGER.warning(
+            "%s says do_lower_case false, and %s was trained on lower-case text: the file is"
+            " followed, so capitals are kept.",
+            folder / CONFIG,
+            name,
+        )
+    elif lower is None and not stored and kind not in (*_SIGLIP, "Siglip2Tokenizer") and family:
+        _LOGGER.warning(
+            "%s names a %s, which keeps capitals, and %s was trained on lower-case text: the"
+            " training is followed, so text is lower-cased%s.",
+            folder / CONFIG,
+            kind,
+            name,
+            " and its ASCII punctuation removed" * (family == "siglip"),
+        )
+
+
+def _say_other_ends(folder: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Log that the text begins or ends otherwise than in SigLIP's training: no BOS, one EOS."""
+    if not family:
+        return
+    ids = tokenizer("a")["input_ids"]
+    differences = []
+    if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id:
+        differences.append(f"begins with {tokenizer.bos_token}")
+    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:
+        differences.append(f"does not end with {tokenizer.eos_token}")
+    if differences:
+        _LOGGER.warning(
+            "By the tokenizer in %s text %s, other than in the model's training: the files are"
+            " followed.",
+            folder,
+            " and ".join(differences),
+        )
 
 
 def _token(entry: object) -> str | None:

@@ -19,21 +19,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, SiglipModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipConfig, SiglipModel
 
 from siglip_perception.checkpoints.build import Loaded, build
-from siglip_perception.checkpoints.folder import MANIFEST, Folder, sha256
-from siglip_perception.checkpoints.layout import Layout, discover, quiet
+from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
+from siglip_perception.checkpoints.layout import Layout, Source, discover, quiet
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
-from siglip_perception.contracts import Contract, EncoderFacts, EncoderName, InputFacts
+from siglip_perception.contracts import (
+    EXACT,
+    Contract,
+    EncoderFacts,
+    EncoderName,
+    InputFacts,
+    contradictions,
+)
 from siglip_perception.errors import CheckpointError
 from siglip_perception.files import write_atomically
-from siglip_perception.tokenizer import load_tokenizer
+from siglip_perception.tokenizer import (
+    CONFIG,
+    FAST,
+    SENTENCEPIECE,
+    TokenizerFiles,
+    load_tokenizer,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -51,7 +65,8 @@ __all__ = [
 ]
 
 GROUNDING = "grounding.json"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_MAPS = "special_tokens_map.json"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Models:
 
     vision: Mapping[EncoderName, PreTrainedModel]
     siglip: SiglipModel | None
-    tokenizer: PreTrainedTokenizerFast | None
+    tokenizer: PreTrainedTokenizerBase | None
     aligned: bool
     grounding: Mapping[str, Any]
     digests: Mapping[EncoderName, str]
@@ -83,8 +98,9 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = Folder(path, required=path.parent == MODELS)
-        self._layout: Layout = discover(self._folder)
+        with readable(path):
+            self._folder = Folder(path, required=path.parent == MODELS)
+            self._layout: Layout = discover(self._folder)
 
     @property
     def path(self) -> Path:
@@ -105,6 +121,16 @@ class Checkpoint:
         """The contract that it was fetched for, as its manifest says; empty where it says none."""
         return self._folder.contract
 
+    def log_contradictions(self, contract: Contract) -> None:
+        """Say in what its own image processors differ from the contract, which is followed."""
+        for where, differences in contradictions(contract, self.facts, EXACT).items():
+            _LOGGER.warning(
+                "The contract %s is followed, not %s: %s.",
+                contract.name,
+                self.path / where,
+                differences,
+            )
+
     def load(self, contract: Contract | None = None) -> Models:
         """Load the contract's encoders, or all where none is given.
 
@@ -120,15 +146,14 @@ class Checkpoint:
                 spec = next((spec for spec in contract.encoders if spec.name == name), None)
                 if spec is None:
                     continue
+            if isinstance(source.config, SiglipConfig):
+                # Before the weights, which take seconds: a tokenizer's error is told at once.
+                tokenizer = load_tokenizer(
+                    _tokenizer_files(folder, source), source.config.text_config
+                )
             loaded[name] = build(folder, source, spec)
             if isinstance(loaded[name].whole, SiglipModel):
                 siglip = loaded[name].whole
-                tokenizer = load_tokenizer(
-                    folder.path / source.part,
-                    folder.read(f"{source.part}{TOKENIZER[0]}"),
-                    folder.read_json(f"{source.part}{TOKENIZER[1]}"),
-                    siglip.config.text_config,
-                )
         grounding = folder.read_json(GROUNDING) if folder.has(GROUNDING) else {}
         return Models(
             vision={name: one.vision for name, one in loaded.items()},
@@ -139,6 +164,18 @@ class Checkpoint:
             digests={name: one.digest for name, one in loaded.items()},
             verified=folder.manifest is not None,
         )
+
+
+def _tokenizer_files(folder: Folder, source: Source) -> TokenizerFiles:
+    part = source.part
+    fast, pieces = (
+        folder.read(f"{part}{name}") if folder.has(f"{part}{name}") else None
+        for name in (FAST, SENTENCEPIECE)
+    )
+    settings = folder.read_json(f"{part}{CONFIG}")
+    # Older folders state the special tokens there alone.
+    maps = folder.read_json(f"{part}{_MAPS}") if folder.has(f"{part}{_MAPS}") else {}
+    return TokenizerFiles(folder.path / part, {**maps, **settings}, fast, pieces)
 
 
 def load(path: Path, contract: Contract | None = None) -> Models:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,39 @@ from transformers import (
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
 from siglip_perception.checkpoints.layout import CLASSES, Source, quiet
-from siglip_perception.contracts import EncoderSpec
+from siglip_perception.checkpoints.tensors import quantized
+from siglip_perception.contracts import EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
 
 # Of a config.json: who wrote it, not what it computes.
+_POSITION_IDS = "embeddings.position_ids"
+# The tensor that every checkpoint of the encoder has, by which its names' common prefix is known.
+_ANCHORS: Mapping[EncoderName, str] = {
+    "siglip": "embeddings.patch_embedding.weight",
+    "dinov2": "embeddings.patch_embeddings.projection.weight",
+    "dinov3": "embeddings.patch_embeddings.weight",
+}
+# Parts of the names that tell what was done to a model -> what it is and what to do.
+_TELLTALES = (
+    (
+        ("lora_A", "lora_B", "base_layer"),
+        "its LoRA layers were not merged: merge them (PEFT's merge_and_unload) and save"
+        " the model again",
+    ),
+    (
+        ("qweight", "qzeros", "SCB", "absmax", "quant_map", "quant_state", "weight_scale"),
+        "its weights are quantized: give the unquantised model",
+    ),
+    (
+        ("class_embedding", "visual_projection", "pre_layrnorm"),
+        "its weights are CLIP's: give a SigLIP, such as google/siglip2-base-patch16-224",
+    ),
+    (
+        ("classifier",),
+        "it is an image classifier: give the model that it was made from, or save its encoder"
+        " alone",
+    ),
+)
 _PROSE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -52,11 +81,12 @@ def build(folder: Folder, source: Source, spec: EncoderSpec | None) -> Loaded:
         kind = CLASSES[source.name][source.raw["model_type"]][1]
         config, state = source.config, dict(tensors)
         # Old SigLIP checkpoints store this buffer; the classes make it themselves.
-        for key in [key for key in state if key.endswith("embeddings.position_ids")]:
+        for key in [key for key in state if key.endswith(_POSITION_IDS)]:
             del state[key]
     elif spec is None:
         raise CheckpointError(
-            f"{path} comes without a configuration: name the contract that its tokens follow."
+            f"{path} comes without an encoder's configuration: name the contract that its tokens"
+            " follow."
         )
     elif source.is_timm:
         config, state = timm.config(spec, source.shapes), timm.convert(tensors, spec)
@@ -76,9 +106,23 @@ def _tensors(folder: Folder, source: Source) -> tuple[dict[str, Tensor], dict[st
         read = folder.read_tensors(file, lambda name: name.startswith(source.prefix))
         for name, tensor in read.tensors.items():
             short = name.removeprefix(source.prefix)
+            if not tensor.is_floating_point() and not short.endswith(_POSITION_IDS):
+                raise quantized(folder.path / file, name, str(tensor.dtype).removeprefix("torch."))
             tensors[short] = tensor
             digests[short] = f"{tensor.dtype} {list(tensor.shape)} {read.digests[name]}"
-    return tensors, digests
+    prefix = "" if source.config is None else _prefix(source.name, tensors)
+    return (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+        {name.removeprefix(prefix): digest for name, digest in digests.items()},
+    )
+
+
+def _prefix(encoder: EncoderName, names: Iterable[str]) -> str:
+    """What a training's own module put before all names of a transformers model, as `model.`."""
+    anchor = _ANCHORS[encoder]
+    holder = next((name for name in names if name.endswith(anchor)), anchor)
+    prefix = holder.removesuffix(anchor).removesuffix("vision_model.")
+    return prefix if not prefix or prefix.endswith(".") else ""
 
 
 def _digest(source: Source, digests: Mapping[str, str]) -> str:
@@ -147,9 +191,24 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
     ):
         names = sorted(name if isinstance(name, str) else name[0] for name in report[key])
         if names:
+            every = [*report["unexpected_keys"], *names]
+            advice = next(
+                (
+                    advice
+                    for marks, advice in _TELLTALES
+                    if any(mark in name for mark in marks for name in every)
+                ),
+                "weights and config.json do not belong together",
+            )
+            if verb == "lacks" and all(
+                name.startswith(("text_model.", "logit_")) for name in names
+            ):
+                advice = (
+                    "it is SigLIP's vision tower alone, so make what vision_config holds in its"
+                    " config.json the whole of it, with model_type 'siglip_vision_model'"
+                )
             raise CheckpointError(
-                f"{path} {verb} {len(names)} tensor(s), the first {names[0]!r}:"
-                " weights and config.json do not belong together."
+                f"{path} {verb} {len(names)} tensor(s), the first {names[0]!r}: {advice}."
             )
     model.eval()
     model.requires_grad_(False)

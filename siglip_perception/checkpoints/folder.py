@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from siglip_perception.checkpoints.identify import (
+    INDEX,
+    WEIGHTS,
+    content_error,
+    instead_of_weights,
+)
 from siglip_perception.checkpoints.tensors import Entry, Read, read, read_header
 from siglip_perception.errors import CheckpointError
 
 MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
 _CHUNK = 1 << 22
+# What PyTorch's wrappers (DistributedDataParallel, torch.compile, FSDP, activation checkpoints)
+# put before the names of what they wrap, at any depth.
+_WRAPPER = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module"
+    r"|_checkpoint_wrapped_module)\."
+)
 
 
 class Folder:
@@ -43,13 +56,21 @@ class Folder:
 
     def _bytes(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            data = (self.path / name).read_bytes()
         except OSError as error:
             raise self._unreadable(name, error) from error
+        foreign = content_error(self.path / name, data[:512])
+        if foreign is not None:
+            raise foreign
+        return data
 
     def _unreadable(self, name: str, error: OSError) -> CheckpointError:
         if isinstance(error, FileNotFoundError):
             return CheckpointError(_missing(self.path, name))
+        if isinstance(error, IsADirectoryError):
+            return CheckpointError(
+                f"{self.path / name} is a folder and has to be a file: get the model folder again."
+            )
         return CheckpointError(
             f"Cannot read {self.path / name} ({error.strerror}): check its permissions."
         )
@@ -64,20 +85,46 @@ class Folder:
         return parse_json(self.read(name), self.path / name)
 
     def read_tensors(self, name: str, wanted: Callable[[str], bool]) -> Read:
-        """The wanted tensors of a safetensors file that was held against the manifest."""
+        """The wanted tensors of a safetensors file that was held against the manifest.
+
+        Their names, here as in read_header and weight_files, are without PyTorch's wrappers.
+        """
         try:
-            found = read(self.path / name, wanted, whole_digest=self.manifest is not None)
+            found = read(
+                self.path / name,
+                lambda stored: wanted(_unwrapped(stored)),
+                whole_digest=self.manifest is not None,
+            )
         except OSError as error:
             raise self._unreadable(name, error) from error
         self._hold(name, found.file_digest)
-        return found
+        names = self._unwrap(name, found.tensors)
+        return Read(
+            {plain: found.tensors[stored] for plain, stored in names.items()},
+            {plain: found.digests[stored] for plain, stored in names.items()},
+            found.file_digest,
+        )
 
     def read_header(self, name: str) -> dict[str, Entry]:
         """Names and shapes; not yet verified, so load by read_tensors alone."""
         try:
-            return read_header(self.path / name)
+            entries = read_header(self.path / name)
         except OSError as error:
             raise self._unreadable(name, error) from error
+        return {plain: entries[stored] for plain, stored in self._unwrap(name, entries).items()}
+
+    def _unwrap(self, name: str, stored: Iterable[str]) -> dict[str, str]:
+        """Each tensor's name without wrappers -> its name in the file."""
+        names: dict[str, str] = {}
+        for tensor in stored:
+            plain = _unwrapped(tensor)
+            if plain in names:
+                raise CheckpointError(
+                    f"{self.path / name} holds {plain!r} twice, as {names[plain]!r} and"
+                    f" {tensor!r}: save the model again without its wrapper."
+                )
+            names[plain] = tensor
+        return names
 
     def verify(self, name: str) -> None:
         """Hold a file against the manifest without keeping it."""
@@ -106,13 +153,18 @@ class Folder:
         listed = self.manifest is not None and name in self.manifest
         return listed or (self.path / name).is_file()
 
+    def require(self, name: str) -> None:
+        """Raise CheckpointError where the file is not there; nothing is read."""
+        if not (self.path / name).exists():
+            raise CheckpointError(_missing(self.path, name))
+
     def weight_files(self, part: str) -> dict[str, list[str]]:
         """The files that hold the weights of a part ("" for the folder itself).
 
         Sharded: with the names of each file's tensors, as the index lists them. Otherwise the one
         file, and no names.
         """
-        index = f"{part}{WEIGHTS}.index.json"
+        index = f"{part}{INDEX}"
         if self.has(f"{part}{WEIGHTS}") or not self.has(index):
             return {f"{part}{WEIGHTS}": []}
         names = self.read_json(index).get("weight_map")
@@ -127,8 +179,23 @@ class Folder:
             # A file of another folder is none of the model's.
             if not isinstance(file, str) or Path(file).name != file or "\\" in file:
                 raise wrong
-            files.setdefault(f"{part}{file}", []).append(str(tensor))
+            files.setdefault(f"{part}{file}", []).append(_unwrapped(str(tensor)))
         return files
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file or folder into a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"Cannot read {error.filename or path} ({error.strerror}): check its permissions."
+        ) from error
+
+
+def _unwrapped(name: str) -> str:
+    return _WRAPPER.sub("", name)
 
 
 def sha256(path: Path) -> str:
@@ -153,9 +220,14 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _missing(folder: Path, name: str) -> str:
-    if name.endswith(".safetensors") and any((folder / name).parent.glob("*.bin")):
-        return f"{folder / name} is missing, and .bin files are not loaded: convert them."
-    return f"{folder / name} is missing: a model folder needs it, get the folder again."
+    path = folder / name
+    if path.name == WEIGHTS or not path.parent.is_dir():
+        instead = instead_of_weights(path.parent)
+        if instead:
+            return f"{path} is missing, and the folder {instead}."
+    elif path.suffix == ".safetensors":
+        return f"{path} is missing, and {INDEX} lists it: get the files that are missing, too."
+    return f"{path} is missing: a model folder needs it, get the folder again."
 
 
 def first_line(error: BaseException) -> str:

@@ -28,6 +28,13 @@ from transformers.utils import logging as _logging
 
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
+from siglip_perception.checkpoints.identify import (
+    INDEX,
+    WEIGHTS,
+    describe_folder,
+    type_advice,
+)
+from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts
 from siglip_perception.contracts.contract import ENCODERS
 from siglip_perception.errors import CheckpointError
@@ -105,7 +112,10 @@ def discover(folder: Folder) -> Layout:
     Raises CheckpointError, one sentence, where the folder holds no encoder that is supported.
     """
     parts = [name for name in ENCODERS if (folder.path / name).is_dir()]
+    for part in ("", *(f"{name}/" for name in parts)):
+        _refuse_adapter(folder, part)
     if parts:
+        _refuse_misnamed(folder, parts)
         found: dict[EncoderName, Source] = {}
         for name in parts:
             part = f"{name}/"
@@ -115,32 +125,77 @@ def discover(folder: Folder) -> Layout:
                 found[name] = _lone_timm(folder, part, name)
         return Layout(found, None, trained=False)
     if not folder.has("config.json"):
-        if folder.has("model.safetensors") or folder.has("model.safetensors.index.json"):
+        if folder.has(WEIGHTS) or folder.has(INDEX):
             return _policy(folder, {})
-        raise CheckpointError(
-            f"{folder.path} holds no model: it needs siglip/ and dinov2/ or dinov3/, one Hugging"
-            " Face folder each, or a policy's config.json and safetensors."
-        )
+        raise CheckpointError(describe_folder(folder.path))
     kind = _model_type(folder, "")
-    for name in ENCODERS:
-        if kind in CLASSES[name]:
-            return Layout({name: _transformers(folder, "", name)}, None, trained=False)
+    lone = _encoder_of_type(kind)
+    if lone is not None:
+        return Layout({lone: _transformers(folder, "", lone)}, None, trained=False)
+    advice = type_advice(kind)
+    if advice:
+        raise CheckpointError(f"{folder.path} is {advice}.")
     return _policy(folder, folder.read_json("config.json"))
 
 
-def _model_type(folder: Folder, part: str) -> Any:
-    return folder.read_json(f"{part}config.json").get("model_type")
+def _model_type(folder: Folder, part: str) -> str:
+    """The model_type in config.json; empty where there is none.
+
+    Raises CheckpointError where it is no text.
+    """
+    kind = folder.read_json(f"{part}config.json").get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise CheckpointError(
+            f"model_type in {folder.path / part / 'config.json'} is {kind!r} and has to be text:"
+            " get the model folder again."
+        )
+    return kind or ""
+
+
+def _encoder_of_type(kind: str) -> EncoderName | None:
+    return next((name for name in ENCODERS if kind in CLASSES[name]), None)
+
+
+def _refuse_adapter(folder: Folder, part: str) -> None:
+    """Say of a LoRA adapter beside the whole weights that it would not be applied."""
+    adapter = folder.path / part / "adapter_config.json"
+    if adapter.is_file() and (folder.has(f"{part}{WEIGHTS}") or folder.has(f"{part}{INDEX}")):
+        raise CheckpointError(
+            f"{adapter} is of a LoRA adapter, which would not be applied: merge it into the"
+            " weights (PEFT's merge_and_unload, then save_pretrained), or remove it."
+        )
+
+
+def _refuse_misnamed(folder: Folder, parts: Iterable[EncoderName]) -> None:
+    """Say of an encoder's folder with a name of its own that nobody would look into it."""
+    for other in sorted(folder.path.iterdir()):
+        if other.name in ENCODERS or not (other / "config.json").is_file():
+            continue
+        try:
+            name = _encoder_of_type(_model_type(Folder(other), ""))
+        except CheckpointError:
+            continue
+        if name is not None and name not in parts:
+            raise CheckpointError(
+                f"{other} holds a {name} encoder and would not be looked at: rename the folder to"
+                f" {name}, or move it elsewhere."
+            )
 
 
 def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
     where = f"{part}config.json"
     fields = folder.read_json(where)
     path = folder.path / where
-    found = fields.get("model_type")
+    found = _model_type(folder, part)
     if found not in CLASSES[name]:
         raise _wrong_type(path, found, name)
     if "quantization_config" in fields:
-        raise CheckpointError(f"{path} describes quantised weights: give the unquantised model.")
+        quantization = fields["quantization_config"]
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise CheckpointError(
+            f"{path} describes quantised weights ({method or 'quantization_config'}): give the"
+            " unquantised model."
+        )
     raw = _without_remote_code(fields)
     kind: Any = CLASSES[name][str(found)][0]
     try:
@@ -164,20 +219,27 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
             vision.hidden_act,
             vision.layer_norm_eps,
             "vision_config." if nested else "",
+            pixel_facts(folder, part, name),
         )
     except (TypeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path} describes no square images and patches: get the model folder again."
         ) from error
     files = folder.weight_files(part)
+    for file in files:
+        folder.require(file)
     return Source(name, part, config, raw, "", False, files, {}, facts)
 
 
 def _wrong_type(path: Path, found: object, name: EncoderName) -> CheckpointError:
     wanted = " or ".join(map(repr, CLASSES[name]))
-    return CheckpointError(
-        f"{path} is of the type {found!r} and has to be {wanted}: this model is not supported."
-    )
+    other = _encoder_of_type(found) if isinstance(found, str) else None
+    advice = "this model is not supported"
+    if other is not None:
+        advice = f"move it to the folder {other}"
+    elif type_advice(found):
+        advice = f"it is {type_advice(found)}"
+    return CheckpointError(f"{path} is of the type {found!r} and has to be {wanted}: {advice}.")
 
 
 def _lone_timm(folder: Folder, part: str, name: EncoderName) -> Source:
@@ -197,7 +259,12 @@ def _lone_timm(folder: Folder, part: str, name: EncoderName) -> Source:
             f"{folder.path / weights} holds a {timm.encoder_of(shapes)} encoder and lies in the"
             f" folder {part}: move it to {timm.encoder_of(shapes)}/."
         )
-    return Source(name, part, None, {}, "", True, files, shapes, timm.facts(shapes, weights))
+    pixels = pixel_facts(folder, part, name)
+    if pixels is None and folder.has(f"{part}config.json"):
+        where = f"{part}config.json"
+        pixels = timm_facts(where, folder.read_json(where))
+    facts = replace(timm.facts(shapes, weights), pixels=pixels)
+    return Source(name, part, None, {}, "", True, files, shapes, facts)
 
 
 def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
@@ -217,7 +284,8 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
                 f"{folder.path} holds two {source.name} encoders,"
                 f" {found[source.name].prefix!r} and {source.prefix!r}: this is not supported."
             )
-        found[source.name] = source
+        pixels = pixel_facts(folder, "", source.name) or timm_facts("config.json", config)
+        found[source.name] = replace(source, facts=replace(source.facts, pixels=pixels))
     if not found:
         raise CheckpointError(
             f"{folder.path} is of the type {config.get('model_type')!r} and its weights hold no"

@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 
 from siglip_perception import contracts
+from siglip_perception.checkpoints.folder import readable
+from siglip_perception.checkpoints.identify import describe_file, snapshot
 from siglip_perception.errors import CheckpointError
 
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDED = ("tabletop",)
 _SHOWN = 200
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -25,31 +28,70 @@ def fetched(name: str) -> Path:
     return root / "siglip_perception" / "models" / name.replace("/", "--")
 
 
+def cached(repository: str) -> Path:
+    """Where the Hub's own library keeps a repository that was downloaded, there or not."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
 def resolve(model: str) -> Path:
     """The folder of a packaged model's name, of a fetched one's, or of a path.
 
+    A folder of the Hub's cache stands for the snapshot in it, and a repository's name for what was
+    fetched of it or is in the Hub's cache.
     Raises CheckpointError, naming what there is, where there is no such folder.
     """
-    embedded = model in EMBEDDED
-    try:
-        folder = MODELS / model if embedded else Path(model).expanduser()
-        there = bool(model) and folder.is_dir()
-        if not there and not embedded and _NAME.fullmatch(model):
-            folder = fetched(model)
-            there = folder.is_dir()
-            if not there and model in contracts.names():
+    if model in EMBEDDED:
+        folder = MODELS / model
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"The embedded model {model!r} is not installed: install the package again."
+            )
+        return folder
+    if _ADDRESS.match(model):
+        raise CheckpointError(
+            f"{_short(model)} is an address, and models are loaded from this machine alone: run"
+            " `siglip-perception fetch` with the repository's name, or give a folder."
+        )
+    path = _existing(model)
+    if path is None:
+        mend = ""
+        if _NAME.fullmatch(model):
+            kept = _existing(str(fetched(model))) or _existing(str(cached(model)))
+            if kept is not None:
+                return snapshot(kept)
+            if model in contracts.names():
                 raise CheckpointError(
                     f"The model {model!r} has not been fetched: run `siglip-perception fetch"
                     f" {model}`, or give a folder that holds it."
                 )
-    except (OSError, RuntimeError, ValueError):  # no name for a path: too long, "~nobody", "\0"
-        there = False
-    if not there:
-        kind = "The embedded model" if embedded else "There is no model folder"
-        rest = " is not installed; install the package again" if embedded else ""
-        shown = model if len(model) <= _SHOWN else f"{model[:_SHOWN]}..."
+            mend = f"run `siglip-perception fetch {model}`, or " if "/" in model else ""
         raise CheckpointError(
-            f"{kind} {shown!r}{rest}: give a folder with siglip/ and dinov2/ in it, the name of a"
-            f" fetched one, or one of: {', '.join(EMBEDDED)}."
+            f"There is no model folder {_short(model)}: {mend}give a folder with siglip/ and"
+            f" dinov2/ in it, the name of a fetched one, or one of: {', '.join(EMBEDDED)}."
         )
-    return folder
+    with readable(path):
+        if path.is_file():
+            raise CheckpointError(describe_file(path))
+        return snapshot(path)
+
+
+def _existing(model: str) -> Path | None:
+    """The path that is meant, if there is something."""
+    if not model:
+        return None
+    try:
+        path = Path(model).expanduser()
+        path.stat()
+    except PermissionError as error:
+        raise CheckpointError(
+            f"Cannot read {_short(model)} ({error.strerror}): check its permissions."
+        ) from error
+    except (OSError, RuntimeError, ValueError):  # no name for a path: too long, "~nobody", "\0"
+        return None
+    return path
+
+
+def _short(model: str) -> str:
+    return repr(model if len(model) <= _SHOWN else f"{model[:_SHOWN]}...")

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from siglip_perception.checkpoints.identify import content_error
 from siglip_perception.errors import CheckpointError
 
 # The library's own limit on a header.
@@ -98,9 +99,7 @@ def read(path: Path, wanted: Callable[[str], bool], *, whole_digest: bool) -> Re
                 total.update(content)
             digests[name] = hashlib.sha256(content).hexdigest()
             if entry.dtype not in _DTYPES:
-                raise CheckpointError(
-                    f"{path} holds {name!r} as {entry.dtype}: give the unquantised weights."
-                )
+                raise quantized(path, name, entry.dtype)
             flat = torch.from_numpy(stored).view(_DTYPES[entry.dtype])
             tensors[name] = flat.reshape(entry.shape)
     return Read(tensors, digests, total.hexdigest() if whole_digest else "")
@@ -122,7 +121,8 @@ def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Entry], int, bytes]:
         raise _broken(path, "it is cut off")
     (length,) = struct.unpack("<Q", head)
     if length > _MAX_HEADER:
-        raise _broken(path, "its header is too large")
+        head += file.read(504)
+        raise content_error(path, head) or _broken(path, "its header is too large")
     text = file.read(length)
     if len(text) < length:
         raise _broken(path, "it is cut off")
@@ -161,6 +161,13 @@ def _entry(value: Any, path: Path) -> Entry:
         if wanted != end - begin:
             raise _broken(path, "a tensor's size is not what its shape says")
     return entry
+
+
+def quantized(path: Path, name: str, dtype: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds quantized weights ({name!r} as {dtype}): give the unquantised weights, in"
+        " float32, float16 or bfloat16."
+    )
 
 
 def _broken(path: Path, reason: str) -> CheckpointError:

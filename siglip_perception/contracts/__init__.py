@@ -9,7 +9,13 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from siglip_perception.contracts.check import EncoderFacts, InputFacts, check, difference
+from siglip_perception.contracts.check import (
+    EncoderFacts,
+    InputFacts,
+    check,
+    contradictions,
+    difference,
+)
 from siglip_perception.contracts.contract import (
     Contract,
     EncoderName,
@@ -19,18 +25,23 @@ from siglip_perception.contracts.contract import (
     Triple,
 )
 from siglip_perception.contracts.parse import parse
+from siglip_perception.contracts.pixels import EXACT, ROUNDED, PixelFacts
 from siglip_perception.errors import ContractError
 
 __all__ = [
+    "EXACT",
+    "ROUNDED",
     "Contract",
     "EncoderFacts",
     "EncoderName",
     "EncoderSpec",
     "InputFacts",
     "Interpolation",
+    "PixelFacts",
     "Resize",
     "Triple",
     "check",
+    "contradictions",
     "difference",
     "get",
     "names",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
+from siglip_perception.contracts.pixels import PixelFacts, pixel_differences
 from siglip_perception.errors import ContractError
 
 # Prismatic's names (openvla/openvla: prismatic/extern/hf/configuration_prismatic.py).
@@ -26,6 +27,7 @@ class EncoderFacts:
     where: the file that says it, as errors name it. prefix: before a field's name there.
     positions: patches in a row that it has positions for; None for rotary positions, which fit
         every grid.
+    pixels: what its own image processor does to a picture; None where it has none.
     """
 
     where: str
@@ -38,6 +40,7 @@ class EncoderFacts:
     hidden_act: str | None = None
     layer_norm_eps: float | None = None
     prefix: str = ""
+    pixels: PixelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,24 @@ def difference(
                     f"{facts[spec.name].prefix}{field}", facts[spec.name].where, given, value
                 )
     return ""
+
+
+def contradictions(
+    contract: Contract, facts: Mapping[EncoderName, EncoderFacts], tolerance: float
+) -> dict[str, str]:
+    """Files of the checkpoint's own image processors -> in what each differs from the contract.
+
+    tolerance: relative, of mean and std. What differs is no fault: a policy may feed an encoder
+    otherwise than it was trained. Whoever calls this refuses, or says which was followed.
+    """
+    found = {}
+    for spec in contract.encoders:
+        pixels = facts[spec.name].pixels if spec.name in facts else None
+        if pixels is not None:
+            differences = pixel_differences(contract, spec, pixels, tolerance)
+            if differences:
+                found[pixels.where] = differences
+    return found
 
 
 def _fields(spec: EncoderSpec, facts: EncoderFacts) -> Iterator[tuple[str, object, object]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerFast, SiglipModel
+from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.data import Batch
@@ -45,7 +45,7 @@ class SiglipObjective(nn.Module):
     alone leave its masked form far off.
     """
 
-    def __init__(self, model: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, model: SiglipModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
         self._tokenizer = tokenizer

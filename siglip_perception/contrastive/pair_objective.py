@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, SiglipModel
+from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contrastive.accumulate import backward_in_parts
 from siglip_perception.contrastive.losses import clip_loss, sigmoid_loss, sigmoid_target_loss
@@ -33,7 +33,7 @@ class PairObjective(nn.Module):
     def __init__(
         self,
         model: SiglipModel,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         encoder: EncoderInput,
         loss: Literal["sigmoid", "clip"] = "sigmoid",
         bf16: bool = True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,12 @@ import torch
 from transformers import (
     Dinov2WithRegistersModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
+    PreTrainedTokenizerBase,
     SiglipModel,
 )
 
 from siglip_perception import checkpoints, contracts
-from siglip_perception.contracts import EncoderName, Triple
+from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError, PerceptionError
 from siglip_perception.preprocess import EncoderInput, Square
 
@@ -35,6 +36,7 @@ _NORMALISATION: dict[EncoderName, tuple[Triple, Triple]] = {
 }
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CONFIG = "config.json"
+_LOGGER = logging.getLogger(__name__)
 _COPIED = (".json", ".txt", ".model")
 
 
@@ -48,7 +50,7 @@ class Start:
 
     folder: Path
     siglip: SiglipModel | None
-    tokenizer: PreTrainedTokenizerFast | None
+    tokenizer: PreTrainedTokenizerBase | None
     dinov2: Dinov2WithRegistersModel | None
     inputs: Mapping[EncoderName, EncoderInput]
     digest: str
@@ -63,13 +65,16 @@ def open_start(model: str, contract: str = "") -> Start:
     """An embedded model's name, a model folder, or one encoder's Hugging Face folder.
 
     contract: names how images are prepared; "" takes the folder's own, and where it names none
-    they are squashed to the encoder's square, as SigLIP and most contracts have it.
+    they are squashed to the encoder's square, as SigLIP and most contracts have it, with the
+    filter, mean and std of the folder's own image processor.
     Raises CheckpointError or ContractError in one sentence.
     """
     folder = checkpoints.resolve(model)
     checkpoint = checkpoints.Checkpoint(folder)
     name = contract or checkpoint.contract
     given = contracts.get(name) if name else None
+    if given is not None:
+        checkpoint.log_contradictions(given)
     loaded = checkpoint.load(given)
     if len(loaded.vision) > 1 and not all((folder / part).is_dir() for part in loaded.vision):
         raise CheckpointError(
@@ -81,8 +86,7 @@ def open_start(model: str, contract: str = "") -> Start:
         if given is not None:
             inputs[name] = EncoderInput.of(given, given.encoder(name))
         else:
-            square = Square("squash", "bicubic", int(encoder.config.image_size), (0, 0, 0))
-            inputs[name] = EncoderInput(square, *_NORMALISATION[name])
+            inputs[name] = _own_input(name, encoder, checkpoint)
     dinov2 = loaded.vision.get("dinov2")
     for module in (loaded.siglip, *loaded.vision.values()):
         if module is not None:
@@ -96,6 +100,36 @@ def open_start(model: str, contract: str = "") -> Start:
         " ".join(loaded.digests.values()) + _text_digest(loaded.siglip),
         checkpoint.contract,
     )
+
+
+def _own_input(
+    name: EncoderName, encoder: PreTrainedModel, checkpoint: checkpoints.Checkpoint
+) -> EncoderInput:
+    """What an encoder is fed where no contract says it: its own image processor, on a squash."""
+    size = int(encoder.config.image_size)
+    pixels = checkpoint.facts[name].pixels
+    mean, std = _NORMALISATION[name]
+    interpolation: Interpolation = "bicubic"
+    if pixels is not None:
+        mean, std = pixels.mean or mean, pixels.std or std
+        if pixels.interpolation == "bilinear":
+            interpolation = "bilinear"
+        elif pixels.interpolation not in (None, "bicubic"):
+            raise CheckpointError(
+                f"resample in {checkpoint.path / pixels.where} is {pixels.interpolation}, and"
+                " images are scaled bicubic or bilinear here: name a contract with --contract to"
+                " choose one."
+            )
+        if pixels.resize not in (None, "squash") or pixels.size not in (None, size):
+            _LOGGER.warning(
+                "Images are squashed to %d x %d, not cut as %s says (%s): name a contract with"
+                " --contract to choose.",
+                size,
+                size,
+                checkpoint.path / pixels.where,
+                ", ".join(f"{key} {value!r}" for key, value in pixels.stated.items()),
+            )
+    return EncoderInput(Square("squash", interpolation, size, (0, 0, 0)), mean, std)
 
 
 def _text_digest(siglip: SiglipModel | None) -> str:

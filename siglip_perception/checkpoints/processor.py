@@ -1,0 +1,212 @@
+"""A checkpoint's own image processor: its settings, in any of the files that people have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from siglip_perception.checkpoints.folder import Folder
+from siglip_perception.contracts import EncoderName, PixelFacts, Triple
+from siglip_perception.contracts.check import STRATEGIES
+from siglip_perception.errors import CheckpointError
+
+_NESTED, _PLAIN = "processor_config.json", "preprocessor_config.json"
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
+_SWITCHES = (
+    *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_convert_rgb"),
+    "do_flip_channel_order",
+)
+_KEPT = (
+    *(*_SWITCHES, "size", "crop_size", "max_num_patches", "resample"),
+    *("rescale_factor", "image_mean", "image_std"),
+)
+
+
+def pixel_facts(folder: Folder, part: str, name: EncoderName) -> PixelFacts | None:
+    """What the folder's processor does to an encoder's input; None where it has none.
+
+    Read as transformers reads it: `image_processor` in processor_config.json, else
+    preprocessor_config.json. Raises CheckpointError for a setting of the wrong type, and where the
+    two files contradict each other.
+    """
+    settings: dict[str, Mapping[str, Any]] = {}
+    if folder.has(f"{part}{_NESTED}"):
+        nested = folder.read_json(f"{part}{_NESTED}").get("image_processor")
+        if nested is not None and not isinstance(nested, dict):
+            raise _wrong(f"{folder.path / part / _NESTED}", "image_processor", nested, "an object")
+        if nested:
+            settings[_NESTED] = nested
+    if folder.has(f"{part}{_PLAIN}"):
+        settings[_PLAIN] = folder.read_json(f"{part}{_PLAIN}")
+    every = [
+        _facts(f"{part}{file}", str(folder.path / part / file), stated, name)
+        for file, stated in settings.items()
+    ]
+    if len(every) == 2:
+        _compare(every[0], every[1], str(folder.path / part))
+    return every[0] if every else None
+
+
+def timm_facts(where: str, config: Mapping[str, Any]) -> PixelFacts | None:
+    """Mean and std out of timm's config.json.
+
+    Its size and filter are of timm's own evaluation, and every policy takes others.
+    """
+    inner = config.get("pretrained_cfg")
+    inner = inner if isinstance(inner, dict) else config
+    stated = {f"image_{key}": inner[key] for key in ("mean", "std") if key in inner}
+    return _facts(where, where, stated, "siglip") if stated else None
+
+
+def _facts(where: str, path: str, settings: Mapping[str, Any], name: EncoderName) -> PixelFacts:
+    if isinstance(settings.get("means"), list):
+        settings = _of_prismatic(settings, path, name)
+    stated = {key: settings[key] for key in _KEPT if settings.get(key) is not None}
+    for key in _SWITCHES:
+        if key in stated and not isinstance(stated[key], bool):
+            raise _wrong(path, key, stated[key], "true or false")
+    resize, size = _geometry(stated, path, name)
+    strategy = settings.get("resize_strategy")
+    if strategy is not None:
+        stated["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, str(strategy))
+    mean, std = _normalization(stated, path)
+    return PixelFacts(where, stated, resize, size, _filter(stated, path), mean, std)
+
+
+def _of_prismatic(settings: Mapping[str, Any], path: str, name: EncoderName) -> dict[str, Any]:
+    """One encoder's share of PrismaticImageProcessor's lists: DINOv2's first where it has two."""
+    number = 1 if name == "siglip" and len(settings["means"]) > 1 else 0
+    share: dict[str, Any] = {"resize_strategy": settings.get("image_resize_strategy")}
+    for theirs, key in (
+        ("means", "image_mean"),
+        ("stds", "image_std"),
+        ("interpolations", "resample"),
+        ("input_sizes", "size"),
+    ):
+        values = settings.get(theirs)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) <= number:
+            raise _wrong(path, theirs, values, "a list of one value for each encoder")
+        share[key] = values[number]
+    size = share.get("size")
+    if isinstance(size, list) and len(size) == 3:
+        share["size"] = {"height": size[1], "width": size[2]}
+    return share
+
+
+def _geometry(
+    stated: Mapping[str, Any], path: str, name: EncoderName
+) -> tuple[str | None, int | None]:
+    """How the square is made, and its side; what no contract can state comes in words."""
+    if stated.get("do_resize") is False:
+        return "no resize", None
+    if stated.get("do_pad") is True:
+        return "a padding", None
+    if "max_num_patches" in stated:
+        return "a grid that changes with the picture", None
+    crop = None
+    if stated.get("do_center_crop") is True and "crop_size" in stated:
+        crop = _sides(stated, "crop_size", path, square=True)
+    if "size" not in stated:
+        return None, crop[1] if crop is not None and crop[0] == "square" else None
+    kind, side = _sides(stated, "size", path, square=name != "dinov2")
+    if crop is not None and crop[0] != "square":
+        return f"a crop to {stated['crop_size']}", None
+    if kind == "square":
+        same = crop is None or crop[1] == side
+        return "squash" if same else f"squash to {side}, then a crop", crop[1] if crop else side
+    if kind == "shortest" and crop is not None:
+        same = crop[1] == side
+        return "resize-crop" if same else f"shorter edge to {side}, then a crop", crop[1]
+    return f"{kind} edge to {side}", None
+
+
+def _sides(stated: Mapping[str, Any], key: str, path: str, *, square: bool) -> tuple[str, int]:
+    """The form of transformers' sizes: "square", "shortest", "longest" or "other", and a length.
+
+    square: what a lone number means to the processor, a square or the shorter edge.
+    """
+    value = stated[key]
+    wrong = _wrong(path, key, value, 'a number of pixels, or {"height": ..., "width": ...}')
+    if isinstance(value, list) and len(value) == 2:
+        value = {"height": value[0], "width": value[1]}
+    if not isinstance(value, dict):
+        value = {"height": value, "width": value} if square else {"shortest_edge": value}
+    lengths = list(value.values())
+    if not lengths or not all(
+        isinstance(length, int) and not isinstance(length, bool) and length > 0
+        for length in lengths
+    ):
+        raise wrong
+    if set(value) == {"height", "width"}:
+        return ("square" if lengths[0] == lengths[1] else "other"), lengths[0]
+    if set(value) == {"shortest_edge"}:
+        return "shortest", lengths[0]
+    if "longest_edge" in value:
+        return "longest", int(value["longest_edge"])
+    return "other", lengths[0]
+
+
+def _filter(stated: Mapping[str, Any], path: str) -> str | None:
+    value = stated.get("resample")
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower() in _FILTERS:
+        return value.lower()
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_FILTERS):
+        return _FILTERS[value]
+    raise _wrong(path, "resample", value, "a number from 0 to 5, Pillow's, such as 3 for bicubic")
+
+
+def _normalization(stated: Mapping[str, Any], path: str) -> tuple[Triple | None, Triple | None]:
+    """Mean and std of pixels in [0, 1] that do what the file's own scale, mean and std do.
+
+    (x f - m) / s = (x / 255 - M) / S with M = m / (255 f) and S = s / (255 f).
+    """
+    factor = 1.0 if stated.get("do_rescale") is False else stated.get("rescale_factor", 1 / 255)
+    if not _is_number(factor) or factor <= 0:
+        raise _wrong(path, "rescale_factor", factor, "a number above 0")
+    span = 255.0 * factor
+    span = 1.0 if abs(span - 1) < 1e-4 else span  # 1/255 in a few digits
+    if stated.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1 / span, 1 / span, 1 / span)
+    mean, std = (_triple(stated, key, path) for key in ("image_mean", "image_std"))
+    if std is not None and min(std) <= 0:
+        raise _wrong(path, "image_std", stated["image_std"], "above 0")
+    return _over(mean, span), _over(std, span)
+
+
+def _triple(stated: Mapping[str, Any], key: str, path: str) -> Triple | None:
+    value = stated.get(key)
+    if value is None:
+        return None
+    values = [value] * 3 if _is_number(value) else value
+    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
+        raise _wrong(path, key, value, "three numbers, for red, green and blue")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _over(values: Triple | None, span: float) -> Triple | None:
+    return None if values is None else (values[0] / span, values[1] / span, values[2] / span)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _compare(nested: PixelFacts, plain: PixelFacts, folder: str) -> None:
+    for key in ("resize", "size", "interpolation", "mean", "std"):
+        one, other = getattr(nested, key), getattr(plain, key)
+        if one is not None and other is not None and one != other:
+            raise CheckpointError(
+                f"{_NESTED} and {_PLAIN} in {folder} contradict each other ({key}: {one!r} and"
+                f" {other!r}): correct or remove one of them."
+            )
+
+
+def _wrong(path: str, key: str, value: object, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{key} in {path} is {value!r} and has to be {wanted}: correct it, or remove the file."
+    )
