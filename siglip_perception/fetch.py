@@ -23,7 +23,10 @@ from siglip_perception.errors import PerceptionError
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+# A text tower needs the first, and one of the vocabularies.
+_TOKENIZER = "tokenizer_config.json"
+_VOCABULARIES = ("tokenizer.json", "spiece.model")
+_OPTIONAL = ("special_tokens_map.json", "preprocessor_config.json", "processor_config.json")
 _ENCODER_TYPES = ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
@@ -192,9 +195,13 @@ def _fetch_part(
             f"{part.repository} has no {_WEIGHTS}, whole or in shards: only safetensors are used."
         )
     if kind == "siglip":
-        for name in _TOKENIZER:
+        vocabularies = [name for name in _VOCABULARIES if name in one.sizes]
+        for name in (_TOKENIZER, *(vocabularies or _VOCABULARIES[:1])):
             if name not in one.sizes:
                 raise FetchError(f"{part.repository} has no {name}, which its text tower needs.")
+            get(name)
+    for name in _OPTIONAL:
+        if name in one.sizes:
             get(name)
 
 

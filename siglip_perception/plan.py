@@ -153,7 +153,7 @@ def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Co
     """The named contract, or the one that the checkpoint keeps and that uses all it holds.
 
     A contract that the caller or the manifest names is followed where the checkpoint's own image
-    processor differs, and the log says in what. One that nobody named has to agree with it.
+    processor differs, and the log says in what. One that nobody named must not differ gravely.
     Raises ContractError where it is not kept, or where none or several would do.
     """
     if name:
@@ -169,22 +169,14 @@ def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Co
     ]
     if checkpoint.contract:
         return choose(checkpoint.contract, checkpoint)
-    agreeing = [
-        contract
-        for contract in kept
-        if not contracts.contradictions(contract, checkpoint.facts, contracts.ROUNDED)
-    ]
+    agreeing = [contract for contract in kept if not _grave(contract, checkpoint)]
     if len(agreeing) == 1:
         checkpoint.log_contradictions(agreeing[0])
         return agreeing[0]
     if kept and not agreeing:
-        contract = kept[0]
-        found = contracts.contradictions(contract, checkpoint.facts, contracts.ROUNDED)
-        where, differences = next(iter(found.items()))
         raise ContractError(
-            f"{checkpoint.path / where} contradicts {contract.name}, the contract that the weights"
-            f" keep: {differences}; name {contract.name} with the parameter {parameter} to follow"
-            " the contract, or another one, or correct the file."
+            f"{_grave(kept[0], checkpoint)}: name {kept[0].name} with the parameter {parameter} to"
+            " follow the contract, name another one, or correct the file."
         )
     if kept:
         raise ContractError(
@@ -203,6 +195,18 @@ def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Co
         f" ({', '.join(contracts.names())}): name one with the parameter {parameter} to see"
         " which field differs."
     )
+
+
+def _grave(contract: Contract, checkpoint: Checkpoint) -> str:
+    """Which image processor of the checkpoint differs gravely from the contract, and in what."""
+    for where, differences in contracts.contradictions(contract, checkpoint.facts).items():
+        grave = [difference.text for difference in differences if difference.grave]
+        if grave:
+            return (
+                f"{checkpoint.path / where} contradicts {contract.name}, the contract that the"
+                f" weights keep, in {'; '.join(grave)}"
+            )
+    return ""
 
 
 def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> Tower:

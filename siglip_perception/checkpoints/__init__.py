@@ -32,7 +32,6 @@ from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha
 from siglip_perception.checkpoints.layout import Layout, Source, discover, quiet
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
 from siglip_perception.contracts import (
-    EXACT,
     Contract,
     EncoderFacts,
     EncoderName,
@@ -123,12 +122,12 @@ class Checkpoint:
 
     def log_contradictions(self, contract: Contract) -> None:
         """Say in what its own image processors differ from the contract, which is followed."""
-        for where, differences in contradictions(contract, self.facts, EXACT).items():
+        for where, differences in contradictions(contract, self.facts).items():
             _LOGGER.warning(
                 "The contract %s is followed, not %s: %s.",
                 contract.name,
                 self.path / where,
-                differences,
+                "; ".join(difference.text for difference in differences),
             )
 
     def load(self, contract: Contract | None = None) -> Models:

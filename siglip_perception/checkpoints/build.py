@@ -166,6 +166,7 @@ def _siglip_config(source: Source, spec: EncoderSpec) -> SiglipVisionConfig:
 
 def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
     report: dict[str, Any]
+    no_text = not any(name.startswith("text_model.") for name in state)
     try:
         with quiet():
             # from_pretrained over load_state_dict: it renames the keys of older checkpoints.
@@ -200,9 +201,7 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
                 ),
                 "weights and config.json do not belong together",
             )
-            if verb == "lacks" and all(
-                name.startswith(("text_model.", "logit_")) for name in names
-            ):
+            if kind is SiglipModel and no_text:
                 advice = (
                     "it is SigLIP's vision tower alone, so make what vision_config holds in its"
                     " config.json the whole of it, with model_type 'siglip_vision_model'"

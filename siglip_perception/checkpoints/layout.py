@@ -169,11 +169,11 @@ def _refuse_adapter(folder: Folder, part: str) -> None:
 def _refuse_misnamed(folder: Folder, parts: Iterable[EncoderName]) -> None:
     """Say of an encoder's folder with a name of its own that nobody would look into it."""
     for other in sorted(folder.path.iterdir()):
-        if other.name in ENCODERS or not (other / "config.json").is_file():
-            continue
         try:
+            if other.name in ENCODERS or not (other / "config.json").is_file():
+                continue
             name = _encoder_of_type(_model_type(Folder(other), ""))
-        except CheckpointError:
+        except (CheckpointError, OSError):
             continue
         if name is not None and name not in parts:
             raise CheckpointError(
@@ -207,7 +207,10 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
         ) from error
     nested = found == "siglip"
     vision = config.vision_config if nested else config
+    pixels = pixel_facts(folder, part, name)
     try:
+        if min(vision.hidden_size, vision.num_hidden_layers) < 1:
+            raise ValueError
         facts = EncoderFacts(
             where,
             vision.hidden_size,
@@ -219,11 +222,11 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
             vision.hidden_act,
             vision.layer_norm_eps,
             "vision_config." if nested else "",
-            pixel_facts(folder, part, name),
+            pixels,
         )
-    except (TypeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path} describes no square images and patches: get the model folder again."
+            f"{path} describes no encoder of square images: get the model folder again."
         ) from error
     files = folder.weight_files(part)
     for file in files:

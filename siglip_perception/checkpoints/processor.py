@@ -169,7 +169,7 @@ def _normalization(stated: Mapping[str, Any], path: str) -> tuple[Triple | None,
     if not _is_number(factor) or factor <= 0:
         raise _wrong(path, "rescale_factor", factor, "a number above 0")
     span = 255.0 * factor
-    span = 1.0 if abs(span - 1) < 1e-4 else span  # 1/255 in a few digits
+    span = 1.0 if abs(span - 1) < 5e-4 else span  # 1/255 in a few digits
     if stated.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1 / span, 1 / span, 1 / span)
     mean, std = (_triple(stated, key, path) for key in ("image_mean", "image_std"))

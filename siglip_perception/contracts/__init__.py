@@ -25,18 +25,17 @@ from siglip_perception.contracts.contract import (
     Triple,
 )
 from siglip_perception.contracts.parse import parse
-from siglip_perception.contracts.pixels import EXACT, ROUNDED, PixelFacts
+from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
 from siglip_perception.errors import ContractError
 
 __all__ = [
-    "EXACT",
-    "ROUNDED",
     "Contract",
     "EncoderFacts",
     "EncoderName",
     "EncoderSpec",
     "InputFacts",
     "Interpolation",
+    "PixelDifference",
     "PixelFacts",
     "Resize",
     "Triple",
@@ -46,6 +45,7 @@ __all__ = [
     "get",
     "names",
     "path",
+    "pixel_differences",
 ]
 
 _FOLDER = Path(__file__).parent

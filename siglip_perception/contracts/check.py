@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
-from siglip_perception.contracts.pixels import PixelFacts, pixel_differences
+from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
 from siglip_perception.errors import ContractError
 
 # Prismatic's names (openvla/openvla: prismatic/extern/hf/configuration_prismatic.py).
@@ -98,18 +98,17 @@ def difference(
 
 
 def contradictions(
-    contract: Contract, facts: Mapping[EncoderName, EncoderFacts], tolerance: float
-) -> dict[str, str]:
-    """Files of the checkpoint's own image processors -> in what each differs from the contract.
+    contract: Contract, facts: Mapping[EncoderName, EncoderFacts]
+) -> dict[str, tuple[PixelDifference, ...]]:
+    """Files of the checkpoint's own image processors -> in what they differ from the contract.
 
-    tolerance: relative, of mean and std. What differs is no fault: a policy may feed an encoder
-    otherwise than it was trained. Whoever calls this refuses, or says which was followed.
+    Whoever calls this refuses, or says which of the two was followed.
     """
     found = {}
     for spec in contract.encoders:
         pixels = facts[spec.name].pixels if spec.name in facts else None
         if pixels is not None:
-            differences = pixel_differences(contract, spec, pixels, tolerance)
+            differences = pixel_differences(contract, spec, pixels)
             if differences:
                 found[pixels.where] = differences
     return found

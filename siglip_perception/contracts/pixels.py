@@ -8,14 +8,14 @@ from typing import Any
 
 from siglip_perception.contracts.contract import Contract, EncoderSpec, Triple
 
+_EXACT = 1e-6
 # OpenVLA publishes its mean and std rounded to bfloat16, 8 significant bits.
-ROUNDED = 2.0**-8
-EXACT = 1e-6
+_ROUNDED = 2.0**-8
 _GEOMETRY = (
     *("do_resize", "size", "do_center_crop", "crop_size", "do_pad", "max_num_patches"),
     "resize_strategy",
 )
-_NEUTRAL: Mapping[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+_SCALE: Mapping[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
 
 @dataclass(frozen=True)
@@ -38,49 +38,62 @@ class PixelFacts:
     std: Triple | None = None
 
 
-def pixel_differences(
-    contract: Contract, spec: EncoderSpec, facts: PixelFacts, tolerance: float
-) -> str:
-    """The settings in which they differ, with both values; empty where there are none.
+@dataclass(frozen=True)
+class PixelDifference:
+    """Settings in which a processor and a contract differ, with both values.
 
-    tolerance: relative, of mean and std: EXACT, or ROUNDED for what bfloat16 makes of a number.
+    grave: the encoder would see values, colors or a size that it was not trained on. Otherwise it
+    is how the square is cut and filtered, in which policies differ from stock checkpoints by
+    design: two encoders share one square, and DINO takes any size.
     """
-    return "; ".join(_differences(contract, spec, facts, tolerance))
+
+    text: str
+    grave: bool
+
+
+def pixel_differences(
+    contract: Contract, spec: EncoderSpec, facts: PixelFacts
+) -> tuple[PixelDifference, ...]:
+    """All in which the processor differs from the contract, in the order of its steps."""
+    return tuple(_differences(contract, spec, facts))
 
 
 def _differences(
-    contract: Contract, spec: EncoderSpec, facts: PixelFacts, tolerance: float
-) -> Iterator[str]:
+    contract: Contract, spec: EncoderSpec, facts: PixelFacts
+) -> Iterator[PixelDifference]:
     resized = facts.resize is not None and facts.resize != contract.resize
     sized = facts.size is not None and facts.size != spec.image_size
     if resized or sized:
         square = f"{contract.resize} to {spec.image_size} x {spec.image_size}"
-        yield f"{_shown(facts.stated, _GEOMETRY)} (the contract: {square})"
+        # SigLIP's positions are for one size.
+        yield PixelDifference(
+            f"{_shown(facts.stated, _GEOMETRY)} (the contract: {square})",
+            grave=(spec.name == "siglip" and sized) or facts.stated.get("do_resize") is False,
+        )
     if facts.interpolation is not None and facts.interpolation != contract.interpolation:
         shown = f"resample {facts.stated.get('resample')!r}, {facts.interpolation}"
-        yield f"{shown} (the contract: {contract.interpolation})"
+        yield PixelDifference(f"{shown} (the contract: {contract.interpolation})", grave=False)
     for name, stated, wanted in (
         ("image_mean", facts.mean, spec.mean),
         ("image_std", facts.std, spec.std),
     ):
-        if stated is None or _close(stated, wanted, tolerance):
+        if stated is None or _close(stated, wanted, _EXACT):
             continue
-        scales = [
-            key
-            for key, neutral in _NEUTRAL.items()
-            if key in facts.stated and facts.stated[key] != neutral
-        ]
-        shown = _shown(facts.stated, (name, *scales)) or f"{name} {list(stated)}"
-        yield f"{shown} (the contract: {name} {list(wanted)} of pixels in [0, 1])"
+        scales = [key for key, usual in _SCALE.items() if facts.stated.get(key, usual) != usual]
+        shown = _shown(facts.stated, (name, *scales))
+        yield PixelDifference(
+            f"{shown} (the contract: {name} {list(wanted)} of pixels in [0, 1])",
+            grave=not _close(stated, wanted, _ROUNDED),
+        )
     if facts.stated.get("do_flip_channel_order") is True:
-        yield "do_flip_channel_order True (the contract: RGB)"
-    if facts.stated.get("do_convert_rgb") is False and tolerance < ROUNDED:
-        yield "do_convert_rgb False (the contract: RGB, as all frames are)"
+        yield PixelDifference("do_flip_channel_order True (the contract: RGB)", grave=True)
+    if facts.stated.get("do_convert_rgb") is False:
+        yield PixelDifference("do_convert_rgb False (the contract: RGB)", grave=False)
 
 
 def _close(stated: Triple, wanted: Triple, tolerance: float) -> bool:
     return all(
-        abs(a - b) <= tolerance * max(abs(b), EXACT) for a, b in zip(stated, wanted, strict=True)
+        abs(a - b) <= tolerance * max(abs(b), _EXACT) for a, b in zip(stated, wanted, strict=True)
     )
 
 

@@ -138,6 +138,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("random")
     write_random_model(folder)
     found = {path.name: path.read_bytes() for path in (folder / "siglip").iterdir()}
+    found["preprocessor_config.json"] = b'{"size": 216}'
     return found | {"README.md": b"text", "flax_model.msgpack": b"\0" * 1000}
 
 
@@ -162,12 +163,13 @@ def test_a_repository_becomes_a_model_folder_with_its_commit(
         "config.json",
         "manifest.json",
         "model.safetensors",
+        "preprocessor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["source"]["."] == {"repository": "someone/siglip", "revision": COMMIT}
-    assert checkpoints.verify(out) == 4
+    assert checkpoints.verify(out) == 5
     assert checkpoints.load(out).verified
 
     again = fetch(hub, tmp_path, "someone/siglip")

@@ -1,0 +1,255 @@
+"""A checkpoint's own image processor against the contract: refused or said, never ignored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models import write_random_model
+
+from siglip_perception import contracts
+from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.checkpoints.folder import Folder
+from siglip_perception.checkpoints.processor import pixel_facts
+from siglip_perception.contracts import PixelFacts
+from siglip_perception.contrastive.start import open_start
+from siglip_perception.errors import CheckpointError, ContractError
+from siglip_perception.plan import Plan, choose
+
+HALF, MEAN, STD = [0.5] * 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# As google/siglip-base-patch16-224 and facebook/dinov2-base have them, but for the size.
+SIGLIP = {
+    "do_convert_rgb": None,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": HALF,
+    "image_std": HALF,
+    "image_processor_type": "SiglipImageProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 216, "width": 216},
+}
+DINOV2 = {
+    "crop_size": {"height": 216, "width": 216},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": MEAN,
+    "image_std": STD,
+    "image_processor_type": "BitImageProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 256},
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random")
+    write_random_model(folder)
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def pair(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "pair"))
+
+
+def write(
+    folder: Path, settings: dict[str, Any], name: str = "preprocessor_config.json", **more: Any
+) -> None:
+    (folder / name).write_text(json.dumps({**settings, **more}))
+
+
+def test_stock_siglips_settings_agree_in_all_their_forms(
+    pair: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numbers, sizes and scales that mean the same are no contradiction."""
+    for more in (
+        {},
+        {"size": 216},
+        {"size": [216, 216]},
+        {"resample": "bicubic"},
+        {"image_mean": 0.5, "image_std": 0.5},
+        {"rescale_factor": 0.003922},
+        {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        {"do_center_crop": False, "crop_size": 99},
+        {"do_center_crop": True, "crop_size": 216},
+    ):
+        write(pair / "siglip", SIGLIP, **more)
+        assert choose("", Checkpoint(pair)).name == "tabletop"
+        assert not caplog.records, more
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"image_mean": [0.1, 0.2, 0.3]}, r"image_mean \[0.1, 0.2, 0.3\] .*image_mean \[0.5"),
+        ({"image_std": [0.25] * 3}, r"image_std \[0.25, .*contract: image_std \[0.5"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+        ({"do_rescale": False}, "do_rescale False"),
+        ({"do_normalize": False}, "do_normalize False"),
+        ({"do_resize": False}, "do_resize False.*squash to 216 x 216"),
+        ({"size": {"height": 384, "width": 384}}, "'height': 384.*squash to 216 x 216"),
+        ({"size": 384}, "size 384"),
+        ({"do_center_crop": True, "crop_size": 192}, "crop_size 192"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order True"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_grave_contradiction_is_refused_unless_the_contract_is_named(
+    pair: Path, caplog: pytest.LogCaptureFixture, more: dict[str, Any], says: str, nested: bool
+) -> None:
+    if nested:
+        settings = {"image_processor": {**SIGLIP, **more}, "processor_class": "SiglipProcessor"}
+        write(pair / "siglip", settings, "processor_config.json")
+    else:
+        write(pair / "siglip", SIGLIP, **more)
+    with pytest.raises(
+        ContractError, match=rf"processor_config\.json contradicts tabletop.*{says}"
+    ):
+        choose("", Checkpoint(pair))
+    assert choose("tabletop", Checkpoint(pair)).name == "tabletop"
+    assert len(caplog.records) == 1
+    with pytest.raises(ContractError, match=r"parameter grounding\.contract"):
+        choose("", Checkpoint(pair), parameter="grounding.contract")
+    (line,) = {record.getMessage() for record in caplog.records}
+    assert "The contract tabletop is followed, not" in line
+    assert "processor_config.json" in line
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "says"),
+    [
+        ("siglip", {**SIGLIP, "resample": 2}, "resample 2, bilinear (the contract: bicubic)"),
+        ("siglip", {**SIGLIP, "resample": 1}, "resample 1, lanczos (the contract: bicubic)"),
+        ("siglip", {**SIGLIP, "do_convert_rgb": False}, "do_convert_rgb False"),
+        (
+            "dinov2",
+            DINOV2,
+            "size {'shortest_edge': 256}, do_center_crop True, crop_size {'height'",
+        ),
+        ("dinov2", {**DINOV2, "do_center_crop": False}, "size {'shortest_edge': 256}"),
+        ("dinov2", {**DINOV2, "size": {"shortest_edge": 216}}, "'shortest_edge': 216"),
+        # openvla-7b's published numbers: rounded to bfloat16.
+        ("dinov2", {"image_mean": [0.484375, 0.455078125, 0.40625]}, "image_mean [0.484375"),
+    ],
+)
+def test_what_policies_change_by_design_is_said_in_one_line(
+    pair: Path,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    settings: dict[str, Any],
+    says: str,
+) -> None:
+    write(pair / part, settings)
+    assert choose("", Checkpoint(pair)).name == "tabletop"
+    (record,) = caplog.records
+    assert says in record.getMessage()
+    assert f"followed, not {pair / part / 'preprocessor_config.json'}" in record.getMessage()
+
+
+def test_the_contract_that_a_manifest_names_is_followed(
+    pair: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from siglip_perception.checkpoints import write_manifest
+
+    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    write_manifest(pair, contract="tabletop")
+    assert Plan.make(str(pair), "", "", "").contract.name == "tabletop"
+    assert "image_mean" in caplog.text
+
+
+def test_two_files_that_contradict_each_other_are_refused(pair: Path) -> None:
+    write(pair / "siglip", {"image_processor": SIGLIP}, "processor_config.json")
+    write(pair / "siglip", SIGLIP, size=216)
+    Checkpoint(pair)
+    write(pair / "siglip", SIGLIP, resample=2)
+    with pytest.raises(CheckpointError, match=r"contradict each other.*'bicubic' and 'bilinear'"):
+        Checkpoint(pair)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"image_mean": "0.5"}, "image_mean in .* three numbers"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean in .* three numbers"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std in .* above 0"),
+        ({"rescale_factor": 0}, "rescale_factor in .* above 0"),
+        ({"rescale_factor": "1/255"}, "rescale_factor in .* above 0"),
+        ({"resample": 9}, "resample in .* from 0 to 5"),
+        ({"size": -1}, "size in .* a number of pixels"),
+        ({"size": {"height": "224", "width": 224}}, "size in .* a number of pixels"),
+        ({"do_center_crop": True, "crop_size": {}}, "crop_size in .* a number of pixels"),
+        ({"do_rescale": "no"}, "do_rescale in .* true or false"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_named(pair: Path, more: dict[str, Any], says: str) -> None:
+    write(pair / "siglip", SIGLIP, **more)
+    with pytest.raises(CheckpointError, match=says):
+        Checkpoint(pair)
+
+
+def test_prismatics_lists_are_read_for_each_encoder(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "image_processor_type": "PrismaticImageProcessor",
+            "image_resize_strategy": "letterbox",
+            "input_sizes": [[3, 224, 224], [3, 224, 224]],
+            "interpolations": ["bicubic", "bilinear"],
+            "means": [MEAN, HALF],
+            "stds": [STD, HALF],
+        },
+    )
+    folder = Folder(tmp_path)
+    dinov2, siglip = pixel_facts(folder, "", "dinov2"), pixel_facts(folder, "", "siglip")
+    assert dinov2 is not None
+    assert siglip is not None
+    assert (dinov2.mean, dinov2.std) == (tuple(MEAN), tuple(STD))
+    assert (siglip.mean, siglip.interpolation) == (tuple(HALF), "bilinear")
+    assert (dinov2.resize, dinov2.size) == (siglip.resize, siglip.size) == ("letterbox", 224)
+
+
+def test_the_packaged_contracts_differ_from_stock_dinov2_only_in_the_cut() -> None:
+    stock = PixelFacts("", DINOV2, "words", 224, "bicubic", (*MEAN,), (*STD,))  # type: ignore[arg-type]
+    contract = contracts.get("openvla-224")
+    (difference,) = contracts.pixel_differences(contract, contract.encoder("dinov2"), stock)
+    assert not difference.grave
+    assert "squash to 224 x 224" in difference.text
+
+
+def test_training_without_a_contract_follows_the_checkpoint(
+    pair: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    siglip = pair / "siglip"
+    write(siglip, SIGLIP, image_mean=[0.1] * 3, image_std=[0.2] * 3, resample=2)
+    fed = open_start(str(siglip)).inputs["siglip"]
+    assert (fed.mean, fed.std) == ((0.1,) * 3, (0.2,) * 3)
+    assert (fed.square.interpolation, fed.square.size) == ("bilinear", 216)
+    assert not caplog.records
+    write(siglip, SIGLIP, resample=1)
+    with pytest.raises(CheckpointError, match=r"resample in .* is lanczos"):
+        open_start(str(siglip))
+    write(pair / "dinov2", DINOV2)
+    open_start(str(pair / "dinov2"))
+    assert "squashed to 216 x 216, not cut as" in caplog.text
+    assert "'shortest_edge': 256" in caplog.text
+
+
+def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
+    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    tower = Plan.make(str(pair), "tabletop", "", "").towers["siglip"]
+    assert tower.fed.mean == (0.5, 0.5, 0.5)
