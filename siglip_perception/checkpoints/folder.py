@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -189,8 +190,11 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = Path(error.filename or path)
+        while not os.access(place.parent, os.X_OK):  # what is in it may not even be there
+            place = place.parent
         raise CheckpointError(
-            f"Cannot read {error.filename or path} ({error.strerror}): check its permissions."
+            f"Cannot read {place} ({error.strerror}): check its permissions."
         ) from error
 
 

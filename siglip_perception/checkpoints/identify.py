@@ -17,6 +17,10 @@ from siglip_perception.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
+_NEEDED = (
+    "siglip/ and dinov2/ or dinov3/, one Hugging Face folder each, or a policy's config.json and"
+    " safetensors"
+)
 _LISTED = 4
 _HEAD = 512
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -162,9 +166,10 @@ def describe_file(path: Path) -> str:
 
 def describe_folder(path: Path) -> str:
     """One sentence for a folder in which no model was found."""
-    if not list(path.iterdir()):
-        return f"{path} is an empty folder: give one that holds a model."
+    next(path.iterdir(), None)  # OSError, where it cannot be read
     names = _names(path)
+    if not names:
+        return f"{path} is an empty folder and holds no model: it needs {_NEEDED}."
     instead = instead_of_weights(path)
     if instead:
         return f"{path} {instead}."
@@ -175,10 +180,7 @@ def describe_folder(path: Path) -> str:
     if above:
         return f"{path} is a part of the model {above}: give that folder."
     files = ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
-    return (
-        f"{path} holds no model (it holds {files}): give a folder with siglip/ and dinov2/ or"
-        " dinov3/ in it, one Hugging Face folder each, or a policy's config.json and safetensors."
-    )
+    return f"{path} holds no model: it needs {_NEEDED}, and holds {files}."
 
 
 def instead_of_weights(path: Path) -> str:

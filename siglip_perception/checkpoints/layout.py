@@ -111,7 +111,7 @@ def discover(folder: Folder) -> Layout:
 
     Raises CheckpointError, one sentence, where the folder holds no encoder that is supported.
     """
-    parts = [name for name in ENCODERS if (folder.path / name).is_dir()]
+    parts = [name for name in ENCODERS if _is_part(folder.path / name)]
     for part in ("", *(f"{name}/" for name in parts)):
         _refuse_adapter(folder, part)
     if parts:
@@ -136,6 +136,14 @@ def discover(folder: Folder) -> Layout:
     if advice:
         raise CheckpointError(f"{folder.path} is {advice}.")
     return _policy(folder, folder.read_json("config.json"))
+
+
+def _is_part(path: Path) -> bool:
+    """Whether an encoder's folder is there; something else under its name is an error."""
+    if not path.is_dir() and (path.exists() or path.is_symlink()):
+        what = "a file" if path.exists() else "a link to a folder that is not there"
+        raise CheckpointError(f"{path} is {what}: put the encoder's folder in its place.")
+    return path.is_dir()
 
 
 def _model_type(folder: Folder, part: str) -> str:

@@ -69,7 +69,8 @@ def _facts(where: str, path: str, settings: Mapping[str, Any], name: EncoderName
     resize, size = _geometry(stated, path, name)
     strategy = settings.get("resize_strategy")
     if strategy is not None:
-        stated["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, str(strategy))
+        strategy = str(strategy)
+        stated["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, strategy)
     mean, std = _normalization(stated, path)
     return PixelFacts(where, stated, resize, size, _filter(stated, path), mean, std)
 

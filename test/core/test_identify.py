@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import write_random_model
 from safetensors.torch import load_file, save_file
 
-from siglip_perception import checkpoints
+from siglip_perception import checkpoints, cli
 from siglip_perception.errors import CheckpointError, ContractError
 from siglip_perception.plan import choose
 
@@ -191,6 +192,7 @@ OPEN_CLIP = """{"model_cfg": {"vision_cfg": {"timm_model_name": "vit_so400m_patc
     ("write", "says"),
     [
         (files(), "is an empty folder"),
+        (files(_dot_gitattributes=b""), "is an empty folder"),
         (files(adapter_config_dot_json=ADAPTER), "LoRA adapter of google/siglip-base-patch16-224"),
         (files(open_clip_config_dot_json=OPEN_CLIP), "google/siglip2-so400m-patch14-384"),
         (files(open_clip_model_dot_safetensors=b""), "is an open_clip model"),
@@ -211,7 +213,10 @@ OPEN_CLIP = """{"model_cfg": {"vision_cfg": {"timm_model_name": "vit_so400m_patc
             "without model.safetensors.index",
         ),
         (files(siglip_dot_safetensors=b""), "no model.safetensors: rename it"),
-        (files(a_dot_jpg=b"", b_dot_jpg=b""), "holds no model .it holds a.jpg, b.jpg"),
+        (
+            files(a_dot_jpg=b"", b_dot_jpg=b""),
+            "holds no model: it needs siglip/ .* and holds a.jpg, b.jpg",
+        ),
     ],
 )
 def test_a_folder_is_told_for_what_it_is(
@@ -435,6 +440,55 @@ def test_a_folder_that_may_not_be_read_is_named(
     (siglip / "model.safetensors").unlink()
     monkeypatch.setattr(Path, "iterdir", refused)
     assert f"Cannot read {siglip} (Permission denied)" in refusal(siglip)
+
+
+def test_an_encoders_folder_that_is_none_is_told(pair: Path) -> None:
+    shutil.rmtree(pair / "siglip")
+    (pair / "siglip").symlink_to("gone")
+    assert "siglip is a link to a folder that is not there" in _sentence(pair)
+    (pair / "siglip").unlink()
+    (pair / "siglip").write_text("../siglip")
+    assert "siglip is a file" in _sentence(pair)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tokens {image} -o {out} --model {model}",
+        "ground {image} cup --model {model}",
+        "ground {image} cup --grounding-model {model}",
+        "evaluate --scenes 1 --model {model}",
+        "train --data {pictures} -o {out} --model {model}",
+        "export -o {out} --model {model}",
+        "parity --contract tabletop --model {model}",
+    ],
+)
+def test_every_command_says_the_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    image = tmp_path / "pictures" / "frame.png"
+    Image.new("RGB", (64, 48)).save(image)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(ADAPTER)
+    names = {
+        "image": image,
+        "pictures": image.parent,
+        "out": tmp_path / "out",
+        "model": adapter,
+    }
+    assert cli.main([word.format(**names) for word in command.split()]) == 2
+    error = capsys.readouterr().err
+    assert "LoRA adapter of google/siglip-base-patch16-224" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_doctor_says_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter_config.json").write_text(ADAPTER)
+    assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
+    assert "LoRA adapter of google/siglip-base-patch16-224" in capsys.readouterr().out
 
 
 def test_timms_folder_is_known_by_its_tensors(tmp_path: Path) -> None:

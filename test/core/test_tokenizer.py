@@ -15,7 +15,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenizers.normalizers import Lowercase
-from transformers import GemmaTokenizer, Siglip2Tokenizer, SiglipTextConfig, SiglipTokenizer
+from transformers import (
+    GemmaTokenizer,
+    PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
+    SiglipTextConfig,
+    SiglipTokenizer,
+)
 from vocabularies import (
     strings,
     write_config,
@@ -80,6 +86,19 @@ def test_siglip_2_ids_are_those_of_its_own_class(gemma: Path, context: int) -> N
     # Gemma's own class keeps capitals, and agrees once they are taken away.
     assert ids(GemmaTokenizer.from_pretrained(gemma), lower(texts), context) == truth
     assert ids(GemmaTokenizer.from_pretrained(gemma), texts, context) != truth
+
+
+def test_what_transformers_writes_is_read_back(gemma: Path, tmp_path: Path) -> None:
+    """Siglip2Tokenizer as transformers 5 saves it, and what a generic class leaves of it."""
+    original = Siglip2Tokenizer.from_pretrained(gemma)
+    original.save_pretrained(tmp_path / "own")
+    PreTrainedTokenizerFast.from_pretrained(gemma).save_pretrained(tmp_path / "generic")
+    kinds = set()
+    for name in ("own", "generic"):
+        settings = json.loads((tmp_path / name / CONFIG).read_text())
+        kinds.add(settings["tokenizer_class"])
+        assert ids(load(tmp_path / name), strings()) == ids(original, strings())
+    assert kinds == {"Siglip2Tokenizer", "TokenizersBackend"}
 
 
 @pytest.mark.parametrize("context", [64, 16])
