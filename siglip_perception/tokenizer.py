@@ -30,6 +30,17 @@ _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _SIGLIP = ("SiglipTokenizer", "SiglipTokenizerFast")
 _SIGLIP2 = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 _SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token")
+Family = Literal["siglip", "siglip2", ""]
+# The special tokens of transformers' classes where tokenizer_config.json does not state them.
+_DEFAULTS: Mapping[Family, Mapping[str, str]] = {
+    "siglip": {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"},
+    "siglip2": {
+        "unk_token": "<unk>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+    },
+}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -101,6 +112,10 @@ def _load_fast(
             f"{path} is not a whole tokenizer: get the model folder again."
         ) from error
     special = {name: _token(files.settings.get(name)) for name in _SPECIAL}
+    family = _family(kind, tokenizer, special["pad_token"])
+    for name, token in _DEFAULTS.get(family, {}).items():
+        if special[name] is None and tokenizer.token_to_id(token) is not None:
+            special[name] = token
     if special["pad_token"] is None:
         special["pad_token"] = tokenizer.id_to_token(int(text.pad_token_id or 0))
     pad = special["pad_token"]
@@ -110,7 +125,6 @@ def _load_fast(
             f" {CONFIG} or text_config.pad_token_id in config.json."
         )
     _check_size(tokenizer.get_vocab_size(), path, text)
-    family = _family(kind, tokenizer, pad)
     _say_whose_case(files.folder, kind, family, lower, _lower_cases(tokenizer))
     before = _normalizers(family, lower)
     if before:
@@ -181,10 +195,7 @@ def _check_size(size: int, path: Path, text: SiglipTextConfig) -> None:
         )
 
 
-Family = Literal["siglip", "siglip2", ""]
-
-
-def _family(kind: str, tokenizer: Tokenizer, pad: str) -> Family:
+def _family(kind: str, tokenizer: Tokenizer, pad: str | None) -> Family:
     """Whose vocabulary it is, of which the training is known; empty where it is another's.
 
     A generic class does not say. Then Gemma's vocabulary (BPE with byte fallback and <bos>, <eos>)

@@ -147,6 +147,13 @@ def test_the_cut_keeps_eos_and_padding_is_the_models(siglip: Path, gemma: Path) 
         assert set(short[end + 1 :]) == {pad}
 
 
+def test_special_tokens_that_are_not_stated_are_the_classes_own(gemma: Path) -> None:
+    """Not the text tower's pad_token_id, which SigLIP 2's config.json leaves at SigLIP's 1."""
+    bare = load(gemma, pad_token=None, eos_token=None, bos_token=None, unk_token=None)
+    assert bare.pad_token_id == 0
+    assert ids(bare, strings()) == ids(load(gemma), strings())
+
+
 @pytest.mark.parametrize(
     ("kind", "stated", "lowered", "says"),
     [
