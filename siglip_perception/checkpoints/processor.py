@@ -30,18 +30,18 @@ def pixel_facts(folder: Folder, part: str, name: EncoderName) -> PixelFacts | No
     preprocessor_config.json. Raises CheckpointError for a setting of the wrong type, and where the
     two files contradict each other.
     """
-    settings: dict[str, Mapping[str, Any]] = {}
+    contents: dict[str, Mapping[str, Any]] = {}
     if folder.has(f"{part}{_NESTED}"):
         nested = folder.read_json(f"{part}{_NESTED}").get("image_processor")
         if nested is not None and not isinstance(nested, dict):
             raise _wrong(f"{folder.path / part / _NESTED}", "image_processor", nested, "an object")
         if nested:
-            settings[_NESTED] = nested
+            contents[_NESTED] = nested
     if folder.has(f"{part}{_PLAIN}"):
-        settings[_PLAIN] = folder.read_json(f"{part}{_PLAIN}")
+        contents[_PLAIN] = folder.read_json(f"{part}{_PLAIN}")
     every = [
-        _facts(f"{part}{file}", str(folder.path / part / file), stated, name)
-        for file, stated in settings.items()
+        _facts(f"{part}{file}", str(folder.path / part / file), content, name)
+        for file, content in contents.items()
     ]
     if len(every) == 2:
         _compare(every[0], every[1], str(folder.path / part))
@@ -53,43 +53,44 @@ def timm_facts(where: str, config: Mapping[str, Any]) -> PixelFacts | None:
 
     Its size and filter are of timm's own evaluation, and every policy takes others.
     """
-    inner = config.get("pretrained_cfg")
-    inner = inner if isinstance(inner, dict) else config
-    stated = {f"image_{key}": inner[key] for key in ("mean", "std") if key in inner}
-    return _facts(where, where, stated, "siglip") if stated else None
+    inner = config.get("pretrained_cfg", config if "architecture" in config else None)
+    if not isinstance(inner, dict):
+        return None
+    settings = {f"image_{key}": inner[key] for key in ("mean", "std") if key in inner}
+    return _facts(where, where, settings, "siglip") if settings else None
 
 
-def _facts(where: str, path: str, settings: Mapping[str, Any], name: EncoderName) -> PixelFacts:
-    if isinstance(settings.get("means"), list):
-        settings = _of_prismatic(settings, path, name)
-    stated = {key: settings[key] for key in _KEPT if settings.get(key) is not None}
+def _facts(where: str, path: str, content: Mapping[str, Any], name: EncoderName) -> PixelFacts:
+    if isinstance(content.get("means"), list):
+        content = _of_prismatic(content, path, name)
+    settings = {key: content[key] for key in _KEPT if content.get(key) is not None}
     for key in _SWITCHES:
-        if key in stated and not isinstance(stated[key], bool):
-            raise _wrong(path, key, stated[key], "true or false")
-    resize, size = _geometry(stated, path, name)
-    strategy = settings.get("resize_strategy")
+        if key in settings and not isinstance(settings[key], bool):
+            raise _wrong(path, key, settings[key], "true or false")
+    resize, size = _geometry(settings, path, name)
+    strategy = content.get("resize_strategy")
     if strategy is not None:
         strategy = str(strategy)
-        stated["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, strategy)
-    mean, std = _normalization(stated, path)
-    return PixelFacts(where, stated, resize, size, _filter(stated, path), mean, std)
+        settings["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, strategy)
+    mean, std = _normalization(settings, path)
+    return PixelFacts(where, settings, resize, size, _filter(settings, path), mean, std)
 
 
-def _of_prismatic(settings: Mapping[str, Any], path: str, name: EncoderName) -> dict[str, Any]:
+def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> dict[str, Any]:
     """One encoder's share of PrismaticImageProcessor's lists: DINOv2's first where it has two."""
-    number = 1 if name == "siglip" and len(settings["means"]) > 1 else 0
-    share: dict[str, Any] = {"resize_strategy": settings.get("image_resize_strategy")}
-    for theirs, key in (
+    number = 1 if name == "siglip" and len(content["means"]) > 1 else 0
+    share: dict[str, Any] = {"resize_strategy": content.get("image_resize_strategy")}
+    for prismatic_key, key in (
         ("means", "image_mean"),
         ("stds", "image_std"),
         ("interpolations", "resample"),
         ("input_sizes", "size"),
     ):
-        values = settings.get(theirs)
+        values = content.get(prismatic_key)
         if values is None:
             continue
         if not isinstance(values, list) or len(values) <= number:
-            raise _wrong(path, theirs, values, "a list of one value for each encoder")
+            raise _wrong(path, prismatic_key, values, "a list of one value for each encoder")
         share[key] = values[number]
     size = share.get("size")
     if isinstance(size, list) and len(size) == 3:
@@ -98,23 +99,23 @@ def _of_prismatic(settings: Mapping[str, Any], path: str, name: EncoderName) -> 
 
 
 def _geometry(
-    stated: Mapping[str, Any], path: str, name: EncoderName
+    settings: Mapping[str, Any], path: str, name: EncoderName
 ) -> tuple[str | None, int | None]:
     """How the square is made, and its side; what no contract can state comes in words."""
-    if stated.get("do_resize") is False:
+    if settings.get("do_resize") is False:
         return "no resize", None
-    if stated.get("do_pad") is True:
+    if settings.get("do_pad") is True:
         return "a padding", None
-    if "max_num_patches" in stated:
+    if "max_num_patches" in settings:
         return "a grid that changes with the picture", None
     crop = None
-    if stated.get("do_center_crop") is True and "crop_size" in stated:
-        crop = _sides(stated, "crop_size", path, square=True)
-    if "size" not in stated:
+    if settings.get("do_center_crop") is True and "crop_size" in settings:
+        crop = _sides(settings, "crop_size", path, square=True)
+    if "size" not in settings:
         return None, crop[1] if crop is not None and crop[0] == "square" else None
-    kind, side = _sides(stated, "size", path, square=name != "dinov2")
+    kind, side = _sides(settings, "size", path, square=name != "dinov2")
     if crop is not None and crop[0] != "square":
-        return f"a crop to {stated['crop_size']}", None
+        return f"a crop to {settings['crop_size']}", None
     if kind == "square":
         same = crop is None or crop[1] == side
         return "squash" if same else f"squash to {side}, then a crop", crop[1] if crop else side
@@ -124,12 +125,12 @@ def _geometry(
     return f"{kind} edge to {side}", None
 
 
-def _sides(stated: Mapping[str, Any], key: str, path: str, *, square: bool) -> tuple[str, int]:
+def _sides(settings: Mapping[str, Any], key: str, path: str, *, square: bool) -> tuple[str, int]:
     """The form of transformers' sizes: "square", "shortest", "longest" or "other", and a length.
 
     square: what a lone number means to the processor, a square or the shorter edge.
     """
-    value = stated[key]
+    value = settings[key]
     wrong = _wrong(path, key, value, 'a number of pixels, or {"height": ..., "width": ...}')
     if isinstance(value, list) and len(value) == 2:
         value = {"height": value[0], "width": value[1]}
@@ -150,8 +151,8 @@ def _sides(stated: Mapping[str, Any], key: str, path: str, *, square: bool) -> t
     return "other", lengths[0]
 
 
-def _filter(stated: Mapping[str, Any], path: str) -> str | None:
-    value = stated.get("resample")
+def _filter(settings: Mapping[str, Any], path: str) -> str | None:
+    value = settings.get("resample")
     if value is None:
         return None
     if isinstance(value, str) and value.lower() in _FILTERS:
@@ -161,26 +162,28 @@ def _filter(stated: Mapping[str, Any], path: str) -> str | None:
     raise _wrong(path, "resample", value, "a number from 0 to 5, Pillow's, such as 3 for bicubic")
 
 
-def _normalization(stated: Mapping[str, Any], path: str) -> tuple[Triple | None, Triple | None]:
+def _normalization(settings: Mapping[str, Any], path: str) -> tuple[Triple | None, Triple | None]:
     """Mean and std of pixels in [0, 1] that do what the file's own scale, mean and std do.
 
     (x f - m) / s = (x / 255 - M) / S with M = m / (255 f) and S = s / (255 f).
     """
-    factor = 1.0 if stated.get("do_rescale") is False else stated.get("rescale_factor", 1 / 255)
+    factor = (
+        1.0 if settings.get("do_rescale") is False else settings.get("rescale_factor", 1 / 255)
+    )
     if not _is_number(factor) or factor <= 0:
         raise _wrong(path, "rescale_factor", factor, "a number above 0")
     span = 255.0 * factor
     span = 1.0 if abs(span - 1) < 5e-4 else span  # 1/255 in a few digits
-    if stated.get("do_normalize") is False:
+    if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1 / span, 1 / span, 1 / span)
-    mean, std = (_triple(stated, key, path) for key in ("image_mean", "image_std"))
+    mean, std = (_triple(settings, key, path) for key in ("image_mean", "image_std"))
     if std is not None and min(std) <= 0:
-        raise _wrong(path, "image_std", stated["image_std"], "above 0")
+        raise _wrong(path, "image_std", settings["image_std"], "above 0")
     return _over(mean, span), _over(std, span)
 
 
-def _triple(stated: Mapping[str, Any], key: str, path: str) -> Triple | None:
-    value = stated.get(key)
+def _triple(settings: Mapping[str, Any], key: str, path: str) -> Triple | None:
+    value = settings.get(key)
     if value is None:
         return None
     values = [value] * 3 if _is_number(value) else value
@@ -199,15 +202,15 @@ def _is_number(value: object) -> bool:
 
 def _compare(nested: PixelFacts, plain: PixelFacts, folder: str) -> None:
     for key in ("resize", "size", "interpolation", "mean", "std"):
-        one, other = getattr(nested, key), getattr(plain, key)
-        if one is not None and other is not None and one != other:
+        first, second = getattr(nested, key), getattr(plain, key)
+        if first is not None and second is not None and first != second:
             raise CheckpointError(
-                f"{_NESTED} and {_PLAIN} in {folder} contradict each other ({key}: {one!r} and"
-                f" {other!r}): correct or remove one of them."
+                f"{_NESTED} and {_PLAIN} in {folder} contradict each other ({key}: {first!r} and"
+                f" {second!r}): correct or remove one of them."
             )
 
 
-def _wrong(path: str, key: str, value: object, wanted: str) -> CheckpointError:
+def _wrong(path: str, key: str, value: object, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{key} in {path} is {value!r} and has to be {wanted}: correct it, or remove the file."
+        f"{key} in {path} is {value!r} and has to be {expected}: correct it, or remove the file."
     )

@@ -58,9 +58,9 @@ def resolve(model: str) -> Path:
     if path is None:
         mend = ""
         if _NAME.fullmatch(model):
-            kept = _existing(str(fetched(model))) or _existing(str(cached(model)))
-            if kept is not None:
-                return snapshot(kept)
+            local = _existing(str(fetched(model))) or _existing(str(cached(model)))
+            if local is not None:
+                return snapshot(local)
             if model in contracts.names():
                 raise CheckpointError(
                     f"The model {model!r} has not been fetched: run `siglip-perception fetch"

@@ -104,14 +104,14 @@ def contradictions(
 
     Whoever calls this refuses, or says which of the two was followed.
     """
-    found = {}
+    by_file = {}
     for spec in contract.encoders:
         pixels = facts[spec.name].pixels if spec.name in facts else None
         if pixels is not None:
             differences = pixel_differences(contract, spec, pixels)
             if differences:
-                found[pixels.where] = differences
-    return found
+                by_file[pixels.where] = differences
+    return by_file
 
 
 def _fields(spec: EncoderSpec, facts: EncoderFacts) -> Iterator[tuple[str, object, object]]:

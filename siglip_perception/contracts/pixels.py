@@ -22,7 +22,7 @@ _SCALE: Mapping[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_
 class PixelFacts:
     """How a checkpoint's processor makes an encoder's input; None: its file does not say.
 
-    where: the file, as messages name it. stated: its settings that bear on pixels, as it has them.
+    where: the file, as messages name it. settings: those that bear on pixels, as it has them.
     resize: "squash", "resize-crop" or another of a contract's; else words for what no contract can
         state. size: side of the square that reaches the encoder, in pixels.
     interpolation: Pillow's name of the filter.
@@ -30,7 +30,7 @@ class PixelFacts:
     """
 
     where: str
-    stated: Mapping[str, Any]
+    settings: Mapping[str, Any]
     resize: str | None = None
     size: int | None = None
     interpolation: str | None = None
@@ -67,35 +67,35 @@ def _differences(
         square = f"{contract.resize} to {spec.image_size} x {spec.image_size}"
         # SigLIP's positions are for one size.
         yield PixelDifference(
-            f"{_shown(facts.stated, _GEOMETRY)} (the contract: {square})",
-            grave=(spec.name == "siglip" and sized) or facts.stated.get("do_resize") is False,
+            f"{_shown(facts.settings, _GEOMETRY)} (the contract: {square})",
+            grave=(spec.name == "siglip" and sized) or facts.settings.get("do_resize") is False,
         )
     if facts.interpolation is not None and facts.interpolation != contract.interpolation:
-        shown = f"resample {facts.stated.get('resample')!r}, {facts.interpolation}"
+        shown = f"resample {facts.settings.get('resample')!r}, {facts.interpolation}"
         yield PixelDifference(f"{shown} (the contract: {contract.interpolation})", grave=False)
-    for name, stated, wanted in (
+    for name, value, expected in (
         ("image_mean", facts.mean, spec.mean),
         ("image_std", facts.std, spec.std),
     ):
-        if stated is None or _close(stated, wanted, _EXACT):
+        if value is None or _close(value, expected, _EXACT):
             continue
-        scales = [key for key, usual in _SCALE.items() if facts.stated.get(key, usual) != usual]
-        shown = _shown(facts.stated, (name, *scales))
+        scales = [key for key, usual in _SCALE.items() if facts.settings.get(key, usual) != usual]
+        shown = _shown(facts.settings, (name, *scales))
         yield PixelDifference(
-            f"{shown} (the contract: {name} {list(wanted)} of pixels in [0, 1])",
-            grave=not _close(stated, wanted, _ROUNDED),
+            f"{shown} (the contract: {name} {list(expected)} of pixels in [0, 1])",
+            grave=not _close(value, expected, _ROUNDED),
         )
-    if facts.stated.get("do_flip_channel_order") is True:
+    if facts.settings.get("do_flip_channel_order") is True:
         yield PixelDifference("do_flip_channel_order True (the contract: RGB)", grave=True)
-    if facts.stated.get("do_convert_rgb") is False:
+    if facts.settings.get("do_convert_rgb") is False:
         yield PixelDifference("do_convert_rgb False (the contract: RGB)", grave=False)
 
 
-def _close(stated: Triple, wanted: Triple, tolerance: float) -> bool:
+def _close(value: Triple, expected: Triple, tolerance: float) -> bool:
     return all(
-        abs(a - b) <= tolerance * max(abs(b), _EXACT) for a, b in zip(stated, wanted, strict=True)
+        abs(a - b) <= tolerance * max(abs(b), _EXACT) for a, b in zip(value, expected, strict=True)
     )
 
 
-def _shown(stated: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    return ", ".join(f"{key} {stated[key]!r}" for key in keys if stated.get(key) is not None)
+def _shown(settings: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    return ", ".join(f"{key} {settings[key]!r}" for key in keys if settings.get(key) is not None)

@@ -127,7 +127,7 @@ def _own_input(
                 size,
                 size,
                 checkpoint.path / pixels.where,
-                ", ".join(f"{key} {value!r}" for key, value in pixels.stated.items()),
+                ", ".join(f"{key} {value!r}" for key, value in pixels.settings.items()),
             )
     return EncoderInput(Square("squash", interpolation, size, (0, 0, 0)), mean, std)
 

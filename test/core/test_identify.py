@@ -469,6 +469,7 @@ def test_every_command_says_the_sentence(
     (tmp_path / "pictures").mkdir()
     image = tmp_path / "pictures" / "frame.png"
     Image.new("RGB", (64, 48)).save(image)
+    image.with_suffix(".txt").write_text("a cup")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(ADAPTER)

@@ -17,7 +17,7 @@ from models import write_random_model
 from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
-from siglip_perception.checkpoints.processor import pixel_facts
+from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.contracts import PixelFacts
 from siglip_perception.contrastive.start import open_start
 from siglip_perception.errors import CheckpointError, ContractError
@@ -221,6 +221,13 @@ def test_prismatics_lists_are_read_for_each_encoder(tmp_path: Path) -> None:
     assert (dinov2.mean, dinov2.std) == (tuple(MEAN), tuple(STD))
     assert (siglip.mean, siglip.interpolation) == (tuple(HALF), "bilinear")
     assert (dinov2.resize, dinov2.size) == (siglip.resize, siglip.size) == ("letterbox", 224)
+
+
+def test_timms_own_mean_and_std_are_read() -> None:
+    facts = timm_facts("config.json", {"pretrained_cfg": {"mean": MEAN, "std": STD}})
+    assert facts is not None
+    assert (facts.mean, facts.std, facts.size) == (tuple(MEAN), tuple(STD), None)
+    assert timm_facts("config.json", {"model_type": "openvla", "mean": "of actions"}) is None
 
 
 def test_the_packaged_contracts_differ_from_stock_dinov2_only_in_the_cut() -> None:
