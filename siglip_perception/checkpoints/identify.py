@@ -170,12 +170,12 @@ def describe_folder(path: Path) -> str:
     names = _names(path)
     if not names:
         return f"{path} is an empty folder and holds no model: it needs {_NEEDED}."
-    instead = instead_of_weights(path)
-    if instead:
-        return f"{path} {instead}."
     below = list(_models_below(path))
     if below:
         return f"{path} {_too_high(path, below)}."
+    instead = instead_of_weights(path)
+    if instead:
+        return f"{path} {instead}."
     above = model_above(path)
     if above:
         return f"{path} is a part of the model {above}: give that folder."
@@ -191,9 +191,10 @@ def instead_of_weights(path: Path) -> str:
     names = _names(path)
     adapter = path / "adapter_config.json"
     if adapter.name in names:
-        base = _json(adapter).get("base_model_name_or_path") or "its base model"
+        base = _json(adapter).get("base_model_name_or_path")
+        name = base[:100] if isinstance(base, str) and base.isprintable() else ""
         return (
-            f"is a LoRA adapter of {base}, not a whole model: merge it into that (PEFT's"
+            f"is a LoRA adapter of {name or 'a base model'}, not a whole model: merge it into that (PEFT's"
             " merge_and_unload, then save_pretrained) and give the merged folder"
         )
     if "open_clip_config.json" in names or any(name.startswith("open_clip_") for name in names):
