@@ -194,8 +194,8 @@ def instead_of_weights(path: Path) -> str:
         base = _json(adapter).get("base_model_name_or_path")
         name = base[:100] if isinstance(base, str) and base.isprintable() else ""
         return (
-            f"is a LoRA adapter of {name or 'a base model'}, not a whole model: merge it into that (PEFT's"
-            " merge_and_unload, then save_pretrained) and give the merged folder"
+            f"is a LoRA adapter of {name or 'a base model'}, not a whole model: merge it into that"
+            " (PEFT's merge_and_unload, then save_pretrained) and give the merged folder"
         )
     if "open_clip_config.json" in names or any(name.startswith("open_clip_") for name in names):
         return f"is an open_clip model, which is not loaded: {_open_clip(path)}"
