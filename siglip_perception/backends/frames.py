@@ -49,6 +49,7 @@ def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
 
 
 def _of_bag(bag: Path, most: int) -> list[UInt8Array]:
+    """The bag's images; those that are left out are counted on stderr, with a reason a topic."""
     store = typestore()
     frames: list[UInt8Array] = []
     refused: dict[str, str] = {}
@@ -67,6 +68,12 @@ def _of_bag(bag: Path, most: int) -> list[UInt8Array]:
     if refused and not frames:
         reasons = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in refused.items())
         raise BagError(f"No image of the bag {bag} can be read ({reasons}): name another.")
+    for name, text in refused.items():
+        print(f"left out, first of {name}: {text}", file=sys.stderr)
+    if refused:
+        print(
+            f"{len(taken) - len(frames)} of {len(taken)} images of {bag} left out", file=sys.stderr
+        )
     return frames
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import write_random_model
 
 from siglip_perception import bag
+from siglip_perception.backends.frames import read_frames
 from siglip_perception.bag_files import reading
 from siglip_perception.bag_messages import COMPRESSED, RAW
 from siglip_perception.bag_topics import camera_names, choose_cameras
@@ -349,6 +350,20 @@ def test_pictures_of_foxglove_give_the_tokens_of_ros_ones(
     bag.replay(tmp_path / "ros", tmp_path / "a", pipeline)
     bag.replay(tmp_path / "foxglove.mcap", tmp_path / "b", pipeline)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_calibration_counts_what_it_leaves_out_of_a_bag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [jpeg(0), jpeg(1)[:300]]
+    entries = [
+        ("/c", COMPRESSED, stamp(i), compressed_image(i, data)) for i, data in enumerate(files)
+    ]
+    write_bag(tmp_path / "in", entries)
+    assert len(read_frames(tmp_path / "in", 10)) == 1
+    said = capsys.readouterr().err
+    assert "left out, first of /c: the JPEG" in said
+    assert f"1 of 2 images of {tmp_path / 'in'} left out" in said
 
 
 def test_a_truncated_jpeg_and_one_too_large_are_dropped(
