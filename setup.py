@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# colcon does not look at python_requires; RHEL 9, which has a ROS 2 Jazzy, has Python 3.9.
+if sys.version_info < (3, 10):  # noqa: UP036
+    raise SystemExit(
+        "siglip_perception needs Python 3.10 or newer, and this is"
+        f" {sys.version_info[0]}.{sys.version_info[1]}: build it on a distribution that has one."
+    )
 
 NAME = "siglip_perception"
 SHARE = f"share/{NAME}"
@@ -58,7 +66,8 @@ setup(
         "huggingface-hub>=1.0",
         "lz4>=4",
         "numpy>=1.26",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.6",
+        "packaging",
         "pillow>=10.1",
         "protobuf>=4",
         "pyyaml>=6",
@@ -128,8 +137,8 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            f"perception_node = {NAME}.node.perception_node:main",
-            f"example_policy = {NAME}.node.example_policy:main",
+            f"perception_node = {NAME}.programs:perception_node",
+            f"example_policy = {NAME}.programs:example_policy",
             f"siglip-perception = {NAME}.cli:main",
         ],
     },

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from siglip_perception import __version__
+from siglip_perception import __version__, requirements
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.threads import spin_briefly
@@ -51,13 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     spin_briefly()
     given = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in given if not word.startswith("-")), "")
-    args = _parser(command).parse_args(given)
     try:
-        code = _run(args)
+        code = _run(_parser(command).parse_args(given))
         sys.stdout.flush()
         return code
     except PerceptionError as error:
         print(f"siglip-perception: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        sentence = requirements.explain(error)
+        if sentence is None:
+            raise
+        print(f"siglip-perception: {sentence}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output went away; without this, Python complains once more at exit.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -15,29 +12,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from siglip_perception import requirements, ros
 from siglip_perception.errors import PerceptionError
+from siglip_perception.node.ros_probe import NEEDED
 
-# Distributions that the main job needs, and those that add to it.
-_NEEDED = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "opencv-python-headless|opencv-python",
-    "pillow",
-    "simplejpeg",
-    "rosbags",
-)
-# Older ones lack what the encoders call; setup.py says the same.
-_MINIMUM = {"torch": (2, 6), "transformers": (5, 20)}
-_EXTRA = ("tqdm", "sentencepiece", "openvino", "onnx", "onnxruntime", "tensorrt|tensorrt_rtx")
-_ROS_MODULES = {
-    "rclpy": "the node: source a ROS 2 (Jazzy or newer), or run `make demo`, which fetches one",
-    "siglip_perception_msgs": "the node: build it with colcon (see the README) or run `make demo`",
-    "cv_bridge": "rare image encodings: apt install ros-$ROS_DISTRO-cv-bridge",
-    "vision_msgs": "~/detections: apt install ros-$ROS_DISTRO-vision-msgs",
-    "launch_ros": "ros2 launch: apt install ros-$ROS_DISTRO-launch-ros",
+# Distributions that add to the main job.
+_EXTRA = ("openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx")
+# What each optional part of ROS 2 is for, and its package.
+_ROS_EXTRA = {
+    "cv_bridge": "rare image encodings",
+    "vision_msgs": "~/detections",
+    "launch_ros": "ros2 launch",
 }
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 _ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve")
@@ -71,24 +56,9 @@ def examine(model: str) -> Report:
     """Look at this machine, then load the model and run a frame through it."""
     report = Report(python=platform.python_version(), system=platform.platform())
     report.cpu = _cpu()
-    lacking: list[str] = []
-    for entry in (*_NEEDED, *_EXTRA):
-        name, version = _version(entry)
-        report.packages[name] = version
-        if version is None and entry in _NEEDED:
-            lacking.append(name)
-    report.missing += [f"{name}, for the main job: pip install {name}" for name in lacking]
-    for name, minimum in _MINIMUM.items():
-        version = report.packages.get(name)
-        if version is not None and _release(version) < minimum:
-            wanted = ".".join(map(str, minimum))
-            report.missing.append(
-                f"{name} {wanted} or newer, for the main job (here: {version}):"
-                f" pip install '{name}>={wanted}'"
-            )
-            lacking.append(name)
+    lacking = _packages(report)
     _ros(report)
-    if report.packages["torch"] is not None:
+    if requirements.is_there("torch"):
         try:
             _torch(report)
         except Exception as error:  # noqa: BLE001 - a broken library raises anything
@@ -114,20 +84,21 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.:;')}" if lines else type(error).__name__
 
 
-def _version(entry: str) -> tuple[str, str | None]:
-    """The first distribution of "a|b" that is installed, and its version."""
-    names = entry.split("|")
-    for name in names:
-        try:
-            return name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return names[0], None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+def _packages(report: Report) -> list[str]:
+    """Note each version; the names of those without which the main job cannot run."""
+    for name in (*requirements.needed(), *_EXTRA):
+        name_here, version = requirements.installed(name)
+        report.packages[name_here] = version
+    if not requirements.needed():
+        report.missing.append(
+            "siglip_perception itself, whose installation says which versions are needed: pip"
+            " install . in a clone, or source install/setup.bash where colcon built it"
+        )
+    lacking = []
+    for name, sentence in requirements.shortcomings():
+        lacking.append(name)
+        report.missing.append(sentence)
+    return lacking
 
 
 def _cpu() -> dict[str, str]:
@@ -144,12 +115,20 @@ def _cpu() -> dict[str, str]:
 
 
 def _ros(report: Report) -> None:
-    # Found, not imported: what has no rclpy must not load it, and it may not be loadable.
-    for name, use in _ROS_MODULES.items():
-        there = importlib.util.find_spec(name) is not None
-        report.ros[name] = "installed" if there else None
-        if not there:
-            report.missing.append(f"{name}, for {use}")
+    parts = ros.look()
+    for part in (*NEEDED, *_ROS_EXTRA):
+        state = parts.get(part, {})
+        report.ros[part] = "installed" if state else None
+        if state.get("error"):
+            report.ros[part] = f"does not work: {state['error']}"
+    # Where rclpy does not work, nothing else of ROS does, and one sentence is enough.
+    needed = [part for part in NEEDED if ros.trouble(part, parts.get(part, {}))]
+    for part in needed[:1] if "rclpy" in needed else needed:
+        report.missing.append(f"for the node: {ros.trouble(part, parts.get(part, {}))}")
+    if "rclpy" not in needed:
+        for part, use in _ROS_EXTRA.items():
+            if sentence := ros.trouble(part, parts.get(part, {})):
+                report.missing.append(f"for {use}: {sentence}")
     for variable in ("ROS_DISTRO", "RMW_IMPLEMENTATION", "ROS_DOMAIN_ID"):
         report.ros[variable] = os.environ.get(variable)
     profiles = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from siglip_perception import cpu
+from siglip_perception import cpu, requirements
+from siglip_perception.backends import probe
 from siglip_perception.errors import BackendError
 from siglip_perception.types import BACKENDS, PRECISIONS, BackendName, Precision
 
@@ -53,6 +54,10 @@ def choose(backend: str, device: str, precision: str) -> Choice:
         raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
     where, why = _device(device, name)
     how, reason = _precision(precision, name, where)
+    if name == "openvino":
+        requirements.require("backend: openvino", "openvino", kind=BackendError)
+    if name == "tensorrt" and not probe.is_installed():
+        raise BackendError(probe.probe().trouble)
     why_so = "; ".join(filter(None, [*why, reason]))
     return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)
 

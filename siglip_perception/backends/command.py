@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from siglip_perception import requirements
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.choice import choose
 from siglip_perception.backends.export import (
@@ -78,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export or build, and say what came of it."""
+    modules = ["onnx", "onnxscript"]
+    if args.backend == "openvino":
+        modules += ["openvino"] + ["nncf"] * (args.precision == "int8")
+    requirements.require("The export", *modules, kind=BackendError)
     if args.backend == "onnx":
         return _onnx(args)
     if args.precision == "int8":

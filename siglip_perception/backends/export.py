@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from siglip_perception import requirements
 from siglip_perception.backends.choice import DTYPES
 from siglip_perception.encoders import Tower
 from siglip_perception.errors import BackendError
@@ -117,8 +118,8 @@ def export_run(
             program.save(path, external_data=True)
     except ImportError as error:
         raise BackendError(
-            f"The ONNX export needs {error.name or 'onnxscript'}, which is not installed:"
-            " pip install 'siglip_perception[export]'."
+            f"The ONNX export cannot import what it needs ({error}):"
+            f" {requirements.how('onnx', 'onnxscript')}."
         ) from error
     except OSError as error:
         raise BackendError(f"Cannot write to {folder} ({error.strerror}).") from error

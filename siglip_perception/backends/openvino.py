@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siglip_perception import requirements
 from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.export import OPSET, RECIPE, Graph, export_run
@@ -87,14 +88,7 @@ def pad(tower: Tower) -> None:
 
 def load_library() -> Any:
     """The package; BackendError with what to do where it cannot be imported."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise BackendError(
-            f"The backend 'openvino' needs OpenVINO, which cannot be imported ({error}):"
-            " pip install 'siglip_perception[openvino]', or use backend: torch."
-        ) from error
-    return openvino
+    return requirements.load("backend: openvino", "openvino", kind=BackendError)
 
 
 @functools.cache
@@ -160,13 +154,7 @@ def quantize(
     inputs: what enters it, [1, ...] each, of the user's own frames.
     Raises BackendError where NNCF is not installed.
     """
-    try:
-        import nncf
-    except ImportError as error:
-        raise BackendError(
-            f"int8 needs NNCF, which cannot be imported ({error}):"
-            " pip install 'siglip_perception[openvino]'."
-        ) from error
+    nncf = requirements.load("int8", "nncf", kind=BackendError)
     library = load_library()
     exact = model(tower, key, span, "fp32", cache)
 

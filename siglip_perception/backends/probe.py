@@ -20,16 +20,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from siglip_perception import requirements
+
 # The full library first: the other one is for desktop cards alone.
 MODULES = ("tensorrt", "tensorrt_rtx")
 # Loading CUDA and TensorRT for the first time after boot takes a Jetson half a minute.
 _SECONDS = 120.0
 _DOING = "doing"
 _DRIVER = Path("/proc/driver/nvidia/version")
-INSTALL = (
-    "TensorRT 10.3 or newer is part of JetPack; elsewhere pip install"
-    " 'siglip_perception[tensorrt]', or [tensorrt-rtx] for a GeForce RTX"
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,15 @@ class Probe:
     trouble: str = ""
 
 
+def install() -> str:
+    """How to get TensorRT, without a stop."""
+    return (
+        "10.3 or newer is part of JetPack; elsewhere"
+        f" {requirements.how('tensorrt', 'onnx', 'onnxscript')}; for a GeForce RTX"
+        f" {requirements.how('tensorrt_rtx', 'onnx', 'onnxscript')}"
+    )
+
+
 def is_installed() -> bool:
     """Whether a TensorRT module is there; it is not loaded."""
     return any(map(_is_there, MODULES))
@@ -61,7 +68,7 @@ def is_installed() -> bool:
 def probe() -> Probe:
     """What the child process found; asked once in a process."""
     if not is_installed():
-        return Probe(trouble=f"TensorRT is not installed: {INSTALL}, or use backend: torch.")
+        return Probe(trouble=f"TensorRT is not installed: {install()}; or use backend: torch.")
     return ask([sys.executable, "-m", __name__], _SECONDS)
 
 
@@ -175,7 +182,9 @@ def _look() -> Iterator[Mapping[str, Any]]:
         break
     if library is None:
         why = "; ".join(failed) or "it is not installed"
-        yield {"trouble": f"TensorRT cannot be loaded ({why}): {INSTALL}, or use backend: torch."}
+        yield {
+            "trouble": f"TensorRT cannot be loaded ({why}): {install()}; or use backend: torch."
+        }
         return
     # It has to be kept: what is made with it does not keep it.
     logger = library.Logger(library.Logger.ERROR)

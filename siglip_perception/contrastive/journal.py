@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception import requirements
 from siglip_perception.files import write_atomically
 
 METRICS = "metrics.jsonl"
@@ -111,11 +111,7 @@ def _rows_until(path: Path, step: int) -> bytes:
 
 
 def _board(folder: Path, first: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise PerceptionError(
-            "--tensorboard needs tensorboard: pip install 'siglip_perception[train]', or"
-            " tensorboard by itself."
-        ) from error
+    requirements.require("--tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"), purge_step=first)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from siglip_perception import requirements
 from siglip_perception.contrastive import finetune, tabletop
 from siglip_perception.contrastive.finetune_options import add_arguments as add_pair_arguments
 from siglip_perception.contrastive.recipe import TOWERS, Recipe, read_recipes
@@ -65,6 +66,10 @@ def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], N
 def run(args: argparse.Namespace) -> int:
     """Train what was asked for; options go before the recipe's numbers."""
     _refuse(args, _add_recipe_arguments if args.data else add_pair_arguments)
+    if args.tensorboard:
+        requirements.require("--tensorboard", "tensorboard")
+    if args.data and args.tune == "lora":
+        requirements.require("--tune lora", "peft")
     try:
         return finetune.run(args) if args.data else _run_recipe(args)
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 from transformers import SiglipModel
 
+from siglip_perception import requirements
 from siglip_perception.errors import PerceptionError
 
 Tower = Literal["image", "text"]
@@ -71,12 +72,7 @@ def _last(tower: Any, layers: int) -> Iterable[nn.Module]:
 
 
 def _with_lora(model: SiglipModel, tuning: Tuning) -> SiglipModel:
-    try:
-        import peft
-    except ImportError as error:
-        raise PerceptionError(
-            "--tune lora needs peft: pip install 'siglip_perception[train]', or peft by itself."
-        ) from error
+    peft = requirements.load("--tune lora", "peft")
     towers = f"({'|'.join(_MODULES[tower] for tower in tuning.towers())})"
     config = peft.LoraConfig(
         r=tuning.rank,

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from siglip_perception import ros
 from siglip_perception.demo.processes import DemoError, Processes, environment
 from siglip_perception.demo.recording import RATE_HZ, write_recording
 from siglip_perception.demo.report import Results, table, write_animation, write_sheet
@@ -48,13 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 when all frames are accounted for and every process ended well.
 
-    Raises DemoError or BagError where it could not run to its end.
+    Raises RosError, before any work, where ROS 2 is missing; DemoError or BagError where it could
+    not run to its end.
     """
     rate: int = arguments.rate
     if not 1 <= rate <= 60:
         raise DemoError(
             f"The demo's camera cannot send {rate} frames a second: --rate is 1 to 60."
         )
+    ros.require("The demo")
     signal.signal(signal.SIGTERM, _interrupt)
     out: Path = arguments.out
     _clear(out)

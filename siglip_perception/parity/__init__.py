@@ -24,7 +24,7 @@ from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.errors import PerceptionError
 from siglip_perception.files import write_atomically
 from siglip_perception.parity.random_weights import write_random
-from siglip_perception.parity.reference import reference_of, reference_tokens
+from siglip_perception.parity.reference import need_reference, reference_of, reference_tokens
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.plan import choose
 from siglip_perception.types import Frame, UInt8Array
@@ -139,11 +139,14 @@ def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, 
     """The folder to compare on, its contract, and what its weights are."""
     if model:
         folder = checkpoints.resolve(model)
-        yield folder, contract or choose("", Checkpoint(folder)).name, str(model)
+        kept = contract or choose("", Checkpoint(folder)).name
+        need_reference(contracts.get(kept))
+        yield folder, kept, str(model)
         return
     if not contract:
         raise PerceptionError("Name a --contract, or a --model that keeps one.")
     wanted = contracts.get(contract)
+    need_reference(wanted)
     with tempfile.TemporaryDirectory(prefix="parity.") as folder_name:
         write_random(wanted, Path(folder_name), seed)
         yield Path(folder_name), contract, f"random, seed {seed}"

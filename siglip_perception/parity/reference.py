@@ -38,6 +38,12 @@ def reference_of(contract: Contract) -> Literal["timm", "transformers"]:
     return "timm" if all(spec.timm for spec in contract.encoders) else "transformers"
 
 
+def need_reference(contract: Contract) -> None:
+    """Raise PerceptionError with the way to get it where the reference's library is missing."""
+    if reference_of(contract) == "timm":
+        import_timm()
+
+
 @torch.inference_mode()
 def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) -> Tensor:
     """float32 [B, N, dim] of the weights in the folder, by the reference's own code."""

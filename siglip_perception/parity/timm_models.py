@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from siglip_perception import requirements
 from siglip_perception.contracts import EncoderSpec
-from siglip_perception.errors import PerceptionError
 
 _NAME = "torchvision"
 
@@ -60,13 +60,7 @@ def import_timm() -> Any:
     if stand_in:
         sys.meta_path.insert(0, finder)
     try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise PerceptionError(
-            "The reference of this contract is timm, which is not installed: pip install"
-            " 'siglip_perception[timm]', or `pip install --no-deps timm` beside a PyTorch without"
-            " torchvision."
-        ) from error
+        return requirements.load("The reference of this contract", "timm")
     finally:
         if stand_in:
             # transformers looks for torchvision too, and must not find this one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import re
@@ -19,9 +20,10 @@ from bags import Channel, write_mcap
 from bags import image as gray_image
 from models import write_random_model
 
-from siglip_perception import bag, cli, doctor
+from siglip_perception import bag, cli, ros
 from siglip_perception.bag_messages import RAW
 from siglip_perception.images.files import read_image
+from siglip_perception.node import ros_probe
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
 
@@ -332,7 +334,7 @@ def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]
 def test_doctor_refuses_a_library_that_is_too_old(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_MINIMUM", {"torch": (99, 0)})
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=99.0"])
     assert cli.main(["doctor"]) == 1
     assert "pip install 'torch>=99.0'" in capsys.readouterr().out
 
@@ -342,10 +344,38 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
 ) -> None:
     assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
     assert "holds no model: it needs siglip/ and dinov2/" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "_NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["no-such-package"])
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "no-such-package, for the main job: pip install no-such-package" in said
+
+
+def test_doctor_says_once_that_there_is_no_ros(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    monkeypatch.setattr(ros, "look", dict)
+    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    missing = json.loads(capsys.readouterr().out)["missing"]
+    assert [line for line in missing if "ROS 2" in line] == [
+        line for line in missing if line.startswith("for the node: rclpy, which is part of ROS 2")
+    ]
+    assert len([line for line in missing if "rclpy" in line]) == 1
+
+
+def test_doctor_names_a_part_of_ros_that_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    works = {"folder": "/opt/ros", "error": ""}
+    parts = dict.fromkeys((*ros_probe.NEEDED, *ros_probe.OPTIONAL), works)
+    broken = {"folder": "/opt/ros/cv_bridge", "error": "ImportError: built for another numpy"}
+    monkeypatch.setattr(ros, "look", lambda: {**parts, "cv_bridge": broken})
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ros"]["cv_bridge"] == "does not work: ImportError: built for another numpy"
+    assert report["ros"]["rclpy"] == "installed"
+    [line] = [line for line in report["missing"] if "cv_bridge" in line]
+    assert line.startswith("for rare image encodings: cv_bridge, which /opt/ros/cv_bridge has and")
 
 
 def doctor_with(folder: Path, package: str, content: str) -> str:

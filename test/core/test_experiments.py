@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
-import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -48,23 +45,6 @@ def test_experiment_runs_and_writes_what_it_found(
     assert f"![{name}]({name}.png)" in text
     assert table(found["rows"]) in text
     assert table(found["rows"]) in capsys.readouterr().out
-
-
-def test_experiment_without_matplotlib_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
-    assert cli.main(["experiment", "matrix", "--output", str(tmp_path)]) == 2
-    assert "siglip_perception[experiments]" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def test_entries_of_the_matrix_have_the_gradients_of_the_formulas() -> None:

@@ -306,25 +306,6 @@ def test_tensorboard_gets_the_curve(tiny: Path, data: Path, tmp_path: Path) -> N
     assert b"images_per_s" in events.read_bytes()
 
 
-@pytest.mark.parametrize(("module", "option"), [("peft", "lora"), ("tensorboard", "board")])
-def test_what_is_not_installed_is_named(
-    tiny: Path,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    module: str,
-    option: str,
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    more = ["--tune", "lora"] if option == "lora" else ["--tensorboard"]
-    assert main(command(tiny, data, tmp_path / "out", *more)) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert f"needs {module}" in said[0]
-
-
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from siglip_perception import requirements
 from siglip_perception.errors import PerceptionError
 from siglip_perception.files import write_atomically
 
@@ -95,13 +96,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 def need_matplotlib() -> None:
     """Raises PerceptionError, with the way to get it, where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PerceptionError(
-            "An experiment draws a plot and matplotlib is not installed: install"
-            " siglip_perception[experiments], or matplotlib by itself."
-        ) from error
+    requirements.load("The plot of an experiment", "matplotlib")
 
 
 def table(rows: Sequence[Mapping[str, Value]]) -> str:

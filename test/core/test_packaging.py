@@ -1,0 +1,194 @@
+"""Installing: what each distribution has, the README's commands for the rest, and the sdist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+# rosdep's key of each requirement; None: transformers asks for it itself.
+KEYS = {
+    "huggingface-hub": None,
+    "numpy": "python3-numpy",
+    "opencv-python-headless": "python3-opencv",
+    "packaging": "python3-packaging",
+    "pillow": "python3-pil",
+    "pyyaml": "python3-yaml",
+    "rosbags": "python3-rosbags-pip",
+    "safetensors": None,
+    "setuptools": "python3-setuptools",
+    "simplejpeg": "python3-simplejpeg-pip",
+    "tokenizers": None,
+    "torch": "python3-torch",
+    "tqdm": "python3-tqdm",
+    "transformers": "python3-transformers-pip",
+}
+CPU = "--index-url https://download.pytorch.org/whl/cpu"
+
+
+@cache
+def table() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(
+        Path(__file__).with_name("distributions.yaml").read_text()
+    )
+    return content
+
+
+@cache
+def setup_arguments() -> dict[str, Any]:
+    """What setup.py says to setuptools."""
+    said: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", said.update)
+        patch.chdir(ROOT)
+        runpy.run_path("setup.py")
+    return said
+
+
+def needs() -> list[Requirement]:
+    return list(map(Requirement, setup_arguments()["install_requires"]))
+
+
+def keys(distribution: str) -> set[str]:
+    """The keys of package.xml that rosdep looks up for a ROS 2 distribution."""
+    package = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg comes with ROS 2")
+    parsed = package.parse_package(str(ROOT / "package.xml"))
+    parsed.evaluate_conditions({"ROS_DISTRO": distribution})
+    depends = [*parsed.exec_depends, *parsed.test_depends]
+    return {item.name for item in depends if item.evaluated_condition}
+
+
+def apt_version(key: str, system: str) -> str | None:
+    """What apt has for a key: a version, "0" for any, None for nothing that rosdep could take."""
+    if key in table()["any"]:
+        return "0"
+    found = table()["apt"].get(key, {}).get(system)
+    return None if found is None else str(found)
+
+
+def pip_lines(system: str) -> list[str]:
+    """What has to come from pip on a system, as the README says it."""
+    wanted = []
+    for item in needs():
+        key = KEYS[item.name]
+        has = apt_version(key, system) if key else "0"
+        if key and (has is None or not (has == "0" or item.specifier.contains(Version(has)))):
+            wanted.append(item)
+    numpy = [item for item in wanted if item.name == "numpy"]
+    if Version(table()["apt"]["python3-numpy"][system]) < Version("2"):
+        # cv_bridge's compiled part is built with it.
+        wanted = [item for item in wanted if item not in numpy]
+        bound = ">=" + str(numpy[0].specifier).removeprefix(">=") + "," if numpy else ""
+        wanted.append(Requirement(f"numpy{bound}<2"))
+    lines = []
+    if Version(table()["systems"][system]["python"]) >= Version("3.11"):
+        lines.append("export PIP_BREAK_SYSTEM_PACKAGES=1")
+    if any(item.name == "torch" for item in wanted):
+        lines.append(f"pip install 'torch>=2.6' {CPU}")
+    rest = sorted(_text(item) for item in wanted if item.name != "torch")
+    lines.append("pip install " + " ".join(f"'{text}'" for text in rest))
+    return lines
+
+
+def _text(item: Requirement) -> str:
+    return item.name + ",".join(sorted(str(item.specifier).split(","), reverse=True))
+
+
+def test_every_requirement_has_a_key_of_rosdep() -> None:
+    assert {item.name for item in needs()} == set(KEYS)
+    # On any: the newest distribution, whose package.xml has all of them.
+    assert {key for key in KEYS.values() if key} <= keys("lyrical")
+
+
+@pytest.mark.parametrize("system", list(table()["systems"]))
+def test_rosdep_finds_every_key_on_every_system(system: str) -> None:
+    """And nothing that is too old to be used: PyTorch of Ubuntu 22.04 is 1.8."""
+    for distribution in table()["systems"][system]["ros"]:
+        known = {*table()["ros"], *table()["pip"], "siglip_perception_msgs"}
+        for key in keys(distribution) - known:
+            assert apt_version(key, system) is not None, f"{key} on {system}"
+        torch = apt_version("python3-torch", system)
+        usable = torch is not None and Version(torch) >= Version("2.6")
+        assert ("python3-torch" in keys(distribution)) == usable
+
+
+@pytest.mark.parametrize("system", list(table()["systems"]))
+def test_the_readme_has_the_lines_of_every_system(system: str) -> None:
+    facts = table()["systems"][system]
+    names = " and ".join(name.capitalize() for name in facts["ros"])
+    block = "\n".join(f"    {line}" for line in pip_lines(system))
+    assert f"{facts['name']}, {names}:\n\n{block}\n" in README
+
+
+def test_the_readmes_rosdep_and_colcon_lines_name_both_packages() -> None:
+    paths = "src src/siglip_perception/siglip_perception_msgs"
+    assert f"rosdep install --from-paths {paths} --ignore-src -y\n" in README
+    assert f"colcon build --base-paths {paths}\n" in README
+
+
+def test_the_extras_are_those_of_setup_py() -> None:
+    """Each row of the README's table: the modules are in the extra that it names."""
+    rows = re.findall(r"^\| (.+) \| (.+) \| `pip install '\.\[([\w-]+)\]'` \|$", README, re.M)
+    extras = setup_arguments()["extras_require"]
+    developers = {"test", "open-clip", "colcon", "ros", "timm"}
+    assert {extra for _, _, extra in rows} == set(extras) - developers
+    for _, modules, extra in rows:
+        names = {Requirement(text).name for text in extras[extra]}
+        assert set(modules.replace("`", "").split(", ")) <= names, extra
+
+
+def test_nobody_is_sent_to_pypi_for_this_package() -> None:
+    """It is not there: an extra is installed from a clone."""
+    for folder in ("siglip_perception", "docs", "examples", "README.md", "CONTRIBUTING.md"):
+        path = ROOT / folder
+        files = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.md")]
+        for file in files:
+            assert "siglip_perception[" not in file.read_text(), file
+
+
+def test_an_old_python_is_refused_in_a_sentence() -> None:
+    """colcon does not look at python_requires."""
+    code = "import sys, runpy; sys.version_info = (3, 9, 18); runpy.run_path('setup.py')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("siglip_perception needs Python 3.10 or newer, and this is 3.9:")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_source_distribution_has_all_that_the_repository_has(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a clone, so there is nothing to compare with")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    notes = tmp_path / "siglip_perception.egg-info"
+    made = {line for line in (notes / "SOURCES.txt").read_text().splitlines() if line}
+    made = {line for line in made if notes.name not in line}
+    assert made == set(filter(None, listed.stdout.split("\0")))
+
+
+def test_the_message_package_is_found_by_rosdep_on_every_system() -> None:
+    depends = {
+        item.text
+        for item in ET.parse(ROOT / "siglip_perception_msgs" / "package.xml").iter()
+        if "depend" in item.tag
+    }
+    rosidl = {"ament_cmake", "rosidl_default_generators", "rosidl_default_runtime"}
+    assert depends <= rosidl | set(table()["ros"])
