@@ -1,11 +1,12 @@
 # `make help` lists what there is. Override what you need to:
-#   PYTHON    the Python to build on, 3.10 to 3.13; that of your ROS 2 where one is sourced
+#   PYTHON    the Python to build on, 3.10 to 3.13; where a ROS 2 is sourced, that one's
 #   PIP_ARGS  further arguments for pip install, such as an index that has CPU builds of PyTorch
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-supported := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+newest := $(if $(AMENT_PREFIX_PATH),(3, 99),(3, 13))
+supported := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= $(newest))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$name -c '$(supported)' 2>/dev/null && echo $$name && break; done)
 PIP_ARGS ?=

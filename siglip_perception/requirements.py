@@ -90,7 +90,8 @@ def explain(error: ImportError) -> str | None:
 
 def needed() -> dict[str, Requirement]:
     """What the package cannot do without, by name; {} where it is not installed itself."""
-    return {item.name: item for item in _requirements() if not _extra_of(item)}
+    always = (item for item in _requirements() if not _extra_of(item))
+    return {item.name: item for item in always if not item.marker or item.marker.evaluate()}
 
 
 def installed(name: str) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -22,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST, NEWEST = (3, 10), (3, 13)
+OLDEST = (3, 10)
+# The newest for which ROS 2 is on PyPI. A ROS 2 that is sourced brings its own Python.
+NEWEST_OF_WHEELS = (3, 13)
 PACKAGE = "siglip_perception"
 MESSAGES = "siglip_perception_msgs"
 PROGRAMS = ("perception_node", "example_policy")
@@ -70,33 +73,59 @@ def find_ros() -> tuple[str, ...]:
     sourced = tuple(p for p in prefixes if not Path(p, "pyvenv.cfg").is_file())
     if not sourced:
         return ()
-    if subprocess.run([sys.executable, "-c", "import rclpy"], capture_output=True).returncode:
+    if _fails("import rclpy.node"):
         raise SetupError(
             f"A ROS 2 is sourced ({sourced[0]}), but {sys.executable} cannot import its rclpy:"
             " name the Python of that ROS 2, as in `make PYTHON=/usr/bin/python3`, or use a shell"
             " in which no ROS 2 is sourced."
         )
+    if _fails("import rclpy.node; rclpy.node.Node.add_post_set_parameters_callback"):
+        raise SetupError(
+            f"The ROS 2 that is sourced ({sourced[0]}) is older than Jazzy, and lacks what the"
+            " node needs: source a newer one, or use a shell in which no ROS 2 is sourced."
+        )
     return sourced
 
 
+def _fails(code: str) -> bool:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0
+
+
 def check_machine(place: Place) -> None:
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    version = sys.version_info[:2]
+    if version < OLDEST:
         raise SetupError(
-            f"Python {platform.python_version()} is not supported: name one from 3.10 to 3.13, as"
-            " in `make PYTHON=python3.12`."
+            f"Python {platform.python_version()} is too old: name one of 3.10 or newer, as in"
+            " `make PYTHON=python3.12`."
         )
-    if place.sourced:
-        return
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    if any(importlib.util.find_spec(name) is None for name in ("venv", "ensurepip")):
         raise SetupError(
-            "ROS 2 comes from PyPI for x86-64 Linux only, and this is"
-            f" {platform.system()} on {platform.machine()}: install ROS 2, source its setup.bash"
-            " and run make again."
+            f"{sys.executable} has no venv module, in which all is installed: install it, as in"
+            f" `sudo apt install python{version[0]}.{version[1]}-venv`."
         )
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++")):
         raise SetupError(
             "There is no C++ compiler, which the ROS 2 messages need: install one, as in"
             " `sudo apt install g++`."
+        )
+    if place.sourced:
+        if shutil.which("cmake") is None:
+            raise SetupError(
+                "There is no cmake, which the ROS 2 messages need: install it, as in"
+                " `sudo apt install cmake`."
+            )
+        return
+    if version > NEWEST_OF_WHEELS:
+        raise SetupError(
+            f"ROS 2 is on PyPI for Python 3.10 to 3.13, and this is {platform.python_version()}:"
+            " name one of these, as in `make PYTHON=python3.12`, or source a ROS 2 of your"
+            " distribution and run make again."
+        )
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise SetupError(
+            "ROS 2 comes from PyPI for x86-64 Linux only, and this is"
+            f" {platform.system()} on {platform.machine()}: install ROS 2, source its setup.bash"
+            " and run make again."
         )
 
 
@@ -149,13 +178,7 @@ def make_venv(place: Place, log: Path) -> None:
     if place.sourced:
         # apt's Python packages, which the message generators of a sourced ROS 2 import.
         command.append("--system-site-packages")
-    try:
-        run([*command, str(place.venv)], log, child_environment(place))
-    except SetupError as error:
-        raise SetupError(
-            f"{error} Where it asks for ensurepip, install Python's venv module, as in"
-            " `sudo apt install python3-venv`."
-        ) from error
+    run([*command, str(place.venv)], log, child_environment(place))
 
 
 def constraints(place: Place) -> str:

@@ -58,13 +58,24 @@ def test_a_sourced_ros_is_used_if_this_python_is_its_own(
     environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, importable: bool
 ) -> None:
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
-    done = subprocess.CompletedProcess([], 0 if importable else 1)
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(environment, "_fails", lambda code: not importable)
     if importable:
         assert environment.find_ros() == (str(tmp_path),)
     else:
         with pytest.raises(environment.SetupError, match="make PYTHON="):
             environment.find_ros()
+
+
+def test_a_sourced_ros_that_is_older_than_jazzy_is_refused(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "rclpy").mkdir()
+    (tmp_path / "rclpy" / "__init__.py").touch()
+    (tmp_path / "rclpy" / "node.py").write_text("class Node: ...\n")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(environment.SetupError, match="older than Jazzy"):
+        environment.find_ros()
 
 
 def test_wheels_are_for_x86_64(
@@ -76,11 +87,53 @@ def test_wheels_are_for_x86_64(
         environment.check_machine(place)
 
 
+@pytest.mark.parametrize("sourced", [True, False])
 def test_a_compiler_is_asked_for(
-    environment: ModuleType, place: Any, monkeypatch: pytest.MonkeyPatch
+    environment: ModuleType,
+    place: Any,
+    on_ros: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    sourced: bool,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(environment.SetupError, match=r"apt install g\+\+"):
+        environment.check_machine(on_ros if sourced else place)
+
+
+def test_a_sourced_ros_needs_a_cmake(
+    environment: ModuleType, place: Any, on_ros: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one it is among the packages from PyPI."""
+    monkeypatch.setattr(
+        shutil, "which", lambda name, **_: None if name == "cmake" else f"/usr/bin/{name}"
+    )
+    environment.check_machine(place)
+    with pytest.raises(environment.SetupError, match="apt install cmake"):
+        environment.check_machine(on_ros)
+
+
+def test_the_python_fits_or_is_refused_in_a_sentence(
+    environment: ModuleType, place: Any, on_ros: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ROS 2 Lyrical has Python 3.14, for which there are no wheels."""
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    environment.check_machine(on_ros)
+    with pytest.raises(environment.SetupError, match=r"PyPI for Python 3\.10 to 3\.13, and this"):
+        environment.check_machine(place)
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    for either in (place, on_ros):
+        with pytest.raises(environment.SetupError, match=r"too old: name one of 3\.10 or newer"):
+            environment.check_machine(either)
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_a_python_without_venv_is_told_which_package_has_it(
+    environment: ModuleType, place: Any, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """Debian's Python has venv, and lacks what it needs."""
+    monkeypatch.setitem(sys.modules, module, None)
+    version = ".".join(map(str, sys.version_info[:2]))
+    with pytest.raises(environment.SetupError, match=f"sudo apt install python{version}-venv"):
         environment.check_machine(place)
 
 
