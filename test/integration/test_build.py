@@ -130,6 +130,22 @@ def test_programs_run_from_the_install_space(installed: Installed) -> None:
     assert Path(module) == installed.package / "__init__.py"
 
 
+def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
+    """Its requirements are read where it is installed: a missing package is told with a version."""
+    said = installed.run(
+        sys.executable,
+        "-c",
+        "import importlib.metadata; from siglip_perception import requirements;"
+        "print(importlib.metadata.distribution('siglip_perception').locate_file(''));"
+        "print(requirements.how('torch')); print(requirements.how('peft'))",
+    ).splitlines()
+    assert Path(said[0]) == installed.package.parent
+    assert said[1:] == [
+        "pip install 'torch>=2.6'",
+        "pip install 'peft>=0.17', or in a clone pip install '.[train]'",
+    ]
+
+
 def test_the_installed_node_becomes_active(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
