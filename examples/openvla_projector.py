@@ -26,6 +26,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from siglip_perception import ros
+from siglip_perception.errors import PerceptionError
+
 
 class Projector(nn.Module):
     """Tokens [N, dim] -> the language model's embeddings [N, llm_dim]."""
@@ -73,6 +76,7 @@ def from_npz(path: Path, checkpoint: Path | None) -> None:
 
 
 def from_node(contract: str, fingerprint: str, checkpoint: Path | None, frames: int) -> None:
+    ros.require("Without --npz this example")
     import rclpy
     from siglip_perception_msgs.msg import TokenSequence
 
@@ -111,10 +115,13 @@ def main() -> None:
     parser.add_argument("--npz", type=Path, help="tokens of one image, in place of the node's")
     parser.add_argument("--frames", type=int, default=0, help="stop after so many (0: go on)")
     args = parser.parse_args()
-    if args.npz:
-        from_npz(args.npz, args.checkpoint)
-    else:
-        from_node(args.contract, args.fingerprint, args.checkpoint, args.frames)
+    try:
+        if args.npz:
+            from_npz(args.npz, args.checkpoint)
+        else:
+            from_node(args.contract, args.fingerprint, args.checkpoint, args.frames)
+    except PerceptionError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception import requirements
 from siglip_perception.types import UInt8Array
 
 
@@ -24,14 +24,8 @@ class SegmentationError(Exception):
 @cache
 def evaluation_library() -> Any:
     """The module faster_coco_eval; PerceptionError where it is not installed."""
-    try:
-        import faster_coco_eval
-        import faster_coco_eval.core.mask
-    except ImportError as error:
-        raise PerceptionError(
-            "COCO's annotations need faster-coco-eval: pip install faster-coco-eval."
-        ) from error
-    return faster_coco_eval
+    requirements.load("evaluate --coco", "faster_coco_eval.core.mask")
+    return requirements.load("evaluate --coco", "faster_coco_eval")
 
 
 def mask_library() -> Any:

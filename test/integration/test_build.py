@@ -131,7 +131,7 @@ def test_programs_run_from_the_install_space(installed: Installed) -> None:
 
 
 def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
-    """Its requirements are read where it is installed: a missing package is told with a version."""
+    """Versions are read where it is installed, and told with what is missing."""
     said = installed.run(
         sys.executable,
         "-c",
