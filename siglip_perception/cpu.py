@@ -1,21 +1,28 @@
-"""What the CPU can do, as the system says it."""
+"""What the CPU is, as the system says it."""
 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Flags of Linux for units that multiply bfloat16, best first: without one it is emulated, and
-# several times slower than float32.
+# Flags of Linux for units that multiply bfloat16, best first.
 _BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm's BF16"}
+# Variables that hold PyTorch, or oneDNN in PyTorch and in OpenVINO, below what the CPU has.
+_LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+)
 
 
 @functools.cache
 def bf16_unit(cpuinfo: Path = _CPUINFO) -> str:
-    """The unit that makes bfloat16 fast, in words; empty where there is none, or it is not known.
+    """The unit for bfloat16, in words; empty where there is none, or it is not known.
 
-    Raises nothing: a system that does not say has none.
+    Having one is not to be fast: see backends/bf16.py. Raises nothing.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -38,3 +45,9 @@ def name(cpuinfo: Path = _CPUINFO) -> str:
         return "unknown CPU"
     found = (line.partition(":") for line in lines)
     return next((v.strip() for key, _, v in found if key.strip() == "model name"), "unknown CPU")
+
+
+def identity() -> dict[str, str]:
+    """What tells this CPU, as libraries may use it, from others: for what is measured on it."""
+    limits = {limit: value for limit in _LIMITS if (value := os.environ.get(limit))}
+    return {"cpu": name(), "bf16 unit": bf16_unit() or "none", **limits}

@@ -62,17 +62,32 @@ def pack(module: nn.Module) -> None:
     """Put packed products in the place of all Linear modules below, where that works here."""
     for name, part in list(module.named_children()):
         if isinstance(part, Linear):
-            if works(part.weight.dtype):
-                setattr(module, name, PackedLinear(part))
+            _warn(part.weight.dtype)
+            setattr(module, name, fastest(part))
         else:
             pack(part)
 
 
+def fastest(linear: Linear) -> nn.Module:
+    """The same product as is fastest on a CPU: packed, or as it is where that does not work."""
+    return linear if trouble(linear.weight.dtype) else PackedLinear(linear)
+
+
 @functools.cache
-def works(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch packs products of the dtype, and gets them right."""
+def _warn(dtype: torch.dtype) -> None:
+    """Say once why products of the dtype that are to serve are not packed."""
+    if why := trouble(dtype):
+        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, why)
+
+
+@functools.cache
+def trouble(dtype: torch.dtype) -> str:
+    """Why this PyTorch's packed products of the dtype cannot be used; empty where they can.
+
+    They are tried, and held against the plain ones.
+    """
     if not torch._C._has_mkldnn:
-        return False
+        return "this PyTorch has no oneDNN"
     generator = torch.Generator().manual_seed(0)
     weight, x = (torch.randn(size, 48, generator=generator).to(dtype) for size in (32, 8))
     bias = torch.ones(32, dtype=dtype)
@@ -85,9 +100,7 @@ def works(dtype: torch.dtype) -> bool:
                     found.double().flatten(), plain(x).double().flatten(), dim=0
                 )
                 if found.dtype != dtype or not float(cosine) > 0.9999:
-                    raise RuntimeError(f"they give other values (cosine {float(cosine):.4f})")
+                    return f"they give other values (cosine {float(cosine):.4f})"
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, reason)
-        return False
-    return True
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return ""

@@ -30,11 +30,15 @@ def start(encoders: Encoders, choice: Choice, source: Source | None = None) -> S
     Raises BackendError, one sentence, where it cannot be.
     """
     if choice.backend == "openvino":
-        from siglip_perception.backends import openvino
+        from siglip_perception.backends import calibration, openvino
+        from siglip_perception.backends.cache import EngineCache
 
-        return Serving(
-            encoders, _head(openvino.serve(encoders, choice.precision), choice), [choice.why]
-        )
+        cache = EngineCache()
+        notes = [choice.why]
+        if choice.precision == "int8":
+            notes.append(str(calibration.report_of(encoders, cache)))
+        head = _head(openvino.serve(encoders, choice.precision, cache), choice)
+        return Serving(encoders, head, notes)
     if choice.backend == "tensorrt":
         return _tensorrt(encoders, choice, source)
     engine, reason = _proven(encoders, choice) if choice.automatic else (None, "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,11 +22,12 @@ from siglip_perception.types import UInt8Array
 # Every so many frames one is held out.
 _HOLD_OUT = 4
 FEWEST = 8
+_FILE = "report.json"
 Inputs = Mapping[EncoderInput, Tensor]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Int8Report:
     """Of the frames held out, int8 against float32.
 
     least, mean: cosine of a token or feature. limit: what `mean` of the worst frame had to reach.
@@ -38,6 +41,13 @@ class Judged:
     worst: float
     limit: float
 
+    def __str__(self) -> str:
+        return (
+            f"calibrated on {self.calibrated} frames; on {self.held_out} others the tokens have a"
+            f" mean cosine of {self.mean:.5f} with those of fp32, the worst frame {self.worst:.5f}"
+            f" (limit {self.limit:g}), the worst token {self.least:.5f}"
+        )
+
 
 def calibrate(
     encoders: Encoders,
@@ -45,7 +55,7 @@ def calibrate(
     limit: float,
     cache: EngineCache,
     progress: Callable[[int, int], None],
-) -> Judged:
+) -> Int8Report:
     """Quantise every run of blocks of an Encoders that is not prepared; it serves int8 then.
 
     limit: least mean cosine of a held-out frame's tokens with those of float32. progress: called
@@ -63,11 +73,9 @@ def calibrate(
     held = [preprocess([frame]) for frame in frames[::_HOLD_OUT]]
     taken = [preprocess([frame]) for number, frame in enumerate(frames) if number % _HOLD_OUT]
     expected = [run(encoders, inputs) for inputs in held]
-    spans = [
-        (key, tower, span)
-        for key, tower in encoders.towers.items()
-        for span in tower.parts(key in encoders.reads)
-    ]
+    spans = _spans(encoders)
+    facts = _facts(encoders)
+    cache.discard(facts)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     progress(0, len(spans))
     for number, (key, tower, span) in enumerate(spans):
@@ -75,16 +83,50 @@ def calibrate(
         openvino.quantize(tower, key, span, entering, cache)
         progress(number + 1, len(spans))
     openvino.serve(encoders, "int8", cache)
-    judged = _judge(encoders, held, expected, len(taken), limit)
-    if judged.worst < limit:
+    report = _judge(encoders, held, expected, len(taken), limit)
+    if report.worst < limit:
         for _, tower, span in spans:
             cache.discard(openvino.facts_of(tower, span, "int8"))
         raise BackendError(
-            f"int8 is not accurate enough on these frames: a frame's tokens have a mean cosine of"
-            f" {judged.worst:.5f} with those of float32, and the limit is {limit:g}; use bf16 or"
-            " fp32, or calibrate on more frames."
+            "int8 is not accurate enough on these frames and this CPU: a frame's tokens have a"
+            f" mean cosine of {report.worst:.5f} with those of float32, and the limit is"
+            f" {limit:g}; use precision auto, or calibrate on more frames."
         )
-    return judged
+    cache.build(facts, lambda folder: _write(folder / _FILE, report))
+    return report
+
+
+def report_of(encoders: Encoders, cache: EngineCache) -> Int8Report:
+    """How the int8 of these encoders, which are not prepared, was judged on this CPU.
+
+    Raises BackendError where it has not been.
+    """
+    for tower in encoders.towers.values():
+        openvino.pad(tower)
+    place = cache.get(_facts(encoders))
+    if place is None:
+        raise BackendError(openvino.NOT_CALIBRATED)
+    return Int8Report(**json.loads((place / _FILE).read_text()))
+
+
+def _write(path: Path, report: Int8Report) -> None:
+    path.write_text(json.dumps(asdict(report), indent=2))
+
+
+def _facts(encoders: Encoders) -> dict[str, str]:
+    """What names the report in the cache: all runs of blocks that it is of."""
+    return {"kind": "int8 report"} | {
+        f"{key} {span}": json.dumps(openvino.facts_of(tower, span, "int8"))
+        for key, tower, span in _spans(encoders)
+    }
+
+
+def _spans(encoders: Encoders) -> list[tuple[str, Tower, openvino.Span]]:
+    return [
+        (key, tower, span)
+        for key, tower in encoders.towers.items()
+        for span in tower.parts(key in encoders.reads)
+    ]
 
 
 def run(encoders: Encoders, inputs: Inputs) -> Features:
@@ -104,7 +146,7 @@ def _judge(
     expected: Sequence[Features],
     calibrated: int,
     limit: float,
-) -> Judged:
+) -> Int8Report:
     per_frame = []
     for inputs, wanted in zip(held, expected, strict=True):
         found = run(encoders, inputs)
@@ -120,6 +162,6 @@ def _judge(
         per_frame.append(torch.cat(cosines))
     all_of_them = torch.cat(per_frame)
     worst = min(float(cosines.mean()) for cosines in per_frame)
-    return Judged(
+    return Int8Report(
         calibrated, len(held), float(all_of_them.min()), float(all_of_them.mean()), worst, limit
     )

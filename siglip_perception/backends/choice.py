@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from siglip_perception import cpu, requirements
-from siglip_perception.backends import probe
+from siglip_perception import requirements
+from siglip_perception.backends import bf16, probe
 from siglip_perception.errors import BackendError
 from siglip_perception.types import BACKENDS, PRECISIONS, BackendName, Precision
 
@@ -37,8 +37,10 @@ class Choice:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What PyTorch runs, where it is to: the precision, or bfloat16 for int8."""
-        return DTYPES.get(self.precision, torch.bfloat16)
+        """What PyTorch runs, where it is to: the precision, or beside int8 the fastest there."""
+        if self.precision == "int8":
+            return torch.bfloat16 if bf16.speed().fast else torch.float32
+        return DTYPES[self.precision]
 
 
 def choose(backend: str, device: str, precision: str) -> Choice:
@@ -95,15 +97,15 @@ def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[P
             if torch.cuda.get_device_capability(device) < BF16_CAPABILITY:
                 return "fp32", "the GPU has no bfloat16"
             return "bf16", "half precision on a GPU"
-        unit = cpu.bf16_unit()
-        return (
-            ("bf16", f"the CPU has {unit}") if unit else ("fp32", "the CPU has no fast bfloat16")
-        )
+        speed = bf16.speed()
+        return "bf16" if speed.fast else "fp32", str(speed)
     found = next((known for known in PRECISIONS if known == name), None)
     if found is None:
         raise BackendError(f"There is no precision {name!r}: use auto, {', '.join(PRECISIONS)}.")
     if found == "fp16" and device.type == "cpu":
         raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
+    if found == "bf16" and device.type == "cpu" and not bf16.speed().fast:
+        return found, f"{bf16.speed()}: precision auto or fp32 is faster"
     if found == "int8" and backend != "openvino":
         raise BackendError(f"{backend} does not run int8: use backend: openvino, or bf16.")
     return found, ""

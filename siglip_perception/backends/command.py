@@ -190,13 +190,8 @@ def _int8(args: argparse.Namespace) -> int:
     encoders, _ = _encoders(args)
     cache = EngineCache()
     drawn = progress(sys.stderr, "graph")
-    judged = calibration.calibrate(encoders, frames, args.least_cosine, cache, drawn)
-    print(
-        f"int8: calibrated on {judged.calibrated} frames; on {judged.held_out} others the tokens"
-        f" have a mean cosine of {judged.mean:.5f} with those of fp32, the worst frame"
-        f" {judged.worst:.5f} (limit {judged.limit:g}), the worst token {judged.least:.5f};"
-        f" in {cache.folder}"
-    )
+    report = calibration.calibrate(encoders, frames, args.least_cosine, cache, drawn)
+    print(f"int8: {report}; in {cache.folder}")
     return 0
 
 

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from siglip_perception import requirements
-from siglip_perception.backends import selftest
+from siglip_perception import cpu, requirements
+from siglip_perception.backends import bf16, selftest
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.export import OPSET, RECIPE, Graph, export_run
 from siglip_perception.encoders import Encoders, Segment, Tower
@@ -29,6 +30,11 @@ from siglip_perception.types import Precision
 _MODEL = "model.xml"
 # Frames that int8's ranges are taken from; NNCF's own default.
 CALIBRATION_FRAMES = 300
+NOT_CALIBRATED = (
+    "The model has not been calibrated for int8 on this machine: run `siglip-perception export"
+    " --backend openvino --precision int8 --calibrate` with a bag or a folder of your own frames,"
+    " or use precision: auto."
+)
 Span = tuple[int, int]
 
 
@@ -40,6 +46,10 @@ def serve(encoders: Encoders, precision: Precision, cache: EngineCache | None = 
     """
     cache = cache or EngineCache()
     core = the_core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendError(
+            "OpenVINO has no bfloat16 on this CPU, and would run float32: use precision: fp32."
+        )
     compiled: dict[str, dict[Span, Segment]] = {}
     for tower in encoders.towers.values():
         pad(tower)
@@ -114,18 +124,19 @@ def model(tower: Tower, key: str, span: Span, precision: Precision, cache: Engin
     facts = facts_of(tower, span, precision)
     found = cache.get(facts)
     if found is None and precision == "int8":
-        raise BackendError(
-            f"The encoder {key} has not been calibrated for int8 on this machine: run"
-            " `siglip-perception export --precision int8 --calibrate` with a bag or a folder of"
-            " your own frames, or use precision: auto."
-        )
+        raise BackendError(NOT_CALIBRATED)
     if found is None:
         found = cache.build(facts, lambda folder: convert(tower, key, span, folder))
     return found / _MODEL
 
 
 def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str]:
-    """What the entry of a run of blocks in the cache depends on."""
+    """What the entry of a run of blocks in the cache depends on.
+
+    int8 was judged on this CPU, and is known here alone: on one whose products saturate, the same
+    graph can lose what it was accepted for.
+    """
+    judged = {"cpu": cpu.name(), "int8 weights": "7 bits" if int8_saturates() else "8 bits"}
     return {
         "kind": "openvino",
         "version": version(),
@@ -135,7 +146,30 @@ def facts_of(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str
         "recipe": f"{RECIPE}, opset {OPSET}",
         # bf16 is how float32 is compiled, not another graph.
         "precision": "int8" if precision == "int8" else "fp32",
+        **(judged if precision == "int8" else {}),
     }
+
+
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether sums of two int8 products are cut to 16 bits here, as they are without VNNI.
+
+    Tried with a product whose sums of two, 2 x 255 x 127, need 17 bits.
+    """
+    library = load_library()
+    operators = importlib.import_module("openvino.opset13")
+    bound = np.float32(1)
+    values = operators.parameter([1, 16, 64], np.float32)
+    low = np.float32(-128 / 127)
+    narrow = operators.fake_quantize(values, low, bound, low, bound, 256)
+    weight = operators.fake_quantize(
+        operators.constant(np.ones((64, 64), np.float32)), -bound, bound, -bound, bound, 255
+    )
+    product = operators.matmul(narrow, weight, False, True)
+    model = library.Model([operators.result(product)], [values])
+    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled([np.ones((1, 16, 64), np.float32)])[0]
+    return bool(abs(found - 64).max() > 1)
 
 
 def convert(tower: Tower, key: str, span: Span, folder: Path) -> None:
@@ -151,7 +185,8 @@ def quantize(
 ) -> tuple[Path, Path]:
     """The int8 and the float32 file of a run of blocks; int8 is made anew, and replaces an older.
 
-    inputs: what enters it, [1, ...] each, of the user's own frames.
+    inputs: what enters it, [1, ...] each, of the user's own frames. Where products saturate the
+    weights take half of int8's range: all sums of two then fit, for one bit of precision.
     Raises BackendError where NNCF is not installed.
     """
     nncf = requirements.load("int8", "nncf", kind=BackendError)
@@ -165,6 +200,11 @@ def quantize(
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(inputs),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE
+                if int8_saturates()
+                else nncf.OverflowFix.DISABLE
+            ),
         )
         library.save_model(narrow, folder / _MODEL, False)
 
@@ -176,17 +216,27 @@ def quantize(
 def _compile(core: Any, path: Path, precision: Precision) -> Segment:
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "INFERENCE_PRECISION_HINT": _hint(precision),
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     try:
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), "no reason given")
+        # The last line is the reason, the others are places in OpenVINO's source.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no reason given"
+        mend = "remove its folder, or use" if precision == "fp32" else "use precision: fp32, or"
         raise BackendError(
-            f"OpenVINO cannot compile {path} ({reason}): remove its folder, or use backend: torch."
+            f"OpenVINO cannot compile {path} in {precision} ({reason}): {mend} backend: torch."
         ) from error
     return segment(request)
+
+
+def _hint(precision: Precision) -> str:
+    """What OpenVINO computes in where a graph is float32."""
+    if precision == "fp32":
+        return "f32"
+    return "f32" if precision == "int8" and not bf16.speed().fast else "bf16"
 
 
 def segment(request: Any) -> Segment:

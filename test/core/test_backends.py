@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import write_random_model
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from siglip_perception import backends, cli, cpu, packed
-from siglip_perception.backends import openvino, selftest
+from siglip_perception.backends import bf16, openvino, selftest
+from siglip_perception.backends.bf16 import Bf16Speed
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.export import INPUT, OUTPUT, Run, export, narrow
 from siglip_perception.encoders import Encoders
@@ -40,6 +45,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     home = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def built(folder: Path, own_cache: Path) -> Path:
+    """The tests' cache, with the float32 graphs of the model in it."""
+    for key, tower in (encoders := encoders_of(folder)).towers.items():
+        openvino.pad(tower)
+        for span in tower.parts(key in encoders.reads):
+            openvino.model(tower, key, span, "fp32", EngineCache())
+    return own_cache
 
 
 def encoders_of(folder: Path) -> Encoders:
@@ -71,40 +86,92 @@ def cosine(one: Tensor, other: Tensor) -> float:
         ("model name : amx_bf16", ""),
     ],
 )
-def test_fast_bfloat16_is_what_the_system_says(tmp_path: Path, line: str, unit: str) -> None:
+def test_the_unit_for_bfloat16_is_what_the_system_says(
+    tmp_path: Path, line: str, unit: str
+) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
     assert cpu.bf16_unit(tmp_path / "cpuinfo") == unit
 
 
-def test_a_system_that_does_not_say_has_no_fast_bfloat16(tmp_path: Path) -> None:
+def test_a_system_that_does_not_say_has_no_unit_for_bfloat16(tmp_path: Path) -> None:
     assert cpu.bf16_unit(tmp_path / "none") == ""
 
 
-def test_auto_takes_bf16_where_the_cpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "bf16_unit", lambda: "AMX")
+def speed_of(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
+    """Let this machine's products in bfloat16 have that speed."""
+    monkeypatch.setattr(bf16, "speed", lambda: Bf16Speed(speedup))
+
+
+def test_auto_takes_bf16_where_it_is_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speed_of(monkeypatch, 3.1)
     choice = backends.choose("auto", "cpu", "auto")
     assert (choice.backend, choice.precision) == ("torch", "bf16")
-    assert "AMX" in choice.why
-    monkeypatch.setattr(cpu, "bf16_unit", lambda: "")
+    assert "bf16 products run at 3.1 times fp32's speed here, measured" in choice.why
+    assert backends.choose("openvino", "cpu", "int8").dtype == torch.bfloat16
+    speed_of(monkeypatch, 0.151)  # as emulated
     choice = backends.choose("auto", "cpu", "auto")
     assert (choice.backend, choice.precision) == ("torch", "fp32")
-    assert "no fast bfloat16" in choice.why
+    assert choice.why == "bf16 products run at 0.15 times fp32's speed here, measured"
+    assert backends.choose("openvino", "cpu", "int8").dtype == torch.float32
     assert backends.choose("torch", "cpu", "fp32").why == ""
+    asked = backends.choose("torch", "cpu", "bf16")
+    assert asked.precision == "bf16"
+    assert "precision auto or fp32 is faster" in asked.why
 
 
-@pytest.mark.parametrize(("unit", "precision"), [("", "fp32"), ("AMX", "bf16")])
-def test_auto_takes_openvino_once_it_is_built_and_passes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, precision: str
+def test_the_speed_of_bf16_is_measured_once_for_each_limit_on_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    speeds = iter((2.0, 0.2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cpu, "bf16_unit", lambda: unit)
+    monkeypatch.setattr(bf16, "measure", lambda: next(speeds))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    assert bf16.speed().fast
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not bf16.speed().fast
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    bf16._speed.cache_clear()  # as the next process has it
+    assert bf16.speed() == Bf16Speed(2.0)
+
+
+def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(bf16, "measure", lambda: 0.5)
+    assert bf16.speed() == Bf16Speed(0.5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the limit is for x86-64")
+def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
+    """The CPU's own flags say AMX, or whatever it has, all the while."""
+    program = "from siglip_perception.backends import bf16; print(bf16.measure())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )
+    assert float(done.stdout) < 0.7
+
+
+def test_auto_takes_openvino_once_it_is_built_and_passes(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed_of(monkeypatch, 0.2)
 
     def says() -> str:
         return Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert says().startswith("torch ")
     assert "siglip-perception export --backend openvino" in says()
-    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", precision]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built))
+    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
     assert cli.main(asked) == 0
     assert says().startswith("openvino ")
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
@@ -112,16 +179,42 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
     assert "does not serve: OpenVINO" in says()
 
 
+def test_auto_takes_openvino_in_bf16_for_a_small_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its choice alone, as a CPU without bfloat16 makes it too."""
+    speed_of(monkeypatch, 3.0)
+    monkeypatch.setattr(openvino, "is_built", lambda _: True)
+    monkeypatch.setattr(openvino, "serve", lambda _, precision: f"openvino in {precision}")
+    says = backends.start(encoders_of(folder), backends.choose("auto", "cpu", "auto")).says
+    assert says.startswith("openvino in bf16 on cpu, bf16 (bf16 products run at 3 times")
+
+
+def test_openvino_without_bfloat16_is_not_asked_for_any(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would compute in float32 without a word."""
+
+    class Core:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "the_core", Core)
+    with pytest.raises(BackendError, match=r"no bfloat16 on this CPU.*use precision: fp32"):
+        openvino.serve(encoders_of(folder), "bf16")
+
+
 def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "bf16_unit", lambda: "AMX")
+    speed_of(monkeypatch, 3.0)
     monkeypatch.setattr(backends, "_FEW_WEIGHTS", 0)
     says = Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
     assert says.startswith("torch ")
     assert "packed products" in says
 
 
+@pytest.mark.usefixtures("built")
 def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
     program = (
         "import gc, os, signal, sys;"
@@ -173,7 +266,8 @@ def test_packed_products_are_the_plain_ones(
     x = torch.randn(2, rows, inner, generator=generator)
     holder = torch.nn.Sequential(plain)
     packed.pack(holder)
-    assert isinstance(holder[0], packed.PackedLinear)
+    # Where oneDNN packs no bfloat16, the plain product stays, which is what is compared.
+    assert isinstance(holder[0], Linear if packed.trouble(dtype) else packed.PackedLinear)
     with torch.inference_mode():
         close = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(holder(x), plain(x), rtol=close, atol=close)
@@ -181,13 +275,13 @@ def test_packed_products_are_the_plain_ones(
 
 def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed.PackedLinear, "forward", lambda self, x: -x[..., :32])
-    packed.works.cache_clear()
+    packed.trouble.cache_clear()
     try:
         holder = torch.nn.Sequential(Linear(torch.ones(8, 8), None))
         packed.pack(holder)
         assert type(holder[0]) is Linear
     finally:
-        packed.works.cache_clear()
+        packed.trouble.cache_clear()
 
 
 def test_padding_changes_no_token(folder: Path) -> None:
@@ -288,23 +382,28 @@ def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPa
     openvino.serve(encoders_of(folder), "fp32")
 
 
+@pytest.mark.usefixtures("built")
 def test_an_engine_of_other_weights_does_not_serve(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    digests = {key: tower.digest for key, tower in encoders_of(folder).towers.items()}
     write_random_model(tmp_path / "other", seed=5)
-    other = EngineCache(tmp_path / "cache")
-    wrong = encoders_of(tmp_path / "other")
-    openvino.serve(wrong, "fp32", other)
-    digests = {key: tower.digest for key, tower in wrong.towers.items()}
-    encoders = encoders_of(folder)
+    encoders = encoders_of(tmp_path / "other")
     for key, tower in encoders.towers.items():
         monkeypatch.setattr(tower, "digest", digests[key])
     with pytest.raises(BackendError, match="other tokens than PyTorch"):
-        openvino.serve(encoders, "fp32", other)
+        openvino.serve(encoders, "fp32")
+
+
+def int8_weights(home: Path) -> Iterator[NDArray[np.int8]]:
+    for path in home.rglob("model.xml"):
+        for node in openvino.the_core().read_model(path).get_ops():
+            if node.get_type_name() == "Constant" and node.get_element_type().to_string() == "i8":
+                yield node.get_data().astype(np.int16)
 
 
 def test_int8_is_calibrated_on_own_frames_and_served(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -323,6 +422,9 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
     served = Pipeline.load(options)
     assert 0.99 < cosine(tokens(served), tokens(exact)) < 0.999999
+    assert "int8 (calibrated on 6 frames; on 2 others" in served.backend
+    largest = 64 if openvino.int8_saturates() else 127
+    assert largest in {int(abs(weight).max()) for weight in int8_weights(own_cache)}
 
 
 def test_the_command_writes_checked_graphs_or_nothing(
