@@ -34,7 +34,7 @@ from torch.nn import functional  # noqa: E402
 from transformers import SiglipConfig, SiglipModel  # noqa: E402
 
 from siglip_perception import contracts  # noqa: E402
-from siglip_perception.backends import choose  # noqa: E402
+from siglip_perception.backends import choose, without_bf16  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
 from siglip_perception.contrastive.scenes import render, sample_scene  # noqa: E402
 from siglip_perception.encoders import Encoders, TextEncoder  # noqa: E402
@@ -221,11 +221,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     options, _ = parser.parse_known_args()
     rows = []
+    device = choose("torch", options.device, "fp32").device
+    why_not = without_bf16(device)
+    if why_not:
+        print(f"bf16 is left out: {why_not}")
     for contract in ("", options.contract):
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32",) if why_not else ("fp32", "bf16"):
             rows.append(measure(contract, precision, options))
             print(f"{rows[-1].contract} {precision}: measured", file=sys.stderr)
-    device = choose("torch", options.device, "fp32").device
     print(f"Milliseconds, medians of {options.runs}; {device}, {torch.get_num_threads()} threads")
     print(table(rows))
     if options.json:

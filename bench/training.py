@@ -46,6 +46,7 @@ class Bench:
     """One model, and the two ways of going through it."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, own: Any) -> None:
+        from siglip_perception.contrastive.autocast import wants_bf16
         from siglip_perception.contrastive.loop import Plan
         from siglip_perception.contrastive.open_source import open_data
         from siglip_perception.contrastive.optimizers import new_optimizers
@@ -62,7 +63,7 @@ class Bench:
         given = self.start.inputs["siglip"]
         model = prepare(self.start.siglip, Tuning())
         self.objective = PairObjective(
-            model, self.start.tokenizer, given, "sigmoid", not arguments.fp32
+            model, self.start.tokenizer, given, "sigmoid", wants_bf16(arguments, own.device)
         ).to(own.device)
         never = 10**9
         self.plan = Plan(
@@ -135,6 +136,12 @@ class Bench:
 
 
 def main() -> int:
+    spin_briefly()
+    import torch
+
+    from siglip_perception.contrastive import autocast
+    from siglip_perception.contrastive.processes import processes
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tabletop", help="name or folder")
     parser.add_argument("--batch", type=int, default=32)
@@ -142,16 +149,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="processes that load images")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (0: all)")
-    parser.add_argument("--fp32", action="store_true")
+    autocast.add_arguments(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments, _ = parser.parse_known_args()
-
-    spin_briefly()
-    import torch
-
-    from siglip_perception.contrastive.processes import processes
-
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     rows = []

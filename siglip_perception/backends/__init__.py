@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.backends.choice import Choice, choose
+from siglip_perception.backends.choice import Choice, choose, without_bf16
 from siglip_perception.backends.cuda_graph import undisturbed
 from siglip_perception.backends.serving import Runner, Serving, runner
 from siglip_perception.backends.swap import Source, Swapping, builder_command
 from siglip_perception.encoders import Encoders
 from siglip_perception.errors import BackendError
 
-__all__ = ["Choice", "Serving", "Source", "choose", "start"]
+__all__ = ["Choice", "Serving", "Source", "choose", "start", "without_bf16"]
 
 # In bf16 OpenVINO takes two thirds of PyTorch's time with the embedded model's 3.4 M weights, and
 # as much of it, with twice the memory, with two ViT-B's 170 M (docs/speed.md).

@@ -39,7 +39,7 @@ class Choice:
     def dtype(self) -> torch.dtype:
         """What PyTorch runs, where it is to: the precision, or beside int8 the fastest there."""
         if self.precision == "int8":
-            return torch.bfloat16 if bf16.speed().fast else torch.float32
+            return torch.float32 if without_bf16(self.device) else torch.bfloat16
         return DTYPES[self.precision]
 
 
@@ -62,6 +62,14 @@ def choose(backend: str, device: str, precision: str) -> Choice:
         raise BackendError(probe.probe().trouble)
     why_so = "; ".join(filter(None, [*why, reason]))
     return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)
+
+
+def without_bf16(device: torch.device) -> str:
+    """Why bfloat16 is of no use on the device; empty where it is faster than float32."""
+    if device.type == "cuda":
+        capable = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+        return "" if capable else "the GPU has no bfloat16"
+    return "" if bf16.speed().fast else str(bf16.speed())
 
 
 def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
@@ -93,19 +101,16 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
 
 def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[Precision, str]:
     if name == "auto":
-        if device.type == "cuda":
-            if torch.cuda.get_device_capability(device) < BF16_CAPABILITY:
-                return "fp32", "the GPU has no bfloat16"
-            return "bf16", "half precision on a GPU"
-        speed = bf16.speed()
-        return "bf16" if speed.fast else "fp32", str(speed)
+        if why_not := without_bf16(device):
+            return "fp32", why_not
+        return "bf16", "half precision on a GPU" if device.type == "cuda" else str(bf16.speed())
     found = next((known for known in PRECISIONS if known == name), None)
     if found is None:
         raise BackendError(f"There is no precision {name!r}: use auto, {', '.join(PRECISIONS)}.")
     if found == "fp16" and device.type == "cpu":
         raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
-    if found == "bf16" and device.type == "cpu" and not bf16.speed().fast:
-        return found, f"{bf16.speed()}: precision auto or fp32 is faster"
+    if found == "bf16" and device.type == "cpu" and (why_not := without_bf16(device)):
+        return found, f"{why_not}: precision auto or fp32 is faster"
     if found == "int8" and backend != "openvino":
         raise BackendError(f"{backend} does not run int8: use backend: openvino, or bf16.")
     return found, ""

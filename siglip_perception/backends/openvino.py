@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from siglip_perception import cpu, requirements
-from siglip_perception.backends import bf16, selftest
+from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.choice import without_bf16
 from siglip_perception.backends.export import OPSET, RECIPE, Graph, export_run
 from siglip_perception.encoders import Encoders, Segment, Tower
 from siglip_perception.errors import BackendError
@@ -236,7 +237,7 @@ def _hint(precision: Precision) -> str:
     """What OpenVINO computes in where a graph is float32."""
     if precision == "fp32":
         return "f32"
-    return "f32" if precision == "int8" and not bf16.speed().fast else "bf16"
+    return "f32" if precision == "int8" and without_bf16(torch.device("cpu")) else "bf16"
 
 
 def segment(request: Any) -> Segment:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from siglip_perception.contracts import EncoderName
+from siglip_perception.contrastive.autocast import wants_bf16
 from siglip_perception.contrastive.dino import DinoSettings
 from siglip_perception.contrastive.dino_objective import DinoObjective
 from siglip_perception.contrastive.journal import Journal
@@ -122,6 +123,8 @@ class _Run:
             log_every=args.log_every,
             save_every=args.save_every,
         )
+        # Decided once: processes may run on different machines.
+        self._bf16 = bool(own.gather(own.leads and wants_bf16(args, own.device))[0])
         self._tuning = Tuning(
             args.tune,
             tuple(dict.fromkeys(args.freeze)),
@@ -212,17 +215,16 @@ class _Run:
 
     def _objective(self) -> Any:
         args, start = self._args, self._start
-        bf16 = not args.fp32
         torch.manual_seed(args.seed)  # of the heads and LoRA's first weights, alike everywhere
         if self._dino:
             dinov2: Any = anew(start.dinov2) if args.from_scratch else start.dinov2
             dinov2.requires_grad_(True)
-            return DinoObjective(dinov2, self._input, DinoSettings(), self._plan.steps, bf16)
+            return DinoObjective(dinov2, self._input, DinoSettings(), self._plan.steps, self._bf16)
         siglip: Any = start.siglip
         if args.from_scratch:
             siglip = anew(siglip, args.objective)
         model = prepare(siglip, self._tuning)
-        return PairObjective(model, start.tokenizer, self._input, args.objective, bf16)
+        return PairObjective(model, start.tokenizer, self._input, args.objective, self._bf16)
 
     def _recipe(self) -> dict[str, Any]:
         """All that the result depends on, besides the data's own bytes and the code."""
@@ -237,7 +239,7 @@ class _Run:
             "from_scratch": args.from_scratch,
             "objective": args.objective,
             "tuning": asdict(self._tuning),
-            "bf16": not args.fp32,
+            "bf16": self._bf16,
         }
 
     def _workers(self) -> int:

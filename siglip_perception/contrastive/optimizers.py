@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from siglip_perception.errors import PerceptionError
 
@@ -13,15 +15,46 @@ OptimizerName = Literal["adamw", "muon"]
 _MUON_PARTS = ("layer", "head")
 
 
+class _InFloat32(TorchFunctionMode):
+    """Lets what is about to be bfloat16 be float32."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.bfloat16:
+            return args[0].float()
+        return func(*args, **(kwargs or {}))
+
+
+def _muon(bf16: bool) -> Callable[..., torch.optim.Optimizer]:
+    """PyTorch's Muon, which makes a matrix orthogonal in bfloat16; or the same in float32."""
+    if not hasattr(torch.optim, "Muon"):
+        raise PerceptionError("The optimizer muon needs PyTorch 2.9 or later: update it.")
+    if bf16:
+        return torch.optim.Muon
+
+    class Float32Muon(torch.optim.Muon):
+        def step(self, closure: Any = None) -> Any:
+            with _InFloat32():
+                return super().step(closure)  # type: ignore[no-untyped-call]
+
+    return Float32Muon
+
+
 def new_optimizers(
-    module: nn.Module, lr: float, weight_decay: float, name: OptimizerName = "adamw"
+    module: nn.Module,
+    lr: float,
+    weight_decay: float,
+    name: OptimizerName = "adamw",
+    *,
+    bf16: bool = True,
 ) -> list[torch.optim.Optimizer]:
     """Optimisers over all parameters that are trained; each parameter is in one of them.
 
     Vectors and scalars, such as norms and biases, do not decay. muon: for the matrices of blocks
     and heads, with AdamW at half the rate for the rest (Jordan et al. 2024; scaled to AdamW's
-    rates as in Liu et al. 2025, "Muon is scalable for LLM training"). `share` of a parameter
-    group: of the rate that the group gets.
+    rates as in Liu et al. 2025, "Muon is scalable for LLM training"). bf16: whether its products
+    are in bfloat16. `share` of a parameter group: of the rate that the group gets.
     """
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
     matrices = [
@@ -38,9 +71,4 @@ def new_optimizers(
     adamw = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     if not matrices:
         return [adamw]
-    if not hasattr(torch.optim, "Muon"):
-        raise PerceptionError("The optimizer muon needs PyTorch 2.9 or later: update it.")
-    return [
-        torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
-        adamw,
-    ]
+    return [_muon(bf16)(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"), adamw]

@@ -107,13 +107,14 @@ def train_tower(
 ) -> None:
     """Train one tower in the folder `run`, or go on where it stopped.
 
-    validation_scenes: how many scenes, kept apart, each measurement looks at.
+    bf16: whether products are in bfloat16. validation_scenes: how many scenes, kept apart, each
+        measurement looks at.
     """
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
         objective, tokenizer = make_objective(recipe.tower, recipe.seed)
     plan = recipe.plan(save_every)
-    optimizers = new_optimizers(objective, plan.lr, plan.weight_decay, recipe.optimizer)
+    optimizers = new_optimizers(objective, plan.lr, plan.weight_decay, recipe.optimizer, bf16=bf16)
 
     def same(other: Mapping[str, Any], step: int) -> bool:
         return recipe.goes_on_from(Recipe(**other), step)

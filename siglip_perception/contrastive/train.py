@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from siglip_perception import requirements
-from siglip_perception.contrastive import finetune, tabletop
+from siglip_perception.contrastive import autocast, finetune, tabletop
 from siglip_perception.contrastive.finetune_options import add_arguments as add_pair_arguments
 from siglip_perception.contrastive.recipe import TOWERS, Recipe, read_recipes
 from siglip_perception.contrastive.run_state import steps_done
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    parser.add_argument("--fp32", action="store_true", help="do not use bfloat16 products")
+    autocast.add_arguments(parser)
     parser.add_argument("--tensorboard", action="store_true", help="write the curves for it, too")
     _add_recipe_arguments(parser)
     add_pair_arguments(parser)
@@ -107,11 +107,12 @@ def _run_recipe(args: argparse.Namespace) -> int:
     output: Path = args.output.absolute()
     refuse_foreign(output)
     runs: Path = args.runs or output.with_name(output.name + ".runs")
+    bf16 = autocast.wants_bf16(args, torch.device("cpu"))
     for tower in TOWERS if args.tower == "both" else (args.tower,):
         tabletop.train_tower(
             recipes[tower],
             runs / tower,
-            bf16=not args.fp32,
+            bf16=bf16,
             validation_scenes=args.validation,
             tensorboard=args.tensorboard,
         )

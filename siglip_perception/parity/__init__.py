@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from siglip_perception import checkpoints, contracts
+from siglip_perception.backends import without_bf16
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.errors import PerceptionError
 from siglip_perception.files import write_atomically
@@ -161,9 +162,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=Path, action="append", default=[], help="camera image (default: made ones)"
     )
-    parser.add_argument("--precision", choices=tuple(LIMITS), action="append", default=None)
+    parser.add_argument(
+        "--precision",
+        choices=tuple(LIMITS),
+        action="append",
+        default=None,
+        help="default: fp32, and bf16 where this CPU is fast in it",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+
+
+def _precisions() -> list[str]:
+    """Those to compare where none was named; what is left out is said."""
+    why_not = without_bf16(torch.device("cpu"))
+    if not why_not:
+        return ["fp32", "bf16"]
+    print(f"bf16 is left out ({why_not}): --precision bf16 compares it all the same")
+    return ["fp32"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -173,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
     images = [read_image(path).pixels for path in args.image] or sample_images(args.seed)
     rows = []
     with _weights(args.model, args.contract, args.seed) as (folder, contract, weights):
-        for precision in args.precision or ["fp32", "bf16"]:
+        for precision in args.precision or _precisions():
             row = compare(contract, folder, images, precision, weights)
             rows.append(row)
             error, cosine = LIMITS[precision]
