@@ -1,6 +1,7 @@
 # `make help` lists what there is. Override what you need to:
 #   PYTHON    the Python to build on, 3.10 to 3.13; where a ROS 2 is sourced, that one's
 #   PIP_ARGS  further arguments for pip install, such as an index that has CPU builds of PyTorch
+#   WORKERS   processes that `make test` runs the tests without ROS 2 in
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -10,17 +11,24 @@ supported := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= $(newes
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$name -c '$(supported)' 2>/dev/null && echo $$name && break; done)
 PIP_ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 # ROS 2 wherever it comes from: the environment's own prefix and messages.
 ROS := source $(VENV)/ros.sh &&
 
+# Plugins are named: those that a sourced ROS 2 brings are for other tests.
+PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/bin/python -m pytest
+# A thread each, as all cores have a worker; a file's fixtures are made once.
+PARALLEL := -p xdist.plugin -n $(WORKERS) --dist loadfile
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+
 # Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help env demo test lint format bench gpu clean
+.PHONY: help env demo test test-core test-ros test-slow test-avx2 lint format bench gpu clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 env: ## Make .venv with all that is needed, and build the messages; quick when nothing changed
 	@if [ -z "$(PYTHON)" ]; then \
@@ -31,8 +39,24 @@ env: ## Make .venv with all that is needed, and build the messages; quick when n
 demo: env ## Play a sample bag through the real node; tables and pictures in out/demo
 	@$(ROS) $(VENV)/bin/siglip-perception demo
 
-test: lint ## All tests, on the core and over real ROS 2 (lint first)
-	@$(ROS) PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+ifdef PYTEST_ARGS
+test: lint
+	@$(ROS) $(PYTEST) --slow $(PYTEST_ARGS)
+else
+test: lint test-core test-ros test-slow ## All tests (lint first); with PYTEST_ARGS="FILE -k NAME" those alone
+endif
+
+test-core: env ## The tests that need no ROS 2, without the slow ones
+	@$(ROS) OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not ros and not slow"
+
+test-ros: env ## The tests over ROS 2, without the slow ones
+	@$(ROS) $(PYTEST) -m "ros and not slow"
+
+test-slow: env ## The slow tests, with ROS 2 and without
+	@$(ROS) $(PYTEST) $(PARALLEL) -m slow
+
+test-avx2: env ## The numeric tests once more, as on a CPU that has AVX2 alone
+	@$(ROS) OMP_NUM_THREADS=1 $(AVX2) $(PYTEST) $(PARALLEL) --slow -m numeric
 
 lint: env ## ruff and mypy (strict)
 	@$(VENV)/bin/ruff check .

@@ -89,6 +89,7 @@ setup(
             "onnxruntime>=1.20",
             "peft>=0.17",
             "pytest>=7.4",
+            "pytest-xdist>=3.5",
             "ruff>=0.9",
             "tensorboard>=2.16",
             "types-PyYAML>=6",

@@ -1,8 +1,11 @@
-"""What every test runs under."""
+"""What every test runs under, and which of them run."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 from siglip_perception.threads import spin_briefly
 
@@ -11,3 +14,38 @@ from siglip_perception.threads import spin_briefly
 os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 # Before any test module imports PyTorch.
 spin_briefly()
+
+HERE = Path(__file__).parent
+ROS_FOLDERS = ("integration", "node")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def _needs_ros(path: Path) -> bool:
+    return any(path.is_relative_to(HERE / folder) for folder in ROS_FOLDERS)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of ROS 2 for -m "not ros", so that it runs without one."""
+    if "not ros" in config.option.markexpr and _needs_ros(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs ROS 2, and leave out what is slow unless it was asked for.
+
+    --slow, a -m that speaks of slow, or the name of a test on the command line ask for it.
+    """
+    for item in items:
+        if _needs_ros(item.path):
+            item.add_marker("ros")
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("--slow") or "slow" in config.option.markexpr or named:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]

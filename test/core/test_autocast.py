@@ -13,6 +13,8 @@ from siglip_perception.contrastive import autocast
 from siglip_perception.contrastive.experiments import signals
 from siglip_perception.contrastive.optimizers import new_optimizers
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(
     ("options", "speedup", "expected", "says"),

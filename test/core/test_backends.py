@@ -147,6 +147,8 @@ def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
     assert bf16.speed() == Bf16Speed(0.5)
 
 
+@pytest.mark.slow
+@pytest.mark.numeric
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the limit is for x86-64")
 def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     """The CPU's own flags say AMX, or whatever it has, all the while."""
@@ -161,6 +163,7 @@ def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     assert float(done.stdout) < 0.7
 
 
+@pytest.mark.slow
 def test_auto_takes_openvino_once_it_is_built_and_passes(
     folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +219,7 @@ def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
     assert "packed products" in says
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("built")
 def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
     program = (
@@ -252,6 +256,7 @@ def test_what_cannot_run_is_refused_in_one_sentence(
     assert str(caught.value).endswith(".")
 
 
+@pytest.mark.numeric
 @given(
     st.integers(1, 40),
     st.integers(1, 70),
@@ -275,6 +280,7 @@ def test_packed_products_are_the_plain_ones(
         torch.testing.assert_close(holder(x), plain(x), rtol=close, atol=close)
 
 
+@pytest.mark.numeric
 def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed.PackedLinear, "forward", lambda self, x: -x[..., :32])
     packed.trouble.cache_clear()
@@ -286,6 +292,7 @@ def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -
         packed.trouble.cache_clear()
 
 
+@pytest.mark.numeric
 def test_padding_changes_no_token(folder: Path) -> None:
     plain, padded = encoders_of(folder), encoders_of(folder)
     for tower in padded.towers.values():
@@ -300,6 +307,8 @@ def test_padding_changes_no_token(folder: Path) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.numeric
 @pytest.mark.parametrize("batch", [None, 1])
 def test_onnxruntime_computes_what_pytorch_does(
     folder: Path, tmp_path: Path, batch: int | None
@@ -347,6 +356,7 @@ def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
     assert {item.type.tensor_type.elem_type for item in model.graph.output} == {fp32}
 
 
+@pytest.mark.numeric
 def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     from siglip_perception.instruction import from_phrases
 
@@ -361,6 +371,7 @@ def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     np.testing.assert_allclose(ours.presence, theirs.presence, atol=1e-4)
 
 
+@pytest.mark.numeric
 def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
     encoders, exact = encoders_of(folder), encoders_of(folder)
     openvino.serve(encoders, "fp32")
@@ -384,6 +395,7 @@ def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPa
     openvino.serve(encoders_of(folder), "fp32")
 
 
+@pytest.mark.numeric
 @pytest.mark.usefixtures("built")
 def test_an_engine_of_other_weights_does_not_serve(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -404,6 +416,8 @@ def int8_weights(home: Path) -> Iterator[NDArray[np.int8]]:
                 yield node.get_data().astype(np.int16)
 
 
+@pytest.mark.slow
+@pytest.mark.numeric
 def test_int8_is_calibrated_on_own_frames_and_served(
     folder: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +443,7 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     assert largest in {int(abs(weight).max()) for weight in int8_weights(own_cache)}
 
 
+@pytest.mark.slow
 def test_the_command_writes_checked_graphs_or_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -493,6 +508,7 @@ def test_the_reference_rate_takes_no_longer_than_it_may(
     assert rate == 2 * max(sides) ** 3 / 0.5 / 1e9
 
 
+@pytest.mark.slow
 def test_bench_measures_beside_transformers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,6 +174,7 @@ def test_of_those_that_want_the_same_one_builds(cache: EngineCache) -> None:
     assert builds == [1]
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_build_leaves_nothing_half_made(cache: EngineCache) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", HALF_WAY, str(cache.folder)],

@@ -7,6 +7,8 @@ import pytest
 
 from siglip_perception.contrastive.calibrate import platt
 
+pytestmark = pytest.mark.numeric
+
 
 def test_platt_finds_the_line_that_made_the_truth() -> None:
     rng = np.random.default_rng(0)

@@ -205,6 +205,8 @@ def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
     return rows
 
 
+@pytest.mark.numeric
+@pytest.mark.slow
 @pytest.mark.parametrize("balancing", ["sinkhorn", "centring"])
 def test_it_learns_without_labels_and_does_not_collapse(balancing: str) -> None:
     model = _tiny(DinoSettings(**SMALL, balancing=balancing))  # type: ignore[arg-type]
@@ -218,6 +220,7 @@ def test_it_learns_without_labels_and_does_not_collapse(balancing: str) -> None:
     assert last["information"] > max(0.5, first["information"])
 
 
+@pytest.mark.slow
 def test_without_balancing_it_does_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "siglip_perception.contrastive.dino.sinkhorn",

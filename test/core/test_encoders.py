@@ -18,6 +18,8 @@ from siglip_perception.encoders import Encoders, TextEncoder, Tower
 from siglip_perception.flops import count as flops_of
 from siglip_perception.preprocess import EncoderInput
 
+pytestmark = pytest.mark.numeric
+
 CONTRACT = contracts.get("tabletop")
 CPU = torch.device("cpu")
 Inputs = dict[EncoderInput, torch.Tensor]

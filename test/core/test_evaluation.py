@@ -216,6 +216,8 @@ def test_the_command_measures_own_images_and_scenes(
         assert words in line
 
 
+@pytest.mark.numeric
+@pytest.mark.slow
 def test_the_embedded_model_finds_what_is_named(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     assert main(["evaluate", "--scenes", "40", "--json", str(path)]) == 0

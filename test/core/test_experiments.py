@@ -24,6 +24,7 @@ from siglip_perception.contrastive.losses import sigmoid_loss
 from siglip_perception.contrastive.vocabulary import COLORS, KINDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_experiment_runs_and_writes_what_it_found(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

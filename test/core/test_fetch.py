@@ -151,6 +151,7 @@ def fetch(hub: Hub, home: Path, *arguments: str, **more: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_a_repository_becomes_a_model_folder_with_its_commit(
     hub: Hub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def policy() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -218,6 +220,7 @@ def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
     assert json.loads((out / "manifest.json").read_text())["contract"] == "openvla-224"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -237,6 +240,7 @@ def test_what_the_hub_refuses_is_said_in_one_sentence(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_dead_network_is_said_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
     hub.address = "http://127.0.0.1:9"
     dead = fetch(hub, tmp_path, "someone/siglip")

@@ -19,6 +19,8 @@ from siglip_perception.grounding import (
 )
 from siglip_perception.types import Box, Role
 
+pytestmark = pytest.mark.numeric
+
 SHARP = GroundingSettings(affinity_scale=20.0, affinity_bias=-10.0)
 
 EVEN = Geometry.of("squash", 80, 80, 80)

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from siglip_perception.contrastive.losses import affinity_loss, sigmoid_loss, sigmoid_target_loss
 
+pytestmark = pytest.mark.numeric
+
 SCALE, BIAS = torch.tensor(10.0), torch.tensor(-10.0)
 
 

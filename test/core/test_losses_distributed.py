@@ -9,6 +9,7 @@ import torch
 from loss_processes import LOSSES, one_process, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_processes_equal_one(world: int, tmp_path: Path) -> None:
     found = run(world, tmp_path)

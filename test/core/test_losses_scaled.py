@@ -26,6 +26,8 @@ from siglip_perception.contrastive.losses import (
 )
 from siglip_perception.errors import LossError
 
+pytestmark = pytest.mark.numeric
+
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 

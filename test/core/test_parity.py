@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,15 +17,19 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from siglip_perception import contracts
+from siglip_perception import cli, contracts
+from siglip_perception.backends import bf16
+from siglip_perception.backends.bf16 import Bf16Speed
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.contracts import Contract
 from siglip_perception.errors import ContractError, PerceptionError
-from siglip_perception.parity import LIMITS, compare, differences, sample_images
+from siglip_perception.parity import LIMITS, _precisions, compare, differences, sample_images
 from siglip_perception.parity.random_weights import write_random
 from siglip_perception.parity.reference import reference_tokens
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
+
+pytestmark = pytest.mark.numeric
 
 REAL = [name for name in contracts.names() if name != "tabletop"]
 IMAGES = sample_images(3)
@@ -258,19 +260,32 @@ def test_the_activation_of_a_policys_timm_models_counts(
         Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
 
 
-def test_the_command_says_equal_and_different(openvla: tuple[Contract, Path]) -> None:
+def test_the_command_says_equal_and_different(
+    openvla: tuple[Contract, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     contract, model = openvla
     file = model.parent / "openvla-224-letterbox.yaml"
-    command = [sys.executable, "-m", "siglip_perception.cli", "parity", "--precision", "fp32"]
-    command += ["--contract", str(file), "--model", str(model), "--json", str(model / "out.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
-    assert done.returncode == 0, done.stderr
-    assert "fp32" in done.stdout
-    assert done.stdout.rstrip().endswith("equal")
+    command = ["parity", "--precision", "fp32", "--contract", str(file), "--model", str(model)]
+    assert cli.main([*command, "--json", str(model / "out.json")]) == 0
+    said = capsys.readouterr().out
+    assert "fp32" in said
+    assert said.rstrip().endswith("equal")
     (row,) = json.loads((model / "out.json").read_text())
     assert row["equal"]
     assert row["reference"] == "timm"
     assert contract.name == row["contract"]
+
+
+@pytest.mark.parametrize(("speedup", "precisions"), [(2.0, ["fp32", "bf16"]), (0.2, ["fp32"])])
+def test_bf16_is_compared_where_it_is_fast(
+    speedup: float,
+    precisions: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(bf16, "speed", lambda: Bf16Speed(speedup))
+    assert _precisions() == precisions
+    assert ("bf16 is left out" in capsys.readouterr().out) == (len(precisions) == 1)
 
 
 def test_without_timm_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from siglip_perception.instruction import from_phrases, parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame, GroundedObject, Grounding, Role
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

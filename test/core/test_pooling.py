@@ -9,6 +9,8 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 
 from siglip_perception.pooling import RegionHead, head_keys, pool_regions, pool_single
 
+pytestmark = pytest.mark.numeric
+
 TOKENS = 12
 
 

@@ -80,6 +80,7 @@ def test_without_tensorrt_no_process_is_started(monkeypatch: pytest.MonkeyPatch)
     assert probe().trouble.startswith("TensorRT is not installed: ")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     ("fault", "builds", "trouble"),

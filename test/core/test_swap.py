@@ -202,6 +202,7 @@ def choice() -> Choice:
     return Choice("tensorrt", CPU, "fp32", automatic=False, why="")
 
 
+@pytest.mark.slow
 def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
     found, reason = _proven_on_gpu(encoders_of(folder), choice())
     assert found is None
@@ -209,6 +210,7 @@ def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
     assert not fake.exists()
 
 
+@pytest.mark.slow
 def test_a_builder_that_crashes_costs_no_frame(
     folder: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_builder_that_crashes_costs_no_frame(
     assert not list(fake.glob("*/engine.plan"))
 
 
+@pytest.mark.slow
 def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Path) -> None:
     with undisturbed:
         serving = start(encoders_of(folder), choice(), Source(str(folder)))
@@ -230,6 +233,7 @@ def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Pa
     assert "TensorRT engines serve from the next frame on" in serving.says
 
 
+@pytest.mark.slow
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
     asked = builder_command(Source("/nowhere"), "tensorrt", CPU, "fp32")
     with subprocess.Popen(asked, stdin=subprocess.PIPE, cwd=ROOT) as child:
@@ -238,6 +242,7 @@ def test_a_builder_ends_with_the_node_that_started_it() -> None:
         assert child.wait(120) == 2
 
 
+@pytest.mark.slow
 def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_they_fail(
     folder: Path,
     fake: Path,
@@ -282,6 +287,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
         start(encoders_of(folder), choice())
 
 
+@pytest.mark.slow
 def test_a_tensorrt_that_crashes_when_it_loads_is_refused_in_a_sentence(
     folder: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

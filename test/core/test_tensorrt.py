@@ -196,6 +196,7 @@ def test_a_truncated_engine_is_put_aside_and_built_anew(
     assert tensorrt.load(encoders_of(folder), target, cache) is not None
 
 
+@pytest.mark.slow
 def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     folder: Path,
     target: Target,

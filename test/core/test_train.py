@@ -18,6 +18,8 @@ from siglip_perception.contrastive.run_state import RunState
 from siglip_perception.contrastive.tabletop import train_tower
 from siglip_perception.errors import PerceptionError
 
+pytestmark = pytest.mark.numeric
+
 TINY: dict[str, Any] = {"batch": 2, "warmup": 2}
 OPTIONS: dict[str, Any] = {"bf16": False, "validation_scenes": 2, "save_every": 1}
 
@@ -111,6 +113,7 @@ def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
         train_tower(other, tmp_path, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) -> None:
     output = tmp_path / "model"
     short = ["--steps", "2", "--batch", "2", "--validation", "4", "--calibration", "0", "--fp32"]

@@ -111,6 +111,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_loss_curve(
     tiny: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
         torch.testing.assert_close(unbroken, weights(tiny))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(
     tiny: Path, pair: Path, data: Path, tmp_path: Path
 ) -> None:

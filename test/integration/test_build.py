@@ -16,6 +16,8 @@ from watching import isolated, running, watching
 
 import siglip_perception
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "siglip_perception"
 PROGRAMS = ("perception_node", "example_policy", "siglip-perception")

@@ -8,8 +8,11 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from watching import isolated, running
+
+pytestmark = pytest.mark.slow
 
 
 def demo(out: Path) -> list[str]:

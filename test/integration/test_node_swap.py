@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from peer import Peer, peer_of, raw_image
 from watching import isolated, running
 
 from siglip_perception.client import tokens_to_numpy
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "test" / "core" / "fake_tensorrt"

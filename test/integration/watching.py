@@ -27,9 +27,12 @@ from rclpy.executors import SingleThreadedExecutor
 def isolated(folder: Path) -> dict[str, str]:
     """Environment for processes that talk to each other and to nobody else."""
     environment = dict(os.environ)
+    # 1 to 100: free of the ports that Linux hands out to others. Two workers of pytest-xdist,
+    # named gw0 and gw1, have no domain in common.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    domain = 2 * random.SystemRandom().randint(1, 50) - worker % 2
     environment.update(
-        # 1 to 100: free of the ports that Linux hands out to others.
-        ROS_DOMAIN_ID=str(random.SystemRandom().randint(1, 100)),
+        ROS_DOMAIN_ID=str(domain),
         ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
         ROS_LOG_DIR=str(folder / "ros_log"),
     )
@@ -74,7 +77,7 @@ class Process:
             if found := re.search(pattern, line):
                 return found
 
-    def interrupt(self, timeout_s: float = 20.0) -> int:
+    def interrupt(self, timeout_s: float = 90.0) -> int:
         """Send SIGINT to the process alone, as `kill -INT` does; its exit code."""
         self.popen.send_signal(signal.SIGINT)
         return self.popen.wait(timeout=timeout_s)

@@ -67,6 +67,7 @@ def running(tmp_path: Any) -> Running:
     return run
 
 
+@pytest.mark.slow
 def test_many_cycles_while_frames_and_instructions_come(running: Running) -> None:
     with running(lambda settings: FakePipeline()) as peer:
         images = peer.publisher("image", type(image_message()))
