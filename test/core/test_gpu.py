@@ -19,6 +19,8 @@ FINDINGS = Findings(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", parts.PARTS)
 def test_each_part_goes_through_on_a_cpu(tmp_path: Path, name: str) -> None:
     findings = parts._RUN[name](parts.Bench(True, tmp_path))
@@ -68,5 +70,6 @@ def test_the_report_names_the_hardware_and_what_is_wrong(
     assert json.loads((tmp_path / "report.json").read_text())["failures"] == {}
 
 
+@pytest.mark.slow
 def test_a_part_whose_process_fails_is_told(tmp_path: Path) -> None:
     assert gpu.run_part("no such part", tmp_path, rehearse=True).startswith("ended with exit")
