@@ -20,6 +20,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+# Only pip has it: rosdep has no key, or apt's package numbers its versions otherwise.
+PIP = ""
 # rosdep's key of each requirement; None: rosbags or transformers asks for it itself.
 KEYS = {
     "backports-zstd": None,
@@ -29,9 +31,11 @@ KEYS = {
     "opencv-python-headless": "python3-opencv",
     "packaging": "python3-packaging",
     "pillow": "python3-pil",
+    "protobuf": PIP,
     "pyyaml": "python3-yaml",
     "rosbags": "python3-rosbags-pip",
     "safetensors": None,
+    "sentencepiece": PIP,
     "setuptools": "python3-setuptools",
     "simplejpeg": "python3-simplejpeg-pip",
     "tokenizers": None,
@@ -87,8 +91,10 @@ def pip_lines(system: str) -> list[str]:
     wanted = []
     for item in needs():
         key = KEYS[item.name]
-        has = apt_version(key, system) if key else "0"
-        if key and (has is None or not (has == "0" or item.specifier.contains(Version(has)))):
+        if key is None:
+            continue
+        has = apt_version(key, system)
+        if has is None or not (has == "0" or item.specifier.contains(Version(has))):
             wanted.append(item)
     numpy = [item for item in wanted if item.name == "numpy"]
     if Version(table()["apt"]["python3-numpy"][system]) < Version("2"):
