@@ -58,10 +58,11 @@ test-slow: env ## The slow tests, with ROS 2 and without
 test-avx2: env ## The numeric tests once more, as on a CPU that has AVX2 alone
 	@$(ROS) OMP_NUM_THREADS=1 $(AVX2) $(PYTEST) $(PARALLEL) --slow -m numeric
 
-lint: env ## ruff and mypy (strict)
+lint: env ## ruff, mypy (strict), and that rooms import downwards
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(ROS) $(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
 
 format: env ## Format and mend what ruff can
 	@$(VENV)/bin/ruff format .
@@ -73,7 +74,7 @@ bench: env ## Beside transformers, timm and open_clip; and the node's own overhe
 
 # No `env` before it: a machine with a GPU has a PyTorch with CUDA of its own, and may have no network.
 gpu: ## Prove the CUDA path on this machine's GPU and time it; REHEARSE=1: on the CPU, small
-	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m siglip_perception.benchmark.gpu \
+	@$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m siglip_perception.commands.bench.gpu \
 		$(if $(REHEARSE),--rehearse) $(GPU_ARGS)
 
 clean: ## Remove the environment and all that was built or written

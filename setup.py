@@ -85,6 +85,7 @@ setup(
         "test": [
             "faster-coco-eval>=1.8",
             "hypothesis>=6.100",
+            "import-linter>=2.5",
             "mypy>=1.15",
             "onnxruntime>=1.20",
             "peft>=0.17",

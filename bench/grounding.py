@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siglip_perception.threads import spin_briefly
+from siglip_perception.util.threads import spin_briefly
 
 spin_briefly()
 
@@ -36,12 +36,12 @@ from transformers import SiglipConfig, SiglipModel  # noqa: E402
 from siglip_perception import contracts  # noqa: E402
 from siglip_perception.backends import choose, without_bf16  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
-from siglip_perception.contrastive.scenes import render, sample_scene  # noqa: E402
-from siglip_perception.encoders import Encoders, TextEncoder  # noqa: E402
-from siglip_perception.grounding import Grounder, Scores, select_objects  # noqa: E402
+from siglip_perception.encoders.encoders import Encoders, TextEncoder  # noqa: E402
+from siglip_perception.encoders.plan import Plan  # noqa: E402
+from siglip_perception.grounding.grounder import Grounder, Scores, select_objects  # noqa: E402
+from siglip_perception.images.preprocess import Preprocessor  # noqa: E402
 from siglip_perception.parity.random_weights import write_random  # noqa: E402
-from siglip_perception.plan import Plan  # noqa: E402
-from siglip_perception.preprocess import Preprocessor  # noqa: E402
+from siglip_perception.scenes.scenes import render, sample_scene  # noqa: E402
 from siglip_perception.types import Role, UInt8Array  # noqa: E402
 
 WARM_UP = 3

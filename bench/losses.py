@@ -61,7 +61,7 @@ def open_clip_loss() -> Any:
 
 
 def losses(chunk: int) -> dict[str, Callable[..., Any]]:
-    from siglip_perception.contrastive.losses import sigmoid_loss
+    from siglip_perception.contrastive.losses.losses import sigmoid_loss
 
     return {
         "open_clip": open_clip_loss(),
@@ -107,7 +107,7 @@ def time_forms(pairs: int, dim: int, forms: Sequence[str], chunk: int, rounds: i
 
 def measure_memory(pairs: int, dim: int, form: str, chunk: int) -> None:
     """In a child process: MiB that a step adds at its peak to the process with its embeddings."""
-    from siglip_perception.contrastive.experiments.footprint import peak_mib
+    from siglip_perception.experiments.peak_memory import peak_mib
 
     loss = losses(chunk)[form]
     step(loss, embeddings(64, dim))  # whatever is loaded at the first use

@@ -58,7 +58,7 @@ class Row:
 
 def picture(width: int, height: int) -> Any:
     """A rendered scene, which compresses as a camera's picture does."""
-    from siglip_perception.contrastive.scenes import render, sample_scene
+    from siglip_perception.scenes.scenes import render, sample_scene
 
     scene = sample_scene(np.random.default_rng(7), 3)
     return np.ascontiguousarray(render(scene, width, height).image)
@@ -146,13 +146,13 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     from rclpy.serialization import deserialize_message, serialize_message
 
     from siglip_perception.config import Settings
+    from siglip_perception.node.accounting import Ledger
     from siglip_perception.node.conversions import to_frame
-    from siglip_perception.node.counters import Ledger
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.mailbox import Item
-    from siglip_perception.node.model import load_pipeline
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.outputs import NodeOutputs
+    from siglip_perception.node.pipeline_loader import load_pipeline
     from siglip_perception.node.qos import QosWatch
 
     pipelines: list[TimedPipeline] = []
@@ -277,7 +277,7 @@ def main() -> int:
         return 0
     # As the node's own process does.
     from siglip_perception.node.perception_node import SWITCH_INTERVAL
-    from siglip_perception.threads import spin_briefly
+    from siglip_perception.util.threads import spin_briefly
 
     spin_briefly()
     sys.setswitchinterval(SWITCH_INTERVAL)

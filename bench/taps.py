@@ -27,12 +27,12 @@ import torch
 
 from siglip_perception import contracts
 from siglip_perception.backends import choose
-from siglip_perception.encoders import Encoders
-from siglip_perception.flops import count as flops_of
+from siglip_perception.encoders.encoders import Encoders
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.images.preprocess import Preprocessor
 from siglip_perception.parity.random_weights import write_random
-from siglip_perception.plan import Plan
-from siglip_perception.preprocess import Preprocessor
-from siglip_perception.threads import spin_briefly
+from siglip_perception.util.flops import count as flops_of
+from siglip_perception.util.threads import spin_briefly
 
 CPU = torch.device("cpu")
 

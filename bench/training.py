@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from siglip_perception.threads import spin_briefly
+from siglip_perception.util.threads import spin_briefly
 
 PICTURES = 64
 WARM_UP = 6
@@ -33,7 +33,7 @@ def write_pictures(folder: Path) -> None:
     import numpy as np
     import simplejpeg
 
-    from siglip_perception.contrastive.scenes import render, sample_scene
+    from siglip_perception.scenes.scenes import render, sample_scene
 
     for number in range(PICTURES):
         scene = sample_scene(np.random.default_rng(number), 3)
@@ -46,15 +46,15 @@ class Bench:
     """One model, and the two ways of going through it."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, own: Any) -> None:
-        from siglip_perception.contrastive.autocast import wants_bf16
-        from siglip_perception.contrastive.loop import Plan
-        from siglip_perception.contrastive.open_source import open_data
-        from siglip_perception.contrastive.optimizers import new_optimizers
-        from siglip_perception.contrastive.pair_objective import PairObjective
-        from siglip_perception.contrastive.run_state import RunState
-        from siglip_perception.contrastive.source_bag import BagOptions
-        from siglip_perception.contrastive.start import open_start
-        from siglip_perception.contrastive.tuning import Tuning, prepare
+        from siglip_perception.contrastive.data.open import open_data
+        from siglip_perception.contrastive.data.source_bag import BagOptions
+        from siglip_perception.contrastive.objectives.pairs import PairObjective
+        from siglip_perception.contrastive.training.autocast import wants_bf16
+        from siglip_perception.contrastive.training.loop import Plan
+        from siglip_perception.contrastive.training.lora import Tuning, prepare
+        from siglip_perception.contrastive.training.model_io import open_start
+        from siglip_perception.contrastive.training.optimizers import new_optimizers
+        from siglip_perception.contrastive.training.run_state import RunState
 
         self.arguments, self.folder, self.own = arguments, folder, own
         self.start = open_start(arguments.model)
@@ -74,7 +74,7 @@ class Bench:
         self.source = open_data([str(folder)], folder, BagOptions(), captioned=True)
 
     def batches(self) -> Iterator[Any]:
-        from siglip_perception.contrastive.samples import Order, PairDataset, Share, batches
+        from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
 
         square = self.start.inputs["siglip"].square
         dataset = PairDataset(self.source, Order(len(self.source), 0), square)
@@ -93,7 +93,7 @@ class Bench:
         """Images a second."""
         import torch
 
-        from siglip_perception.contrastive.losses import sigmoid_loss
+        from siglip_perception.contrastive.losses.losses import sigmoid_loss
 
         model = self.objective.model
         self.objective.train()
@@ -109,7 +109,7 @@ class Bench:
 
     def trainer(self) -> float:
         """Images a second."""
-        from siglip_perception.contrastive.loop import train
+        from siglip_perception.contrastive.training.loop import train
         from siglip_perception.datasets.skips import SkipReport
 
         began = 0.0
@@ -139,8 +139,8 @@ def main() -> int:
     spin_briefly()
     import torch
 
-    from siglip_perception.contrastive import autocast
-    from siglip_perception.contrastive.processes import processes
+    from siglip_perception.contrastive.training import autocast
+    from siglip_perception.contrastive.training.distributed import processes
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tabletop", help="name or folder")

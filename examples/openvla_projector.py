@@ -26,8 +26,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from siglip_perception import ros
 from siglip_perception.errors import PerceptionError
+from siglip_perception.util import ros
 
 
 class Projector(nn.Module):

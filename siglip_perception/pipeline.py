@@ -13,21 +13,20 @@ from torch import Tensor
 from siglip_perception import backends
 from siglip_perception.backends import Choice, Source
 from siglip_perception.contracts import Contract
-from siglip_perception.depth import locate
-from siglip_perception.encoders import Encoders, Features, TextEncoder
+from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
+from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError, CheckpointError
-from siglip_perception.grounding import (
+from siglip_perception.grounding.depth import locate
+from siglip_perception.grounding.grounder import (
     Grounder,
     Scores,
     cosines,
     label_mask,
     select_objects,
 )
-from siglip_perception.host import to_host
-from siglip_perception.instruction import Instruction
-from siglip_perception.plan import Plan
-from siglip_perception.preprocess import Preprocessor
-from siglip_perception.selection import assign, with_roles
+from siglip_perception.grounding.relations import assign, with_roles
+from siglip_perception.images.preprocess import Preprocessor
+from siglip_perception.language.instruction import Instruction
 from siglip_perception.types import (
     Frame,
     GroundedObject,
@@ -39,6 +38,7 @@ from siglip_perception.types import (
     TokenGrid,
     UInt8Array,
 )
+from siglip_perception.util.device import to_host
 
 # As many as a mask image has values for; `max_objects` counts those that are meant.
 _MOST_OBJECTS = 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from siglip_perception import requirements, ros
+from siglip_perception.util import requirements, ros
 
 
 def perception_node() -> int:

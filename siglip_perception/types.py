@@ -6,13 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from siglip_perception.depth import Depth
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -80,6 +77,20 @@ class Mention:
     role: Role = Role.UNKNOWN
     relations: tuple[Relation, ...] = ()
     many: bool = False
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A registered depth image and its lens.
+
+    metres: float32 [height, width], NaN where nothing is known. fx, fy, cx, cy: pixels.
+    """
+
+    metres: FloatArray
+    fx: float
+    fy: float
+    cx: float
+    cy: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_perception.threads import spin_briefly
+from siglip_perception.util.threads import spin_briefly
 
 # Fast DDS can wait for ever when it closes a shared-memory port that a killed process has left,
 # and tests kill processes. Before rclpy is imported; a profile, as the demo's, overrides it.

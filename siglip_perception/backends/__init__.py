@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.backends.choice import Choice, choose, without_bf16
 from siglip_perception.backends.cuda_graph import undisturbed
+from siglip_perception.backends.select import Choice, choose, without_bf16
 from siglip_perception.backends.serving import Runner, Serving, runner
-from siglip_perception.backends.swap import Source, Swapping, builder_command
-from siglip_perception.encoders import Encoders
+from siglip_perception.backends.tensorrt.background_build import Source, Swapping, builder_command
+from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.errors import BackendError
 
 __all__ = ["Choice", "Serving", "Source", "choose", "start", "without_bf16"]
@@ -30,14 +30,14 @@ def start(encoders: Encoders, choice: Choice, source: Source | None = None) -> S
     Raises BackendError, one sentence, where it cannot be.
     """
     if choice.backend == "openvino":
-        from siglip_perception.backends import calibration, openvino
         from siglip_perception.backends.cache import EngineCache
+        from siglip_perception.backends.openvino import graphs, int8
 
         cache = EngineCache()
         notes = [choice.why]
         if choice.precision == "int8":
-            notes.append(str(calibration.report_of(encoders, cache)))
-        head = _head(openvino.serve(encoders, choice.precision, cache), choice)
+            notes.append(str(int8.report_of(encoders, cache)))
+        head = _head(graphs.serve(encoders, choice.precision, cache), choice)
         return Serving(encoders, head, notes)
     if choice.backend == "tensorrt":
         return _tensorrt(encoders, choice, source)
@@ -59,24 +59,24 @@ def _torch(encoders: Encoders, choice: Choice, *notes: str) -> Serving:
 
 
 def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serving:
-    from siglip_perception.backends import tensorrt
     from siglip_perception.backends.cache import EngineCache
-    from siglip_perception.backends.progress import shown
+    from siglip_perception.backends.tensorrt import engines
+    from siglip_perception.util.progress import shown
 
-    target = tensorrt.Target.here(choice.device, choice.precision)
+    target = engines.Target.here(choice.device, choice.precision)
     cache = EngineCache()
     head = _head(target.name, choice)
     if source is None:
         with shown() as progress:
-            ready = tensorrt.load_or_build(encoders, target, cache, progress)
+            ready = engines.load_or_build(encoders, target, cache, progress)
         return Serving(runner(ready, choice.device), head, [choice.why])
     try:
-        found = tensorrt.load(encoders, target, cache)
+        found = engines.load(encoders, target, cache)
     except BackendError as error:
         return _torch(encoders, choice, f"no TensorRT engine: {str(error).rstrip('.')}")
     if found is not None:
         return Serving(runner(found, choice.device), head, [choice.why])
-    if why := tensorrt.refusal(encoders, target, cache):
+    if why := engines.refusal(encoders, target, cache):
         # Minutes of a busy GPU at each start, for engines that would be refused again.
         again = "`siglip-perception export --backend tensorrt` builds them anew"
         note = f"no TensorRT engine: {why.rstrip('.')}; they were put aside, {again}"
@@ -86,7 +86,7 @@ def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serv
 
     def load() -> tuple[Runner, str]:
         with undisturbed:
-            ready = tensorrt.load(encoders, target, cache)
+            ready = engines.load(encoders, target, cache)
         if ready is None:
             raise BackendError("the engines that were built are not found again; see the log")
         return runner(ready, choice.device), head
@@ -111,17 +111,17 @@ def _proven(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | No
         where = "for a model this small"
     else:
         return None, "PyTorch's packed products, which nothing here surpasses"
-    from siglip_perception.backends import openvino
+    from siglip_perception.backends.openvino import graphs
 
-    if not openvino.is_installed():
+    if not graphs.is_installed():
         return None, f"OpenVINO, which is faster {where}, is not installed"
-    if not openvino.is_built(encoders):
+    if not graphs.is_built(encoders):
         return None, (
             f"OpenVINO is faster {where} once `siglip-perception export --backend openvino"
             f" --precision {choice.precision}` has built its graphs"
         )
     try:
-        head = _head(openvino.serve(encoders, choice.precision), choice)
+        head = _head(graphs.serve(encoders, choice.precision), choice)
     except BackendError as error:
         return None, f"OpenVINO does not serve: {error}"
     return (encoders, head), f"the fastest here {where}, built before"
@@ -134,14 +134,14 @@ def _weights(encoders: Encoders) -> int:
 
 
 def _proven_on_gpu(encoders: Encoders, choice: Choice) -> tuple[tuple[Runner, str] | None, str]:
-    from siglip_perception.backends import probe, tensorrt
     from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.tensorrt import engines, probe
 
     if not probe.is_installed():
         return None, "TensorRT is not installed"
     try:
-        target = tensorrt.Target.here(choice.device, choice.precision)
-        ready = tensorrt.load(encoders, target, EngineCache())
+        target = engines.Target.here(choice.device, choice.precision)
+        ready = engines.load(encoders, target, EngineCache())
     except BackendError as error:
         return None, f"TensorRT does not serve: {str(error).rstrip('.')}"
     if ready is None:

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from siglip_perception import cpu, packed
 from siglip_perception.backends.cache import EngineCache
+from siglip_perception.encoders import onednn
+from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError
-from siglip_perception.transformer import Linear
+from siglip_perception.util import cpu
 
 _LOGGER = logging.getLogger(__name__)
 _FILE = "bf16.json"
@@ -86,7 +87,7 @@ def measure() -> float:
     weight = torch.randn(_CHANNELS, _CHANNELS, generator=generator)
     values = torch.randn(_TOKENS, _CHANNELS, generator=generator)
     jobs: dict[torch.dtype, tuple[nn.Module, Tensor]] = {
-        dtype: (packed.fastest(Linear(weight.to(dtype), None)), values.to(dtype))
+        dtype: (onednn.fastest(Linear(weight.to(dtype), None)), values.to(dtype))
         for dtype in (torch.float32, torch.bfloat16)
     }
     least = dict.fromkeys(jobs, math.inf)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from siglip_perception.backends.selftest import least_cosine
-from siglip_perception.encoders import Encoders, Features, Job
-from siglip_perception.preprocess import EncoderInput, Uploaded
+from siglip_perception.encoders.encoders import Encoders, Features, Job
+from siglip_perception.images.preprocess import EncoderInput, Uploaded
 
 _LOGGER = logging.getLogger(__name__)
 # PyTorch's own advice before a capture: libraries set themselves up in the first passes.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.encoders import Encoders, Features
+from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.errors import BackendError
-from siglip_perception.preprocess import EncoderInput, Preprocessor
+from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.types import Precision, UInt8Array
 
 # Least cosine of a token or a feature with its float32 self. Real bfloat16 passes keep 0.9999

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from siglip_perception.backends.cuda_graph import GraphedEncoders
-from siglip_perception.encoders import Encoders, Features
-from siglip_perception.preprocess import EncoderInput
+from siglip_perception.encoders.encoders import Encoders, Features
+from siglip_perception.images.preprocess import EncoderInput
 
 
 class Runner(Protocol):

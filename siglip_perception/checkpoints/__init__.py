@@ -31,6 +31,13 @@ from siglip_perception.checkpoints.build import Loaded, build
 from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
 from siglip_perception.checkpoints.layout import Layout, Source, discover, quiet
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
+from siglip_perception.checkpoints.tokenizer import (
+    CONFIG,
+    FAST,
+    SENTENCEPIECE,
+    TokenizerFiles,
+    load_tokenizer,
+)
 from siglip_perception.contracts import (
     Contract,
     EncoderFacts,
@@ -39,14 +46,7 @@ from siglip_perception.contracts import (
     contradictions,
 )
 from siglip_perception.errors import CheckpointError
-from siglip_perception.files import write_atomically
-from siglip_perception.tokenizer import (
-    CONFIG,
-    FAST,
-    SENTENCEPIECE,
-    TokenizerFiles,
-    load_tokenizer,
-)
+from siglip_perception.util.files import write_atomically
 
 __all__ = [
     "EMBEDDED",

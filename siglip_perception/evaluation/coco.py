@@ -29,7 +29,7 @@ from siglip_perception.evaluation.coco_masks import (
 from siglip_perception.evaluation.samples import Question, Sample, Truth
 from siglip_perception.images.checks import upright
 from siglip_perception.images.files import Picture, read_image
-from siglip_perception.instruction import from_phrases
+from siglip_perception.language.instruction import from_phrases
 from siglip_perception.types import Box, UInt8Array
 
 _FILE_FIELDS = ("file_name", "coco_url", "flickr_url", "url", "path")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from siglip_perception import requirements
 from siglip_perception.types import UInt8Array
+from siglip_perception.util import requirements
 
 
 class SegmentationError(Exception):

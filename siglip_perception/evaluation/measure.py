@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from siglip_perception.commands import progress
 from siglip_perception.errors import BackendError
 from siglip_perception.evaluation.average_precision import Detections
-from siglip_perception.evaluation.figures import Answer, judge
-from siglip_perception.evaluation.methods import Method
+from siglip_perception.evaluation.baselines import Method
+from siglip_perception.evaluation.metrics import Answer, judge
 from siglip_perception.evaluation.samples import Question, Sample
-from siglip_perception.instruction import MAX_PHRASES, from_phrases
+from siglip_perception.language.instruction import MAX_PHRASES, from_phrases
 from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.types import Frame, GroundedObject, UInt8Array
+from siglip_perception.util.progress import progress
 
 OURS = "both, by regions"
 _BATCH = 8

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siglip_perception.contrastive.data import through_jpeg
-from siglip_perception.contrastive.scenes import Rendered, Scene, render, sample_scene
-from siglip_perception.contrastive.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
+from siglip_perception.scenes.samples import through_jpeg
+from siglip_perception.scenes.scenes import Rendered, Scene, render, sample_scene
+from siglip_perception.scenes.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
 from siglip_perception.types import Box, UInt8Array
 
 SEED = 5_000_000

@@ -36,8 +36,8 @@ from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 from std_msgs.msg import String
 
-from siglip_perception.bag_files import reading
-from siglip_perception.bag_messages import COMPRESSED, STRING
+from siglip_perception.bags.files import reading
+from siglip_perception.bags.messages import COMPRESSED, STRING
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import PerceptionError
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from siglip_perception.config import Settings
-from siglip_perception.depth_feed import DepthFeed, DepthView
+from siglip_perception.node.accounting import Clock, Counts, Ledger
 from siglip_perception.node.conversions import stamp_ns
-from siglip_perception.node.counters import Clock, Counts, Ledger
 from siglip_perception.node.mailbox import Mailbox
-from siglip_perception.node.stamps import StampCheck
+from siglip_perception.node.stamp_check import StampCheck
+from siglip_perception.stream.depth_feed import DepthFeed, DepthView
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from siglip_perception.config import Settings
-from siglip_perception.depth_feed import DepthFeed
-from siglip_perception.tracking import Tracker, TrackingOptions
+from siglip_perception.grounding.tracking import Tracker, TrackingOptions
+from siglip_perception.stream.depth_feed import DepthFeed
 from siglip_perception.types import Frame, Grounding
 
 

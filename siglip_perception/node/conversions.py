@@ -19,8 +19,8 @@ from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import check_size
 from siglip_perception.images.decode import convert, decode_compressed
 from siglip_perception.images.encodings import ENCODINGS, refused_encoding
+from siglip_perception.messages.wire import MessageTypes, as_array, as_float_array
 from siglip_perception.types import Frame, Grounding, UInt8Array
-from siglip_perception.wire import MessageTypes, as_array, as_float_array
 
 NANOSECONDS = 1_000_000_000
 

@@ -10,8 +10,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from siglip_perception.node.counters import Level
-from siglip_perception.node.health import Status
+from siglip_perception.node.accounting import Level
+from siglip_perception.node.diagnostic_status import Status
 
 PERIOD = 1.0
 # How often changes are looked for: a silent camera is told at most so much later, in seconds.

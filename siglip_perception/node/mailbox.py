@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from siglip_perception.node.counters import Ticket
+from siglip_perception.node.accounting import Ticket
 
 
 @dataclass(frozen=True)

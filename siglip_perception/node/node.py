@@ -19,9 +19,7 @@ from siglip_perception_msgs.srv import Ground
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.node.cameras import CameraFeed
-from siglip_perception.node.diagnostics import WATCH_PERIOD, Diagnostics
-from siglip_perception.node.ground import GroundService
-from siglip_perception.node.health import (
+from siglip_perception.node.diagnostic_status import (
     NodeView,
     Status,
     camera_status,
@@ -29,8 +27,11 @@ from siglip_perception.node.health import (
     node_status,
     topics_status,
 )
+from siglip_perception.node.diagnostics import WATCH_PERIOD, Diagnostics
+from siglip_perception.node.frame_processor import Perceiver
+from siglip_perception.node.ground_service import GroundService
+from siglip_perception.node.instruction_mailbox import InstructionSlot
 from siglip_perception.node.instruction_topic import InstructionTopic
-from siglip_perception.node.instructions import InstructionSlot
 from siglip_perception.node.lifecycle import (
     INACTIVE,
     UNCONFIGURED,
@@ -39,10 +40,9 @@ from siglip_perception.node.lifecycle import (
     TransitionCallbackReturn,
 )
 from siglip_perception.node.mailbox import Mailbox
-from siglip_perception.node.model import Loader, load_pipeline
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.parameters import LiveSettings, tell_overrides
-from siglip_perception.node.perceiver import Perceiver
+from siglip_perception.node.pipeline_loader import Loader, load_pipeline
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
 from siglip_perception.parameter import ConfigError

@@ -13,12 +13,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
+from siglip_perception.images.overlay import draw
+from siglip_perception.messages.wire import as_array, objects_message, tokens_message
 from siglip_perception.node.conversions import detection_type, detections_message, rclpy_types
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.qos import QosWatch, output_qos, overridable
-from siglip_perception.overlay import draw
 from siglip_perception.types import Frame, Grounding, TokenGrid, join
-from siglip_perception.wire import as_array, objects_message, tokens_message
 
 
 @dataclass(frozen=True)

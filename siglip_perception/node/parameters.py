@@ -17,8 +17,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from siglip_perception.config import BY_NAME, PARAMETERS, Settings
+from siglip_perception.node.parameter_files import remarks, suggestion
 from siglip_perception.parameter import Change, ConfigError, Parameter
-from siglip_perception.parameter_files import remarks, suggestion
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,

@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from siglip_perception.node.process import StopRequest
-from siglip_perception.threads import spin_briefly
+from siglip_perception.node.stop_request import StopRequest
+from siglip_perception.util.threads import spin_briefly
 
 # Seconds that work under way gets to finish in once the end is asked for.
 GRACE = 1.0
@@ -33,8 +33,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
+    from siglip_perception.node.parameter_files import parameter_files, read_sections
     from siglip_perception.parameter import ConfigError
-    from siglip_perception.parameter_files import parameter_files, read_sections
 
     failures: list[str] = []
 

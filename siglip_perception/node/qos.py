@@ -21,7 +21,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from siglip_perception.node.instructions import DEPTH
+from siglip_perception.node.instruction_mailbox import DEPTH
 
 
 def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:

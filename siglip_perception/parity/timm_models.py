@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from siglip_perception import requirements
 from siglip_perception.contracts import EncoderSpec
+from siglip_perception.util import requirements
 
 _NAME = "torchvision"
 

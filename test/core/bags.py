@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from backports import zstd
 
-from siglip_perception.bag_messages import COMPRESSED, RAW, STRING, typestore
+from siglip_perception.bags.messages import COMPRESSED, RAW, STRING, typestore
 
 STORE = typestore()
 TYPES = STORE.types

@@ -12,7 +12,11 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from siglip_perception.contrastive.losses import clip_loss, sigmoid_loss, sigmoid_target_loss
+from siglip_perception.contrastive.losses.losses import (
+    clip_loss,
+    sigmoid_loss,
+    sigmoid_target_loss,
+)
 from siglip_perception.errors import LossError
 
 PAIRS, TEXTS, DIM = 12, 24, 5
@@ -155,7 +159,7 @@ def _work(rank: int, world: int, folder: str) -> None:
 def run(world: int, folder: Path) -> list[dict[str, object]]:
     """Start the processes and wait; what each of them found. A failure in one is raised here."""
     # Forked from a server that has imported torch once and, unlike this process, has no threads.
-    set_forkserver_preload(["torch.nn.parallel", "siglip_perception.contrastive.losses"])
+    set_forkserver_preload(["torch.nn.parallel", "siglip_perception.contrastive.losses.losses"])
     multiprocessing.start_processes(
         _work, (world, str(folder)), nprocs=world, start_method="forkserver"
     )

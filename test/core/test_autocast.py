@@ -9,9 +9,9 @@ import torch
 
 from siglip_perception.backends import bf16
 from siglip_perception.backends.bf16 import Bf16Speed
-from siglip_perception.contrastive import autocast
-from siglip_perception.contrastive.experiments import signals
-from siglip_perception.contrastive.optimizers import new_optimizers
+from siglip_perception.contrastive.training import autocast
+from siglip_perception.contrastive.training.optimizers import new_optimizers
+from siglip_perception.experiments import signals
 
 pytestmark = pytest.mark.numeric
 

@@ -21,18 +21,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siglip_perception import backends, benchmark, cli, cpu, packed
-from siglip_perception.backends import bf16, openvino, selftest
+from siglip_perception import backends
+from siglip_perception.backends import bf16, selftest
 from siglip_perception.backends.bf16 import Bf16Speed
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.export import INPUT, OUTPUT, Run, export, narrow
-from siglip_perception.benchmark import child
-from siglip_perception.encoders import Encoders
+from siglip_perception.backends.onnx_export import INPUT, OUTPUT, Run, export, narrow
+from siglip_perception.backends.openvino import graphs
+from siglip_perception.commands import bench, main
+from siglip_perception.commands.bench import child
+from siglip_perception.encoders import onednn
+from siglip_perception.encoders.encoders import Encoders
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.plan import Plan
-from siglip_perception.transformer import Linear
 from siglip_perception.types import Frame
+from siglip_perception.util import cpu
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +57,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def built(folder: Path, own_cache: Path) -> Path:
     """The tests' cache, with the float32 graphs of the model in it."""
     for key, tower in (encoders := encoders_of(folder)).towers.items():
-        openvino.pad(tower)
+        graphs.pad(tower)
         for span in tower.parts(key in encoders.reads):
-            openvino.model(tower, key, span, "fp32", EngineCache())
+            graphs.model(tower, key, span, "fp32", EngineCache())
     return own_cache
 
 
@@ -177,7 +181,7 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
     assert "siglip-perception export --backend openvino" in says()
     monkeypatch.setenv("XDG_CACHE_HOME", str(built))
     asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
-    assert cli.main(asked) == 0
+    assert main.main(asked) == 0
     assert says().startswith("openvino ")
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
     assert says().startswith("torch ")
@@ -189,8 +193,8 @@ def test_auto_takes_openvino_in_bf16_for_a_small_model(
 ) -> None:
     """Its choice alone, as a CPU without bfloat16 makes it too."""
     speed_of(monkeypatch, 3.0)
-    monkeypatch.setattr(openvino, "is_built", lambda _: True)
-    monkeypatch.setattr(openvino, "serve", lambda _, precision: f"openvino in {precision}")
+    monkeypatch.setattr(graphs, "is_built", lambda _: True)
+    monkeypatch.setattr(graphs, "serve", lambda _, precision: f"openvino in {precision}")
     says = backends.start(encoders_of(folder), backends.choose("auto", "cpu", "auto")).says
     assert says.startswith("openvino in bf16 on cpu, bf16 (bf16 products run at 3 times")
 
@@ -204,9 +208,9 @@ def test_openvino_without_bfloat16_is_not_asked_for_any(
         def get_property(self, *_: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(openvino, "the_core", Core)
+    monkeypatch.setattr(graphs, "the_core", Core)
     with pytest.raises(BackendError, match=r"no bfloat16 on this CPU.*use precision: fp32"):
-        openvino.serve(encoders_of(folder), "bf16")
+        graphs.serve(encoders_of(folder), "bf16")
 
 
 def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
@@ -272,9 +276,9 @@ def test_packed_products_are_the_plain_ones(
     plain = Linear(weight.to(dtype), torch.ones(outer, dtype=dtype), act)
     x = torch.randn(2, rows, inner, generator=generator)
     holder = torch.nn.Sequential(plain)
-    packed.pack(holder)
+    onednn.pack(holder)
     # Where oneDNN packs no bfloat16, the plain product stays, which is what is compared.
-    assert isinstance(holder[0], Linear if packed.trouble(dtype) else packed.PackedLinear)
+    assert isinstance(holder[0], Linear if onednn.trouble(dtype) else onednn.PackedLinear)
     with torch.inference_mode():
         close = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(holder(x), plain(x), rtol=close, atol=close)
@@ -282,14 +286,14 @@ def test_packed_products_are_the_plain_ones(
 
 @pytest.mark.numeric
 def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed.PackedLinear, "forward", lambda self, x: -x[..., :32])
-    packed.trouble.cache_clear()
+    monkeypatch.setattr(onednn.PackedLinear, "forward", lambda self, x: -x[..., :32])
+    onednn.trouble.cache_clear()
     try:
         holder = torch.nn.Sequential(Linear(torch.ones(8, 8), None))
-        packed.pack(holder)
+        onednn.pack(holder)
         assert type(holder[0]) is Linear
     finally:
-        packed.trouble.cache_clear()
+        onednn.trouble.cache_clear()
 
 
 @pytest.mark.numeric
@@ -358,7 +362,7 @@ def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.numeric
 def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
-    from siglip_perception.instruction import from_phrases
+    from siglip_perception.language.instruction import from_phrases
 
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
     served = Pipeline.load(PipelineOptions(str(folder), backend="openvino", precision="fp32"))
@@ -374,7 +378,7 @@ def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
 @pytest.mark.numeric
 def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
     encoders, exact = encoders_of(folder), encoders_of(folder)
-    openvino.serve(encoders, "fp32")
+    graphs.serve(encoders, "fp32")
     inputs = {
         one: torch.randn(3, 3, 216, 216, generator=torch.Generator().manual_seed(1))
         for one in encoders.inputs
@@ -386,13 +390,13 @@ def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
 
 
 def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino.serve(encoders_of(folder), "fp32")
+    graphs.serve(encoders_of(folder), "fp32")
 
     def fail(*_: object) -> None:
         raise AssertionError("exported again")
 
-    monkeypatch.setattr(openvino, "convert", fail)
-    openvino.serve(encoders_of(folder), "fp32")
+    monkeypatch.setattr(graphs, "convert", fail)
+    graphs.serve(encoders_of(folder), "fp32")
 
 
 @pytest.mark.numeric
@@ -406,12 +410,12 @@ def test_an_engine_of_other_weights_does_not_serve(
     for key, tower in encoders.towers.items():
         monkeypatch.setattr(tower, "digest", digests[key])
     with pytest.raises(BackendError, match="other tokens than PyTorch"):
-        openvino.serve(encoders, "fp32")
+        graphs.serve(encoders, "fp32")
 
 
 def int8_weights(home: Path) -> Iterator[NDArray[np.int8]]:
     for path in home.rglob("model.xml"):
-        for node in openvino.the_core().read_model(path).get_ops():
+        for node in graphs.the_core().read_model(path).get_ops():
             if node.get_type_name() == "Constant" and node.get_element_type().to_string() == "i8":
                 yield node.get_data().astype(np.int16)
 
@@ -429,17 +433,17 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
     asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
-    assert cli.main([*asked, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
+    assert main.main([*asked, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
     assert "not accurate enough" in capsys.readouterr().err
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
-    assert cli.main([*asked, "--calibrate", str(pictures)]) == 0
+    assert main.main([*asked, "--calibrate", str(pictures)]) == 0
     assert "calibrated on 6 frames; on 2 others" in capsys.readouterr().out
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
     served = Pipeline.load(options)
     assert 0.99 < cosine(tokens(served), tokens(exact)) < 0.999999
     assert "int8 (calibrated on 6 frames; on 2 others" in served.backend
-    largest = 64 if openvino.int8_saturates() else 127
+    largest = 64 if graphs.int8_saturates() else 127
     assert largest in {int(abs(weight).max()) for weight in int8_weights(own_cache)}
 
 
@@ -449,27 +453,27 @@ def test_the_command_writes_checked_graphs_or_nothing(
 ) -> None:
     out = tmp_path / "onnx"
     asked = ["export", "--model", str(folder), "--output", str(out)]
-    assert cli.main(asked) == 0
+    assert main.main(asked) == 0
     said = capsys.readouterr().out
     assert said.count("onnxruntime's output is PyTorch's") == 4
     manifest = json.loads((out / "export.json").read_text())
     assert {graph["file"] for graph in manifest["graphs"]} == {p.name for p in out.glob("*.onnx")}
-    assert cli.main(asked) == 2  # never over something that is there
-    assert cli.main([*asked[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
+    assert main.main(asked) == 2  # never over something that is there
+    assert main.main([*asked[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
     assert not (tmp_path / "new").exists()
 
 
 def test_bench_leaves_out_what_the_cpu_is_slow_in(monkeypatch: pytest.MonkeyPatch) -> None:
     speed_of(monkeypatch, 0.2)
-    names, left_out = benchmark._candidates(None, "cpu")
+    names, left_out = bench._candidates(None, "cpu")
     assert names == ["timm fp32", "torch fp32", "openvino fp32", "openvino int8"]
     assert left_out[0] == (
         "transformers bf16: bf16 products run at 0.2 times fp32's speed here, measured"
     )
     assert len(left_out) == 3
-    assert benchmark._candidates(["torch bf16"], "cpu") == (["torch bf16"], [])
+    assert bench._candidates(["torch bf16"], "cpu") == (["torch bf16"], [])
     speed_of(monkeypatch, 2.0)
-    assert benchmark._candidates(None, "cpu") == (list(benchmark.ON_CPU), [])
+    assert bench._candidates(None, "cpu") == (list(bench.ON_CPU), [])
 
 
 @pytest.mark.parametrize(
@@ -483,15 +487,15 @@ def test_bench_leaves_out_what_the_cpu_is_slow_in(monkeypatch: pytest.MonkeyPatc
 def test_bench_refuses_in_one_sentence(
     options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["bench", "--size", "tabletop", *options]) == 2
+    assert main.main(["bench", "--size", "tabletop", *options]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_bench_ends_when_its_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "--size", "tabletop", "--minutes", "0"]) == 1
+    assert main.main(["bench", "--size", "tabletop", "--minutes", "0"]) == 1
     assert "Left out: tabletop size: the time was over" in capsys.readouterr().out
     with pytest.raises(PerceptionError, match="the time was over"):  # while it is loaded
-        benchmark.Child("torch fp32", "tabletop", "", "cpu", "", time.monotonic() + 0.05)
+        bench.Child("torch fp32", "tabletop", "", "cpu", "", time.monotonic() + 0.05)
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1e9])
@@ -514,7 +518,7 @@ def test_bench_measures_beside_transformers(
 ) -> None:
     file = tmp_path / "bench.json"
     asked = ["bench", "--size", "tabletop", "--batch", "1", "--seconds", "0", "--json", str(file)]
-    assert cli.main([*asked, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
+    assert main.main([*asked, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
     found = json.loads(file.read_text())
     assert [row["backend"] for row in found["rows"]] == ["transformers", "torch"]
     row = found["rows"][1]

@@ -24,22 +24,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import write_random_model
 
-from siglip_perception import bag
-from siglip_perception.backends.frames import read_frames
-from siglip_perception.bag_files import reading
-from siglip_perception.bag_messages import COMPRESSED, RAW
-from siglip_perception.bag_topics import camera_names, choose_cameras
+from siglip_perception.bags import replay
+from siglip_perception.bags.calibration_frames import read_frames
+from siglip_perception.bags.files import reading
+from siglip_perception.bags.messages import COMPRESSED, RAW
+from siglip_perception.bags.topics import camera_names, choose_cameras
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import BagError, InstructionError
-from siglip_perception.instruction import parse
+from siglip_perception.grounding.tracking import TrackingOptions
+from siglip_perception.language.instruction import parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.tracking import TrackingOptions
 from siglip_perception.types import Frame
 
 START = 1_700_000_000_123_456_789
 STEP = 33_333_333
 TOKENS, OBJECTS = "/siglip_perception/tokens", "/siglip_perception/objects"
-STORE = bag.typestore()
+STORE = replay.typestore()
 TYPES = STORE.types
 
 Row = tuple[str, int, bytes]
@@ -72,7 +72,7 @@ def write_sample(path: Path, storage: str = "mcap") -> None:
         (stamp(2), "빨간 컵을 집어서 접시 위에 놓아라"),
         (stamp(4), "x" * 2000),
     ]
-    bag.write_sample_bag(path, frames, words, storage=storage)
+    replay.write_sample_bag(path, frames, words, storage=storage)
 
 
 def rows(path: Path) -> list[Row]:
@@ -145,7 +145,7 @@ def structure(path: Path) -> str:
 
 def test_what_a_replay_of_the_sample_writes_is_pinned(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
-    bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     pinned = "b9b3485211fe4395d17811c4092efa90c7752f55673eec6dba8c60562c661b54"
     assert structure(tmp_path / "out") == pinned
 
@@ -156,7 +156,7 @@ def test_two_runs_write_byte_equal_messages(
 ) -> None:
     write_sample(tmp_path / "in", storage)
     for name in ("first", "second"):
-        bag.replay(tmp_path / "in", tmp_path / name, pipeline)
+        replay.replay(tmp_path / "in", tmp_path / name, pipeline)
     first = rows(tmp_path / "first")
     assert first == rows(tmp_path / "second")
     assert len(first) == 6 + 4
@@ -169,7 +169,7 @@ def test_outputs_carry_the_images_stamps_and_the_newest_instruction(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     write_sample(tmp_path / "in")
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert (summary.images, summary.tokens, summary.objects) == (6, 6, 4)
     assert (summary.instructions, summary.rejected) == (2, 1)
     recorded = [(topic, time) for topic, time, _ in rows(tmp_path / "out")]
@@ -192,8 +192,8 @@ def test_a_repeated_instruction_keeps_its_number_until_another_an_empty_or_a_ref
 ) -> None:
     texts = ("cup", "cup", "", "cup", "plate", "x" * 2000, "plate", " plate ")
     words = [(stamp(i) - 1, text) for i, text in enumerate(texts)]
-    bag.write_sample_bag(tmp_path / "in", [(stamp(i), jpeg(i)) for i in range(8)], words)
-    bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    replay.write_sample_bag(tmp_path / "in", [(stamp(i), jpeg(i)) for i in range(8)], words)
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     times = {time: i for i, time in enumerate(stamp(i) for i in range(8))}
     found = messages(tmp_path / "out", OBJECTS)
     seen = [times[time] for topic, time, _ in rows(tmp_path / "out") if topic == OBJECTS]
@@ -203,8 +203,8 @@ def test_a_repeated_instruction_keeps_its_number_until_another_an_empty_or_a_ref
 
 def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path: Path) -> None:
     write_bag(tmp_path / "in", [("/image", RAW, stamp(0), raw_image(0))])
-    options = bag.ReplayOptions(instruction="find the red cup", with_mask=True)
-    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    options = replay.ReplayOptions(instruction="find the red cup", with_mask=True)
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     query = pipeline.query(parse("find the red cup"), 1)
     wanted = pipeline.process(Frame(photo(0)), query, with_mask=True)
     assert wanted.tokens is not None
@@ -227,7 +227,7 @@ def test_raw_and_compressed_images_are_the_same_to_the_pipeline(
     write_bag(tmp_path / "raw", [("/image", RAW, stamp(0), raw_image(0, data=decoded))])
     write_bag(tmp_path / "packed", [("/i", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)))])
     for name in ("raw", "packed"):
-        bag.replay(tmp_path / name, tmp_path / f"{name}_out", pipeline)
+        replay.replay(tmp_path / name, tmp_path / f"{name}_out", pipeline)
     assert rows(tmp_path / "raw_out") == rows(tmp_path / "packed_out")
 
 
@@ -243,7 +243,7 @@ def test_bad_images_are_counted_by_reason_and_the_rest_goes_on(
     ]
     entries = [("/image", RAW, stamp(i), data) for i, data in enumerate(bad)]
     write_bag(tmp_path / "in", entries)
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert dict(summary.dropped) == {"malformed": 3, "encoding": 1}
     assert summary.images == summary.tokens + sum(summary.dropped.values())
     assert [time for _, time, _ in rows(tmp_path / "out")] == [stamp(4)]
@@ -257,7 +257,7 @@ def test_a_jpeg_without_its_end_is_replayed_and_counted(
         ("/c", COMPRESSED, stamp(i), compressed_image(i, data)) for i, data in enumerate(files)
     ]
     write_bag(tmp_path / "in", entries)
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert (summary.tokens, dict(summary.dropped)) == (2, {})
     assert dict(summary.repaired) == {"jpeg_repaired": 1}
 
@@ -275,16 +275,16 @@ def promise(folder: Path, topic: str, count: int) -> None:
 def test_messages_that_the_metadata_promise_and_the_files_lack_are_told(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    bag.write_sample_bag(tmp_path / "none", [], [(1, "red cup")])
+    replay.write_sample_bag(tmp_path / "none", [], [(1, "red cup")])
     promise(tmp_path / "none", "/image/compressed", 2)
     with pytest.raises(
         BagError, match=r"on /image/compressed, though its metadata.yaml promises 2"
     ):
-        bag.replay(tmp_path / "none", tmp_path / "out", pipeline)
+        replay.replay(tmp_path / "none", tmp_path / "out", pipeline)
     assert not (tmp_path / "out").exists()
     write_sample(tmp_path / "some")
     promise(tmp_path / "some", "/image/compressed", 9)
-    summary = bag.replay(tmp_path / "some", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "some", tmp_path / "out", pipeline)
     assert summary.missing == {"/image/compressed": (6, 9)}
 
 
@@ -294,7 +294,7 @@ def test_drops_are_counted_for_each_topic_with_an_example(
     gray = raw_image(0, encoding="mono16", step=128, data=np.zeros(48 * 128, np.uint8))
     rows = [("/ir", RAW, stamp(i), gray) for i in range(3)]
     write_bag(tmp_path / "in", [*rows, ("/image", RAW, stamp(3), raw_image(3))])
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert summary.drops == {"/ir": {"encoding": 3}}
     assert "mono16" in summary.examples["/ir", "encoding"]
     assert summary.images == summary.tokens + summary.dropped.total()
@@ -308,9 +308,9 @@ def test_a_16_bit_camera_is_replayed_once_it_is_said_what_is_white(
     gray = raw_image(0, encoding=encoding, step=128, data=shades.view(np.uint8))
     write_bag(tmp_path / "in", [("/ir", RAW, stamp(0), gray)])
     with pytest.raises(BagError, match="--mono16-white"):
-        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
-    options = bag.ReplayOptions(mono16_white=3071)
-    assert bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options).tokens == 1
+        replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    options = replay.ReplayOptions(mono16_white=3071)
+    assert replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options).tokens == 1
 
 
 def test_an_instruction_that_cannot_be_read_changes_nothing_and_is_counted(
@@ -323,7 +323,7 @@ def test_an_instruction_that_cannot_be_read_changes_nothing_and_is_counted(
         ("/image", RAW, stamp(0), raw_image(0)),
     ]
     write_bag(tmp_path / "in", rows)
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert (summary.objects, summary.unread) == (1, {"/instruction": 1})
 
 
@@ -331,7 +331,7 @@ def test_a_cut_off_bag_is_replayed_as_far_as_it_goes(pipeline: Pipeline, tmp_pat
     write_sample(tmp_path / "in")
     stored = tmp_path / "in" / "in.mcap"
     stored.write_bytes(stored.read_bytes()[: stored.stat().st_size // 2])
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     (there, promised) = summary.missing["/image/compressed"]
     assert 0 < there == summary.tokens < promised == 6
     assert any("it ends early" in note for note in summary.notes)
@@ -347,8 +347,8 @@ def test_pictures_of_foxglove_give_the_tokens_of_ros_ones(
     channel = Channel("/cam", "foxglove.CompressedImage", "json", "jsonschema", b"{}")
     rows_written = [(channel, stamp(0), json.dumps(picture).encode())]
     write_mcap(tmp_path / "foxglove.mcap", rows_written, profile="")
-    bag.replay(tmp_path / "ros", tmp_path / "a", pipeline)
-    bag.replay(tmp_path / "foxglove.mcap", tmp_path / "b", pipeline)
+    replay.replay(tmp_path / "ros", tmp_path / "a", pipeline)
+    replay.replay(tmp_path / "foxglove.mcap", tmp_path / "b", pipeline)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
@@ -374,11 +374,11 @@ def test_a_truncated_jpeg_and_one_too_large_are_dropped(
         ("/c", COMPRESSED, stamp(1), compressed_image(1, jpeg(1))),
     ]
     write_bag(tmp_path / "in", entries)
-    summary = bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert dict(summary.dropped) == {"corrupt": 1}
-    options = bag.ReplayOptions(max_pixels=48 * 64 - 1)
+    options = replay.ReplayOptions(max_pixels=48 * 64 - 1)
     with pytest.raises(BagError, match=r"1 of /c dropped as corrupt: .*; 1 of /c .* too_large"):
-        bag.replay(tmp_path / "in", tmp_path / "small", pipeline, options)
+        replay.replay(tmp_path / "in", tmp_path / "small", pipeline, options)
     assert not (tmp_path / "small").exists()
 
 
@@ -391,13 +391,13 @@ def test_several_cameras_have_topics_of_their_own(pipeline: Pipeline, tmp_path: 
             ("/front/image_raw", RAW, stamp(2), raw_image(2)),
         ],
     )
-    options = bag.ReplayOptions(instruction="red cup")
-    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    options = replay.ReplayOptions(instruction="red cup")
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     topics = [topic for topic, _, _ in rows(tmp_path / "out")]
     assert topics.count("/siglip_perception/front/tokens") == 2
     assert topics.count("/siglip_perception/wrist/objects") == 1
-    one = bag.ReplayOptions(image_topics=("/wrist/image/compressed",))
-    bag.replay(tmp_path / "in", tmp_path / "one", pipeline, one)
+    one = replay.ReplayOptions(image_topics=("/wrist/image/compressed",))
+    replay.replay(tmp_path / "in", tmp_path / "one", pipeline, one)
     assert [row[:2] for row in rows(tmp_path / "one")] == [(TOKENS, stamp(1))]
 
 
@@ -434,12 +434,12 @@ def test_names_of_cameras() -> None:
 def test_overlays_are_asked_for_each_grounded_image(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     seen: list[tuple[str, int, bool]] = []
-    options = bag.ReplayOptions(
+    options = replay.ReplayOptions(
         overlay=lambda camera, number, image, grounding: seen.append(
             (camera, number, grounding.mask is not None and grounding.mask.shape == (48, 64))
         )
     )
-    bag.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     assert seen == [("", number, True) for number in (1, 2, 3, 4)]
     assert all(message.mask.width == 0 for message in messages(tmp_path / "out", OBJECTS))
 
@@ -471,7 +471,7 @@ def text_bytes(text: str) -> bytes:
     return bytes(STORE.serialize_cdr(TYPES[kind](data=text), kind))
 
 
-DEPTH = bag.ReplayOptions(
+DEPTH = replay.ReplayOptions(
     image_topics=("/image",), depth_topic="/depth", info_topic="/camera_info"
 )
 
@@ -482,7 +482,7 @@ def test_depth_is_waited_for_and_gives_positions(
 ) -> None:
     depth_bag(tmp_path / "in", late_ns)
     for name in ("first", "second"):
-        summary = bag.replay(tmp_path / "in", tmp_path / name, pipeline, DEPTH)
+        summary = replay.replay(tmp_path / "in", tmp_path / name, pipeline, DEPTH)
         assert (summary.images, summary.tokens, summary.objects) == (4, 4, 4)
         assert summary.depth == {"used": 4}
     assert rows(tmp_path / "first") == rows(tmp_path / "second")
@@ -508,7 +508,7 @@ def test_without_usable_depth_objects_go_out_all_the_same(
     ):
         depth_bag(tmp_path / name, **changes)
         out = tmp_path / f"{name}_out"
-        summary = bag.replay(tmp_path / name, out, pipeline, DEPTH)
+        summary = replay.replay(tmp_path / name, out, pipeline, DEPTH)
         assert summary.depth == {reason: 4}
         items = [item for message in messages(out, OBJECTS) for item in message.objects]
         assert items
@@ -523,7 +523,7 @@ def test_depth_needs_its_topics_and_one_camera(pipeline: Pipeline, tmp_path: Pat
         ({"image_topics": ("/image", "/depth")}, "has 2"),
     ):
         with pytest.raises(BagError, match=words):
-            bag.replay(tmp_path / "in", tmp_path / "out", pipeline, replace(DEPTH, **options))
+            replay.replay(tmp_path / "in", tmp_path / "out", pipeline, replace(DEPTH, **options))
 
 
 def test_tracked_objects_have_ids_and_twice_gives_equal_bytes(
@@ -535,9 +535,9 @@ def test_tracked_objects_have_ids_and_twice_gives_equal_bytes(
     entries.insert(0, ("/instruction", spoken, stamp(0) - 1, text_bytes("red cup")))
     entries.insert(4, ("/instruction", spoken, stamp(3) - 1, text_bytes("plate")))
     write_bag(tmp_path / "in", entries)
-    options = bag.ReplayOptions(tracking=TrackingOptions())
+    options = replay.ReplayOptions(tracking=TrackingOptions())
     for name in ("first", "second"):
-        bag.replay(tmp_path / "in", tmp_path / name, pipeline, options)
+        replay.replay(tmp_path / "in", tmp_path / name, pipeline, options)
     assert rows(tmp_path / "first") == rows(tmp_path / "second")
     ids = [[item.id for item in m.objects] for m in messages(tmp_path / "first", OBJECTS)]
     assert ids[0]
@@ -548,7 +548,7 @@ def test_tracked_objects_have_ids_and_twice_gives_equal_bytes(
 def test_progress_reaches_the_end(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     steps: list[tuple[int, int]] = []
-    bag.replay(
+    replay.replay(
         tmp_path / "in",
         tmp_path / "out",
         pipeline,
@@ -572,7 +572,7 @@ def test_nothing_is_left_of_a_run_that_was_stopped(
             raise error
 
     with pytest.raises(error):
-        bag.replay(tmp_path / "in", tmp_path / "deep" / "out", pipeline, progress=stop)
+        replay.replay(tmp_path / "in", tmp_path / "deep" / "out", pipeline, progress=stop)
     assert list((tmp_path / "deep").iterdir()) == []
 
 
@@ -580,7 +580,7 @@ def test_an_output_that_is_there_is_never_touched(pipeline: Pipeline, tmp_path: 
     write_sample(tmp_path / "in")
     (tmp_path / "out").mkdir()
     with pytest.raises(BagError, match="exists already"):
-        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+        replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -593,7 +593,7 @@ def test_a_broken_bag_is_refused_in_one_sentence(
     (stored,) = (path for path in (tmp_path / "in").iterdir() if path.name != "metadata.yaml")
     stored.write_bytes(stored.read_bytes()[:keep])
     with pytest.raises(BagError) as caught:
-        bag.replay(tmp_path / "in", tmp_path / "out", pipeline)
+        replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert str(caught.value).startswith(f"The bag {tmp_path / 'in'} cannot be read")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -601,30 +601,30 @@ def test_a_broken_bag_is_refused_in_one_sentence(
 
 def test_no_bag_no_metadata_and_no_images(pipeline: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(BagError, match="There is no bag"):
-        bag.replay(tmp_path / "nope", tmp_path / "out", pipeline)
+        replay.replay(tmp_path / "nope", tmp_path / "out", pipeline)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BagError, match="cannot be read"):
-        bag.replay(tmp_path / "empty", tmp_path / "out", pipeline)
-    bag.write_sample_bag(tmp_path / "words", [], [(1, "red cup")])
+        replay.replay(tmp_path / "empty", tmp_path / "out", pipeline)
+    replay.write_sample_bag(tmp_path / "words", [], [(1, "red cup")])
     with pytest.raises(BagError, match="no images on /image: it has /image/compressed"):
-        bag.replay(
+        replay.replay(
             tmp_path / "words",
             tmp_path / "out",
             pipeline,
-            bag.ReplayOptions(image_topics=("/image",)),
+            replay.ReplayOptions(image_topics=("/image",)),
         )
     with pytest.raises(BagError, match="no images on /image/compressed: record"):
-        bag.replay(tmp_path / "words", tmp_path / "out", pipeline)
+        replay.replay(tmp_path / "words", tmp_path / "out", pipeline)
 
 
 def test_a_refused_first_instruction_is_an_error(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     with pytest.raises(InstructionError):
-        bag.replay(
+        replay.replay(
             tmp_path / "in",
             tmp_path / "out",
             pipeline,
-            bag.ReplayOptions(instruction="x" * 2000),
+            replay.ReplayOptions(instruction="x" * 2000),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -632,14 +632,14 @@ def test_a_refused_first_instruction_is_an_error(pipeline: Pipeline, tmp_path: P
 def test_a_single_file_is_a_bag_too(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     shutil.copy(tmp_path / "in" / "in.mcap", tmp_path / "alone.mcap")
-    bag.replay(tmp_path / "alone.mcap", tmp_path / "out", pipeline)
-    bag.replay(tmp_path / "in", tmp_path / "same", pipeline)
+    replay.replay(tmp_path / "alone.mcap", tmp_path / "out", pipeline)
+    replay.replay(tmp_path / "in", tmp_path / "same", pipeline)
     assert rows(tmp_path / "out") == rows(tmp_path / "same")
 
 
 def test_the_packages_copies_of_the_messages_are_the_messages() -> None:
     source = Path(__file__).resolve().parents[2] / "siglip_perception_msgs" / "msg"
-    copies = {path.name: path.read_text() for path in bag.MESSAGES.glob("*.msg")}
+    copies = {path.name: path.read_text() for path in replay.MESSAGES.glob("*.msg")}
     assert copies == {path.name: path.read_text() for path in source.glob("*.msg")}
     assert copies
 

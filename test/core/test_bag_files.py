@@ -35,10 +35,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from siglip_perception import bag
-from siglip_perception.backends.frames import read_frames
-from siglip_perception.bag_files import Recording, reading
-from siglip_perception.bag_messages import (
+from siglip_perception.bags import replay
+from siglip_perception.bags.calibration_frames import read_frames
+from siglip_perception.bags.files import Recording, reading
+from siglip_perception.bags.messages import (
     COMPRESSED,
     RAW,
     STRING,
@@ -48,7 +48,7 @@ from siglip_perception.bag_messages import (
     deserialize,
     image_type,
 )
-from siglip_perception.bag_topics import choose_cameras, choose_instructions
+from siglip_perception.bags.topics import choose_cameras, choose_instructions
 from siglip_perception.errors import BagError, ImageError, PerceptionError
 
 CAMERA = Channel("/image/compressed", COMPRESSED)
@@ -272,7 +272,7 @@ def test_the_file_decides_whatever_its_metadata_say(
 @pytest.mark.parametrize("version", range(1, 11))
 def test_metadata_of_every_version_and_odd_qos(tmp_path: Path, version: int) -> None:
     simple_bag(tmp_path / "bag")
-    name = "bag/bag.db3" if version < 4 else "bag.db3"
+    name = "bag/replay.db3" if version < 4 else "bag.db3"
     edit_metadata(tmp_path / "bag", version=version, relative_file_paths=[name])
     path = tmp_path / "bag" / "metadata.yaml"
     described = yaml.safe_load(path.read_text())
@@ -700,7 +700,7 @@ def test_a_bag_in_a_folder_that_is_read_only(tmp_path: Path) -> None:
 
 
 def test_the_sample_bag_is_what_it_was(tmp_path: Path) -> None:
-    bag.write_sample_bag(tmp_path / "in", [(10, jpeg())], [(5, "red cup")])
+    replay.write_sample_bag(tmp_path / "in", [(10, jpeg())], [(5, "red cup")])
     with reading(tmp_path / "in") as recording:
         assert [(t.name, t.type, t.count, t.promised) for t in recording.topics] == [
             ("/image/compressed", COMPRESSED, 1, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siglip_perception.contrastive.calibrate import platt
+from siglip_perception.evaluation.platt import platt
 
 pytestmark = pytest.mark.numeric
 

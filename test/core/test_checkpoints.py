@@ -21,8 +21,8 @@ from models import byte_tokenizer, random_dinov2, random_siglip, write_random_mo
 from safetensors.torch import load_file, save_file
 
 from siglip_perception import checkpoints, contracts
+from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.errors import CheckpointError
-from siglip_perception.grounding import GroundingSettings
 
 ENCODER_FILES = (
     "siglip/config.json",

@@ -20,12 +20,13 @@ from bags import Channel, write_mcap
 from bags import image as gray_image
 from models import write_random_model
 
-from siglip_perception import bag, cli, ros
-from siglip_perception.bag_messages import RAW
+from siglip_perception.bags import replay
+from siglip_perception.bags.messages import RAW
+from siglip_perception.commands import main
 from siglip_perception.images.files import read_image
-from siglip_perception.node import ros_probe
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
+from siglip_perception.util import ros, ros_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +52,7 @@ def image(tmp_path: Path, pixels: np.ndarray) -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     """The one line that a refused command says."""
-    assert cli.main([str(word) for word in argv]) == 2
+    assert main.main([str(word) for word in argv]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("siglip-perception: ")
@@ -60,19 +61,19 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 
 
 def test_phrases_shows_what_a_sentence_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["phrases", "put the red cup left of the bowl", "--json"]) == 0
+    assert main.main(["phrases", "put the red cup left of the bowl", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["phrases"] == ["red cup", "bowl"]
     assert shown["roles"] == ["target", "place"]
-    assert cli.main(["phrases", "왼쪽 빨간 컵을 집어", "--json"]) == 0
+    assert main.main(["phrases", "왼쪽 빨간 컵을 집어", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["phrases"] == ["빨간 컵"]
     assert [(r["phrase"], r["where"], r["of"]) for r in shown["relations"]] == [
         ("빨간 컵", "left", [])
     ]
-    assert cli.main(["phrases", "", "--json"]) == 0
+    assert main.main(["phrases", "", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["phrases"] == []
-    assert cli.main(["phrases", "take the second cup from the left of the bowl"]) == 0
+    assert main.main(["phrases", "take the second cup from the left of the bowl"]) == 0
     assert "cup, target" in capsys.readouterr().out
     assert "1024 bytes" in refused(capsys, "phrases", "cup " * 500)
 
@@ -82,7 +83,7 @@ def test_tokens_are_the_pipelines(
 ) -> None:
     out = tmp_path / "tokens.npz"
     argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
     pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
     wanted = pipeline.process(Frame(pixels), None).tokens
@@ -94,7 +95,7 @@ def test_tokens_are_the_pipelines(
         assert str(stored["contract"]) == "tabletop"
         assert str(stored["fingerprint"]) == pipeline.fingerprint
     first = out.read_bytes()
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     assert out.read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "tokens.npz"]
 
@@ -105,7 +106,7 @@ def test_ground_prints_json(
     overlay = tmp_path / "out.png"
     sentence = "빨간 컵을 집어서 접시 위에 놓아라"
     argv = ["ground", str(image), sentence, "--model", model, "--threshold", "0", "--json"]
-    assert cli.main([*argv, "--overlay", str(overlay)]) == 0
+    assert main.main([*argv, "--overlay", str(overlay)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["phrases"] == ["빨간 컵", "접시"]
     assert printed["instruction"] == sentence
@@ -135,7 +136,7 @@ def test_ground_looks_at_a_picture_as_people_see_it(
     for path in (turned, upright):
         overlay = path.with_suffix(".out.png")
         argv = ["ground", str(path), "red cup", "--model", model, "--threshold", "0", "--json"]
-        assert cli.main([*argv, "--overlay", str(overlay)]) == 0
+        assert main.main([*argv, "--overlay", str(overlay)]) == 0
         objects.append(json.loads(capsys.readouterr().out))
         overlays.append(read_image(overlay).pixels)
     assert objects[0] == objects[1]
@@ -151,21 +152,21 @@ def test_tokens_says_what_was_mended_and_takes_16_bit_gray(
     stored = io.BytesIO()
     Image.fromarray(pixels).save(stored, "JPEG")
     broken.write_bytes(stored.getvalue()[:-2])
-    assert cli.main(["tokens", str(broken), "--model", model, "-o", str(out)]) == 0
+    assert main.main(["tokens", str(broken), "--model", model, "-o", str(out)]) == 0
     assert "no end.jpg was decoded, though it has faults: jpeg_repaired" in capsys.readouterr().err
     gray = tmp_path / "gray.png"
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 4).save(gray)
     argv = ["tokens", str(gray), "--model", model, "-o", str(out)]
     assert "--mono16-white" in refused(capsys, *argv)
-    assert cli.main([*argv, "--mono16-white", "1023"]) == 0
+    assert main.main([*argv, "--mono16-white", "1023"]) == 0
 
 
 def test_ground_prints_text_and_says_what_was_not_found(
     model: str, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["ground", str(image), "red cup", "--model", model, "--threshold", "1"]) == 0
+    assert main.main(["ground", str(image), "red cup", "--model", model, "--threshold", "1"]) == 0
     assert "red cup: in view 0." in capsys.readouterr().out
-    assert cli.main(["ground", str(image), "red cup", "--model", model, "--threshold", "0"]) == 0
+    assert main.main(["ground", str(image), "red cup", "--model", model, "--threshold", "0"]) == 0
     assert "  score 0." in capsys.readouterr().out
 
 
@@ -175,10 +176,10 @@ def test_replay_writes_a_bag_and_pictures(
     stored = io.BytesIO()
     Image.fromarray(pixels).save(stored, "JPEG")
     frames = [(i * 10**8 + 1, stored.getvalue()) for i in range(3)]
-    bag.write_sample_bag(tmp_path / "in", frames, [(0, "find the red cup")])
+    replay.write_sample_bag(tmp_path / "in", frames, [(0, "find the red cup")])
     argv = ["replay", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", model]
     argv += ["--overlay", str(tmp_path / "pictures"), "--overlay-every", "2", "--threshold", "0"]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     said = capsys.readouterr()
     assert "3 images in, 3 token and 3 object messages out, 0 dropped" in said.out
     assert "'find the red cup': 3 images, found in: red cup 3" in said.out
@@ -196,9 +197,9 @@ def test_replay_lists_what_a_bag_has_and_counts_what_was_dropped(
     stored = io.BytesIO()
     Image.fromarray(pixels).save(stored, "JPEG")
     frames = [(1, stored.getvalue()[:100]), (2, stored.getvalue())]
-    bag.write_sample_bag(tmp_path / "in", frames, [])
+    replay.write_sample_bag(tmp_path / "in", frames, [])
     assert (
-        cli.main(["replay", str(tmp_path / "in"), "-o", f"{tmp_path}/out", "--model", model]) == 0
+        main.main(["replay", str(tmp_path / "in"), "-o", f"{tmp_path}/out", "--model", model]) == 0
     )
     said = capsys.readouterr()
     assert re.search(r"/image/compressed +sensor_msgs/msg/CompressedImage +2\n", said.err)
@@ -214,17 +215,17 @@ def test_replay_takes_the_white_of_16_bit_gray(
     row = (Channel("/ir", RAW), 1, gray_image(encoding="mono16", sample=2))
     write_mcap(tmp_path / "ir.mcap", [row])
     argv = ["replay", str(tmp_path / "ir.mcap"), "-o", str(tmp_path / "out"), "--model", model]
-    assert cli.main(argv) == 2
+    assert main.main(argv) == 2
     assert "give the value that is white" in capsys.readouterr().err.splitlines()[-1]
-    assert cli.main([*argv, "--mono16-white", "255"]) == 0
+    assert main.main([*argv, "--mono16-white", "255"]) == 0
     assert "1 images in, 1 token" in capsys.readouterr().out
 
 
 def test_what_is_wrong_with_a_bag_is_said_before_pytorch_is_imported(tmp_path: Path) -> None:
-    bag.write_sample_bag(tmp_path / "in", [], [(1, "red cup")])
+    replay.write_sample_bag(tmp_path / "in", [], [(1, "red cup")])
     code = (
-        "import sys; from siglip_perception import cli;"
-        f"code = cli.main(['replay', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]);"
+        "import sys; from siglip_perception.commands import main;"
+        f"code = main.main(['replay', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]);"
         "sys.exit(100 if 'torch' in sys.modules else code)"
     )
     done = subprocess.run(
@@ -279,7 +280,7 @@ def test_what_a_user_got_wrong_is_one_line(
 )
 def test_wrong_arguments_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(argv)
+        main.main(argv)
     assert caught.value.code == 2
 
 
@@ -295,7 +296,7 @@ def test_ctrl_c_ends_with_130_and_one_line(
 
     monkeypatch.setattr(Pipeline, "process", interrupt)
     argv = ["tokens", str(image), "--model", model, "-o", str(tmp_path / "t.npz")]
-    assert cli.main(argv) == 130
+    assert main.main(argv) == 130
     assert capsys.readouterr().err == "siglip-perception: interrupted\n"
 
 
@@ -319,7 +320,7 @@ def test_nan_is_withheld_with_a_sentence(
 
 
 def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    assert main.main(["doctor", "--model", model, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ready"] is True
     assert report["model"]["contract"] == "tabletop"
@@ -327,7 +328,7 @@ def test_doctor_runs_the_main_job(model: str, capsys: pytest.CaptureFixture[str]
     assert report["packages"]["torch"]
     assert report["backends"]["torch cpu"].startswith("ready")
     assert int(report["cpu"]["cores"]) >= 1
-    assert cli.main(["doctor", "--model", model]) == 0
+    assert main.main(["doctor", "--model", model]) == 0
     assert "The main job runs here." in capsys.readouterr().out
 
 
@@ -335,17 +336,17 @@ def test_doctor_refuses_a_library_that_is_too_old(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=99.0"])
-    assert cli.main(["doctor"]) == 1
+    assert main.main(["doctor"]) == 1
     assert "pip install 'torch>=99.0'" in capsys.readouterr().out
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
+    assert main.main(["doctor", "--model", str(tmp_path)]) == 1
     assert "holds no model: it needs siglip/ and dinov2/" in capsys.readouterr().out
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["no-such-package"])
-    assert cli.main(["doctor"]) == 1
+    assert main.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "no-such-package, for the main job: pip install no-such-package" in said
 
@@ -354,7 +355,7 @@ def test_doctor_says_once_that_there_is_no_ros(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     monkeypatch.setattr(ros, "look", dict)
-    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    assert main.main(["doctor", "--model", model, "--json"]) == 0
     missing = json.loads(capsys.readouterr().out)["missing"]
     assert [line for line in missing if "ROS 2" in line] == [
         line for line in missing if line.startswith("for the node: rclpy, which is part of ROS 2")
@@ -370,7 +371,7 @@ def test_doctor_names_a_part_of_ros_that_does_not_work(
     broken = {"folder": "/opt/ros/cv_bridge", "error": "ImportError: built for another numpy"}
     monkeypatch.setattr(ros, "look", lambda: {**parts, "cv_bridge": broken})
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    assert cli.main(["doctor", "--model", model, "--json"]) == 0
+    assert main.main(["doctor", "--model", model, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ros"]["cv_bridge"] == "does not work: ImportError: built for another numpy"
     assert report["ros"]["rclpy"] == "installed"
@@ -384,7 +385,7 @@ def doctor_with(folder: Path, package: str, content: str) -> str:
     (folder / package / "__init__.py").write_text(content)
     code = (
         f"import sys; sys.path.insert(0, {str(folder)!r});"
-        "from siglip_perception import cli; sys.exit(cli.main(['doctor', '--json']))"
+        "from siglip_perception.commands import main; sys.exit(main.main(['doctor', '--json']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
@@ -436,5 +437,5 @@ def test_the_core_loads_no_ros() -> None:
 
 def test_help_is_quick_and_a_policys_import_light() -> None:
     heavy = {"torch", "transformers", "cv2", "rosbags"}
-    assert not modules_after("import siglip_perception.cli as c; c._parser('')") & heavy
+    assert not modules_after("import siglip_perception.commands.main as c; c._parser('')") & heavy
     assert not modules_after("import siglip_perception.client") & heavy

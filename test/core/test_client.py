@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_perception import bag, wire
+from siglip_perception.bags import replay
 from siglip_perception.client import TokensError, expect, tokens_to_numpy, tokens_to_torch
+from siglip_perception.messages import wire
 from siglip_perception.types import TokenDtype, TokenGrid
 
 VALUES = np.arange(24, dtype=np.float32).reshape(6, 4) / 3 - 2
@@ -28,7 +29,7 @@ def grid(dtype: TokenDtype) -> TokenGrid:
 
 def rosbags_message(dtype: TokenDtype) -> Any:
     """A message that went through a bag's bytes."""
-    store = bag.typestore()
+    store = replay.typestore()
     types = wire.rosbags_types(store)
     time = store.types["builtin_interfaces/msg/Time"](sec=1, nanosec=2)
     message = wire.tokens_message(types, types.Header(stamp=time, frame_id="c"), grid(dtype))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from siglip_perception.colours import Colours
+from siglip_perception.grounding.mask_refinement import Colours
 from siglip_perception.types import FloatArray, UInt8Array
 
 

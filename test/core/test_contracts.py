@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siglip_perception import contracts
+from siglip_perception.commands.contracts import table_text
 from siglip_perception.contracts import EncoderFacts, InputFacts
 from siglip_perception.contracts.parse import parse
-from siglip_perception.contracts.show import table_text
 from siglip_perception.errors import ContractError
 
 SIGLIP = EncoderFacts(
@@ -220,13 +220,13 @@ def test_the_page_on_contracts_lists_them_as_they_are() -> None:
 
 
 def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
-    from siglip_perception import cli
+    from siglip_perception.commands import main
 
-    assert cli.main(["contracts"]) == 0
+    assert main.main(["contracts"]) == 0
     assert "openvla-384" in capsys.readouterr().out
-    assert cli.main(["contracts", "pi0-224"]) == 0
+    assert main.main(["contracts", "pi0-224"]) == 0
     shown = capsys.readouterr().out
     assert "last block, after the final norm" in shown
     assert "openpi" in shown
-    assert cli.main(["contracts", "openvla-224", "--yaml"]) == 0
+    assert main.main(["contracts", "openvla-224", "--yaml"]) == 0
     assert parse(capsys.readouterr().out, "x.yaml") == contracts.get("openvla-224")

@@ -25,11 +25,11 @@ from siglip_perception.backends import cuda_graph
 from siglip_perception.backends.cuda_graph import GraphedEncoders, Lanes
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Serving
-from siglip_perception.encoders import Encoders, Features
-from siglip_perception.grounding import cosines
-from siglip_perception.plan import Plan
-from siglip_perception.pooling import RegionHead
-from siglip_perception.preprocess import Preprocessor, Uploaded
+from siglip_perception.encoders.encoders import Encoders, Features
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.grounding.grounder import cosines
+from siglip_perception.grounding.region_head import RegionHead
+from siglip_perception.images.preprocess import Preprocessor, Uploaded
 from siglip_perception.types import UInt8Array
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rosbags.rosbag2 import Reader
 
-from siglip_perception.bag import typestore
-from siglip_perception.cli import main
-from siglip_perception.demo import recording
-from siglip_perception.demo.report import Results, table
-from siglip_perception.instruction import parse
+from siglip_perception.bags.replay import typestore
+from siglip_perception.commands.demo import recording
+from siglip_perception.commands.demo.report import Results, table
+from siglip_perception.commands.main import main
+from siglip_perception.language.instruction import parse
 from siglip_perception.types import Box, Role
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siglip_perception.depth import Depth, DepthError, decode, depth_of, locate
-from siglip_perception.depth_feed import DepthFeed
-from siglip_perception.types import NOWHERE, Box, GroundedObject
+from siglip_perception.grounding.depth import DepthError, decode, depth_of, locate
+from siglip_perception.stream.depth_feed import DepthFeed
+from siglip_perception.types import NOWHERE, Box, Depth, GroundedObject
 
 WIDTH, HEIGHT = 64, 48
 FX = 50.0

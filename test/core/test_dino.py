@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from siglip_perception.contrastive.crops import (
+from siglip_perception.contrastive.data.crops import (
     CropSettings,
     MaskSettings,
     block_masks,
     random_crops,
 )
-from siglip_perception.contrastive.dino import (
+from siglip_perception.contrastive.objectives.dino import (
     Centre,
     DinoHead,
     DinoSettings,
@@ -26,7 +26,7 @@ from siglip_perception.contrastive.dino import (
     move_towards,
     sinkhorn,
 )
-from siglip_perception.contrastive.probes import (
+from siglip_perception.evaluation.linear_probe import (
     affinity_auroc,
     linear_probe,
     patch_owners,
@@ -223,7 +223,7 @@ def test_it_learns_without_labels_and_does_not_collapse(balancing: str) -> None:
 @pytest.mark.slow
 def test_without_balancing_it_does_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "siglip_perception.contrastive.dino.sinkhorn",
+        "siglip_perception.contrastive.objectives.dino.sinkhorn",
         lambda logits, temperature, **_: (logits / temperature).softmax(dim=-1),
     )
     rows = _learn(_tiny(DinoSettings(**SMALL, koleo_weight=0.0)), 60)  # type: ignore[arg-type]

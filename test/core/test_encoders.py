@@ -13,10 +13,14 @@ from torch import nn
 from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerFast, SiglipModel
 
 from siglip_perception import contracts
-from siglip_perception.contrastive.towers import new_dinov2, new_siglip, new_tokenizer
-from siglip_perception.encoders import Encoders, TextEncoder, Tower
-from siglip_perception.flops import count as flops_of
-from siglip_perception.preprocess import EncoderInput
+from siglip_perception.contrastive.training.tabletop_model import (
+    new_dinov2,
+    new_siglip,
+    new_tokenizer,
+)
+from siglip_perception.encoders.encoders import Encoders, TextEncoder, Tower
+from siglip_perception.images.preprocess import EncoderInput
+from siglip_perception.util.flops import count as flops_of
 
 pytestmark = pytest.mark.numeric
 

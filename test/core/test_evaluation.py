@@ -14,8 +14,10 @@ from models import write_random_model
 from PIL import Image
 from test_coco import annotations
 
-from siglip_perception.cli import main
-from siglip_perception.evaluation.figures import (
+from siglip_perception.commands.main import main
+from siglip_perception.evaluation.baselines import Regions, ablation, compared
+from siglip_perception.evaluation.measure import OURS, measure
+from siglip_perception.evaluation.metrics import (
     Answer,
     area_under_roc,
     breakdown,
@@ -23,8 +25,6 @@ from siglip_perception.evaluation.figures import (
     figures,
     judge,
 )
-from siglip_perception.evaluation.measure import OURS, measure
-from siglip_perception.evaluation.methods import Regions, ablation, compared
 from siglip_perception.evaluation.samples import Question, Truth, generated
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject

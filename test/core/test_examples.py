@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from siglip_perception import cli, contracts
+from siglip_perception import contracts
+from siglip_perception.commands import main
 
 ROOT = Path(__file__).parents[2]
 DIM = contracts.get("tabletop").dim
@@ -17,7 +18,7 @@ DIM = contracts.get("tabletop").dim
 
 def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.npz"
-    assert cli.main(["tokens", str(ROOT / "docs/images/demo.jpg"), "-o", str(tokens)]) == 0
+    assert main.main(["tokens", str(ROOT / "docs/images/demo.jpg"), "-o", str(tokens)]) == 0
     torch.manual_seed(0)
     state = {
         "projector.fc1.weight": torch.randn(4 * DIM, DIM) / 18,

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_perception import cli
-from siglip_perception.contrastive.experiments import complementarity, language_aligned, matrix
-from siglip_perception.contrastive.experiments.batch_size import in_groups
-from siglip_perception.contrastive.experiments.command import QUESTIONS
-from siglip_perception.contrastive.experiments.footprint import peak_mib
-from siglip_perception.contrastive.experiments.report import Options, table
-from siglip_perception.contrastive.experiments.seen import OBJECTS, Eyes, SeenScene, scenes_of
-from siglip_perception.contrastive.experiments.signals import place_probe
-from siglip_perception.contrastive.experiments.small import SmallTowers, retrieval, small_pairs
-from siglip_perception.contrastive.losses import sigmoid_loss
-from siglip_perception.contrastive.vocabulary import COLORS, KINDS
+from siglip_perception.commands import main
+from siglip_perception.commands.experiment import QUESTIONS
+from siglip_perception.contrastive.losses.losses import sigmoid_loss
+from siglip_perception.experiments import complementarity, language_aligned, matrix
+from siglip_perception.experiments.batch_size import in_groups
+from siglip_perception.experiments.patch_features import OBJECTS, Eyes, SeenScene, scenes_of
+from siglip_perception.experiments.peak_memory import peak_mib
+from siglip_perception.experiments.report import Options, table
+from siglip_perception.experiments.signals import place_probe
+from siglip_perception.experiments.toy_model import SmallTowers, retrieval, small_pairs
+from siglip_perception.scenes.vocabulary import COLORS, KINDS
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ from siglip_perception.contrastive.vocabulary import COLORS, KINDS
 def test_experiment_runs_and_writes_what_it_found(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["experiment", name, "--quick", "--output", str(tmp_path)]) == 0
+    assert main.main(["experiment", name, "--quick", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert found["question"] == QUESTIONS[name]
     assert found["rows"]

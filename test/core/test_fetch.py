@@ -23,9 +23,9 @@ from models import write_random_model
 from safetensors.torch import save
 
 from siglip_perception import checkpoints
-from siglip_perception import fetch as fetching
+from siglip_perception.checkpoints import fetch as fetching
+from siglip_perception.checkpoints.fetch import FetchError
 from siglip_perception.errors import CheckpointError
-from siglip_perception.fetch import FetchError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -145,7 +145,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def fetch(hub: Hub, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.address, "XDG_DATA_HOME": str(home), "HF_HOME": str(home)}
-    command = [sys.executable, "-m", "siglip_perception.cli", "fetch", *arguments]
+    command = [sys.executable, "-m", "siglip_perception.commands.main", "fetch", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment | more, timeout=120
     )

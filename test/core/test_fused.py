@@ -1,7 +1,7 @@
 """Triton's kernels stood in for by PyTorch's: the run of blocks around them is the tower's own.
 
-Whether the kernels give these values is what fused.trouble() asks before they serve; `make gpu`
-holds the result against the CPU's float32.
+Whether the kernels give these values is what triton_kernels.trouble() asks before they serve;
+`make gpu` holds the result against the CPU's float32.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
-from siglip_perception import fused
-from siglip_perception.plan import Plan
-from siglip_perception.transformer import PADDING, Norm
-from siglip_perception.transformer import activate as plain_activate
+from siglip_perception.encoders import triton_kernels
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.transformer import PADDING, Norm
+from siglip_perception.encoders.transformer import activate as plain_activate
 
 
 def add_norm(
@@ -34,15 +34,15 @@ def add_norm(
 def test_a_fused_run_of_blocks_is_the_towers_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr(fused, "add_norm", add_norm)
-    monkeypatch.setattr(fused, "activate", plain_activate)
+    monkeypatch.setattr(triton_kernels, "add_norm", add_norm)
+    monkeypatch.setattr(triton_kernels, "activate", plain_activate)
     write_random_model(tmp_path / "model")
     for tower in Plan.make(str(tmp_path / "model"), "", "", "").towers.values():
         side = tower.fed.square.size
         values = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         for start, stop in tower.parts(read=True):
             embed = None if start else tower.embed
-            run = fused.FusedBlocks(embed, tower.blocks[start:stop], tower.mask)
+            run = triton_kernels.FusedBlocks(embed, tower.blocks[start:stop], tower.mask)
             with torch.inference_mode():
                 expected = tower.through(values, start, stop)
                 torch.testing.assert_close(run(values), expected, rtol=1e-4, atol=1e-4)
@@ -55,16 +55,18 @@ def test_without_triton_the_reason_is_said_and_nothing_is_replaced(
     def missing() -> None:
         raise ModuleNotFoundError("No module named 'triton'")
 
-    monkeypatch.setattr(fused, "_kernels", missing)
-    fused.trouble.cache_clear()
-    assert fused.trouble(torch.device("cpu"), torch.bfloat16) == "No module named 'triton'"
+    monkeypatch.setattr(triton_kernels, "_kernels", missing)
+    triton_kernels.trouble.cache_clear()
+    assert (
+        triton_kernels.trouble(torch.device("cpu"), torch.bfloat16) == "No module named 'triton'"
+    )
     assert "Triton's kernels are not used: No module named 'triton'" in caplog.text
-    fused.trouble.cache_clear()
+    triton_kernels.trouble.cache_clear()
 
 
 def test_kernels_that_give_other_values_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "add_norm", add_norm)
-    monkeypatch.setattr(fused, "activate", lambda values, act: values)
-    fused.trouble.cache_clear()
-    assert "other values" in fused.trouble(torch.device("cpu"), torch.float32)
-    fused.trouble.cache_clear()
+    monkeypatch.setattr(triton_kernels, "add_norm", add_norm)
+    monkeypatch.setattr(triton_kernels, "activate", lambda values, act: values)
+    triton_kernels.trouble.cache_clear()
+    assert "other values" in triton_kernels.trouble(torch.device("cpu"), torch.float32)
+    triton_kernels.trouble.cache_clear()

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from siglip_perception.contracts import Resize
-from siglip_perception.geometry import Geometry, spread
-from siglip_perception.preprocess import Square, to_square
+from siglip_perception.images.geometry import Geometry, spread
+from siglip_perception.images.preprocess import Square, to_square
 
 STRATEGIES = st.sampled_from(get_args(Resize))
 SIDE = st.integers(1, 3000)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from siglip_perception.benchmark.gpu import __main__ as gpu
-from siglip_perception.benchmark.gpu import parts
-from siglip_perception.benchmark.gpu.finding import Check, Findings, Timing
+from siglip_perception.commands.bench.gpu import __main__ as gpu
+from siglip_perception.commands.bench.gpu import parts
+from siglip_perception.commands.bench.gpu.finding import Check, Findings, Timing
 
 FINDINGS = Findings(
     (Check("a check", True, "0, limit 1"),),

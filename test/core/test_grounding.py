@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_perception.geometry import Geometry
-from siglip_perception.grounding import (
+from siglip_perception.grounding.grounder import (
     Drawn,
     GroundingSettings,
     Scores,
@@ -17,6 +16,7 @@ from siglip_perception.grounding import (
     select_objects,
     sigmoid,
 )
+from siglip_perception.images.geometry import Geometry
 from siglip_perception.types import Box, Role
 
 pytestmark = pytest.mark.numeric

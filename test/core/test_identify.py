@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models import write_random_model
 from safetensors.torch import load_file, save_file
 
-from siglip_perception import checkpoints, cli
+from siglip_perception import checkpoints
+from siglip_perception.commands import main
+from siglip_perception.encoders.plan import choose
 from siglip_perception.errors import CheckpointError, ContractError
-from siglip_perception.plan import choose
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 812672520\n"
 WEIGHT = "vision_model.encoder.layers.0.mlp.fc1.weight"
@@ -479,7 +480,7 @@ def test_every_command_says_the_sentence(
         "out": tmp_path / "out",
         "model": adapter,
     }
-    assert cli.main([word.format(**names) for word in command.split()]) == 2
+    assert main.main([word.format(**names) for word in command.split()]) == 2
     error = capsys.readouterr().err
     assert "LoRA adapter of google/siglip-base-patch16-224" in error
     assert error.count("\n") == 1
@@ -488,7 +489,7 @@ def test_every_command_says_the_sentence(
 
 def test_doctor_says_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "adapter_config.json").write_text(ADAPTER)
-    assert cli.main(["doctor", "--model", str(tmp_path)]) == 1
+    assert main.main(["doctor", "--model", str(tmp_path)]) == 1
     assert "LoRA adapter of google/siglip-base-patch16-224" in capsys.readouterr().out
 
 

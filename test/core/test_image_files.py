@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siglip_perception.backends.frames import read_frames
+from siglip_perception.bags.calibration_frames import read_frames
 from siglip_perception.errors import ImageError, PerceptionError
 from siglip_perception.images.decode import decode_compressed
 from siglip_perception.images.files import Picture, decode_file, read_image

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_perception.errors import InstructionError
-from siglip_perception.instruction import (
+from siglip_perception.language.instruction import (
     MAX_PHRASE_CHARS,
     MAX_PHRASES,
     Instruction,

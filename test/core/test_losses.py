@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from siglip_perception.contrastive.losses import affinity_loss, sigmoid_loss, sigmoid_target_loss
+from siglip_perception.contrastive.losses.losses import (
+    affinity_loss,
+    sigmoid_loss,
+    sigmoid_target_loss,
+)
 
 pytestmark = pytest.mark.numeric
 

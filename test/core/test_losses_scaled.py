@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from siglip_perception.contrastive import pairs
-from siglip_perception.contrastive.losses import (
+from siglip_perception.contrastive.data import pairs
+from siglip_perception.contrastive.losses.losses import (
     clip_loss,
     info_nce_loss,
     sigmoid_loss,

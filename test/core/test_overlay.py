@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from siglip_perception.overlay import FONT, PALETTE, draw
+from siglip_perception.images.overlay import FONT, PALETTE, draw
 from siglip_perception.types import Box, GroundedObject, Grounding, Role, UInt8Array
 
 GREY = 90

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_perception.pace import Pace
+from siglip_perception.stream.rate_limit import Pace
 
 
 @pytest.mark.parametrize(("frames", "rate", "wanted"), [(30, 10, 10), (30, 7, 7), (29.97, 5, 5)])

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from siglip_perception.config import BY_NAME
-from siglip_perception.parameter import ConfigError
-from siglip_perception.parameter_files import (
+from siglip_perception.node.parameter_files import (
     Section,
     parameter_files,
     read_sections,
     remarks,
     suggestion,
 )
+from siglip_perception.parameter import ConfigError
 
 NODE = "/robot/siglip_perception"
 

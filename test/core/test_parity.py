@@ -17,13 +17,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from siglip_perception import cli, contracts
+from siglip_perception import contracts
 from siglip_perception.backends import bf16
 from siglip_perception.backends.bf16 import Bf16Speed
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.commands import main
+from siglip_perception.commands.parity import _precisions
 from siglip_perception.contracts import Contract
 from siglip_perception.errors import ContractError, PerceptionError
-from siglip_perception.parity import LIMITS, _precisions, compare, differences, sample_images
+from siglip_perception.parity.compare import LIMITS, compare, differences, sample_images
 from siglip_perception.parity.random_weights import write_random
 from siglip_perception.parity.reference import reference_tokens
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -204,7 +206,7 @@ def test_shards_without_vision_are_never_opened(
 
 def test_a_policys_encoders_are_not_scored_with(policy: tuple[Path, Path]) -> None:
     from siglip_perception.errors import BackendError
-    from siglip_perception.instruction import from_phrases
+    from siglip_perception.language.instruction import from_phrases
 
     pipeline = Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(policy[0])))
     assert not pipeline.can_ground
@@ -266,7 +268,7 @@ def test_the_command_says_equal_and_different(
     contract, model = openvla
     file = model.parent / "openvla-224-letterbox.yaml"
     command = ["parity", "--precision", "fp32", "--contract", str(file), "--model", str(model)]
-    assert cli.main([*command, "--json", str(model / "out.json")]) == 0
+    assert main.main([*command, "--json", str(model / "out.json")]) == 0
     said = capsys.readouterr().out
     assert "fp32" in said
     assert said.rstrip().endswith("equal")

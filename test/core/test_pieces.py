@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.pieces import split_pieces
+from siglip_perception.grounding.components import split_pieces
 
 GRID = (6, 12)
 

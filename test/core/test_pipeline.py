@@ -11,11 +11,10 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.depth import Depth
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
-from siglip_perception.instruction import from_phrases, parse
+from siglip_perception.language.instruction import from_phrases, parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.types import Frame, GroundedObject, Grounding, Role
+from siglip_perception.types import Depth, Frame, GroundedObject, Grounding, Role
 
 pytestmark = pytest.mark.numeric
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.encoders.plan import Plan, choose
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
-from siglip_perception.instruction import from_phrases
+from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.plan import Plan, choose
 from siglip_perception.types import Frame, Task
 
 TABLETOP = contracts.get("tabletop")

@@ -7,7 +7,12 @@ import torch
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from siglip_perception.pooling import RegionHead, head_keys, pool_regions, pool_single
+from siglip_perception.grounding.region_head import (
+    RegionHead,
+    head_keys,
+    pool_regions,
+    pool_single,
+)
 
 pytestmark = pytest.mark.numeric
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from siglip_perception import contracts
-from siglip_perception.preprocess import (
+from siglip_perception.images.preprocess import (
     EncoderInput,
     Preprocessor,
     Scaling,

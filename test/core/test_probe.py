@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from siglip_perception.backends import probe as module
-from siglip_perception.backends.probe import Probe, ask, probe
+from siglip_perception.backends.tensorrt import probe as module
+from siglip_perception.backends.tensorrt.probe import Probe, ask, probe
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
 HANG = (

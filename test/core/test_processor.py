@@ -19,9 +19,9 @@ from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.contracts import PixelFacts
-from siglip_perception.contrastive.start import open_start
+from siglip_perception.contrastive.training.model_io import open_start
+from siglip_perception.encoders.plan import Plan, choose
 from siglip_perception.errors import CheckpointError, ContractError
-from siglip_perception.plan import Plan, choose
 
 HALF, MEAN, STD = [0.5] * 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # As google/siglip-base-patch16-224 and facebook/dinov2-base have them, but for the size.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from siglip_perception import cli, requirements
+from siglip_perception.commands import main
 from siglip_perception.errors import BackendError
+from siglip_perception.util import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,8 +98,8 @@ def test_a_distribution_without_metadata_is_asked_itself(
 
 def test_a_command_without_a_needed_package_says_so_in_one_line() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from siglip_perception import cli;"
-        "sys.exit(cli.main(['ground', 'docs/images/demo.jpg', 'red cup']))"
+        "import sys; sys.modules['torch'] = None; from siglip_perception.commands import main;"
+        "sys.exit(main.main(['ground', 'docs/images/demo.jpg', 'red cup']))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -146,12 +147,12 @@ def test_a_missing_extra_is_said_before_any_work(
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("weights were read or made")
 
-    monkeypatch.setattr("siglip_perception.plan.Plan.make", worked)
-    monkeypatch.setattr("siglip_perception.parity.write_random", worked)
+    monkeypatch.setattr("siglip_perception.encoders.plan.Plan.make", worked)
+    monkeypatch.setattr("siglip_perception.commands.parity.write_random", worked)
     words = [
         word.format(here=tmp_path, image=image, new=tmp_path / "new") for word in command.split()
     ]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1

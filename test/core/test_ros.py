@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from siglip_perception import cli, programs, ros
-from siglip_perception.node import ros_probe
+from siglip_perception import programs
+from siglip_perception.commands import main
+from siglip_perception.util import ros, ros_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_NODE = "class Node:\n    def add_post_set_parameters_callback(self): ...\n"
@@ -59,7 +60,7 @@ def refusal() -> str:
 
 def test_no_ros_at_all(bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also in a clone, whose folder of message sources is no package."""
-    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert main.main(["demo", "--out", str(tmp_path / "demo")]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("siglip-perception: The demo needs rclpy, which is part of ROS 2")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from siglip_perception.contrastive.data import SceneDataset, patch_coverage
-from siglip_perception.contrastive.scenes import (
+from siglip_perception.scenes.samples import GRID, SceneDataset, patch_coverage
+from siglip_perception.scenes.scenes import (
     MAX_CLUTTER,
     MOST_HIDDEN,
     Light,
@@ -17,8 +17,7 @@ from siglip_perception.contrastive.scenes import (
     render,
     sample_scene,
 )
-from siglip_perception.contrastive.towers import GRID
-from siglip_perception.contrastive.vocabulary import (
+from siglip_perception.scenes.vocabulary import (
     COLORS,
     KINDS,
     LANGUAGES,

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from siglip_perception.instruction import parse
-from siglip_perception.selection import assign, with_roles
+from siglip_perception.grounding.relations import assign, with_roles
+from siglip_perception.language.instruction import parse
 from siglip_perception.types import Box, GroundedObject, Role
 
 WIDTH, HEIGHT = 640, 480

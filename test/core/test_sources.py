@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from siglip_perception.bag import typestore, write_sample_bag
-from siglip_perception.contrastive.open_source import open_data
-from siglip_perception.contrastive.samples import Order, PairDataset, Share, batches
-from siglip_perception.contrastive.source_bag import BagOptions
-from siglip_perception.contrastive.sources import (
+from siglip_perception.bags.replay import typestore, write_sample_bag
+from siglip_perception.contrastive.data.open import open_data
+from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
+from siglip_perception.contrastive.data.source_bag import BagOptions
+from siglip_perception.contrastive.data.sources import (
     BrokenPairError,
     PairSource,
     SourceError,
     captions_of,
 )
 from siglip_perception.errors import BagError
-from siglip_perception.preprocess import Square
+from siglip_perception.images.preprocess import Square
 
 SQUARE = Square("squash", "bicubic", 8, (0, 0, 0))
 

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_sources import opened, pairs, picture, write_shard
 
-from siglip_perception.contrastive.open_source import open_data
-from siglip_perception.contrastive.samples import Order, PairDataset, Share, batches
-from siglip_perception.contrastive.source_bag import BagOptions
-from siglip_perception.contrastive.sources import SEVERAL_CAPTIONS, SourceError
+from siglip_perception.contrastive.data.open import open_data
+from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
+from siglip_perception.contrastive.data.source_bag import BagOptions
+from siglip_perception.contrastive.data.sources import SEVERAL_CAPTIONS, SourceError
 from siglip_perception.errors import DatasetError
-from siglip_perception.preprocess import Square
+from siglip_perception.images.preprocess import Square
 
 SQUARE = Square("squash", "bicubic", 8, (0, 0, 0))
 

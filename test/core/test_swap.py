@@ -19,21 +19,16 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
-from siglip_perception.backends import (
-    Choice,
-    Source,
-    _proven_on_gpu,
-    probe,
-    start,
-)
+from siglip_perception.backends import Choice, Source, _proven_on_gpu, start
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.cuda_graph import undisturbed
 from siglip_perception.backends.serving import Serving
-from siglip_perception.backends.swap import Swapping, builder_command
-from siglip_perception.encoders import Encoders, Features
+from siglip_perception.backends.tensorrt import probe
+from siglip_perception.backends.tensorrt.background_build import Swapping, builder_command
+from siglip_perception.encoders.encoders import Encoders, Features
+from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError
-from siglip_perception.plan import Plan
-from siglip_perception.preprocess import EncoderInput
+from siglip_perception.images.preprocess import EncoderInput
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,16 +19,17 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.backends import engines, selftest, tensorrt
+from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.choice import choose
-from siglip_perception.backends.probe import Probe
-from siglip_perception.backends.progress import shown
-from siglip_perception.backends.tensorrt import Target
-from siglip_perception.encoders import Encoders
+from siglip_perception.backends.select import choose
+from siglip_perception.backends.tensorrt import engine, engines
+from siglip_perception.backends.tensorrt.engines import Target
+from siglip_perception.backends.tensorrt.probe import Probe
+from siglip_perception.encoders.encoders import Encoders
+from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError
-from siglip_perception.plan import Plan
-from siglip_perception.preprocess import Preprocessor
+from siglip_perception.images.preprocess import Preprocessor
+from siglip_perception.util.progress import shown
 
 CPU = torch.device("cpu")
 FAKE = Path(__file__).parent / "fake_tensorrt"
@@ -58,7 +59,7 @@ def built(folder: Path, target: Target, tmp_path_factory: pytest.TempPathFactory
     """A cache with the engines of the model; not to be changed."""
     cache = tmp_path_factory.mktemp("built") / "engines"
     told.clear()
-    tensorrt.build(
+    engines.build(
         encoders_of(folder),
         target,
         EngineCache(cache),
@@ -108,7 +109,7 @@ def test_engines_give_pytorchs_tokens_and_features(
     inputs = Preprocessor(encoders.inputs, CPU)(selftest.frames(batch))
     grounded = list(range(0, batch, 2))
     wanted = encoders(inputs, with_tokens=True, grounded=grounded)
-    ready = tensorrt.load(encoders, target, cache)
+    ready = engines.load(encoders, target, cache)
     assert ready is not None
     # Twice: an engine's buffers are its own and are used again.
     for _ in range(2):
@@ -122,7 +123,7 @@ def test_engines_give_pytorchs_tokens_and_features(
 def test_what_was_returned_is_not_written_over(
     folder: Path, target: Target, cache: EngineCache
 ) -> None:
-    ready = tensorrt.load(encoders_of(folder), target, cache)
+    ready = engines.load(encoders_of(folder), target, cache)
     assert ready is not None
     first, second = selftest.frames(1)[0], np.zeros((32, 48, 3), np.uint8)
     preprocess = Preprocessor(ready.inputs, CPU)
@@ -137,7 +138,7 @@ def test_engines_hold_no_weights_of_pytorch(
     folder: Path, target: Target, cache: EngineCache
 ) -> None:
     encoders = encoders_of(folder)
-    ready = tensorrt.load(encoders, target, cache)
+    ready = engines.load(encoders, target, cache)
     assert ready is not None
     for key, tower in ready.towers.items():
         held = sum(values.numel() for values in tower.parameters())
@@ -148,10 +149,10 @@ def test_engines_hold_no_weights_of_pytorch(
 def test_what_is_built_is_not_built_again(
     folder: Path, target: Target, cache: EngineCache, log: Path
 ) -> None:
-    made = tensorrt.build(encoders_of(folder), target, cache, quiet)
+    made = engines.build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 0
     assert sorted(made) == engine_files(cache)
-    assert tensorrt.load(encoders_of(folder), target, cache) is not None
+    assert engines.load(encoders_of(folder), target, cache) is not None
 
 
 @pytest.mark.parametrize("fact", ["gpu", "capability", "multiprocessors", "driver"])
@@ -159,28 +160,28 @@ def test_engines_of_another_machine_are_not_taken(
     folder: Path, target: Target, cache: EngineCache, fact: str
 ) -> None:
     other = replace(target, facts={**target.facts, fact: "another"})
-    assert tensorrt.load(encoders_of(folder), other, cache) is None
+    assert engines.load(encoders_of(folder), other, cache) is None
 
 
 def test_engines_of_another_version_precision_or_profile_are_not_taken(
     folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoders = encoders_of(folder)
-    assert tensorrt.load(encoders, replace(target, precision="fp16"), cache) is None
-    monkeypatch.setattr(engines, "BATCHES", (1, 1, 8))
-    assert tensorrt.load(encoders, target, cache) is None
+    assert engines.load(encoders, replace(target, precision="fp16"), cache) is None
+    monkeypatch.setattr(engine, "BATCHES", (1, 1, 8))
+    assert engines.load(encoders, target, cache) is None
     monkeypatch.undo()
     monkeypatch.setattr(target.library, "__version__", "10.13.3")
-    assert tensorrt.load(encoders, target, cache) is None
+    assert engines.load(encoders, target, cache) is None
     monkeypatch.undo()
-    assert tensorrt.load(encoders, target, cache) is not None
+    assert engines.load(encoders, target, cache) is not None
 
 
 def test_engines_of_other_weights_are_not_taken(
     target: Target, cache: EngineCache, tmp_path: Path
 ) -> None:
     write_random_model(tmp_path / "other", seed=1)
-    assert tensorrt.load(encoders_of(tmp_path / "other"), target, cache) is None
+    assert engines.load(encoders_of(tmp_path / "other"), target, cache) is None
 
 
 def test_a_truncated_engine_is_put_aside_and_built_anew(
@@ -189,11 +190,11 @@ def test_a_truncated_engine_is_put_aside_and_built_anew(
     broken = engine_files(cache)[0]
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 1
     assert broken.stat().st_size > len(whole) // 2
     assert broken.parent.with_name(broken.parent.name + ".bad").is_dir()
-    assert tensorrt.load(encoders_of(folder), target, cache) is not None
+    assert engines.load(encoders_of(folder), target, cache) is not None
 
 
 @pytest.mark.slow
@@ -204,7 +205,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    facts_of = engines.Engine.__init__
+    facts_of = engine.Engine.__init__
     refused: list[Path] = []
 
     def once(self: Any, library: Any, path: Path, *rest: Any) -> None:
@@ -216,16 +217,16 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
         finally:
             monkeypatch.delenv("FAKE_TENSORRT", raising=False)
 
-    monkeypatch.setattr(engines.Engine, "__init__", once)
-    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    monkeypatch.setattr(engine.Engine, "__init__", once)
+    engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 1
     bad = refused[0].parent
     assert bad.with_name(bad.name + ".bad").is_dir()
 
-    monkeypatch.setattr(engines.Engine, "__init__", facts_of)
+    monkeypatch.setattr(engine.Engine, "__init__", facts_of)
     monkeypatch.setenv("FAKE_TENSORRT", "refuse")
     with pytest.raises(BackendError, match="does not load the engines that it has built"):
-        tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+        engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 3
 
 
@@ -235,7 +236,7 @@ def test_too_little_memory_puts_no_engine_aside(
     before = engine_files(cache)
     monkeypatch.setenv("FAKE_TENSORRT", "small")
     with pytest.raises(BackendError, match=r"\(out of memory\)\): free GPU memory") as told:
-        tensorrt.load(encoders_of(folder), target, cache)
+        engines.load(encoders_of(folder), target, cache)
     assert "\n" not in str(told.value)
     assert engine_files(cache) == before
 
@@ -246,16 +247,16 @@ def test_engines_that_give_other_tokens_are_refused_and_put_aside(
     built = len(engine_files(cache))
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     with pytest.raises(BackendError, match=r"tensorrt 10\.3\.0 gives other tokens than PyTorch"):
-        tensorrt.load(encoders_of(folder), target, cache)
+        engines.load(encoders_of(folder), target, cache)
     assert len(list(cache.folder.glob("*.bad"))) == built
     monkeypatch.delenv("FAKE_TENSORRT")
-    assert tensorrt.load(encoders_of(folder), target, cache) is None
+    assert engines.load(encoders_of(folder), target, cache) is None
 
 
 def test_a_pass_that_tensorrt_cannot_run_raises(
     folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = tensorrt.load(encoders_of(folder), target, cache)
+    ready = engines.load(encoders_of(folder), target, cache)
     assert ready is not None
     inputs = Preprocessor(ready.inputs, CPU)(selftest.frames(1))
     monkeypatch.setenv("FAKE_TENSORRT", "no run")
@@ -281,7 +282,7 @@ def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
     cache = EngineCache(tmp_path / "engines")
     monkeypatch.setenv("FAKE_TENSORRT", fault)
     with pytest.raises(BackendError, match=sentence) as told:
-        tensorrt.build(encoders_of(folder), target, cache, quiet)
+        engines.build(encoders_of(folder), target, cache, quiet)
     assert "\n" not in str(told.value)
     assert not engine_files(cache)
     assert not list(cache.folder.glob(".*.work.*"))
@@ -299,7 +300,7 @@ def test_a_full_disk_is_told(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(BackendError, match=r"No space left on device\): make room"):
-        tensorrt.build(encoders_of(folder), target, cache, quiet)
+        engines.build(encoders_of(folder), target, cache, quiet)
     assert not list(cache.folder.glob(".*.work.*"))
 
 
@@ -308,8 +309,8 @@ def test_a_reference_that_is_gone_is_made_again(
 ) -> None:
     (reference,) = cache.folder.glob("*/reference.safetensors")
     reference.write_bytes(reference.read_bytes()[:-1])
-    assert tensorrt.load(encoders_of(folder), target, cache) is None
-    tensorrt.load_or_build(encoders_of(folder), target, cache, quiet)
+    assert engines.load(encoders_of(folder), target, cache) is None
+    engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 0
 
 
@@ -349,10 +350,8 @@ def test_a_gpu_without_bfloat16_is_not_given_any(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose("tensorrt", "auto", "auto").precision == precision
-    monkeypatch.setattr(
-        tensorrt, "probe", lambda: Probe(module="tensorrt", builds=True, runs=True)
-    )
-    monkeypatch.setattr(tensorrt, "machine", lambda device: {})
+    monkeypatch.setattr(engines, "probe", lambda: Probe(module="tensorrt", builds=True, runs=True))
+    monkeypatch.setattr(engines, "machine", lambda device: {})
     cuda = torch.device("cuda")
     assert Target.here(cuda, "fp16").precision == "fp16"
     if precision == "fp32":

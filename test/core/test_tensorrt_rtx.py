@@ -11,13 +11,13 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.backends import tensorrt
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.probe import probe
-from siglip_perception.backends.tensorrt import Target
-from siglip_perception.encoders import Encoders
+from siglip_perception.backends.tensorrt import engines
+from siglip_perception.backends.tensorrt.engines import Target
+from siglip_perception.backends.tensorrt.probe import probe
+from siglip_perception.encoders.encoders import Encoders
+from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError
-from siglip_perception.plan import Plan
 from siglip_perception.types import Precision
 
 pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
@@ -37,7 +37,7 @@ def test_every_graph_gives_an_engine(tmp_path: Path, precision: Precision) -> No
     weights = sum(v.numel() for t in encoders.towers.values() for v in t.blocks.parameters())
     target = Target.of("tensorrt_rtx", CPU, precision)
     told: list[float] = []
-    made = tensorrt.build(
+    made = engines.build(
         encoders, target, EngineCache(tmp_path / "cache"), lambda what, share: told.append(share)
     )
     assert len(set(made)) == wanted == 4

@@ -30,9 +30,15 @@ from vocabularies import (
     write_siglip_fast,
 )
 
-from siglip_perception import tokenizer as tokenizers_
+from siglip_perception.checkpoints import tokenizer as tokenizers_
+from siglip_perception.checkpoints.tokenizer import (
+    CONFIG,
+    FAST,
+    SENTENCEPIECE,
+    TokenizerFiles,
+    load_tokenizer,
+)
 from siglip_perception.errors import CheckpointError
-from siglip_perception.tokenizer import CONFIG, FAST, SENTENCEPIECE, TokenizerFiles, load_tokenizer
 
 SIGLIP2_CLASSES = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer", "TokenizersBackend")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siglip_perception.tracking import Tracker, TrackingOptions
+from siglip_perception.grounding.tracking import Tracker, TrackingOptions
 from siglip_perception.types import Box, GroundedObject, Grounding
 
 SECOND = 1_000_000_000

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from siglip_perception import checkpoints
-from siglip_perception.cli import main
-from siglip_perception.contrastive.recipe import TOWERS, Recipe, read_recipes
-from siglip_perception.contrastive.run_state import RunState
-from siglip_perception.contrastive.tabletop import train_tower
+from siglip_perception.commands.main import main
+from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
+from siglip_perception.contrastive.training.run_state import RunState
+from siglip_perception.contrastive.training.tabletop import train_tower
 from siglip_perception.errors import PerceptionError
 
 pytestmark = pytest.mark.numeric

@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from siglip_perception import checkpoints
-from siglip_perception.cli import main
-from siglip_perception.contrastive.accumulate import backward_in_parts
-from siglip_perception.contrastive.losses import sigmoid_loss
-from siglip_perception.contrastive.retrieval import labels_of, recall, retrieval_figures
-from siglip_perception.contrastive.run_state import RunState
+from siglip_perception.commands.main import main
+from siglip_perception.contrastive.losses.grad_cache import backward_in_parts
+from siglip_perception.contrastive.losses.losses import sigmoid_loss
+from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.errors import PerceptionError
+from siglip_perception.evaluation.retrieval import labels_of, recall, retrieval_figures
 
 SIDE = 28
 _SHAPE = {
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
     assert left_out["total"] == 2
     arguments = command(tiny, data, tmp_path / "killed")
     process = subprocess.Popen(
-        [sys.executable, "-m", "siglip_perception.cli", *arguments],
+        [sys.executable, "-m", "siglip_perception.commands.main", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -165,7 +165,7 @@ def test_two_processes_give_the_result_of_one(
         assert main(one) == 0
     script = tmp_path / "both.py"
     script.write_text(
-        "import json, sys\nimport torch\nfrom siglip_perception.cli import main\n"
+        "import json, sys\nimport torch\nfrom siglip_perception.commands.main import main\n"
         "torch.distributed.init_process_group('gloo')\n"
         "sys.exit(max(main(one) for one in json.loads(sys.argv[1])))\n"
     )

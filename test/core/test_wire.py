@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from siglip_perception import wire
+from siglip_perception.messages import wire
 from siglip_perception.types import Box, GroundedObject, Grounding, Role, TokenDtype, TokenGrid
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def demo(out: Path) -> list[str]:
-    return [sys.executable, "-m", "siglip_perception.cli", "demo", "--out", str(out)]
+    return [sys.executable, "-m", "siglip_perception.commands.main", "demo", "--out", str(out)]
 
 
 def family(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ from siglip_perception_msgs.msg import TokenSequence
 from std_msgs.msg import String
 
 from siglip_perception.client import tokens_to_numpy
-from siglip_perception.instruction import parse
+from siglip_perception.language.instruction import parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame
 

@@ -10,7 +10,7 @@ import simplejpeg
 from diagnostic_msgs.msg import DiagnosticStatus
 from peer import NODE, Peer, Start, compressed_image
 
-from siglip_perception.contrastive.scenes import render, sample_scene
+from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import Box
 
 SCENES = 10

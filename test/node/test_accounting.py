@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from siglip_perception.node.counters import REASONS, Ledger, Level
+from siglip_perception.node.accounting import REASONS, Ledger, Level
 from siglip_perception.node.mailbox import Item, Mailbox
 
 CAMERAS = ("", "wrist", "front")

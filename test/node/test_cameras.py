@@ -8,9 +8,9 @@ import pytest
 from doubles import ManualClock, image_message
 
 from siglip_perception.config import Settings
+from siglip_perception.node.accounting import Level
 from siglip_perception.node.cameras import CameraFeed
-from siglip_perception.node.counters import Level
-from siglip_perception.node.health import camera_status
+from siglip_perception.node.diagnostic_status import camera_status
 from siglip_perception.node.mailbox import Mailbox
 
 NOW_NS = 10_000_000_000

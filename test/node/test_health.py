@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 from doubles import ManualClock
 
-from siglip_perception.depth_feed import DepthFeed, DepthView
+from siglip_perception.node.accounting import Ledger, Level
 from siglip_perception.node.cameras import CameraView
-from siglip_perception.node.counters import Ledger, Level
-from siglip_perception.node.health import (
+from siglip_perception.node.diagnostic_status import (
     NodeView,
     Status,
     camera_status,
@@ -18,9 +17,10 @@ from siglip_perception.node.health import (
     node_status,
     topics_status,
 )
-from siglip_perception.node.listener import InstructionState
-from siglip_perception.node.perceiver import ModelState
+from siglip_perception.node.frame_processor import ModelState
+from siglip_perception.node.instruction_state import InstructionState
 from siglip_perception.node.qos import Mismatch
+from siglip_perception.stream.depth_feed import DepthFeed, DepthView
 
 MISMATCH = Mismatch("/image", "RELIABILITY", "publisher")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from doubles import ManualClock
 
-from siglip_perception.node.instructions import InstructionSlot
+from siglip_perception.node.instruction_mailbox import InstructionSlot
 
 Made = tuple[InstructionSlot, list[str], ManualClock]
 

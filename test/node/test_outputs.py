@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
 from siglip_perception.node import outputs as module
-from siglip_perception.node.counters import Ledger
+from siglip_perception.node.accounting import Ledger
 from siglip_perception.node.mailbox import Item
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.qos import QosWatch

@@ -17,7 +17,6 @@ from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from siglip_perception.config import Settings
-from siglip_perception.depth_feed import DepthFeed
 from siglip_perception.errors import (
     BackendError,
     CheckpointError,
@@ -25,14 +24,15 @@ from siglip_perception.errors import (
     InstructionError,
     PerceptionError,
 )
-from siglip_perception.node import perceiver as module
-from siglip_perception.node.counters import Ledger, Level
-from siglip_perception.node.listener import RETRY_S
+from siglip_perception.node import frame_processor as module
+from siglip_perception.node.accounting import Ledger, Level
+from siglip_perception.node.frame_processor import REPORT_SECONDS, Perceiver
+from siglip_perception.node.instruction_state import RETRY_S
 from siglip_perception.node.mailbox import Item
-from siglip_perception.node.memory import is_out_of_memory
-from siglip_perception.node.model import load_pipeline
-from siglip_perception.node.perceiver import REPORT_SECONDS, Perceiver
+from siglip_perception.node.oom import is_out_of_memory
+from siglip_perception.node.pipeline_loader import load_pipeline
 from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.stream.depth_feed import DepthFeed
 from siglip_perception.types import Box, GroundedObject
 
 NOW_NS = 10_000_000_000

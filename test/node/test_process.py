@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from siglip_perception.node.process import StopRequest
+from siglip_perception.node.stop_request import StopRequest
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,0 +1,1 @@
+"""OpenVINO on a CPU: fp32, bf16 and calibrated int8."""

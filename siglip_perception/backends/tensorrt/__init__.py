@@ -1,0 +1,1 @@
+"""TensorRT on a GPU: engines built, tested, loaded and swapped in."""

@@ -1,0 +1,317 @@
+"""MCAP files of any profile and schema, with a summary or without, whole or cut off.
+
+rosbags reads MCAP files of the ros2 profile only, whole ones only, and no schema that is not text.
+The format: https://mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from binascii import crc32
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import lz4.frame
+
+from siglip_perception.bags.storage import BrokenFileError, StoredTopic, merge_by_time
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAGIC = b"\x89MCAP0\r\n"
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
+_CHUNK_INDEX, _STATISTICS = 0x08, 0x0B
+_HEAD = struct.Struct("<BQ")  # of a record: its kind, and the length of its content
+_MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_CHUNK_HEAD = struct.Struct("<QQQI")  # first and last time, uncompressed size, CRC
+_FOOTER_SIZE = _HEAD.size + 20
+_CUT_OFF = "it ends early, as after a crash while recording"
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk record. offset, length: of its content. channels: None where they are unknown."""
+
+    start_ns: int
+    offset: int
+    length: int
+    channels: frozenset[int] | None
+
+
+class McapFile:
+    """A bag_storage.StoredFile. Raises BrokenFileError for what is no MCAP file."""
+
+    def __init__(self, path: Path) -> None:
+        self.damages: list[str] = []
+        self._schemas: dict[int, tuple[str, str]] = {}
+        self._channels: dict[int, tuple[int, str, str]] = {}
+        self._chunks: list[_Chunk] = []
+        self._counts: Counter[int] = Counter()
+        self._starts: list[int] = []
+        # Whether there are messages outside of chunks.
+        self._loose = False
+        self._file = path.open("rb")
+        try:
+            self._size = self._file.seek(0, 2)
+            if self._at(0, len(MAGIC)) != MAGIC:
+                raise BrokenFileError("it does not begin as an MCAP file")
+            if not self._read_summary():
+                self._scan()
+        except BaseException:
+            self._file.close()
+            raise
+        self.start_ns = min(self._starts, default=0)
+        self.topics = tuple(
+            StoredTopic(
+                number,
+                topic,
+                self._schemas.get(schema, ("", ""))[0],
+                encoding,
+                self._schemas.get(schema, ("", ""))[1],
+                self._counts[number],
+            )
+            for number, (schema, topic, encoding) in sorted(self._channels.items())
+        )
+
+    def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
+        def opened(chunk: _Chunk) -> Callable[[], Iterator[tuple[int, tuple[int, bytes]]]]:
+            return lambda: self._chunk_messages(chunk, numbers)
+
+        sources = [
+            (chunk.start_ns, opened(chunk))
+            for chunk in self._chunks
+            if chunk.channels is None or chunk.channels & numbers
+        ]
+        if self._loose:
+            sources.append((self.start_ns, lambda: self._loose_messages(numbers)))
+        for time, (number, data) in merge_by_time(sources):
+            yield time, number, data
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _at(self, offset: int, length: int) -> bytes:
+        """At most so many bytes from there."""
+        self._file.seek(offset)
+        return self._file.read(length)
+
+    def _read_summary(self) -> bool:
+        """Read the summary at the file's end; False where there is none that can be used."""
+        try:
+            return self._use_summary()
+        except (struct.error, UnicodeDecodeError):
+            return False
+
+    def _use_summary(self) -> bool:
+        end = self._size - len(MAGIC) - _FOOTER_SIZE
+        tail = self._at(max(end, 0), _FOOTER_SIZE + len(MAGIC))
+        if end < 0 or tail[-len(MAGIC) :] != MAGIC or tail[:9] != _HEAD.pack(_FOOTER, 20):
+            return False
+        (start,) = struct.unpack_from("<Q", tail, _HEAD.size)
+        if not 0 < start < end:
+            return False
+        statistics: tuple[int, ...] | None = None
+        chunks, counts = [], Counter[int]()
+        for kind, _, content in _records(self._at(start, end - start)):
+            if kind == _CHUNK_INDEX:
+                chunks.append(_indexed_chunk(content))
+            elif kind == _STATISTICS:
+                statistics = struct.unpack_from("<QHIIIIQQ", content)
+                counts.update(dict(struct.iter_unpack("<HQ", content[46:])))
+            else:
+                self._define(kind, content)
+        if statistics is None:
+            return False
+        messages, channels, chunk_count = statistics[0], statistics[2], statistics[5]
+        complete = len(chunks) == chunk_count and len(self._channels) == channels
+        in_bounds = all(0 < chunk.length <= start - chunk.offset for chunk in chunks)
+        if not complete or not in_bounds or sum(counts.values()) != messages:
+            return False
+        self._chunks, self._counts = chunks, counts
+        self._starts = [chunk.start_ns for chunk in chunks] or [statistics[6]]
+        self._loose = not chunks and messages > 0
+        return True
+
+    def _scan(self) -> None:
+        """Read the whole file in place of its summary, as far as it goes."""
+        try:
+            self._scan_records()
+        except (struct.error, UnicodeDecodeError):
+            self.damages.append("a record of it is damaged, and all that comes after it is lost")
+
+    def _scan_records(self) -> None:
+        for kind, offset, length in self._walk():
+            available = min(length, self._size - offset)
+            if kind == _CHUNK:
+                self._scan_chunk(offset, length, cut_off=available < length)
+            elif available < length:
+                pass
+            elif kind == _MESSAGE:
+                number, _, time, _ = _MESSAGE_HEAD.unpack(self._at(offset, _MESSAGE_HEAD.size))
+                self._loose = True
+                self._counts[number] += 1
+                self._starts.append(time)
+            elif kind in (_SCHEMA, _CHANNEL):
+                self._define(kind, memoryview(self._at(offset, length)))
+            if available < length:
+                self.damages.append(_CUT_OFF)
+                return
+
+    def _walk(self) -> Iterator[tuple[int, int, int]]:
+        """Yield kind, offset and length of each record's content; the last may be cut off."""
+        position = len(MAGIC)
+        while True:
+            head = self._at(position, _HEAD.size)
+            if len(head) < _HEAD.size or head[0] == 0:
+                self.damages.append(_CUT_OFF)
+                return
+            kind, length = _HEAD.unpack(head)
+            if kind == _FOOTER:
+                return
+            yield kind, position + _HEAD.size, length
+            position += _HEAD.size + length
+            if position > self._size:
+                return
+
+    def _scan_chunk(self, offset: int, length: int, *, cut_off: bool) -> None:
+        times: list[int] = []
+        channels: set[int] = set()
+        for kind, _, content in _records(self._uncompressed(offset, length, cut_off=cut_off)):
+            if kind == _MESSAGE:
+                number, _, time, _ = _MESSAGE_HEAD.unpack_from(content)
+                channels.add(number)
+                times.append(time)
+                self._counts[number] += 1
+            else:
+                self._define(kind, content)
+        if times:
+            self._starts.append(min(times))
+            self._chunks.append(_Chunk(min(times), offset, length, frozenset(channels)))
+
+    def _define(self, kind: int, content: memoryview) -> None:
+        if kind == _SCHEMA:
+            (number,) = struct.unpack_from("<H", content)
+            name, position = _string(content, 2)
+            encoding, position = _string(content, position)
+            text = ""
+            if encoding == "ros2msg":
+                text, _ = _string(content, position)
+            self._schemas[number] = name, text
+        elif kind == _CHANNEL:
+            number, schema = struct.unpack_from("<HH", content)
+            topic, position = _string(content, 4)
+            encoding, _ = _string(content, position)
+            self._channels[number] = schema, topic, encoding
+
+    def _uncompressed(self, offset: int, length: int, *, cut_off: bool = False) -> bytes:
+        """The records in a chunk; b"" and an entry in `damages` where they are damaged."""
+        content = memoryview(self._at(offset, min(length, self._size - offset)))
+        place = f"the chunk at byte {offset} is damaged and left out"
+        try:
+            _, _, size, checksum = _CHUNK_HEAD.unpack_from(content)
+            compression, position = _string(content, _CHUNK_HEAD.size)
+            data = content[position + 8 :]
+            if cut_off:
+                return _decompressed_start(compression, data)
+            records = _decompressed(compression, data)
+        except (struct.error, UnicodeDecodeError, RuntimeError, zstd.ZstdError) as error:
+            if cut_off:
+                return b""
+            if isinstance(error, _CompressionError):
+                raise BrokenFileError(str(error)) from error
+            self._damaged(place)
+            return b""
+        if len(records) != size or (checksum and crc32(records) != checksum):
+            self._damaged(place)
+            return b""
+        return records
+
+    def _damaged(self, place: str) -> None:
+        if place not in self.damages:
+            self.damages.append(place)
+
+    def _chunk_messages(
+        self, chunk: _Chunk, numbers: Set[int]
+    ) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        cut_off = chunk.offset + chunk.length > self._size
+        records = self._uncompressed(chunk.offset, chunk.length, cut_off=cut_off)
+        heads = []
+        for kind, position, content in _records(records):
+            if kind == _MESSAGE and len(content) >= _MESSAGE_HEAD.size:
+                number, _, time, _ = _MESSAGE_HEAD.unpack_from(content)
+                if number in numbers:
+                    heads.append((time, number, position, len(content)))
+        for time, number, position, length in sorted(heads, key=lambda head: head[0]):
+            yield time, (number, records[position + _MESSAGE_HEAD.size : position + length])
+
+    def _loose_messages(self, numbers: Set[int]) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        heads = []
+        for kind, offset, length in self._walk():
+            if kind == _MESSAGE and _MESSAGE_HEAD.size <= length <= self._size - offset:
+                number, _, time, _ = _MESSAGE_HEAD.unpack(self._at(offset, _MESSAGE_HEAD.size))
+                if number in numbers:
+                    heads.append((time, number, offset, length))
+        for time, number, offset, length in sorted(heads, key=lambda head: head[0]):
+            skipped = _MESSAGE_HEAD.size
+            yield time, (number, self._at(offset + skipped, length - skipped))
+
+
+class _CompressionError(RuntimeError):
+    """A chunk is compressed in a way that is not known here."""
+
+
+def _records(buffer: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield kind, position and content of each record; ends where one is cut off."""
+    view = memoryview(buffer)
+    position = 0
+    while position + _HEAD.size <= len(view):
+        kind, length = _HEAD.unpack_from(view, position)
+        position += _HEAD.size
+        if position + length > len(view):
+            return
+        yield kind, position, view[position : position + length]
+        position += length
+
+
+def _string(content: memoryview, position: int) -> tuple[str, int]:
+    """A string with its length before it, and the position after it."""
+    (length,) = struct.unpack_from("<I", content, position)
+    start = position + 4
+    if start + length > len(content):
+        raise struct.error("a string is cut off")
+    return str(content[start : start + length], "utf-8"), start + length
+
+
+def _indexed_chunk(content: memoryview) -> _Chunk:
+    start_ns, _, offset, _, size = struct.unpack_from("<QQQQI", content)
+    channels = frozenset(
+        number for number, _ in struct.iter_unpack("<HQ", content[36 : 36 + size])
+    )
+    # The index gives the record's own offset and length. Without message indexes, which a writer
+    # may leave out, it names no channels.
+    length = struct.unpack_from("<Q", content, 24)[0] - _HEAD.size
+    return _Chunk(start_ns, offset + _HEAD.size, length, channels or None)
+
+
+def _decompressed(compression: str, data: memoryview) -> bytes:
+    if compression == "":
+        return bytes(data)
+    if compression == "zstd":
+        return zstd.decompress(data)
+    if compression == "lz4":
+        return bytes(lz4.frame.decompress(data))
+    raise _CompressionError(f"its chunks are compressed with {compression!a}, not lz4 or zstd")
+
+
+def _decompressed_start(compression: str, data: memoryview) -> bytes:
+    """The beginning of what was compressed, out of the beginning of what it became."""
+    if compression == "zstd":
+        return zstd.ZstdDecompressor().decompress(data)
+    if compression == "lz4":
+        return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data))
+    return _decompressed(compression, data)

@@ -1,0 +1,232 @@
+"""Bag in, bag out: the pipeline over a recording, without ROS and without a clock.
+
+Two runs over one bag with the same model, machine and number of threads write byte-equal messages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+
+from siglip_perception.bags.files import Recording, reading, writing
+from siglip_perception.bags.messages import COMPRESSED, MESSAGES, STRING, BagTopic, typestore
+from siglip_perception.bags.recorder import ReplayOptions, Run, Summary
+from siglip_perception.bags.topics import (
+    Cameras,
+    camera_names,
+    check_decodable,
+    choose_cameras,
+    choose_depth,
+    choose_instructions,
+    listing,
+)
+from siglip_perception.errors import BagError
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
+    from siglip_perception.pipeline import Pipeline
+
+__all__ = [
+    "MESSAGES",
+    "ReplayOptions",
+    "Selection",
+    "Summary",
+    "check_paths",
+    "deterministic",
+    "listing",
+    "reading",
+    "replay",
+    "replay_recording",
+    "select",
+    "typestore",
+    "write_sample_bag",
+]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The topics of a bag that a replay takes.
+
+    notes: what is odd about the bag, what of it is left out, and why no objects are looked for
+    where nothing says which, in words.
+    """
+
+    cameras: Cameras
+    instructions: tuple[BagTopic, ...]
+    depth: tuple[BagTopic, ...]
+    notes: tuple[str, ...]
+
+
+def check_paths(bag: Path, out: Path) -> None:
+    """Raise BagError where the bag is not there or the output already is: before any work."""
+    if not bag.exists():
+        raise BagError(f"There is no bag {bag}: give a rosbag2 folder, or its .mcap or .db3 file.")
+    if out.exists():
+        raise BagError(f"{out} exists already: name a new folder for the bag.")
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """PyTorch restricted to deterministic algorithms; enter it before a model is put on a GPU."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def select(recording: Recording, options: ReplayOptions) -> Selection:
+    """The topics that a replay takes, found out without a model, in a second or so.
+
+    Raises BagError, which says what is there, where there is nothing to replay.
+    """
+    cameras = choose_cameras(
+        recording,
+        options.image_topics,
+        max_pixels=options.max_pixels,
+        mono16_white=options.mono16_white,
+        depth_topic=options.depth_topic,
+    )
+    check_decodable(recording, cameras, options.max_pixels, options.mono16_white)
+    depth = choose_depth(recording, options.depth_topic, options.info_topic, cameras)
+    instructions, note = choose_instructions(
+        recording, options.instruction_topic, spoken_before=bool(options.instruction)
+    )
+    left_out = [f"{topic.name} is left out: {why}" for topic, why in cameras.left_out.items()]
+    notes = (*recording.notes, *left_out, *([note] if note else []))
+    return Selection(cameras, instructions, depth, notes)
+
+
+def replay(
+    bag: Path,
+    out: Path,
+    pipeline: Pipeline,
+    options: ReplayOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Run every image of a bag with the newest instruction at its time; write the outputs' bag.
+
+    The new bag has the storage of the old one, and its messages the stamps and headers of the
+    images: /siglip_perception/tokens and /siglip_perception/objects, with the camera's name before
+    the last part where there are several cameras. A contract that joins the cameras' tokens gives
+    one sequence on /siglip_perception/tokens whenever every camera has a new image, in the order
+    of the topics. progress: called with images done and in all.
+
+    Raises BagError for a bag that is missing or broken, has no images, or none that can be taken,
+    or whose output cannot be written; nothing is left of the output then.
+    """
+    options = options or ReplayOptions()
+    check_paths(bag, out)
+    with reading(bag) as recording:
+        selection = select(recording, options)
+        return replay_recording(recording, selection, out, pipeline, options, progress)
+
+
+def replay_recording(
+    recording: Recording,
+    selection: Selection,
+    out: Path,
+    pipeline: Pipeline,
+    options: ReplayOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """replay() of a bag that is open, and whose topics are selected with the same options."""
+    images = selection.cameras.topics
+    instructions, depth = selection.instructions, selection.depth
+    total = sum(topic.count for topic in images)
+    cameras = camera_names(selection.cameras.names)
+    read_counts: Counter[BagTopic] = Counter()
+    with deterministic(), writing(out, recording.storage) as writer:
+        run = Run(pipeline, options, typestore(), writer, cameras)
+        for topic, stamp, data in recording.messages([*images, *instructions, *depth]):
+            read_counts[topic] += 1
+            if topic in instructions:
+                run.hear(topic, data)
+                continue
+            if topic in depth:
+                run.depth(topic, data)
+            else:
+                run.image(topic, stamp, data)
+            run.settle(stamp)
+            if progress is not None and topic not in depth:
+                progress(run.summary.images, total)
+        run.finish()
+        summary = run.summary
+        for topic in (*images, *instructions, *depth):
+            promised = max(topic.count, topic.promised or 0)
+            if read_counts[topic] < promised:
+                summary.missing[topic.name] = read_counts[topic], promised
+        late = [note for note in recording.notes if note not in selection.notes]
+        summary.notes = (*selection.notes, *late)
+        if not summary.tokens and not summary.objects:
+            raise _nothing_taken(recording, summary)
+    return summary
+
+
+def _nothing_taken(recording: Recording, summary: Summary) -> BagError:
+    reasons = [
+        f"{count} of {topic} dropped as {reason}: {summary.examples[topic, reason].rstrip('.')}"
+        for topic, drops in summary.drops.items()
+        for reason, count in sorted(drops.items())
+    ]
+    reasons += [
+        f"{topic} has {there} of {promised} promised messages"
+        for topic, (there, promised) in summary.missing.items()
+    ]
+    reasons += recording.damages
+    if not reasons:
+        reasons = ["the contract joins all cameras' tokens, and they never had an image each"]
+    return BagError(
+        f"Of the {summary.images} images of the bag {recording.path} none could be taken, and no"
+        f" bag was written ({'; '.join(reasons)}): mend the recording, or name other topics with"
+        " --image-topic."
+    )
+
+
+def write_sample_bag(
+    path: Path,
+    frames: Iterable[tuple[int, bytes]],
+    instructions: Iterable[tuple[int, str]],
+    *,
+    image_topic: str = "/image/compressed",
+    instruction_topic: str = "/instruction",
+    frame_id: str = "camera_optical_frame",
+    storage: str = "mcap",
+) -> None:
+    """Write a bag of JPEG frames and instructions, each with its time in nanoseconds, in order.
+
+    Raises BagError where the folder exists or cannot be written.
+    """
+    store = typestore()
+    types = store.types
+    with writing(path, storage) as writer:
+        image = writer.add_connection(image_topic, COMPRESSED, typestore=store)
+        spoken = writer.add_connection(instruction_topic, STRING, typestore=store)
+
+        def pictures() -> Iterator[tuple[int, int, Connection, Any]]:
+            for stamp, data in frames:
+                time = types["builtin_interfaces/msg/Time"](
+                    sec=stamp // 10**9, nanosec=stamp % 10**9
+                )
+                header = types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+                pixels = np.frombuffer(data, np.uint8)
+                message = types[COMPRESSED](header=header, format="jpeg", data=pixels)
+                yield stamp, 1, image, message
+
+        words = [(stamp, 0, spoken, types[STRING](data=text)) for stamp, text in instructions]
+        for stamp, _, connection, message in sorted(
+            [*words, *pictures()], key=lambda entry: entry[:2]
+        ):
+            writer.write(connection, stamp, store.serialize_cdr(message, connection.msgtype))

@@ -1,0 +1,245 @@
+"""One candidate in a process of its own: loaded once, it runs a pass whenever it is told to.
+
+    python -m siglip_perception.commands.bench.child CANDIDATE MODEL CONTRACT DEVICE
+
+Jobs come as lines of JSON on standard input, and each is answered with one on standard output:
+
+    {"pass": B, "warm": true} -> {"ms": ...}        a pass over B images, after one to warm up
+    {"rate": "float32"}       -> {"gflops": ...}    a product of 2048 x 2048 matrices, or smaller
+    {"tokens": FILE}          -> {"peak_mib": ...}  its tokens of one image, into an .npy file
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siglip_perception import backends, contracts
+from siglip_perception.backends.selftest import frames
+from siglip_perception.backends.serving import Runner
+from siglip_perception.checkpoints import Checkpoint, resolve
+from siglip_perception.commands.bench import MOST_IMAGES
+from siglip_perception.contracts import Contract
+from siglip_perception.encoders.encoders import Encoders
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.errors import PerceptionError
+from siglip_perception.images.preprocess import EncoderInput, Preprocessor
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import Frame, Task
+from siglip_perception.util.flops import count
+
+_SIDE, _SMALLEST = 2048, 128
+# A product of the reference takes no longer than this, in seconds: where that would pass it, as in
+# a precision that is emulated, the matrices are smaller.
+_LONGEST = 0.25
+_CALIBRATION = 12
+Pass = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """run: B images -> tokens [B, N, dim]. says: what it is. gflop: an image's, 0: not counted."""
+
+    run: Pass
+    says: str
+    gflop: float = 0.0
+
+
+def _pixels(contract: Contract, device: torch.device) -> dict[str, Tensor]:
+    fed = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
+    made = Preprocessor(tuple(fed.values()), torch.device("cpu"))(frames(MOST_IMAGES))
+    return {name: made[one].to(device) for name, one in fed.items()}
+
+
+def _gflop(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> float:
+    return count(lambda: encoders(inputs, with_tokens=True, grounded=[])) / 1e9
+
+
+def _transformers(
+    model: str, name: str, contract: Contract, device: torch.device, dtype: torch.dtype
+) -> Candidate:
+    """transformers' own models as they are: eager attention, all blocks, all hidden states."""
+    plan = Plan.make(model, name, "", "")
+    encoders = Encoders(plan.contract, plan.towers, plan.tokens, {})
+    pixels = _pixels(contract, device)
+    inputs = {EncoderInput.of(contract, s): pixels[s.name][:1].cpu() for s in contract.encoders}
+    gflop = _gflop(encoders, inputs)
+    del plan, encoders
+    networks: dict[str, Any] = {}
+    for encoder, network in Checkpoint(resolve(model)).load(contract).vision.items():
+        network.set_attn_implementation("eager")
+        networks[encoder] = network.to(device, dtype)
+
+    def run(batch: int) -> Tensor:
+        parts = []
+        for spec in contract.encoders:
+            out = networks[spec.name](
+                pixels[spec.name][:batch].to(dtype), output_hidden_states=True
+            )
+            hidden = out.hidden_states[spec.tap]
+            if spec.norm:
+                raise PerceptionError("bench takes contracts of unnormed taps.")
+            parts.append(hidden[:, spec.prefix :])
+        return torch.cat(parts, dim=-1)
+
+    return Candidate(run, f"transformers' eager models, {dtype}", gflop)
+
+
+def _timm(model: str, contract: Contract, device: torch.device) -> Candidate:
+    from siglip_perception.parity.reference import timm_network
+
+    if not all(spec.timm for spec in contract.encoders):
+        raise PerceptionError("timm has no models of this contract's encoders.")
+    pixels = _pixels(contract, device)
+    networks = {
+        spec.name: timm_network(spec, Path(model)).to(device) for spec in contract.encoders
+    }
+
+    def run(batch: int) -> Tensor:
+        parts = []
+        for spec in contract.encoders:
+            network = networks[spec.name]
+            parts += network.get_intermediate_layers(
+                pixels[spec.name][:batch], n={len(network.blocks) + spec.tap}, norm=spec.norm
+            )
+        return torch.cat(parts, dim=-1)
+
+    return Candidate(run, "timm's models, float32")
+
+
+def _ours(
+    model: str, contract: str, device: torch.device, backend: str, precision: str
+) -> Candidate:
+    if device.type == "cuda":
+        return _whole(model, contract, backend, precision)
+    plan = Plan.make(model, contract, "", "")
+    encoders = Encoders(plan.contract, plan.towers, plan.tokens, {})
+    pixels = _pixels(plan.contract, device)
+    choice = backends.choose(backend, device.type, precision)
+    serving: Runner = encoders
+    if precision == "int8":
+        from siglip_perception.backends.cache import EngineCache
+        from siglip_perception.backends.openvino.int8 import calibrate
+
+        calibrate(encoders, frames(_CALIBRATION), 0.5, EngineCache(), lambda done, total: None)
+        says = "openvino, int8"
+    else:
+        serving = started = backends.start(encoders, choice)
+        says = started.says
+    fed = {EncoderInput.of(plan.contract, s): pixels[s.name] for s in plan.contract.encoders}
+
+    def run(batch: int) -> Tensor:
+        some: Mapping[EncoderInput, Tensor] = {one: made[:batch] for one, made in fed.items()}
+        tokens = serving(some, with_tokens=True, grounded=[]).tokens
+        assert tokens is not None
+        return tokens
+
+    return Candidate(run, says)
+
+
+def _whole(model: str, contract: str, backend: str, precision: str) -> Candidate:
+    """On a GPU: uint8 frames on the host to tokens on the host, preprocessing and copies in it."""
+    pipeline = Pipeline.load(
+        PipelineOptions(model, contract, backend=backend, device="cuda", precision=precision)
+    )
+    tasks = [Task(Frame(frame)) for frame in frames(MOST_IMAGES)]
+
+    def run(batch: int) -> Tensor:
+        grids = []
+        for result in pipeline.process_batch(tasks[:batch]):
+            if isinstance(result, FloatingPointError) or result.tokens is None:
+                raise PerceptionError("The pipeline gave no tokens.")
+            grids.append(torch.from_numpy(result.tokens.data))
+        return torch.stack(grids)
+
+    return Candidate(run, pipeline.backend)
+
+
+def make(name: str, model: str, contract: str, device: torch.device) -> Candidate:
+    """The candidate of that name: library and precision, as in "openvino bf16"."""
+    library, precision = name.split()
+    loaded = contracts.get(contract) if contract else Plan.make(model, "", "", "").contract
+    if library == "transformers":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return _transformers(model, contract, loaded, device, dtype)
+    if library == "timm":
+        return _timm(model, loaded, device)
+    return _ours(model, contract, device, library, precision)
+
+
+@torch.inference_mode()
+def answer(job: Mapping[str, Any], candidate: Candidate, device: torch.device) -> dict[str, Any]:
+    """Do one job."""
+    if "pass" in job:
+        if job["warm"]:
+            candidate.run(int(job["pass"]))
+        return {"ms": _timed(lambda: candidate.run(int(job["pass"])), device) * 1e3}
+    if "rate" in job:
+        return {"gflops": _rate(getattr(torch, job["rate"]), device)}
+    tokens = candidate.run(1).float().cpu().numpy()
+    np.save(job["tokens"], tokens)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"peak_mib": peak, "says": candidate.says, "gflop": candidate.gflop}
+
+
+def _rate(dtype: torch.dtype, device: torch.device) -> float:
+    """GFLOP a second of a square product in the dtype."""
+    side = _SMALLEST
+    while True:
+        square = torch.randn(side, side, device=device).to(dtype)
+        product = functools.partial(torch.mm, square, square)
+        _timed(product, device)  # makes the kernel, wakes threads and fills caches
+        if side == _SIDE or 8 * _timed(product, device) > _LONGEST:
+            break
+        side *= 2
+    seconds = statistics.median(_timed(product, device) for _ in range(5))
+    return 2 * side**3 / seconds / 1e9
+
+
+def _timed(job: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    job()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def main() -> int:
+    name, model, contract, where = sys.argv[1:]
+    # What a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    device = torch.device(where)
+    try:
+        candidate = make(name, model, contract, device)
+        with torch.inference_mode():
+            for _ in range(2):
+                candidate.run(1)
+    except (PerceptionError, torch.OutOfMemoryError) as error:
+        print(json.dumps({"error": str(error)}), file=answers, flush=True)
+        return 0
+    print(json.dumps({"ready": candidate.says}), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), candidate, device)), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

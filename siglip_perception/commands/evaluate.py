@@ -1,0 +1,185 @@
+"""How well a model grounds: on generated scenes that training never saw, or on your own images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import PerceptionError
+from siglip_perception.types import BACKENDS, PRECISIONS
+
+if TYPE_CHECKING:
+    from siglip_perception.evaluation.metrics import Figures
+    from siglip_perception.evaluation.samples import Sample
+
+_SEED = 5_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `siglip-perception evaluate`."""
+    parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
+    parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
+    parser.add_argument("--scenes", type=int, default=500, help="generated scenes (default: 500)")
+    parser.add_argument(
+        "--objects",
+        type=int,
+        nargs=2,
+        default=(2, 6),
+        metavar=("LEAST", "MOST"),
+        help="objects in a scene (default: 2 6)",
+    )
+    parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
+    parser.add_argument("--threshold", type=float, default=Settings.threshold)
+    parser.add_argument("--coco", type=Path, metavar="JSON", help="your images' boxes, as COCO's")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the folder of those images (default: beside)"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first image or annotation that cannot be used",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--failures", type=Path, metavar="PNG", help="write the worst as a sheet")
+    parser.add_argument(
+        "--ablation", type=Path, metavar="MD", help="turn each switch, write the table there"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print tables, and write what was asked for."""
+    least, most = args.objects
+    if args.scenes < 1 or not 1 <= least <= most <= 8:
+        raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
+    if args.seed < 0:
+        raise PerceptionError(f"--seed {args.seed} is no seed: it has to be 0 or more.")
+    if args.coco is None and (args.images is not None or args.strict):
+        option = "--strict" if args.images is None else "--images"
+        raise PerceptionError(f"{option} has an effect only with --coco JSON.")
+    for path in (args.json, args.failures, args.ablation):
+        if path is not None and not path.parent.is_dir():
+            raise PerceptionError(f"There is no folder {path.parent} to write {path.name} into.")
+    from siglip_perception.commands.run import write_picture
+    from siglip_perception.datasets.skips import SkipReport
+    from siglip_perception.evaluation import baselines, metrics
+    from siglip_perception.evaluation.average_precision import Detections
+    from siglip_perception.evaluation.coco import CocoFolder
+    from siglip_perception.evaluation.contact_sheet import sheet
+    from siglip_perception.evaluation.measure import measure
+    from siglip_perception.evaluation.samples import generated
+    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.util.files import write_atomically
+
+    samples: Iterable[Sample]
+    report = SkipReport(args.strict)
+    detections: Detections | None = None
+    if args.coco is not None:
+        folder = CocoFolder(args.coco, args.images, args.seed, Settings.max_pixels, report)
+        samples, total = folder, len(folder)
+        detections = Detections(folder.phrases)
+    else:
+        samples, total = generated(args.scenes, least, most, args.seed), args.scenes
+    pipeline = Pipeline.load(
+        PipelineOptions(
+            model=args.model,
+            contract=args.contract,
+            backend=args.backend,
+            device=args.device,
+            precision=args.precision,
+            threshold=args.threshold,
+            max_objects=255,
+        )
+    )
+    others: dict[str, baselines.Method] = {}
+    if pipeline.sight is not None:
+        others |= baselines.compared(pipeline.sight)
+        if args.ablation is not None:
+            others |= baselines.ablation(pipeline.sight)
+    measured = measure(pipeline, samples, total, others, detections=detections)
+    if args.coco is not None:
+        what = f"{measured.samples} images of {args.coco}"
+    else:
+        what = f"{total} scenes of {least} to {most} objects, seed {args.seed}"
+    parts = {name: metrics.breakdown(answers) for name, answers in measured.answers.items()}
+    title = f"{args.model} on {pipeline.backend}: {what}, threshold {args.threshold:g}"
+    switches = (
+        set(baselines.ablation(pipeline.sight)) if pipeline.sight and args.ablation else set()
+    )
+    print(title)
+    ours = next(iter(parts))
+    for group, rows in parts[ours].items():
+        print(_table(group if group != "all" else ours, rows))
+    print(_table("compared", {n: p["all"]["all"] for n, p in parts.items() if n not in switches}))
+    average = detections.figures() if detections is not None else {}
+    if average:
+        values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
+        print(f"COCO's {values} (of what is published at the threshold)")
+    if args.json is not None:
+        content: dict[str, Any] = {
+            "model": args.model,
+            "measured_on": what,
+            "threshold": args.threshold,
+        }
+        content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
+        if detections is not None:
+            content["coco"] = metrics.known(average)
+            content["left_out"] = report.as_json()
+        write_atomically(args.json, (json.dumps(content, indent=2) + "\n").encode())
+    if args.failures is not None:
+        write_picture(args.failures, sheet(measured.failures))
+    if args.ablation is not None:
+        rows = {name: parts[name]["all"]["all"] for name in parts if name in switches}
+        text = f"Measured with {title}.\n\n{_markdown(rows)}\n"
+        write_atomically(args.ablation, text.encode())
+        print(_table("switches", rows))
+    for line in report.lines():
+        print(line)
+    return 0
+
+
+_COLUMNS = (
+    ("top-1", "top1"),
+    ("recall", "recall"),
+    ("precision", "precision"),
+    ("mask IoU", "mask_iou"),
+    ("AUROC", "auroc"),
+    ("absent found", "false"),
+    ("ECE", "ece"),
+    ("score ECE", "score_ece"),
+)
+
+
+def _cells(row: Figures) -> list[str]:
+    shown = []
+    for _, key in _COLUMNS:
+        value: Any = getattr(row, key)
+        percent = key in ("top1", "recall", "precision", "false")
+        shown.append("" if value != value else f"{value:.1%}" if percent else f"{value:.3f}")
+    return [*shown, str(row.present), str(row.absent)]
+
+
+def _table(title: str, rows: dict[str, Figures]) -> str:
+    heads = [title, *(head for head, _ in _COLUMNS), "present", "absent"]
+    lines = [heads, *([name, *_cells(row)] for name, row in rows.items())]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _markdown(rows: dict[str, Figures]) -> str:
+    heads = ["", *(head for head, _ in _COLUMNS)]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [[name, *_cells(row)[: len(_COLUMNS)]] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,204 @@
+"""`siglip-perception export`: ONNX files, or engines made ahead of time."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.onnx_export import (
+    INPUT,
+    OPSET,
+    OUTPUT,
+    RECIPE,
+    Graph,
+    Run,
+    export,
+    narrow,
+)
+from siglip_perception.backends.select import choose
+from siglip_perception.encoders.encoders import Encoders, Tower
+from siglip_perception.encoders.plan import Plan
+from siglip_perception.errors import BackendError, PerceptionError
+from siglip_perception.types import PRECISIONS, Precision
+from siglip_perception.util import requirements
+
+# Largest error of an exported fp32 graph, as a share of the output's RMS: 27 blocks of float32 in
+# another order of summation keep 1e-5.
+_MOST_ERROR = 1e-4
+_FRAMES = 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `siglip-perception export`."""
+    parser.add_argument("--model", default="tabletop", metavar="FOLDER")
+    parser.add_argument("--contract", default="", metavar="NAME")
+    parser.add_argument("--grounding-model", default="", metavar="FOLDER")
+    parser.add_argument("--grounding-contract", default="", metavar="NAME")
+    parser.add_argument(
+        "--backend",
+        choices=("onnx", "openvino", "tensorrt"),
+        default="onnx",
+        help="onnx: files into --output; the others fill the engine cache (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="auto: fp32 for onnx, else the best of this machine (default: %(default)s)",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="new folder, for onnx")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="images in a pass, for onnx (default: any number)"
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="BAG",
+        help="for int8: a bag, or a folder of images, from the camera that it is to serve",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=_FRAMES, metavar="N", help="of it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--least-cosine",
+        type=float,
+        default=0.99,
+        metavar="C",
+        help="int8 is refused where a held-out frame's tokens have a lower mean cosine with those"
+        " of fp32 (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export or build, and say what came of it."""
+    modules = ["onnx", "onnxscript"]
+    if args.backend == "openvino":
+        modules += ["openvino"] + ["nncf"] * (args.precision == "int8")
+    requirements.require("The export", *modules, kind=BackendError)
+    if args.backend == "onnx":
+        return _onnx(args)
+    if args.precision == "int8":
+        return _int8(args)
+    return _engines(args)
+
+
+def _encoders(args: argparse.Namespace) -> tuple[Encoders, Plan]:
+    plan = Plan.make(args.model, args.contract, args.grounding_model, args.grounding_contract)
+    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding), plan
+
+
+def _onnx(args: argparse.Namespace) -> int:
+    folder: Path | None = args.output
+    if folder is None:
+        raise PerceptionError("Name a new folder for the ONNX files with --output.")
+    if folder.exists():
+        raise PerceptionError(f"{folder} exists already: name a new folder.")
+    if args.precision == "int8":
+        raise PerceptionError("int8 is made with --backend openvino: ONNX is fp32, bf16 or fp16.")
+    if args.batch is not None and args.batch < 1:
+        raise PerceptionError("--batch has to be 1 or more.")
+    precision: Precision = "fp32" if args.precision == "auto" else args.precision
+    encoders, plan = _encoders(args)
+    wanted = {key: key in encoders.reads for key in encoders.towers}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+            made = Path(work) / "whole"
+            made.mkdir()
+            for tower in encoders.towers.values():
+                narrow(tower, precision)
+            graphs = export(encoders.towers, wanted, made, args.batch)
+            for graph in graphs:
+                print(f"{graph.path.name}: {_checked(graph, encoders.towers, precision)}")
+            manifest = _manifest(graphs, plan, precision, args.batch)
+            (made / "export.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            made.rename(folder)
+    except OSError as error:
+        raise PerceptionError(f"Cannot write to {folder} ({error.strerror}).") from error
+    print(f"{folder}: {len(graphs)} graphs of {plan.contract.name}, {precision}, opset {OPSET}")
+    return 0
+
+
+def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) -> str:
+    """How far onnxruntime's output of the graph is from PyTorch's, in words."""
+    if precision != "fp32":
+        return f"written; {precision} is for the engine that is built of it to check"
+    try:
+        import onnxruntime
+    except ImportError:
+        return "written, not checked: onnxruntime is not installed"
+    run = Run(towers[graph.tower], graph.start, graph.stop)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(run.example().shape, generator=generator)
+    session = onnxruntime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
+    with torch.inference_mode():
+        wanted = run(values)
+    error = float((found - wanted).abs().max() / wanted.square().mean().sqrt())
+    if not error <= _MOST_ERROR:
+        raise BackendError(
+            f"onnxruntime gives another output for {graph.path.name} than PyTorch (error"
+            f" {error:.1e} of its RMS): another version of PyTorch or onnxscript may export right."
+        )
+    return f"onnxruntime's output is PyTorch's, largest error {error:.1e} of its RMS"
+
+
+def _manifest(
+    graphs: list[Graph], plan: Plan, precision: Precision, batch: int | None
+) -> dict[str, object]:
+    return {
+        "contract": plan.contract.name,
+        "fingerprint": plan.fingerprint,
+        "precision": precision,
+        "opset": OPSET,
+        "recipe": RECIPE,
+        "batch": batch,
+        "input": INPUT,
+        "output": OUTPUT,
+        "graphs": [
+            {
+                "file": graph.path.name,
+                "encoder": graph.tower,
+                "blocks": [graph.start, graph.stop],
+                "tokens_before_patches": plan.towers[graph.tower].prefix,
+                "sha256": hashlib.sha256(graph.path.read_bytes()).hexdigest(),
+            }
+            for graph in graphs
+        ],
+    }
+
+
+def _int8(args: argparse.Namespace) -> int:
+    from siglip_perception.backends.openvino import int8
+    from siglip_perception.bags.calibration_frames import read_frames
+    from siglip_perception.util.progress import progress
+
+    choose(args.backend, "auto", args.precision)
+    if args.calibrate is None:
+        raise PerceptionError(
+            "int8 is calibrated on frames of your own: name a bag or a folder with --calibrate."
+        )
+    frames = read_frames(args.calibrate, max(args.frames, 1))
+    encoders, _ = _encoders(args)
+    cache = EngineCache()
+    drawn = progress(sys.stderr, "graph")
+    report = int8.calibrate(encoders, frames, args.least_cosine, cache, drawn)
+    print(f"int8: {report}; in {cache.folder}")
+    return 0
+
+
+def _engines(args: argparse.Namespace) -> int:
+    from siglip_perception.backends import start
+
+    choice = choose(args.backend, "auto", args.precision)
+    encoders, _ = _encoders(args)
+    print(f"built and tested: {start(encoders, choice).says}; in {EngineCache().folder}")
+    return 0

@@ -1,0 +1,328 @@
+"""siglip-perception: the pipeline without ROS, a command for each use."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from siglip_perception import __version__
+from siglip_perception.config import INSTRUCTION_TOPIC, Settings
+from siglip_perception.errors import PerceptionError
+from siglip_perception.types import BACKENDS, PRECISIONS
+from siglip_perception.util import requirements
+from siglip_perception.util.threads import spin_briefly
+
+_HELP = {
+    "tokens": "fused tokens of one image -> .npz",
+    "ground": "find what an instruction names in one image",
+    "phrases": "what an instruction is understood to name, without a model or an image",
+    "replay": "run the pipeline over a bag -> a bag of tokens and objects",
+    "fetch": "get a model's weights over the network; no other command uses it",
+    "contracts": "the token contracts: what each states, and where that was read",
+    "parity": "hold the tokens against timm's or transformers' own models",
+    "doctor": "what is installed here, what is missing and how to get it",
+    "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
+    "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
+    "experiment": "answer one question about contrastive learning by measuring",
+    "export": "ONNX of the encoders, or their engines built ahead of time; int8 on your frames",
+    "bench": "this project beside transformers and timm: latency, share of the machine, accuracy",
+    "demo": "the whole main job over ROS 2, on a sample bag",
+}
+# These bring their own arguments; they are imported only when they are asked for.
+_DELEGATED = {
+    "phrases": "siglip_perception.commands.phrases",
+    "fetch": "siglip_perception.checkpoints.fetch",
+    "contracts": "siglip_perception.commands.contracts",
+    "parity": "siglip_perception.commands.parity",
+    "train": "siglip_perception.commands.train",
+    "evaluate": "siglip_perception.commands.evaluate",
+    "experiment": "siglip_perception.commands.experiment",
+    "demo": "siglip_perception.commands.demo",
+    "export": "siglip_perception.commands.export",
+    "bench": "siglip_perception.commands.bench",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. 2: something that the user can mend, said in one line."""
+    spin_briefly()
+    given = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in given if not word.startswith("-")), "")
+    try:
+        code = _run(_parser(command).parse_args(given))
+        sys.stdout.flush()
+        return code
+    except PerceptionError as error:
+        print(f"siglip-perception: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        sentence = requirements.explain(error)
+        if sentence is None:
+            raise
+        print(f"siglip-perception: {sentence}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output went away; without this, Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("siglip-perception: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.command in _DELEGATED:
+        return int(importlib.import_module(_DELEGATED[args.command]).run(args))
+    if args.command == "doctor":
+        from siglip_perception.commands import doctor
+
+        return doctor.run(args.model, as_json=args.json)
+    from siglip_perception.commands import run
+
+    programs = {"tokens": run.tokens, "ground": run.ground, "replay": run.replay}
+    return programs[args.command](args)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="siglip-perception",
+        description="Fused SigLIP and DINOv2 tokens, and the objects that an instruction names.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    added = {
+        name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for name, text in _HELP.items()
+    }
+    _tokens(added["tokens"])
+    _ground(added["ground"])
+    _replay(added["replay"])
+    doctor = added["doctor"]
+    doctor.add_argument("--model", default="tabletop", help="model to check (default: tabletop)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    if command in _DELEGATED:
+        importlib.import_module(_DELEGATED[command]).add_arguments(added[command])
+    return parser
+
+
+def _tokens(parser: argparse.ArgumentParser) -> None:
+    _image(parser)
+    _model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="TOKENS.npz",
+        help="arrays tokens float32 [rows * cols, dim], grid [rows, cols], contract, fingerprint",
+    )
+
+
+def _ground(parser: argparse.ArgumentParser) -> None:
+    _image(parser)
+    parser.add_argument("instruction", help='"pick up the red cup", or a list: "red cup. plate."')
+    _model(parser)
+    _threshold(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON; boxes are [x, y, w, h]")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="OUT", help="write the marked image, .png or .jpg"
+    )
+
+
+def _image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "image",
+        type=Path,
+        metavar="IMAGE",
+        help="JPEG, PNG, WebP, TIFF, BMP, GIF or PNM file; turned upright as its EXIF says",
+    )
+    parser.add_argument(
+        "--mono16-white",
+        type=_uint16,
+        default=Settings.mono16_white,
+        metavar="VALUE",
+        help="gray value that is white in a 16-bit gray file, 1 to 65535 (default: such a file "
+        "is refused)",
+    )
+
+
+_REPLAY_EPILOG = """\
+BAG is a rosbag2 folder of any version, or one file of it: MCAP or sqlite3, packed with zstd or
+not, cut off by a crash or not. Its topics are listed on stderr before the model is loaded.
+Cameras are all topics of sensor_msgs/Image and CompressedImage, and of foxglove.CompressedImage
+and RawImage, but depth (16UC1, 32FC1). Of one camera's transports one is taken, raw before
+compressed. docs/bags.md says more.
+
+OUT holds /siglip_perception/tokens and /siglip_perception/objects; of several cameras
+/siglip_perception/CAMERA/tokens and so on. The summary counts what was dropped, by topic and
+reason. Exit code 2, and no OUT, where nothing could be taken.
+"""
+
+
+def _replay(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _REPLAY_EPILOG
+    parser.add_argument(
+        "bag", type=Path, metavar="BAG", help="rosbag2 folder, or its .mcap or .db3 file"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new bag"
+    )
+    _model(parser)
+    _threshold(parser)
+    parser.add_argument(
+        "--image-topic",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="images to take, once for each camera (default: every camera of the bag)",
+    )
+    parser.add_argument(
+        "--mono16-white",
+        type=_uint16,
+        default=Settings.mono16_white,
+        metavar="WHITE",
+        help="value of 16-bit gray images (mono16, 16UC1) that is white, 1 to 65535"
+        " (default: none, they are dropped)",
+    )
+    parser.add_argument(
+        "--instruction-topic",
+        default=INSTRUCTION_TOPIC,
+        metavar="TOPIC",
+        help="std_msgs/String with what to look for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--instruction",
+        default="",
+        metavar="TEXT",
+        help="what to look for until the bag's first instruction (default: nothing)",
+    )
+    parser.add_argument(
+        "--tokens-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default=Settings.tokens_dtype,
+        help="element type of the tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grounding-rate",
+        type=_rate,
+        default=Settings.grounding_rate,
+        metavar="HZ",
+        help="images a second, by their stamps, in which objects are looked for"
+        " (default: 0, in all)",
+    )
+    parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
+    parser.add_argument(
+        "--tracking", action="store_true", help="give objects an id that stays across frames"
+    )
+    parser.add_argument(
+        "--depth-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/Image of registered depth, 16UC1 (mm) or 32FC1 (m): objects get a"
+        " position; one camera only, and with --camera-info-topic",
+    )
+    parser.add_argument(
+        "--camera-info-topic",
+        default="",
+        metavar="TOPIC",
+        help="sensor_msgs/CameraInfo of the depth images",
+    )
+    parser.add_argument(
+        "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
+    )
+    parser.add_argument(
+        "--overlay-every",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="write one of every N images with objects (default: %(default)s)",
+    )
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=Settings.model,
+        metavar="FOLDER",
+        help="packaged or fetched model, or a folder of one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--contract",
+        default=Settings.contract,
+        metavar="NAME",
+        help="name or .yaml file (default: the one that the model keeps)",
+    )
+    for name, choices, what in (
+        ("backend", ("auto", *BACKENDS), "what runs the encoders"),
+        ("device", ("auto", "cpu", "cuda"), "where they run"),
+        ("precision", ("auto", *PRECISIONS), "arithmetic of their products"),
+    ):
+        parser.add_argument(
+            f"--{name}", choices=choices, default="auto", help=f"{what} (default: %(default)s)"
+        )
+
+
+def _threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grounding-model",
+        default=Settings.grounding_model,
+        metavar="FOLDER",
+        help="SigLIP to find objects with, where the tokens' own is a policy's",
+    )
+    parser.add_argument(
+        "--grounding-contract",
+        default=Settings.grounding_contract,
+        metavar="NAME",
+        help="how images are fed to it (default: the contract that it keeps)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_probability,
+        default=Settings.threshold,
+        metavar="P",
+        help="least score of an object, in [0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-objects",
+        type=_positive,
+        default=Settings.max_objects,
+        metavar="N",
+        help="most objects in one image, up to 255 (default: %(default)s)",
+    )
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
+
+
+def _uint16(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 65535]")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1000]")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

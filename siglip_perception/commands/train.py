@@ -1,0 +1,124 @@
+"""siglip-perception train: the embedded model's recipe on generated scenes, or one's own pairs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from siglip_perception.contrastive.training import autocast, finetune, tabletop
+from siglip_perception.contrastive.training.finetune_options import (
+    add_arguments as add_pair_arguments,
+)
+from siglip_perception.contrastive.training.model_io import refuse_foreign
+from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
+from siglip_perception.contrastive.training.run_state import steps_done
+from siglip_perception.errors import PerceptionError
+from siglip_perception.util import requirements
+
+_STEPS = 2400
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `siglip-perception train`."""
+    parser.add_argument("--output", "-o", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--runs", type=Path, help="folder of checkpoints (default: OUTPUT.runs)")
+    parser.add_argument("--steps", type=int, help="default: 2400 of each tower, 1000 with --data")
+    parser.add_argument("--batch", type=int, help="images a step (default: 32)")
+    parser.add_argument(
+        "--lr", type=float, help="peak learning rate (default: by what is trained)"
+    )
+    parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    autocast.add_arguments(parser)
+    parser.add_argument("--tensorboard", action="store_true", help="write the curves for it, too")
+    _add_recipe_arguments(parser)
+    add_pair_arguments(parser)
+
+
+def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    scenes = parser.add_argument_group("the embedded model's recipe (without --data)")
+    scenes.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="YAML",
+        help="what to do, for each tower, as in config/train_tabletop.yaml",
+    )
+    scenes.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
+    scenes.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
+    scenes.add_argument(
+        "--calibration", type=int, default=200, help="scenes that presence is calibrated on"
+    )
+
+
+def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Refuse options of the other kind of training, rather than leave them without effect."""
+    other = argparse.ArgumentParser(add_help=False)
+    add(other)
+    for name, default in vars(other.parse_args([])).items():
+        if getattr(args, name) != default:
+            kind = "with --data" if add is add_pair_arguments else "without --data"
+            raise PerceptionError(f"--{name.replace('_', '-')} has an effect only {kind}.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what was asked for; options go before the recipe's numbers."""
+    _refuse(args, _add_recipe_arguments if args.data else add_pair_arguments)
+    if args.tensorboard:
+        requirements.require("--tensorboard", "tensorboard")
+    if args.data and args.tune == "lora":
+        requirements.require("--tune lora", "peft")
+    try:
+        return finetune.run(args) if args.data else _run_recipe(args)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PerceptionError(
+            f"The run stopped: {error.filename or 'a file'} cannot be read or written"
+            f" ({error.strerror or error}); mend that, and run it again to go on."
+        ) from error
+
+
+def _run_recipe(args: argparse.Namespace) -> int:
+    if args.validation < 1 or args.calibration < 0:
+        raise PerceptionError(
+            "Training needs --validation of 1 or more, --calibration of 0 or more."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise PerceptionError(
+            "The embedded model's recipe runs in one process: start it without torchrun, and the"
+            " towers side by side with --tower."
+        )
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipes = (
+        read_recipes(args.recipe)
+        if args.recipe
+        else {tower: Recipe(tower, _STEPS) for tower in TOWERS}
+    )
+    given = {
+        name: value
+        for name in ("steps", "batch", "lr", "seed")
+        if (value := getattr(args, name)) is not None
+    }
+    recipes = {tower: replace(recipe, **given) for tower, recipe in recipes.items()}
+    output: Path = args.output.absolute()
+    refuse_foreign(output)
+    runs: Path = args.runs or output.with_name(output.name + ".runs")
+    bf16 = autocast.wants_bf16(args, torch.device("cpu"))
+    for tower in TOWERS if args.tower == "both" else (args.tower,):
+        tabletop.train_tower(
+            recipes[tower],
+            runs / tower,
+            bf16=bf16,
+            validation_scenes=args.validation,
+            tensorboard=args.tensorboard,
+        )
+    if all(steps_done(runs / tower) >= recipes[tower].steps for tower in TOWERS):
+        tabletop.export(runs, output, recipes["siglip"].seed, args.calibration)
+        print(f"wrote {output}")
+    return 0

@@ -1,0 +1,1 @@
+"""Runs: fine-tuning, the embedded model's recipe, checkpoints to resume from."""

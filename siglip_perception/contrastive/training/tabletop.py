@@ -1,0 +1,181 @@
+"""The embedded model's training: both towers from generated scenes, a model folder at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from siglip_perception.checkpoints import GROUNDING, quiet, write_manifest
+from siglip_perception.contrastive.objectives.objectives import AffinityObjective, SiglipObjective
+from siglip_perception.contrastive.training.distributed import Processes
+from siglip_perception.contrastive.training.loop import train
+from siglip_perception.contrastive.training.metrics_log import Journal
+from siglip_perception.contrastive.training.model_io import replacing
+from siglip_perception.contrastive.training.optimizers import new_optimizers
+from siglip_perception.contrastive.training.recipe import TOWERS, Recipe
+from siglip_perception.contrastive.training.run_state import STATE, RunState
+from siglip_perception.contrastive.training.tabletop_model import (
+    new_dinov2,
+    new_siglip,
+    new_tokenizer,
+    save_half,
+)
+from siglip_perception.evaluation.platt import calibrate
+from siglip_perception.scenes.samples import Batch, batches
+from siglip_perception.scenes.vocabulary import (
+    COLORS,
+    KINDS,
+    LANGUAGES,
+    PHRASE_CLASSES,
+    sample_caption,
+    sample_phrase,
+)
+
+TRAIN_SEED_OFFSET = 1_000_003
+VALIDATION_SEED = 77
+
+
+def _corpus(seed: int) -> Iterator[str]:
+    rng = np.random.default_rng(seed)
+    for language in LANGUAGES:
+        for phrase in PHRASE_CLASSES:
+            yield from phrase.forms(language)
+        for _ in range(2000):
+            count = int(rng.integers(1, 7))
+            named = [
+                (list(COLORS)[rng.integers(len(COLORS))], list(KINDS)[rng.integers(len(KINDS))])
+                for _ in range(count)
+            ]
+            yield sample_caption(named, language, rng)
+            yield sample_phrase(PHRASE_CLASSES[rng.integers(len(PHRASE_CLASSES))], language, rng)
+
+
+def make_objective(
+    tower: str, seed: int
+) -> tuple[SiglipObjective | AffinityObjective, PreTrainedTokenizerFast | None]:
+    """A new tower with its training objective; the tokenizer comes with SigLIP."""
+    if tower == "siglip":
+        tokenizer = new_tokenizer(_corpus(seed))
+        return SiglipObjective(new_siglip(tokenizer, seed), tokenizer), tokenizer
+    return AffinityObjective(new_dinov2(seed)), None
+
+
+class _Scenes:
+    """A tower's objective as the loop takes it; a step's rng is of the seed and its number."""
+
+    def __init__(
+        self, objective: SiglipObjective | AffinityObjective, seed: int, bf16: bool
+    ) -> None:
+        self._objective, self._seed, self._bf16 = objective, seed, bf16
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self._objective.parameters()
+
+    def train(self) -> None:
+        self._objective.train()
+
+    def backward(
+        self, batch: Batch, parts: int, processes: Processes, step: int
+    ) -> dict[str, float]:
+        rng = np.random.default_rng((self._seed, step))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
+            result = self._objective(batch, rng)
+        result.loss.backward()
+        return {"loss": float(result.loss.detach()), **result.parts}
+
+    def after_step(self, step: int) -> None:
+        """Nothing."""
+
+
+def train_tower(
+    recipe: Recipe,
+    run: Path,
+    *,
+    bf16: bool,
+    validation_scenes: int = 128,
+    save_every: int = 100,
+    tensorboard: bool = False,
+) -> None:
+    """Train one tower in the folder `run`, or go on where it stopped.
+
+    bf16: whether products are in bfloat16. validation_scenes: how many scenes, kept apart, each
+        measurement looks at.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        objective, tokenizer = make_objective(recipe.tower, recipe.seed)
+    plan = recipe.plan(save_every)
+    optimizers = new_optimizers(objective, plan.lr, plan.weight_decay, recipe.optimizer, bf16=bf16)
+
+    def same(other: Mapping[str, Any], step: int) -> bool:
+        return recipe.goes_on_from(Recipe(**other), step)
+
+    state = RunState(run, objective, optimizers, asdict(recipe), same=same)
+    first, _ = state.load()
+    count = validation_scenes
+    validation = next(iter(batches(VALIDATION_SEED, 0, count, count, workers=0)))
+
+    def measure() -> dict[str, float]:
+        objective.eval()
+        figures = objective.measure(validation)
+        objective.train()
+        return figures
+
+    scenes = batches(
+        recipe.seed + TRAIN_SEED_OFFSET, first * plan.batch, plan.steps * plan.batch, plan.batch
+    )
+    journal = Journal(run, recipe.tower, plan.steps, first, plan.batch, tensorboard)
+    alone = Processes(torch.device("cpu"))
+    try:
+        train(
+            _Scenes(objective, recipe.seed, bf16),
+            iter(scenes),
+            plan,
+            optimizers,
+            state,
+            alone,
+            journal,
+            first,
+            measure=measure,
+        )
+    finally:
+        journal.close()
+    if tokenizer is not None:
+        tokenizer.save_pretrained(run / "tokenizer")
+
+
+def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
+    """Write both trained towers as a model folder; whatever stood there is replaced at the end.
+
+    calibration: generated scenes on which presence is calibrated; 0 leaves it as it was learned.
+    """
+    settings: dict[str, float] = {}
+    with replacing(output) as fresh:
+        for tower in TOWERS:
+            with quiet():
+                objective, tokenizer = make_objective(tower, seed)
+            tensors = load_file(runs / tower / STATE)
+            objective.load_state_dict(
+                {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+            )
+            with quiet():
+                save_half(objective.model, fresh / tower)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(fresh / tower)
+            if isinstance(objective, AffinityObjective):
+                settings["affinity_scale"] = objective.logit_scale.exp().item()
+                settings["affinity_bias"] = objective.logit_bias.item()
+        (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
+        write_manifest(fresh)
+        if calibration:
+            calibrate(fresh, calibration)
+            write_manifest(fresh)

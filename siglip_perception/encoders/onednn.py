@@ -1,0 +1,106 @@
+"""Matrix products on a CPU with weights that oneDNN has laid out for them, once.
+
+PyTorch lays a weight out anew in every product, and reads and writes what GELU makes of its result
+once more. torch.compile packs and fuses too, after compiling for half a minute; these are the
+operators that it calls. They are PyTorch's own but not public, so they are tried first: where they
+are missing, or compute something else, the plain product stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from siglip_perception.encoders.transformer import Linear, activate
+
+_LOGGER = logging.getLogger(__name__)
+# What oneDNN does to a product on the way: operator and algorithm.
+_POST = {"": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
+
+
+class PackedLinear(nn.Module):
+    """Linear with a packed weight; the same values up to rounding."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self._dtype = linear.weight.dtype
+        self._packed = _reorder(linear.weight)
+        self._bias = linear.bias
+        self._act = linear.act
+        self._post = _POST.get(linear.act, _POST[""])
+
+    def forward(self, wide: Tensor) -> Tensor:
+        kind, algorithm = self._post
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            wide.to(self._dtype), self._packed, self._bias, kind, [], algorithm
+        )
+        return activate(out, self._act) if self._act not in _POST else out
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    return packed
+
+
+def lay_out(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
+    module.to(device)
+    if dtype != torch.float32:
+        for part in module.modules():
+            if isinstance(part, Linear):
+                part.to(dtype)
+    if device.type == "cpu":
+        pack(module)
+
+
+def pack(module: nn.Module) -> None:
+    """Put packed products in the place of all Linear modules below, where that works here."""
+    for name, part in list(module.named_children()):
+        if isinstance(part, Linear):
+            _warn(part.weight.dtype)
+            setattr(module, name, fastest(part))
+        else:
+            pack(part)
+
+
+def fastest(linear: Linear) -> nn.Module:
+    """The same product as is fastest on a CPU: packed, or as it is where that does not work."""
+    return linear if trouble(linear.weight.dtype) else PackedLinear(linear)
+
+
+@functools.cache
+def _warn(dtype: torch.dtype) -> None:
+    """Say once why products of the dtype that are to serve are not packed."""
+    if why := trouble(dtype):
+        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, why)
+
+
+@functools.cache
+def trouble(dtype: torch.dtype) -> str:
+    """Why this PyTorch's packed products of the dtype cannot be used; empty where they can.
+
+    They are tried, and held against the plain ones.
+    """
+    if not torch._C._has_mkldnn:
+        return "this PyTorch has no oneDNN"
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(size, 48, generator=generator).to(dtype) for size in (32, 8))
+    bias = torch.ones(32, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            for act in _POST:
+                plain = Linear(weight, bias, act)
+                found: Any = PackedLinear(plain)(x)
+                cosine = functional.cosine_similarity(
+                    found.double().flatten(), plain(x).double().flatten(), dim=0
+                )
+                if found.dtype != dtype or not float(cosine) > 0.9999:
+                    return f"they give other values (cosine {float(cosine):.4f})"
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return ""

@@ -1,0 +1,81 @@
+"""SigLIP's scale and bias, set once more after training so that presence means what it says.
+
+Training asks about regions that the generator's masks draw; at work DINOv2 finds them, and misses
+some. Platt scaling (Platt 1999) on scenes kept apart corrects both numbers: the probability that a
+phrase is in view stays sigmoid(scale * cosine + bias), only better put.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch.nn import functional
+
+from siglip_perception.evaluation.samples import generated
+from siglip_perception.language.instruction import from_phrases
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.types import FloatArray
+from siglip_perception.util.files import write_atomically
+
+CALIBRATION_SEED = 6_000_000
+"""Far from the seeds of training, its validation batch and the evaluation."""
+_STEPS = 50
+
+
+def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
+    """Factor and addend on the logits that make sigmoid(factor * logit + addend) likeliest.
+
+    logits, truths: float [N], truths of 0 and 1 with both among them.
+    """
+    x, y = (torch.as_tensor(values, dtype=torch.float64) for values in (logits, truths))
+    line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = functional.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    factor, addend = line.tolist()
+    return factor, addend
+
+
+def presence_line(model: Path, scenes: int) -> tuple[float, float]:
+    """Platt's factor and addend for a model folder's presence, from that many generated scenes.
+
+    Each is asked in both languages for what it shows and for as much that it does not.
+    """
+    pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
+    logits, truths = [], []
+    for sample in generated(scenes, 1, 8, CALIBRATION_SEED):
+        siglip, dino = pipeline.features([sample.image])
+        query = pipeline.query(from_phrases([question.phrase for question in sample.questions]))
+        scores = pipeline.grounder.score(siglip[0], dino[0], query.embeddings)
+        asked = {phrase: number for number, phrase in enumerate(query.phrases)}
+        best = np.concatenate([scores.logits, scores.whole[:, None]], axis=1).max(axis=1)
+        for question in sample.questions:
+            logits.append(best[asked[question.phrase]])
+            truths.append(float(bool(question.truths)))
+    return platt(np.array(logits, dtype=np.float32), np.array(truths, dtype=np.float32))
+
+
+def calibrate(model: Path, scenes: int) -> None:
+    """Put a model folder's SigLIP scale and bias where presence is likeliest; else as it was.
+
+    Presence that falls where the truth rises, of a model that learned nothing, is left alone.
+    """
+    factor, addend = presence_line(model, scenes)
+    if factor <= 0:
+        return
+    path = model / "siglip" / "model.safetensors"
+    tensors = load_file(path)
+    scale, bias = (tensors[name].float() for name in ("logit_scale", "logit_bias"))
+    tensors["logit_scale"] = (scale + math.log(factor)).to(tensors["logit_scale"].dtype)
+    tensors["logit_bias"] = (bias * factor + addend).to(tensors["logit_bias"].dtype)
+    write_atomically(path, save(tensors, {"format": "pt"}))

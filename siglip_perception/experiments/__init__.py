@@ -1,0 +1,1 @@
+"""Questions about contrastive learning, each answered by measuring."""

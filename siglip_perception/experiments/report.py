@@ -1,0 +1,161 @@
+"""What an experiment hands back, and how it is written: JSON, a Markdown table and a plot."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from siglip_perception.errors import PerceptionError
+from siglip_perception.util import requirements
+from siglip_perception.util.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Value = str | int | float | None
+
+INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+COLORS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#64748b")
+"""Told apart by people who see colours less well, too."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found.
+
+    settings: everything the result depends on. rows: the table, one mapping of equal keys a row.
+    findings: sentences made from the figures themselves. figure: the plot.
+    """
+
+    settings: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Value]]
+    findings: Sequence[str]
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every experiment is given. quick: seconds instead of minutes; its figures say nothing.
+
+    model: name or folder of the model to look at, where one is.
+    """
+
+    model: str = "tabletop"
+    seed: int = 0
+    quick: bool = False
+
+
+def styled() -> AbstractContextManager[None]:
+    """The look of every plot, for axes that are made within.
+
+    Raises PerceptionError where matplotlib is missing.
+    """
+    need_matplotlib()
+    from matplotlib import rc_context
+
+    style: Any = {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "axes.axisbelow": True,
+    }
+    return rc_context(style)
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Without axes; inches."""
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure, inches, and its styled axes [rows, columns]."""
+    with styled():
+        figure = empty_figure(width, height)
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def need_matplotlib() -> None:
+    """Raises PerceptionError, with the way to get it, where matplotlib is missing."""
+    requirements.load("The plot of an experiment", "matplotlib")
+
+
+def table(rows: Sequence[Mapping[str, Value]]) -> str:
+    """The rows as a Markdown table; numbers are set to the right."""
+    names = list(rows[0])
+    numeric = [all(not isinstance(row[name], str) for row in rows) for name in names]
+    lines = [
+        f"| {' | '.join(names)} |",
+        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
+    ]
+    lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        if abs(value) >= 100:
+            return f"{value:.0f}"
+        return f"{value:.1f}" if abs(value) >= 10 else f"{round(value, 3) + 0.0:.3f}"
+    return str(value)
+
+
+def save(name: str, question: str, outcome: Outcome, folder: Path) -> list[Path]:
+    """Write NAME.json, NAME.png and NAME.md into the folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PerceptionError(f"Cannot write to {folder} ({error.strerror}).") from error
+    content = {
+        "experiment": name,
+        "question": question,
+        "settings": dict(outcome.settings),
+        "rows": [dict(row) for row in outcome.rows],
+        "findings": list(outcome.findings),
+    }
+    text = [f"# {name}", question, f"![{name}]({name}.png)"]
+    text += ["\n".join(f"- {finding}" for finding in outcome.findings)]
+    text += [table(outcome.rows), _settings(name, outcome.settings)]
+    written = {
+        f"{name}.json": json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n",
+        f"{name}.png": _png(outcome.figure),
+        f"{name}.md": ("\n\n".join(text) + "\n").encode(),
+    }
+    for file, data in written.items():
+        write_atomically(folder / file, data)
+    return [folder / file for file in written]
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure in 256 colours, which a plot does not outgrow: a third of the size."""
+    drawn, written = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, facecolor="white")
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(256).save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+def _settings(name: str, settings: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f"`siglip-perception experiment {name}`: {said}."

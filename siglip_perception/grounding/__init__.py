@@ -1,0 +1,1 @@
+"""Features and phrases -> objects with scores, boxes, masks and places."""

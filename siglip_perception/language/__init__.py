@@ -1,0 +1,1 @@
+"""A spoken or typed instruction -> phrases, roles, relations and steps."""

@@ -1,0 +1,68 @@
+"""Whether a frame's stamp can be trusted: too old, in the future, out of order, or a jump back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from siglip_perception.node.accounting import REASONS, Level
+
+FUTURE_NS = 50_000_000
+# A smaller step back is a frame that was overtaken on its way; a larger one is a bag that loops.
+JUMP_NS = 500_000_000
+VERY_OLD_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a stamp. reason: one of counters.REASONS."""
+
+    reason: str
+    text: str
+    level: Level
+
+
+class StampCheck:
+    """The stamps of one camera."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+
+    def jumped(self, stamp_ns: int) -> bool:
+        """Whether this stamp lies so far before the newest one that time has begun anew."""
+        return 0 < stamp_ns < self._newest - JUMP_NS
+
+    def forget(self) -> None:
+        self._newest = 0
+
+    def check(self, stamp_ns: int, now_ns: int, max_age: float) -> Verdict | None:
+        """None for a frame that may be used. max_age in seconds, 0: no limit.
+
+        A stamp of 0 was never set by its camera; a clock of 0 is a simulation's that has not
+        begun. Neither says anything about age.
+        """
+        if stamp_ns == 0:
+            return None
+        if now_ns > 0 and stamp_ns - now_ns > FUTURE_NS:
+            ahead = (stamp_ns - now_ns) / 1e9
+            return Verdict("future", f"stamped {ahead:.3f} s in the future", REASONS["future"])
+        if stamp_ns < self._newest and not self.jumped(stamp_ns):
+            late = (self._newest - stamp_ns) / 1e9
+            return Verdict(
+                "out_of_order",
+                f"{late:.3f} s older than the frame before",
+                REASONS["out_of_order"],
+            )
+        self._newest = stamp_ns
+        return too_old(stamp_ns, now_ns, max_age)
+
+
+def too_old(stamp_ns: int, now_ns: int, max_age: float) -> Verdict | None:
+    """The verdict on a frame older than max_age seconds; 0: no limit."""
+    age = now_ns - stamp_ns
+    if stamp_ns == 0 or now_ns == 0 or max_age <= 0 or age <= max_age * 1e9:
+        return None
+    return Verdict(
+        "too_old",
+        f"{age / 1e9:.3f} s old, more than max_age {max_age:g} s",
+        Level.ERROR if age > VERY_OLD_NS else Level.WARN,
+    )

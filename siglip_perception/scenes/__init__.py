@@ -1,0 +1,1 @@
+"""Generated tabletop scenes: the embedded model's world."""

@@ -1,0 +1,149 @@
+"""Generated scenes as training samples: sample i of a seed is the same in every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from siglip_perception import contracts
+from siglip_perception.images.preprocess import Square, to_square
+from siglip_perception.scenes.scenes import (
+    MAX_CLUTTER,
+    MAX_OBJECTS,
+    Rendered,
+    Scene,
+    render,
+    sample_scene,
+)
+from siglip_perception.scenes.vocabulary import (
+    LANGUAGES,
+    PHRASE_CLASSES,
+    sample_caption,
+)
+from siglip_perception.types import FloatArray, UInt8Array
+
+Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
+"""Image, coverage, answers and caption of one scene, as in Batch without its first axis."""
+
+MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
+_TWINS = 0.12
+_NAMED = 4
+"""Objects in a caption, at most: more do not fit the text tower's context."""
+TABLETOP = contracts.get("tabletop")
+GRID = TABLETOP.rows
+_SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
+_RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes.
+
+    images: uint8 [B, 3, S, S], resized as the node does it, not yet normalised.
+    coverage: float32 [B, N, K], share of each of the N patches that each thing shows: objects,
+        then clutter, then nothing.
+    answers: float32 [B, K, C], 1 where phrase class C names thing K; of clutter only its colour.
+    captions: B sentences.
+    """
+
+    images: Tensor
+    coverage: Tensor
+    answers: Tensor
+    captions: list[str]
+
+
+def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
+    """What a camera's JPEG of that quality leaves of the image, RGB in and out."""
+    packed = simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB")
+    decoded: UInt8Array = simplejpeg.decode_jpeg(packed, colorspace="RGB")
+    return decoded
+
+
+def patch_coverage(rendered: Rendered, things: int) -> FloatArray:
+    """Exact share of each patch that each thing covers, float32 [GRID * GRID, things]."""
+    masks = [
+        cv2.resize(
+            (rendered.instances == number + 1).astype(np.float32),
+            (GRID, GRID),
+            interpolation=cv2.INTER_AREA,
+        ).ravel()
+        for number in range(things)
+    ]
+    return np.stack(masks, axis=1)
+
+
+class SceneDataset(Dataset[Sample]):
+    """Samples [start, stop) of a seed; evaluation uses other seeds: it sees no training scene."""
+
+    def __init__(self, seed: int, start: int, stop: int) -> None:
+        self._seed = seed
+        self._start = start
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng((self._seed, self._start + index))
+        twins = rng.random() < _TWINS
+        scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), twins=twins)
+        width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
+        rendered = render(scene, width, height)
+        image = rendered.image
+        if rng.random() < 0.4:
+            image = through_jpeg(image, int(rng.integers(50, 96)))
+        things = (*scene.objects, *scene.clutter)
+        coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
+        coverage[:, : len(things)] = patch_coverage(rendered, len(things))
+        answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
+        for number, item in enumerate(things):
+            answers[number] = _answers(item.color, item.kind)
+        return to_square(image, _SQUARE), coverage, answers, _caption(scene, rng)
+
+
+@cache
+def _answers(color: str, kind: str) -> FloatArray:
+    """Which classes name a thing, float32 [C]: none a muted one of a kind without a name."""
+    return np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
+
+
+def _caption(scene: Scene, rng: np.random.Generator) -> str:
+    language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
+    named = [(item.color, item.kind) for item in scene.objects]
+    chosen = rng.permutation(len(named))[:_NAMED]
+    return sample_caption([named[i] for i in chosen], language, rng)
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    images, coverage, answers, captions = zip(*samples, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack(coverage)),
+        torch.from_numpy(np.stack(answers)),
+        list(captions),
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def batches(seed: int, start: int, stop: int, size: int, workers: int = 1) -> DataLoader[Batch]:
+    """Samples [start, stop) of a seed in order, in batches of `size`."""
+    dataset: Dataset[Any] = SceneDataset(seed, start, stop)
+    return DataLoader(
+        dataset,
+        batch_size=size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_quiet_worker,
+    )

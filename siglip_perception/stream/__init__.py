@@ -1,0 +1,1 @@
+"""One camera's stream of frames over time, without ROS."""

@@ -1,0 +1,107 @@
+"""One camera's depth images and camera infos, and the depth that belongs to a colour image."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from siglip_perception.grounding.depth import DepthError, depth_of
+from siglip_perception.types import Depth
+
+# Depth images that wait for their colour image, undecoded.
+_KEPT = 16
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """What became of the colour images that asked for depth.
+
+    counts: `used`, or why there was none: `missing`, `info`, `size`, `encoding`, `malformed`,
+    `empty`. failed_at: monotonic seconds of the last failure, told in `text`; None: never.
+    """
+
+    counts: Mapping[str, int]
+    reason: str
+    text: str
+    failed_at: float | None
+
+
+class DepthFeed:
+    """Keeps what comes, and finds what belongs together; any thread. clock: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._images: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
+        self._info: Any = None
+        self._counts: Counter[str] = Counter()
+        self._reason = self._text = ""
+        self._failed_at: float | None = None
+
+    def receive_image(self, message: Any) -> None:
+        """Keeps a sensor_msgs/Image of depth."""
+        with self._lock:
+            self._images.append((nanoseconds(message), message))
+
+    def receive_info(self, message: Any) -> None:
+        """Keeps a sensor_msgs/CameraInfo, until the next one."""
+        with self._lock:
+            self._info = message
+
+    def flush(self) -> None:
+        """Time has jumped back: forgets the images; the camera's lens stays."""
+        with self._lock:
+            self._images.clear()
+
+    def newest_ns(self) -> int | None:
+        """The stamp of the newest depth image, in nanoseconds; None before any."""
+        with self._lock:
+            return max((stamp for stamp, _ in self._images), default=None)
+
+    def depth(self, stamp_ns: int, width: int, height: int, tolerance: float) -> Depth | None:
+        """The depth nearest in time to a colour image, at most `tolerance` seconds away.
+
+        None where there is none of use: that is counted, and said in view().
+        """
+        try:
+            depth = depth_of(*self._nearest(stamp_ns, tolerance), width, height)
+        except DepthError as error:
+            with self._lock:
+                self._counts[error.reason] += 1
+                self._reason, self._text = error.reason, str(error)
+                self._failed_at = self._clock()
+            return None
+        with self._lock:
+            self._counts["used"] += 1
+        return depth
+
+    def view(self) -> DepthView:
+        with self._lock:
+            return DepthView(dict(self._counts), self._reason, self._text, self._failed_at)
+
+    def _nearest(self, stamp_ns: int, tolerance: float) -> tuple[Any, Any]:
+        with self._lock:
+            images, info = list(self._images), self._info
+        if info is None:
+            raise DepthError("info", "no camera info has come.")
+        if not images:
+            raise DepthError("missing", "no depth image has come.")
+        nearest, message = min(images, key=lambda entry: abs(entry[0] - stamp_ns))
+        apart = abs(nearest - stamp_ns) / 1e9
+        if apart > tolerance:
+            raise DepthError(
+                "missing",
+                f"the nearest depth image is {apart:.3f} s away from the colour image, and the"
+                f" tolerance is {tolerance:g} s.",
+            )
+        return message, info
+
+
+def nanoseconds(message: Any) -> int:
+    """A message's stamp in nanoseconds; 0 where none was set."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)

@@ -1,0 +1,1 @@
+"""What no room owns: devices, threads, files, the CPU."""
