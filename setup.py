@@ -141,7 +141,7 @@ setup(
         "console_scripts": [
             f"perception_node = {NAME}.programs:perception_node",
             f"example_policy = {NAME}.programs:example_policy",
-            f"siglip-perception = {NAME}.cli:main",
+            f"siglip-perception = {NAME}.commands.main:main",
         ],
     },
 )

@@ -108,7 +108,7 @@ def random_siglip(spec: EncoderSpec) -> SiglipModel:
 
 
 def turned(features: Tensor, grid: int, dim: int) -> Tensor:
-    """Features [n * n, d] as [grid * grid, dim] of the same cosines between neighbours."""
+    """Features [n * n, d] as [grid * grid, dim] of the same cosines between neighbors."""
     side = round(len(features) ** 0.5)
     cells = features.T.reshape(1, -1, side, side)
     resized = functional.interpolate(cells, size=(grid, grid), mode="nearest")[0].flatten(1).T

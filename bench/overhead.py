@@ -4,9 +4,9 @@ For each image size and transport the real node runs in this process, with its r
 second process is the camera and the subscriber: it sends a frame, waits for its tokens, and sends
 the next. Medians, in milliseconds:
 
-    receive   deserialising the message, as rclpy does when it takes it
+    receive   deserializing the message, as rclpy does when it takes it
     convert   the message to RGB pixels: check and convert, or decode
-    publish   tokens and objects to messages, serialised and handed to the middleware
+    publish   tokens and objects to messages, serialized and handed to the middleware
     handover  the mailbox, the worker's turn, waiting for Python's lock: what else there is between
               a frame's arrival and its publishing
     model     resize, encoders, grounding

@@ -146,7 +146,7 @@ class Settings:
     )
     mono16_white: int = _parameter(
         0,
-        "The value of 16-bit grey images (mono16, 16UC1) that is white; 0: they are refused.",
+        "The value of 16-bit gray images (mono16, 16UC1) that is white; 0: they are refused.",
         minimum=0,
         maximum=65535,
     )
@@ -193,7 +193,7 @@ class Settings:
     )
     depth_tolerance: float = _parameter(
         0.05,
-        "How far in time a depth image may lie from its colour image.",
+        "How far in time a depth image may lie from its color image.",
         name="depth.tolerance",
         unit="s",
         minimum=0.0,

@@ -18,7 +18,7 @@ class BackendError(PerceptionError):
 
 
 class InstructionError(PerceptionError):
-    """An instruction that is refused: longer than 1 KiB before or after normalisation."""
+    """An instruction that is refused: longer than 1 KiB before or after normalization."""
 
 
 class BagError(PerceptionError):

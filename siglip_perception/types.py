@@ -83,10 +83,10 @@ class Mention:
 class Depth:
     """A registered depth image and its lens.
 
-    metres: float32 [height, width], NaN where nothing is known. fx, fy, cx, cy: pixels.
+    meters: float32 [height, width], NaN where nothing is known. fx, fy, cx, cy: pixels.
     """
 
-    metres: FloatArray
+    meters: FloatArray
     fx: float
     fy: float
     cx: float
@@ -102,7 +102,7 @@ class Frame:
     frame_id: the camera's optical frame, copied from the message's header.
     camera: name out of the parameter `cameras`; empty where there is only one.
     depth: gives the depth of this image, None where there is none; asked for once the objects are
-        known, so that a depth image that comes after its colour image is still of use.
+        known, so that a depth image that comes after its color image is still of use.
     repairs: names of the faults of its file that were mended, such as "jpeg_repaired".
     """
 
@@ -191,8 +191,8 @@ class GroundedObject:
     area: share of the image that the mask covers, in [0, 1].
     id: the same number for the same object across frames, from 1; 0 where nothing is tracked.
     lost: seconds since it was last seen; 0: it is seen in this frame.
-    position, extent: centre and full size (x, y, z) in the camera's optical frame (REP 103: x to
-        the right, y down, z forward), metres; NaN without depth.
+    position, extent: center and full size (x, y, z) in the camera's optical frame (REP 103: x to
+        the right, y down, z forward), meters; NaN without depth.
     """
 
     phrase: str

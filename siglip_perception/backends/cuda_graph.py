@@ -1,7 +1,7 @@
 """CUDA graphs from a frame on the GPU to the features, and two streams for two towers.
 
 A pass is hundreds of kernels; launched one by one they take longer than the GPU takes to run
-them. Two graphs are launched in their place: one resizes and normalises frames of one size into
+them. Two graphs are launched in their place: one resizes and normalizes frames of one size into
 buffers that the encoders are fed from, one runs the encoders for a combination of outputs. Each is
 recorded once, held against the same kernels launched one by one, and kept. Batches of more frames
 run as they are. What comes after, such as the cast of the tokens, is launched while they run.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from siglip_perception.backends.selftest import least_cosine
 from siglip_perception.encoders.encoders import Encoders, Features, Job
-from siglip_perception.images.preprocess import EncoderInput, Uploaded
+from siglip_perception.images.preprocess import DeviceFrames, EncoderInput
 
 _LOGGER = logging.getLogger(__name__)
 # PyTorch's own advice before a capture: libraries set themselves up in the first passes.
@@ -32,7 +32,7 @@ _LEAST_COSINE = 0.999
 _SIZES = 8
 # Frames in a batch, one a camera, up to which a batch gets a graph.
 _CAMERAS = 4
-# Of normalised pixels, between a graph and its kernels: what is less than a grey level, what is
+# Of normalized pixels, between a graph and its kernels: what is less than a gray level, what is
 # none any more, and the share of pixels that may round the other way.
 _CLOSE, _FAR, _SHARE = 0.006, 0.03, 0.001
 # How many frames, whether tokens are asked for, and whether the frames are grounded.
@@ -50,7 +50,7 @@ def new_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-class Lanes:
+class StreamPool:
     """Runs towers side by side: the first on the stream that is current, each other on its own.
 
     Memory that a job takes on a stream of its own may be used on the current one afterwards with
@@ -103,7 +103,7 @@ class _Scaled:
     """
 
     graph: torch.cuda.CUDAGraph
-    inputs: Uploaded
+    inputs: DeviceFrames
     right: bool
 
 
@@ -117,8 +117,8 @@ class GraphedEncoders:
         self.trouble = ""
         self._encoders = encoders
         self._device = device
-        self._encoders.run_all = Lanes(device)
-        # TensorRT synchronises with all other streams when it runs on the default one.
+        self._encoders.run_all = StreamPool(device)
+        # TensorRT synchronizes with all other streams when it runs on the default one.
         self._stream = new_stream(device)
         # Of all graphs, whose memory is then that of the largest: no two run at a time.
         self._pool: Any = None
@@ -146,7 +146,7 @@ class GraphedEncoders:
 
     def _feed(self, inputs: Mapping[EncoderInput, Tensor]) -> bool:
         """Bring images into the buffers that the passes read; False where that made trouble."""
-        if not isinstance(inputs, Uploaded):
+        if not isinstance(inputs, DeviceFrames):
             for one, values in self._fed.items():
                 values[: len(inputs[one])].copy_(inputs[one], non_blocking=True)
             return True
@@ -156,7 +156,7 @@ class GraphedEncoders:
             for row, frame in enumerate(frames)
         )
 
-    def _feed_frame(self, inputs: Uploaded, row: int) -> bool:
+    def _feed_frame(self, inputs: DeviceFrames, row: int) -> bool:
         """_feed() of a single frame, into row `row` of the buffers."""
         frame = inputs.frames[0]
         slot = (frame.shape[0], frame.shape[1], row)
@@ -176,7 +176,7 @@ class GraphedEncoders:
             scaled.graph.replay()
         return True
 
-    def _copy_in(self, inputs: Uploaded, row: int) -> None:
+    def _copy_in(self, inputs: DeviceFrames, row: int) -> None:
         for one, values in self._fed.items():
             values[row].copy_(inputs[one][0], non_blocking=True)
 
@@ -263,7 +263,7 @@ class GraphedEncoders:
             raise RuntimeError("the captured pass gives other tokens")
         return _Pass(graph, outputs)
 
-    def _capture_scaling(self, inputs: Uploaded, row: int) -> _Scaled:
+    def _capture_scaling(self, inputs: DeviceFrames, row: int) -> _Scaled:
         own = inputs.over([frame.clone() for frame in inputs.frames])
         graph, _, _ = self._record(lambda: self._copy_in(own.again(), row))
         for one, values in self._fed.items():
@@ -320,6 +320,6 @@ class GraphedEncoders:
 
 
 def _images(inputs: Mapping[EncoderInput, Tensor]) -> int:
-    if isinstance(inputs, Uploaded):
+    if isinstance(inputs, DeviceFrames):
         return len(inputs.frames)
     return len(next(iter(inputs.values())))

@@ -1,4 +1,4 @@
-"""Colour images of a bag that wait for their depth image, which may come a little later."""
+"""Color images of a bag that wait for their depth image, which may come a little later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from siglip_perception.stream.depth_feed import DepthFeed
 
 Waiting = TypeVar("Waiting")
 
-# A depth image that comes more than this after its colour image is not waited for.
+# A depth image that comes more than this after its color image is not waited for.
 _LONGEST_WAIT_NS = 300_000_000
 
 

@@ -29,7 +29,7 @@ from siglip_perception.language import instruction
 from siglip_perception.language.instruction_ids import Numbering
 from siglip_perception.messages import wire
 from siglip_perception.stream.depth_feed import nanoseconds
-from siglip_perception.stream.rate_limit import Pace
+from siglip_perception.stream.rate_limit import RateLimiter
 from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array, join
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ReplayOptions:
     grounding_rate: images a second, by their stamps, in which objects are looked for; 0: in all.
     tracking: objects get an id across frames; None: they do not.
     depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
-    depth_tolerance: how far in time they may lie from a colour image, in seconds.
+    depth_tolerance: how far in time they may lie from a color image, in seconds.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -125,7 +125,7 @@ class Run:
         self._writer = writer
         self._cameras = cameras
         self._types = wire.rosbags_types(store)
-        self._pace = Pace(lambda: options.grounding_rate)
+        self._pace = RateLimiter(lambda: options.grounding_rate)
         self._joins = pipeline.contract.join_cameras and len(cameras) > 1
         self._waiting: dict[str, tuple[Any, TokenGrid]] = {}
         self._outputs = {

@@ -43,7 +43,7 @@ _TELLTALES = (
     ),
     (
         ("qweight", "qzeros", "SCB", "absmax", "quant_map", "quant_state", "weight_scale"),
-        "its weights are quantized: give the unquantised model",
+        "its weights are quantized: give the unquantized model",
     ),
     (
         ("class_embedding", "visual_projection", "pre_layrnorm"),

@@ -201,8 +201,8 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
         quantization = fields["quantization_config"]
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise CheckpointError(
-            f"{path} describes quantised weights ({method or 'quantization_config'}): give the"
-            " unquantised model."
+            f"{path} describes quantized weights ({method or 'quantization_config'}): give the"
+            " unquantized model."
         )
     raw = _without_remote_code(fields)
     kind: Any = CLASSES[name][str(found)][0]

@@ -165,7 +165,7 @@ def _entry(value: Any, path: Path) -> Entry:
 
 def quantized(path: Path, name: str, dtype: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} holds quantized weights ({name!r} as {dtype}): give the unquantised weights, in"
+        f"{path} holds quantized weights ({name!r} as {dtype}): give the unquantized weights, in"
         " float32, float16 or bfloat16."
     )
 

@@ -161,7 +161,7 @@ def write_picture(path: Path, image: UInt8Array) -> None:
 
 
 def as_json(grounding: Grounding) -> dict[str, Any]:
-    """A grounding as JSON values; boxes are [x, y, width, height] in pixels, points in metres."""
+    """A grounding as JSON values; boxes are [x, y, width, height] in pixels, points in meters."""
     return {
         "instruction": grounding.instruction,
         "contract": grounding.contract,
@@ -176,15 +176,15 @@ def as_json(grounding: Grounding) -> dict[str, Any]:
                 "box": [found.box.x, found.box.y, found.box.width, found.box.height],
                 "area": round(found.area, 6),
                 "id": found.id,
-                "position": _metres(found.position),
-                "extent": _metres(found.extent),
+                "position": _meters(found.position),
+                "extent": _meters(found.extent),
             }
             for found in grounding.objects
         ],
     }
 
 
-def _metres(point: Point3) -> list[float] | None:
+def _meters(point: Point3) -> list[float] | None:
     """[x, y, z], or nothing without depth: JSON has no NaN."""
     return [round(value, 4) for value in point] if all(map(math.isfinite, point)) else None
 

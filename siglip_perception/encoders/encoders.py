@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.encoders import onednn, triton_kernels
-from siglip_perception.encoders.transformer import take_apart
+from siglip_perception.encoders.transformer import from_transformers
 from siglip_perception.images.preprocess import EncoderInput
 
 Segment = Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ class Tower(nn.Module):
         self.prefix = spec.prefix
         self.patches = spec.grid**2
         self.dim = spec.dim
-        embed, blocks, norm = take_apart(model, spec)
+        embed, blocks, norm = from_transformers(model, spec)
         self.embed, self.norm = embed, norm
         self.blocks = nn.ModuleList(blocks)
         self.depth = len(blocks)

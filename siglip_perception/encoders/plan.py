@@ -15,11 +15,11 @@ from siglip_perception.checkpoints.identify import model_above
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.errors import ContractError
-from siglip_perception.images.preprocess import EncoderInput, Square
+from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
 
 
 @dataclass(frozen=True)
-class Sight:
+class GroundingModel:
     """What the grounding needs beside the features: its language, its square, its numbers.
 
     grid: patches in a row. patch: their side in pixels of the square.
@@ -27,7 +27,7 @@ class Sight:
 
     siglip: SiglipModel
     tokenizer: PreTrainedTokenizerBase
-    square: Square
+    square: ResizeSpec
     grid: int
     patch: int
     settings: GroundingSettings
@@ -47,7 +47,7 @@ class Plan:
     towers: Mapping[str, Tower]
     tokens: Mapping[str, str]
     grounding: Mapping[str, str]
-    sight: Sight | None
+    sight: GroundingModel | None
     says: str
 
     @classmethod
@@ -220,8 +220,10 @@ def _same(one: Tower, other: Tower) -> bool:
 
 def _sight(
     siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
-) -> Sight:
+) -> GroundingModel:
     spec = contract.siglip
     assert spec is not None
     settings = GroundingSettings.from_mapping(models.grounding)
-    return Sight(siglip, tokenizer, Square.of(contract, spec), spec.grid, spec.patch, settings)
+    return GroundingModel(
+        siglip, tokenizer, ResizeSpec.of(contract, spec), spec.grid, spec.patch, settings
+    )

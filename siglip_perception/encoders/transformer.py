@@ -183,7 +183,9 @@ class Block(nn.Module):
         return hidden + changed.float()
 
 
-def take_apart(model: PreTrainedModel, spec: EncoderSpec) -> tuple[Embed, list[Block], Norm]:
+def from_transformers(
+    model: PreTrainedModel, spec: EncoderSpec
+) -> tuple[Embed, list[Block], Norm]:
     """Embedding, blocks and final norm of an encoder, float32; the model's own are used up.
 
     Raises CheckpointError where the model computes something else than these do.

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
-from siglip_perception.encoders.plan import Sight
+from siglip_perception.encoders.plan import GroundingModel
 from siglip_perception.grounding.components import split_pieces
 from siglip_perception.grounding.grounder import (
-    DOUBT,
-    SHIFTS,
+    AFFINITY_CUTS,
+    EXTRA_CUT_PENALTY,
     Scores,
     candidates,
     cosines,
@@ -36,7 +36,7 @@ _NEVER = -50.0  # a logit that no threshold reaches
 
 @dataclass(frozen=True)
 class _Base:
-    sight: Sight
+    sight: GroundingModel
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -66,8 +66,8 @@ class Regions(_Base):
     led: bool = False
     mlp: bool = True
     beta: float | None = None
-    shifts: tuple[float, ...] = SHIFTS
-    doubt: float = DOUBT
+    shifts: tuple[float, ...] = AFFINITY_CUTS
+    doubt: float = EXTRA_CUT_PENALTY
 
     @torch.inference_mode()
     def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
@@ -158,7 +158,7 @@ class Dense(_Base):
         )
 
 
-def compared(sight: Sight) -> Mapping[str, Method]:
+def compared(sight: GroundingModel) -> Mapping[str, Method]:
     """The methods that this project's own is held against."""
     return {
         "SigLIP alone": Regions(sight, by_siglip=True),
@@ -167,7 +167,7 @@ def compared(sight: Sight) -> Mapping[str, Method]:
     }
 
 
-def ablation(sight: Sight) -> Mapping[str, Method]:
+def ablation(sight: GroundingModel) -> Mapping[str, Method]:
     """Each switch of the grounding turned, one at a time."""
     return {
         "regions of three cuts, head with MLP": Regions(sight),

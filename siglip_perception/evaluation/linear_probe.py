@@ -62,7 +62,7 @@ def linear_probe(
     """Share of test rows that a linear map of the features labels right, fitted to train rows.
 
     features: float [M, d]; labels: int64 [M] from 0. Least squares onto one-hot labels with an L2
-    penalty of `ridge` times the features' mean variance; features are standardised first.
+    penalty of `ridge` times the features' mean variance; features are standardized first.
     """
     mean, std = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
 
@@ -83,7 +83,7 @@ def scene_figures(features_of: Callable[[Tensor], Tensor], scenes: int = 120) ->
     """What patch features tell of generated scenes, of which the probes see two thirds.
 
     features_of: uint8 [B, 3, S, S] -> float [B, N, d]. affinity_auroc: as above, on all scenes.
-    kind_probe, color_probe: share of the last third's patches of objects whose kind or colour a
+    kind_probe, color_probe: share of the last third's patches of objects whose kind or color a
     linear map of their features tells.
     """
     features, coverage, answers = [], [], []

@@ -64,7 +64,7 @@ def generated(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[
     """Scenes of `least` to `most` objects in turn, 640x480, through the camera's JPEG.
 
     Each is asked for every phrase that names one of its objects, and for as many that name none:
-    half of those differ from an object in colour or in kind only.
+    half of those differ from an object in color or in kind only.
     """
     for number in range(scenes):
         rng = np.random.default_rng((seed, number))
@@ -96,7 +96,7 @@ def _questions(scene: Scene, rendered: Rendered, rng: np.random.Generator) -> It
 
 
 def _absent(shown: list[PhraseClass], rng: np.random.Generator) -> list[PhraseClass]:
-    """As many classes as are shown; every other one shares its colour or kind with one shown."""
+    """As many classes as are shown; every other one shares its color or kind with one shown."""
     every = [PhraseClass(color, kind) for color in COLORS for kind in KINDS]
     free = [asked for asked in every if asked not in shown]
     near = [f for f in free if any((f.color == s.color) != (f.kind == s.kind) for s in shown)]

@@ -2,14 +2,14 @@
 
 Where: regions are made from one encoder's features by the pipeline's own rule (find_regions), and
 each object is compared with the region that fits it best, by IoU on the grid of patches. What: the
-encoder sees an object's true mask and names its colour and kind out of all pairs. Found: asked for
+encoder sees an object's true mask and names its color and kind out of all pairs. Found: asked for
 the object by name, is the best region on it, with an IoU of a half or more?
 
 SigLIP alone is also taken patch by patch, without any region: the patches that it gives the name
 to are where the object is.
 
 SigLIP names by its text tower. DINOv2 has none, so it names by a linear probe that is fitted to
-labelled scenes, and so does SigLIP in a row of its own: that is the fair comparison of features.
+labeled scenes, and so does SigLIP in a row of its own: that is the fair comparison of features.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _where(one: SeenScene, encoder: str, settings: GroundingSettings) -> Tensor:
 
 
 def probe(seen: Sequence[SeenScene], encoder: str) -> Namer:
-    """A linear map from the mean feature in a mask to colours and kinds, fitted to true masks."""
+    """A linear map from the mean feature in a mask to colors and kinds, fitted to true masks."""
     colors, kinds = list(COLOR_WORDS), list(KINDS)
     features = torch.cat([mean_feature(getattr(one, encoder), true_masks(one)) for one in seen])
     names = [name for one in seen for name in one.names]
@@ -154,7 +154,7 @@ def measure(system: System, test: Sequence[SeenScene]) -> dict[str, Value]:
         found += (fit[chosen, torch.arange(len(truth))] >= 0.5).tolist()
     return {
         "system": system.name,
-        "labelled scenes": system.labels,
+        "labeled scenes": system.labels,
         "where: mean IoU, %": 100 * float(np.mean(ious)),
         "where: IoU of a half, %": 100 * float(np.mean([x >= 0.5 for x in ious])),
         "what: named, %": 100 * float(np.mean(named)),
@@ -175,7 +175,7 @@ def measure_text_map(eyes: Eyes, test: Sequence[SeenScene], named: Value) -> dic
     half = 100 * float(np.mean([x >= 0.5 for x in ious]))
     return {
         "system": "SigLIP alone, patch by patch",
-        "labelled scenes": 0,
+        "labeled scenes": 0,
         "where: mean IoU, %": 100 * float(np.mean(ious)),
         "where: IoU of a half, %": half,
         "what: named, %": named,
@@ -187,7 +187,7 @@ def run(options: Options) -> Outcome:
     """Each system on the same unseen scenes."""
     labels, tests = (4, 6) if options.quick else (256, 150)
     eyes = Eyes(options.model)
-    training = eyes.look(scenes_of(options.seed + 31_000, labels), "labelled scenes")
+    training = eyes.look(scenes_of(options.seed + 31_000, labels), "labeled scenes")
     test = eyes.look(scenes_of(options.seed + 32_000, tests), "unseen scenes")
     tuned = training[: max(labels // 4, 1)]
     siglip_cut = best_cut(tuned, "siglip")
@@ -227,7 +227,7 @@ def _findings(rows: Sequence[Mapping[str, Value]]) -> list[str]:
         f" {dino[where]:.0f} %, of SigLIP's with {siglip[where]:.0f} %; the patches that SigLIP"
         f" itself calls by the right name, with {patches[where]:.0f} %.",
         f"What: out of {len(PAIRS)} names SigLIP gives the right one to {siglip[what]:.0f} % of"
-        f" the true masks without a label; with a probe on {probed['labelled scenes']} labelled"
+        f" the true masks without a label; with a probe on {probed['labeled scenes']} labeled"
         f" scenes its features give {probed[what]:.0f} %, DINOv2's {dino[what]:.0f} %.",
         f"Found by name: SigLIP alone {siglip[found]:.0f} % by regions and {patches[found]:.0f} %"
         f" patch by patch, DINOv2 alone, with labels, {dino[found]:.0f} %, both together, without"

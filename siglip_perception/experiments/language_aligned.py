@@ -3,8 +3,8 @@
 Of all patches the one that looks most like the phrase is pointed at; it is right where at least
 half of it shows the thing. SigLIP's patches are compared with the text as they are. DINOv2's and
 the pixels are not made for that: they get a linear map into SigLIP's text space, fitted by ridge
-regression to the patches of m scenes in which someone labelled every object. A fifth of the pairs
-of colour and kind is never labelled: what is pointed at for those was not learned by heart. (The
+regression to the patches of m scenes in which someone labeled every object. A fifth of the pairs
+of color and kind is never labeled: what is pointed at for those was not learned by heart. (The
 model's own training knew them all.)
 """
 
@@ -47,7 +47,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Map:
-    """Standardised features times weights, [D + 1, T]: where in text space a patch lies."""
+    """Standardized features times weights, [D + 1, T]: where in text space a patch lies."""
 
     mean: Tensor
     std: Tensor
@@ -69,7 +69,7 @@ def fit_map(features: Tensor, wanted: Tensor, ridge: float) -> Map:
 
 
 def held_out_pairs(seed: int) -> frozenset[Pair]:
-    """A fifth of the pairs of colour and kind: no colour and no kind is wholly among them."""
+    """A fifth of the pairs of color and kind: no color and no kind is wholly among them."""
     colors, kinds = list(COLOR_WORDS), list(KINDS)
     shift = seed % 5
     return frozenset(
@@ -80,7 +80,7 @@ def held_out_pairs(seed: int) -> frozenset[Pair]:
     )
 
 
-def labelled_rows(
+def labeled_rows(
     seen: Sequence[SeenScene],
     feature: str,
     targets: Mapping[Pair, Tensor],
@@ -108,10 +108,10 @@ def pointed(one: SeenScene, scores: Tensor, pair: Pair) -> bool:
 
 def run(options: Options) -> Outcome:
     """SigLIP without a label, and everything with more and more of them."""
-    labelled = (1, 4) if options.quick else LABELLED
+    labeled = (1, 4) if options.quick else LABELLED
     tests = 8 if options.quick else 150
     eyes = Eyes(options.model)
-    training = eyes.look(scenes_of(options.seed + 31_000, max(labelled)), "labelled scenes")
+    training = eyes.look(scenes_of(options.seed + 31_000, max(labeled)), "labeled scenes")
     test = eyes.look(scenes_of(options.seed + 32_000, tests), "unseen scenes")
     held_out = held_out_pairs(options.seed)
     pairs = [(color, kind) for color in COLOR_WORDS for kind in KINDS]
@@ -125,7 +125,7 @@ def run(options: Options) -> Outcome:
         )
         for language in LANGUAGES
     }
-    # One place for both languages: what is labelled is the thing, not the word.
+    # One place for both languages: what is labeled is the thing, not the word.
     targets = {
         pair: functional.normalize(sum((text[x][pair] for x in LANGUAGES), torch.zeros(())), dim=0)
         for pair in pairs
@@ -136,8 +136,8 @@ def run(options: Options) -> Outcome:
     rows += _rows("SigLIP as it is", 0, test, as_they_are, text, held_out)
     maps: dict[str, Map] = {}
     for feature in KINDS_OF_FEATURE:
-        for count in labelled:
-            given = labelled_rows(training[:count], feature, targets, held_out)
+        for count in labeled:
+            given = labeled_rows(training[:count], feature, targets, held_out)
             maps[feature] = _best_map(*given)
             placed = [maps[feature](getattr(one, feature)) for one in test]
             rows += _rows(f"{_NAMES[feature]} + linear map", count, test, placed, text, held_out)
@@ -146,7 +146,7 @@ def run(options: Options) -> Outcome:
         "model": options.model,
         "unseen scenes": tests,
         "objects": len(test[0].names),
-        "pairs never labelled": len(held_out),
+        "pairs never labeled": len(held_out),
         "of": len(pairs),
         "seed": options.seed,
     }
@@ -154,7 +154,7 @@ def run(options: Options) -> Outcome:
     return Outcome(
         settings,
         rows,
-        _findings(rows, covered, max(labelled)),
+        _findings(rows, covered, max(labeled)),
         _plot(rows, covered, shown, maps, eyes),
     )
 
@@ -174,16 +174,16 @@ def _best_map(features: Tensor, wanted: Tensor) -> Map:
 
 def _rows(
     name: str,
-    labelled: int,
+    labeled: int,
     test: Sequence[SeenScene],
     placed: Sequence[Tensor],
     text: Mapping[Language, Mapping[Pair, Tensor]],
     held_out: frozenset[Pair],
 ) -> list[dict[str, Value]]:
-    """Shares of questions pointed at rightly: of all, of those that were never labelled, and of
-    those where another object has the same colour, so that the kind has to tell.
+    """Shares of questions pointed at rightly: of all, of those that were never labeled, and of
+    those where another object has the same color, so that the kind has to tell.
     """
-    row: dict[str, Value] = {"features": name, "labelled scenes": labelled}
+    row: dict[str, Value] = {"features": name, "labeled scenes": labeled}
     unseen: list[bool] = []
     alike: list[bool] = []
     for language in LANGUAGES:
@@ -197,8 +197,8 @@ def _rows(
                 if sum(color == pair[0] for color, _ in one.names) > 1:
                     alike.append(hit)
         row[f"right, {language}, %"] = 100 * float(np.mean(right))
-    row["never labelled, %"] = 100 * float(np.mean(unseen)) if unseen else None
-    row["another of its colour, %"] = 100 * float(np.mean(alike)) if alike else None
+    row["never labeled, %"] = 100 * float(np.mean(unseen)) if unseen else None
+    row["another of its color, %"] = 100 * float(np.mean(alike)) if alike else None
     return [row]
 
 
@@ -207,8 +207,8 @@ def _findings(rows: Sequence[Mapping[str, Value]], covered: float, most: int) ->
 
     def figures(row: Mapping[str, Value]) -> str:
         more = {
-            "colour and kind never labelled together": row["never labelled, %"],
-            "another object of that colour beside it": row["another of its colour, %"],
+            "color and kind never labeled together": row["never labeled, %"],
+            "another object of that color beside it": row["another of its color, %"],
         }
         said = (
             f"{name} {float(share):.0f} %" for name, share in more.items() if share is not None
@@ -220,9 +220,9 @@ def _findings(rows: Sequence[Mapping[str, Value]], covered: float, most: int) ->
         f"Pointing at random is right {100 * covered:.0f} % of the time. SigLIP, with no label"
         f" here, points rightly at {figures(as_is)}: its patches and its text lie in one space.",
         *(
-            f"{row['features']} of {most} labelled scenes: {figures(row)}."
+            f"{row['features']} of {most} labeled scenes: {figures(row)}."
             for row in rows
-            if row["labelled scenes"] == most
+            if row["labeled scenes"] == most
         ),
     ]
 
@@ -276,19 +276,19 @@ def _plot(
 
 def _plot_shares(axis: Axes, rows: Sequence[Mapping[str, Value]], covered: float) -> None:
     names = dict.fromkeys(str(row["features"]) for row in rows[1:])
-    counts = sorted({int(row["labelled scenes"] or 0) for row in rows[1:]})
+    counts = sorted({int(row["labeled scenes"] or 0) for row in rows[1:]})
     axis.axhline(
         float(rows[0]["right, ko, %"] or 0), color=COLORS[3], label="SigLIP as it is, no label"
     )
     for color, name in zip(COLORS, names, strict=False):
         mine = [row for row in rows if row["features"] == name]
-        for column, style, label in (("right, ko, %", "o-", name), ("never labelled, %", ":", "")):
+        for column, style, label in (("right, ko, %", "o-", name), ("never labeled, %", ":", "")):
             shares = [float(row[column] or 0) for row in mine]
             axis.plot(counts, shares, style, color=color, label=label or None)
     axis.axhline(100 * covered, color=MUTED, linestyle="--", linewidth=1, label="at random")
     axis.set_xscale("log", base=4)
     axis.set_xticks(counts, [str(n) for n in counts])
     axis.set_ylim(0, 104)
-    axis.set_xlabel("scenes that someone labelled; dotted: names that never were")
+    axis.set_xlabel("scenes that someone labeled; dotted: names that never were")
     axis.set_title("Pointed at rightly, Korean phrases, %")
     axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.09))

@@ -153,7 +153,7 @@ def _findings(found: dict[str, list[tuple[int, float, float]]], dim: int) -> lis
         f" {2 * pairs * dim * 4 / 2**20:.0f} are the gradients themselves, and"
         f" {chunks[2] / whole[2]:.2f} times the whole form's time.",
         f"Across {PROCESSES} processes each gathers everything for the softmax,"
-        f" {last[names[3]][1]:.0f} MiB; for the sigmoid it holds its own pairs and a neighbour's,"
+        f" {last[names[3]][1]:.0f} MiB; for the sigmoid it holds its own pairs and a neighbor's,"
         f" {ring[1]:.0f} MiB.",
     ]
 

@@ -42,7 +42,7 @@ class SeenScene:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """Colour and kind of each object."""
+        """Color and kind of each object."""
         return [(item.color, item.kind) for item in self.scene.objects]
 
     @property

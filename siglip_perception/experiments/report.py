@@ -23,7 +23,7 @@ Value = str | int | float | None
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 COLORS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#64748b")
-"""Told apart by people who see colours less well, too."""
+"""Told apart by people who see colors less well, too."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def save(name: str, question: str, outcome: Outcome, folder: Path) -> list[Path]
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure in 256 colours, which a plot does not outgrow: a third of the size."""
+    """The figure in 256 colors, which a plot does not outgrow: a third of the size."""
     drawn, written = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110, facecolor="white")
     with Image.open(drawn) as picture:

@@ -6,7 +6,7 @@ A small vision transformer is trained from the same random weights, on as many i
     affinity        which patches show the same thing, by the generator's masks
     self-distilled  DINO's, iBOT's and DINOv2's signal: images alone
 
-and then frozen. Linear probes ask its patches for the colour and the kind of the object they show,
+and then frozen. Linear probes ask its patches for the color and the kind of the object they show,
 for their place, and whether they show an object at all; the cosines of patches are asked whether
 two of them show the same object. Untrained weights and raw pixels say what comes for nothing; the
 packaged model's two encoders, trained for much longer, stand beside.
@@ -54,7 +54,7 @@ SIZE, PATCH = 112, 14
 SIDE = SIZE // PATCH
 _REGISTERS = 4
 _WIDTH = 128
-PROBES = ("colour, %", "kind, %", "place, R2 %", "object or table, %", "same object, AUROC %")
+PROBES = ("color, %", "kind, %", "place, R2 %", "object or table, %", "same object, AUROC %")
 """Of which "object or table" is asked of as many patches of the one as of the other."""
 
 
@@ -116,7 +116,7 @@ def narrow() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=not without_bf16(torch.device("cpu")))
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     return (images - 0.5) / 0.25
 
 
@@ -133,7 +133,7 @@ class Contrastive(nn.Module):
 
     def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
         with narrow():
-            hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
+            hidden = self.encoder(normalized(given.images[chosen])).last_hidden_state
         pooled = self.head(hidden[:, 1 + _REGISTERS :].mean(dim=1)).float()
         image = functional.normalize(pooled, dim=-1)
         text = self.text(given.words[chosen])
@@ -151,7 +151,7 @@ class Affinity(nn.Module):
 
     def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
         with narrow():
-            hidden = self.encoder(normalised(given.images[chosen])).last_hidden_state
+            hidden = self.encoder(normalized(given.images[chosen])).last_hidden_state
         patches = functional.normalize(hidden[:, 1 + _REGISTERS :].float(), dim=-1)
         objects = given.coverage[chosen]
         background = (1 - objects.sum(dim=-1, keepdim=True)).clamp_min(0)
@@ -229,7 +229,7 @@ def patch_features(encoder: Dinov2WithRegistersModel, images: Tensor) -> Tensor:
     """Frozen patches [M, N, D]."""
     encoder.eval()
     parts = [
-        encoder(normalised(part)).last_hidden_state[:, 1 + _REGISTERS :]
+        encoder(normalized(part)).last_hidden_state[:, 1 + _REGISTERS :]
         for part in torch.split(images, 64)
     ]
     return torch.cat(parts)
@@ -244,7 +244,7 @@ class Sample:
     names: Sequence[Sequence[tuple[str, str]]]
 
     def objects(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean patch [P, D] of every object that is seen, with its colour's and kind's number."""
+        """Mean patch [P, D] of every object that is seen, with its color's and kind's number."""
         weight = self.coverage / self.coverage.sum(dim=1, keepdim=True).clamp_min(1e-6)
         means = weight.transpose(1, 2) @ self.patches
         there = self.coverage.sum(dim=1) > 0.5

@@ -35,7 +35,7 @@ class SmallPairs:
 
 
 def caption_of(scene: Scene) -> tuple[int, ...]:
-    """Its words by number: colour, kind, colour, kind, the objects in alphabetical order."""
+    """Its words by number: color, kind, color, kind, the objects in alphabetical order."""
     named = sorted((item.color, item.kind) for item in scene.objects)
     return tuple(WORDS[word] for pair in named for word in pair)
 
@@ -66,7 +66,7 @@ def small_pairs(count: int, seed: int, distinct: bool = False) -> SmallPairs:
 
 
 class SmallText(nn.Module):
-    """Four words, int64 [N, 4] -> unit [N, dim]: each (colour, kind) by itself, then their sum."""
+    """Four words, int64 [N, 4] -> unit [N, dim]: each (color, kind) by itself, then their sum."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """A registered depth image -> where each object is, in the camera's optical frame.
 
-REP 118: 16UC1 is millimetres, 0 unknown; 32FC1 is metres, NaN unknown. REP 103: x to the right, y
-down, z forward. The depth image has to be registered to the colour image: same pixels, same lens,
+REP 118: 16UC1 is millimeters, 0 unknown; 32FC1 is meters, NaN unknown. REP 103: x to the right, y
+down, z forward. The depth image has to be registered to the color image: same pixels, same lens,
 whose distortion is taken as removed or negligible.
 """
 
@@ -28,7 +28,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _EDGE = 2
 _FEWEST_PIXELS = 12
 _FEWEST_SHARE = 0.05
-# Beyond so many scaled median absolute deviations from the median, or a centimetre, it is another
+# Beyond so many scaled median absolute deviations from the median, or a centimeter, it is another
 # thing's. 1.4826 makes the MAD a standard deviation (Rousseeuw and Croux 1993).
 _OUTLIER = 3 * 1.4826
 _LEAST_SPREAD_M = 0.01
@@ -45,7 +45,7 @@ class DepthError(PerceptionError):
 
 
 def decode(message: Any) -> FloatArray:
-    """A sensor_msgs/Image of depth as float32 [height, width] metres, NaN where it is unknown.
+    """A sensor_msgs/Image of depth as float32 [height, width] meters, NaN where it is unknown.
 
     Raises DepthError: `encoding` or `malformed`.
     """
@@ -54,7 +54,7 @@ def decode(message: Any) -> FloatArray:
         raise DepthError(
             "encoding",
             f"the depth image's encoding is {message.encoding[:40]!a}: publish 16UC1"
-            " (millimetres) or 32FC1 (metres).",
+            " (millimeters) or 32FC1 (meters).",
         )
     height, width, step = int(message.height), int(message.width), int(message.step)
     row = width * kind.itemsize
@@ -68,16 +68,16 @@ def decode(message: Any) -> FloatArray:
         kind = kind.newbyteorder(">")
     rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, :row]
     raw: npt.NDArray[Any] = np.ascontiguousarray(rows).view(kind)
-    metres = raw.astype(np.float32)
+    meters = raw.astype(np.float32)
     if kind.kind == "u":
-        metres /= 1000.0
+        meters /= 1000.0
     with np.errstate(invalid="ignore"):
-        metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
-    return metres
+        meters[~(np.isfinite(meters) & (meters > 0))] = np.nan
+    return meters
 
 
 def depth_of(image: Any, info: Any, width: int, height: int) -> Depth:
-    """The depth of a colour image of width x height, from its messages (rclpy's or rosbags').
+    """The depth of a color image of width x height, from its messages (rclpy's or rosbags').
 
     Raises DepthError: `encoding`, `malformed`, `size`, `info` or `empty`.
     """
@@ -86,15 +86,15 @@ def depth_of(image: Any, info: Any, width: int, height: int) -> Depth:
             raise DepthError(
                 "size",
                 f"the {what} is {message.width}x{message.height} and the image {width}x{height}:"
-                " register depth to the colour image.",
+                " register depth to the color image.",
             )
     fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
         raise DepthError("info", "the camera info has no focal length: calibrate the camera.")
-    metres = decode(image)
-    if not np.isfinite(metres).any():
+    meters = decode(image)
+    if not np.isfinite(meters).any():
         raise DepthError("empty", "the depth image has no valid pixel.")
-    return Depth(metres, fx, fy, cx, cy)
+    return Depth(meters, fx, fy, cx, cy)
 
 
 def locate(
@@ -116,9 +116,9 @@ def locate(
 
 
 def _measure(mask: UInt8Array, depth: Depth, left: int, top: int) -> tuple[Point3, Point3] | None:
-    """(centre, size) of what a mask shows, its corner being at (left, top) of the image."""
+    """(center, size) of what a mask shows, its corner being at (left, top) of the image."""
     height, width = mask.shape
-    metres = depth.metres[top : top + height, left : left + width]
+    meters = depth.meters[top : top + height, left : left + width]
     inner = cv2.erode(
         mask,
         np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8),
@@ -127,10 +127,10 @@ def _measure(mask: UInt8Array, depth: Depth, left: int, top: int) -> tuple[Point
     )
     if np.count_nonzero(inner) < _FEWEST_PIXELS:  # too thin to lose its edge
         inner = mask
-    rows, cols = np.nonzero((inner > 0) & np.isfinite(metres))
+    rows, cols = np.nonzero((inner > 0) & np.isfinite(meters))
     if len(rows) < max(_FEWEST_PIXELS, _FEWEST_SHARE * np.count_nonzero(inner)):
         return None
-    z = metres[rows, cols].astype(np.float64)
+    z = meters[rows, cols].astype(np.float64)
     middle = np.median(z)
     spread = max(_OUTLIER * float(np.median(np.abs(z - middle))), _LEAST_SPREAD_M)
     near = np.abs(z - middle) <= spread
@@ -138,8 +138,8 @@ def _measure(mask: UInt8Array, depth: Depth, left: int, top: int) -> tuple[Point
     x = (cols + left - depth.cx) * z / depth.fx
     y = (rows + top - depth.cy) * z / depth.fy
     bounds = np.percentile(np.stack([x, y, z]), [_LOW, _HIGH], axis=1)
-    centre, size = bounds.mean(axis=0), bounds[1] - bounds[0]
+    center, size = bounds.mean(axis=0), bounds[1] - bounds[0]
     return (
-        (float(centre[0]), float(centre[1]), float(centre[2])),
+        (float(center[0]), float(center[1]), float(center[2])),
         (float(size[0]), float(size[1]), float(size[2])),
     )

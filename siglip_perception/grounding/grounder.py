@@ -21,7 +21,7 @@ from transformers import SiglipModel
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.grounding.components import split_pieces
-from siglip_perception.grounding.mask_refinement import Colours, largest_piece
+from siglip_perception.grounding.mask_refinement import MaskRefiner, largest_piece
 from siglip_perception.grounding.region_head import RegionHead
 from siglip_perception.images.geometry import Geometry, spread
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
@@ -37,13 +37,13 @@ _CLAIMED = 0.4
 # An object this much smaller than a better one that it touches is a part of it.
 _PART = 0.5
 # Shifts of the cut at which regions are found: where things hang together too much, or too little.
-SHIFTS = (0.0, 0.5, -0.5)
+AFFINITY_CUTS = (0.0, 0.5, -0.5)
 # A region that shares so much of its union with one before is a copy of it.
-_COPY = 0.8
+_DUPLICATE_IOU = 0.8
 # Of the second and third cut's regions, log-odds: whoever asks more often is told yes more often.
-DOUBT = 1.0
+EXTRA_CUT_PENALTY = 1.0
 # Of two regions of a thing the larger is preferred by so many log-odds for each doubling.
-_LARGER = 0.5
+_SIZE_BONUS = 0.5
 # Two regions that share so much of the smaller one's patches share half of its pixels, too.
 _SAME = 0.8
 _NEAR = np.ones((3, 3), np.uint8)
@@ -143,7 +143,7 @@ def candidates(
     shared, sizes = inside @ inside.T, inside.sum(dim=1)
     union = (sizes.unsqueeze(0) + sizes.unsqueeze(1) - shared).clamp_min(1)
     before = (shared / union).tril(diagonal=-1).amax(dim=1) if len(maps) else sizes
-    kept = before < _COPY
+    kept = before < _DUPLICATE_IOU
     kept[: len(sets[0])] = True
     return maps[kept], int(kept[len(sets[0]) :].sum())
 
@@ -195,7 +195,7 @@ class Grounder:
         """
         found, logits = [], []
         for siglip, cosine, phrases in asked:
-            maps, others = candidates(cosine, self._settings, self._grid, SHIFTS)
+            maps, others = candidates(cosine, self._settings, self._grid, AFFINITY_CUTS)
             whole = maps.new_ones(1, maps.shape[1])  # also where there is no region at all
             weights = upload(torch.cat([(maps > 0.5).float(), whole]).numpy(), siglip.device)
             pooled = functional.normalize(self._head(siglip, weights), dim=-1)
@@ -205,7 +205,7 @@ class Grounder:
         scores = []
         for (maps, others), one in zip(found, to_host(*logits), strict=True):
             values = one.numpy()
-            values[:, len(maps) - others : -1] -= DOUBT
+            values[:, len(maps) - others : -1] -= EXTRA_CUT_PENALTY
             soft = maps.view(-1, *self._grid).numpy()
             scores.append(Scores(soft, values[:, :-1], values[:, -1]))
         return scores
@@ -217,7 +217,7 @@ def sigmoid(logit: FloatArray | float) -> Any:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ObjectMask:
     """mask: uint8 [height, width] of 0 and 1 in camera pixels. box: of it. area: its pixels."""
 
     mask: UInt8Array
@@ -226,27 +226,27 @@ class Drawn:
 
     @classmethod
     def of(
-        cls, soft: FloatArray, geometry: Geometry, patch: int, colours: Colours | None
-    ) -> Drawn:
-        """A region's map [rows, cols]; the colours, the picture's, sharpen it.
+        cls, soft: FloatArray, geometry: Geometry, patch: int, colors: MaskRefiner | None
+    ) -> ObjectMask:
+        """A region's map [rows, cols]; the colors, the picture's, sharpen it.
 
         Of several pieces the largest is kept: what DINOv2 holds together, as two books, comes
         apart in the pixels.
         """
-        if colours is None:
+        if colors is None:
             part = largest_piece((spread(soft, geometry, patch) > 0.5).astype(np.uint8))
             left, top = 0, 0
         else:
-            # What is faint and further off than the next patch is another thing of a like colour.
+            # What is faint and further off than the next patch is another thing of a like color.
             near = cv2.dilate((soft > 0.5).astype(np.uint8), _NEAR)
-            share = spread(soft * near, geometry, patch, colours.size)
-            part, (left, top) = colours.sharpen(share, patch / geometry.size)
+            share = spread(soft * near, geometry, patch, colors.size)
+            part, (left, top) = colors.sharpen(share, patch / geometry.size)
         mask = np.zeros((geometry.height, geometry.width), np.uint8)
         mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         x, y, width, height = cv2.boundingRect(part) if part.size else (0, 0, 0, 0)
         return cls(mask, Box(left + x, top + y, width, height), cv2.countNonZero(part))
 
-    def overlap(self, other: Drawn) -> float:
+    def overlap(self, other: ObjectMask) -> float:
         """What two masks share, as a share of the smaller one."""
         left, top = max(self.box.x, other.box.x), max(self.box.y, other.box.y)
         right = min(self.box.x + self.box.width, other.box.x + other.box.width)
@@ -257,7 +257,7 @@ class Drawn:
         common = cv2.countNonZero(self.mask[both] & other.mask[both])
         return common / max(min(self.area, other.area), 1)
 
-    def is_part_of(self, better: Drawn) -> bool:
+    def is_part_of(self, better: ObjectMask) -> bool:
         """Whether it is a part of a better one, as a cup's handle is: smaller, and touching it."""
         one, other = self.box, better.box
         apart_x = max(one.x, other.x) - min(one.x + one.width, other.x + other.width)
@@ -278,20 +278,20 @@ def select_objects(
     """The regions that a phrase names with a probability of `threshold` or more, with their masks.
 
     Best first within a phrase; of two regions that share half of the smaller the better one
-    stays, and so it does beside its own parts. image: uint8 [height, width, 3] RGB; its colours
+    stays, and so it does beside its own parts. image: uint8 [height, width, 3] RGB; its colors
     sharpen the masks.
     """
-    colours: Colours | None = None
+    colors: MaskRefiner | None = None
     objects: list[GroundedObject] = []
     masks: list[UInt8Array] = []
-    every: dict[int, Drawn] = {}
+    every: dict[int, ObjectMask] = {}
     probability = sigmoid(scores.logits)
     inside = (scores.maps > 0.5).reshape(len(scores.maps), math.prod(scores.maps.shape[1:]))
     patches = inside.sum(axis=1)
     sizes = np.log2(np.maximum(patches, 1))
     for number, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
-        kept: list[tuple[int, Drawn]] = []
-        order = np.argsort(-(scores.logits[number] + _LARGER * sizes), kind="stable")
+        kept: list[tuple[int, ObjectMask]] = []
+        order = np.argsort(-(scores.logits[number] + _SIZE_BONUS * sizes), kind="stable")
         for region in order[probability[number, order] >= threshold].tolist():
             if len(objects) + len(kept) >= max_objects:
                 break
@@ -303,9 +303,9 @@ def select_objects(
             ):
                 continue
             if region not in every:
-                if colours is None and image is not None:
-                    colours = Colours(image)
-                every[region] = Drawn.of(scores.maps[region], geometry, patch, colours)
+                if colors is None and image is not None:
+                    colors = MaskRefiner(image)
+                every[region] = ObjectMask.of(scores.maps[region], geometry, patch, colors)
             drawn = every[region]
             if not drawn.area or any(
                 drawn.is_part_of(better) or drawn.overlap(better) > 0.5 for _, better in kept

@@ -1,8 +1,8 @@
-"""The picture's own colours sharpen a mask: patches say roughly where, pixels say exactly.
+"""The picture's own colors sharpen a mask: patches say roughly where, pixels say exactly.
 
 One step of GrabCut's idea (Rother et al. 2004) with a soft start: a region's share of each pixel,
-spread from the patches, weighs two colour histograms, the region's and its surroundings'; what a
-pixel's colour says for or against the region is added to that share's log-odds.
+spread from the patches, weighs two color histograms, the region's and its surroundings'; what a
+pixel's color says for or against the region is added to that share's log-odds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _TABLE = ((np.arange(256) * _LEVELS) >> 8).astype(np.uint8)
 _INDEX = np.array([[_LEVELS**2, _LEVELS, 1]], np.float32)
 
 
-class Colours:
-    """The colours of one picture, uint8 [H, W, 3] RGB; used for any number of its regions.
+class MaskRefiner:
+    """The colors of one picture, uint8 [H, W, 3] RGB; used for any number of its regions.
 
     size: width and height of the working copy, in whose pixels regions are sharpened.
     """
@@ -70,7 +70,7 @@ class Colours:
         ours = np.bincount(flat, inside.ravel(), _BINS)
         others = np.bincount(flat, minlength=_BINS) - ours
         ours_wide, others_wide = _spread_out(np.stack([ours, others]))
-        # Of the same colours everywhere, the ratio is 1 and the start decides.
+        # Of the same colors everywhere, the ratio is 1 and the start decides.
         odds_of_any = np.log(ours.sum() / others.sum())
         said = np.log((ours_wide + _PRIOR_COUNT) / (others_wide + _PRIOR_COUNT)) - odds_of_any
         odds = np.log(inside / (1 - inside)) + cv2.GaussianBlur(
@@ -118,7 +118,7 @@ _BLUR[0, 0] = _BLUR[-1, -1] = 0.75
 
 
 def _spread_out(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Colour histograms [K, bins], blurred along each channel: noise moves a pixel by one."""
+    """Color histograms [K, bins], blurred along each channel: noise moves a pixel by one."""
     cubes = counts.reshape(-1, _LEVELS, _LEVELS)
     cubes = (_BLUR @ cubes @ _BLUR).reshape(len(counts), _LEVELS, -1)
     return (_BLUR @ cubes).reshape(counts.shape)

@@ -132,18 +132,18 @@ class _Picker:
         return math.sqrt(box.width * box.height)
 
     def depth(self, index: int) -> float:
-        """Metres from the camera; NaN where that is not known."""
+        """Meters from the camera; NaN where that is not known."""
         return self._objects[index].position[2]
 
     def gap(self, first: int, second: int) -> float:
-        """Pixels between two boxes' edges, and a little for their centres: a tie is none."""
+        """Pixels between two boxes' edges, and a little for their centers: a tie is none."""
         a, b = self._objects[first].box, self._objects[second].box
         across = max(a.x - (b.x + b.width), b.x - (a.x + a.width), 0)
         down = max(a.y - (b.y + b.height), b.y - (a.y + a.height), 0)
         return math.hypot(across, down) + 0.05 * _distance(self.center(first), self.center(second))
 
     def outside(self, point: _Point, index: int) -> float:
-        """Pixels from a box to a point outside it, and a little for its centre."""
+        """Pixels from a box to a point outside it, and a little for its center."""
         box = self._objects[index].box
         across = max(box.x - point[0], point[0] - (box.x + box.width), 0)
         down = max(box.y - point[1], point[1] - (box.y + box.height), 0)
@@ -196,7 +196,7 @@ def _costs(where: Where, picker: _Picker, landmarks: Sequence[int]) -> Callable[
     def away(index: int) -> float:
         mine, its = picker.depth(index), picker.depth(first)
         if math.isfinite(mine) and math.isfinite(its):
-            return (mine - its) * 1e3  # a margin of pixels is then one of millimetres
+            return (mine - its) * 1e3  # a margin of pixels is then one of millimeters
         return picker.bottom(first) - picker.bottom(index)
 
     if where is Where.LEFT:

@@ -23,7 +23,7 @@ _State = npt.NDArray[np.float64]
 _ACCELERATION = 4.0
 _MEASUREMENT = 0.08
 _FIRST_SPEED = 2.0
-# What is found is the same object where the boxes overlap by this much, or their centres are no
+# What is found is the same object where the boxes overlap by this much, or their centers are no
 # further apart than this share of their size.
 _LEAST_IOU = 0.15
 _NEAREST = 0.5
@@ -41,7 +41,7 @@ class TrackingOptions:
 
 
 class _Track:
-    """One object. Its state: centre x and y, width and height, in pixels, and their speeds."""
+    """One object. Its state: center x and y, width and height, in pixels, and their speeds."""
 
     def __init__(self, number: int, found: GroundedObject, stamp_ns: int) -> None:
         self.number = number

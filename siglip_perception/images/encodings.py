@@ -129,7 +129,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("rgba", "rgba32", "rgba8888"), "rgba8"),
     **dict.fromkeys(("bgra", "bgra32", "bgra8888", "argb"), "bgra8"),
     **dict.fromkeys(("gray", "grey", "gray8", "grey8", "y8", "l8", "mono", "8u"), "mono8"),
-    **dict.fromkeys(("gray16", "grey16", "y16", "l16", "mono10", "mono12", "mono14"), "mono16"),
+    **dict.fromkeys(("gray16", "gray16", "y16", "l16", "mono10", "mono12", "mono14"), "mono16"),
     **dict.fromkeys(("yuy2", "yuv422yuyv", "yuyv422", "yuv422yuy2packed"), "yuyv"),
     **dict.fromkeys(("yuv422packed", "yuv422uyvy", "uyvy422", "ycbcr4228", "yuv4228"), "uyvy"),
 }

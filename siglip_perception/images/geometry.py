@@ -94,7 +94,7 @@ def spread(
     """A map over the patches [rows, cols] in pixels: float32 [height, width], bilinear.
 
     patch: side of a patch in pixels of the square. size: width and height of a copy of the image;
-    None: the camera's own. Past the outermost patches' centres the map goes on as it ends; what
+    None: the camera's own. Past the outermost patches' centers the map goes on as it ends; what
     the square does not show is 0.
     """
     wanted = size or (geometry.width, geometry.height)
@@ -108,14 +108,14 @@ def spread(
 def _hats(
     geometry: Geometry, patch: int, rows: int, cols: int, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Bilinear weights [height, rows] and [cols, width] of every pixel's centre."""
+    """Bilinear weights [height, rows] and [cols, width] of every pixel's center."""
     sides = []
     low, high = geometry.seen()[:2], geometry.seen()[2:]
     for axis, (length, count) in enumerate(((geometry.width, cols), (geometry.height, rows))):
-        centres = (np.arange(size[axis]) + 0.5) * (length / size[axis])
-        square = (centres + geometry.before[axis]) * geometry.scale[axis] + geometry.offset[axis]
+        centers = (np.arange(size[axis]) + 0.5) * (length / size[axis])
+        square = (centers + geometry.before[axis]) * geometry.scale[axis] + geometry.offset[axis]
         places = np.clip(square / patch - 0.5, 0, count - 1)
         weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)
-        weights[(centres < low[axis]) | (centres > high[axis])] = 0
+        weights[(centers < low[axis]) | (centers > high[axis])] = 0
         sides.append(torch.from_numpy(weights.astype(np.float32)))
     return sides[1], sides[0].T.contiguous()

@@ -14,7 +14,7 @@ from siglip_perception.types import Box, GroundedObject, Grounding, Role, UInt8A
 
 FONT = Path(__file__).parent.parent / "fonts" / "PerceptionSansKR-Bold.ttf"
 _Color = tuple[int, int, int]
-# One colour a phrase, in turn; bright, and apart also to colour-blind eyes (after Okabe and Ito).
+# One color a phrase, in turn; bright, and apart also to color-blind eyes (after Okabe and Ito).
 PALETTE: tuple[_Color, ...] = (
     (255, 196, 0),
     (0, 200, 255),

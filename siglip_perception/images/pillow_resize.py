@@ -69,7 +69,7 @@ def weights(length: int, scaled: int, interpolation: Interpolation) -> npt.NDArr
 
 
 @dataclass(frozen=True)
-class Matrices:
+class PillowResize:
     """The resize of images of one size: uint8 [H, W, 3] -> uint8 [height, width, 3].
 
     across: float32 [3 * width, W], the weights' parts from the lowest up. down: [3 * height, H].
@@ -86,7 +86,7 @@ class Matrices:
         scaled: tuple[int, int],
         interpolation: Interpolation,
         device: torch.device,
-    ) -> Matrices:
+    ) -> PillowResize:
         """size: (W, H). scaled: (width, height). device: where the images are."""
         across, down = (
             None if before == after else _split(weights(before, after, interpolation), device)

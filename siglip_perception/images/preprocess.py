@@ -14,7 +14,7 @@ from torch import Tensor
 
 from siglip_perception.contracts import Contract, EncoderSpec, Interpolation, Resize, Triple
 from siglip_perception.images.geometry import Geometry
-from siglip_perception.images.pillow_resize import Matrices
+from siglip_perception.images.pillow_resize import PillowResize
 from siglip_perception.types import FloatArray, UInt8Array
 from siglip_perception.util.device import upload
 
@@ -24,7 +24,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 @dataclass(frozen=True)
-class Square:
+class ResizeSpec:
     """How a frame becomes uint8 [size, size, 3]; encoders with an equal one share the work."""
 
     resize: Resize
@@ -33,7 +33,7 @@ class Square:
     fill: tuple[int, int, int]
 
     @classmethod
-    def of(cls, contract: Contract, spec: EncoderSpec) -> Square:
+    def of(cls, contract: Contract, spec: EncoderSpec) -> ResizeSpec:
         padded = contract.resize in ("letterbox", "resize-pad")
         fill = spec.fill if padded else (0, 0, 0)
         return cls(contract.resize, contract.interpolation, spec.image_size, fill)
@@ -44,18 +44,18 @@ class Square:
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """What one encoder is fed: the square, normalised by channel with mean and std."""
+    """What one encoder is fed: the square, normalized by channel with mean and std."""
 
-    square: Square
+    square: ResizeSpec
     mean: Triple
     std: Triple
 
     @classmethod
     def of(cls, contract: Contract, spec: EncoderSpec) -> EncoderInput:
-        return cls(Square.of(contract, spec), spec.mean, spec.std)
+        return cls(ResizeSpec.of(contract, spec), spec.mean, spec.std)
 
 
-class Uploaded(Mapping[EncoderInput, Tensor]):
+class DeviceFrames(Mapping[EncoderInput, Tensor]):
     """Frames on a device, and the encoders' inputs of them, each computed when it is asked for.
 
     Nothing is waited for on the way. An input depends on `frames` and on constants that this
@@ -75,17 +75,17 @@ class Uploaded(Mapping[EncoderInput, Tensor]):
             ]
             for one in tables
         }
-        self._squares: dict[Square, Tensor] = {}
+        self._squares: dict[ResizeSpec, Tensor] = {}
 
     @property
     def steady(self) -> bool:
         return not any(one.sliver for row in self._scalings.values() for one in row)
 
-    def over(self, frames: Sequence[Tensor]) -> Uploaded:
+    def over(self, frames: Sequence[Tensor]) -> DeviceFrames:
         """The inputs of other frames."""
-        return Uploaded(frames, self._tables)
+        return DeviceFrames(frames, self._tables)
 
-    def again(self) -> Uploaded:
+    def again(self) -> DeviceFrames:
         """The inputs of the same frames, of which nothing has been computed yet."""
         other = copy.copy(self)
         other._squares = {}
@@ -116,7 +116,7 @@ class Preprocessor:
         self._device = device
         self._inputs = tuple(dict.fromkeys(inputs))
         self._squares = tuple(dict.fromkeys(one.square for one in self._inputs))
-        # A pixel has 256 values: normalising by table is exact, and far faster than arithmetic.
+        # A pixel has 256 values: normalizing by table is exact, and far faster than arithmetic.
         levels = np.arange(256, dtype=np.float32) / np.float32(255.0)
         self._tables: dict[EncoderInput, FloatArray] = {
             one: np.stack(
@@ -147,19 +147,19 @@ class Preprocessor:
             return {one: self._look_up(squares[one.square], one) for one in self._inputs}
         return self.over([upload(image, self._device) for image in images])
 
-    def over(self, frames: Sequence[Tensor]) -> Uploaded:
+    def over(self, frames: Sequence[Tensor]) -> DeviceFrames:
         """The inputs of frames uint8 [H, W, 3] that are on the device, as it computes them."""
-        return Uploaded(frames, self._uploaded)
+        return DeviceFrames(frames, self._uploaded)
 
     def _look_up(self, squares: UInt8Array, one: EncoderInput) -> Tensor:
         planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2))
-        normalised = np.empty((len(squares), 3, *squares.shape[1:3]), dtype=np.float32)
+        normalized = np.empty((len(squares), 3, *squares.shape[1:3]), dtype=np.float32)
         for channel in range(3):
-            normalised[:, channel] = self._tables[one][channel][planes[channel]]
-        return torch.from_numpy(normalised)
+            normalized[:, channel] = self._tables[one][channel][planes[channel]]
+        return torch.from_numpy(normalized)
 
 
-def to_square(image: UInt8Array, square: Square) -> UInt8Array:
+def to_square(image: UInt8Array, square: ResizeSpec) -> UInt8Array:
     """uint8 [H, W, 3] -> uint8 [S, S, 3], bit for bit as the references give it with Pillow.
 
     Only an image more than 16 times as long as wide may differ at its edges.
@@ -198,7 +198,7 @@ def is_sliver(width: int, height: int) -> bool:
     return max(width, height) > _SLIVER * min(width, height)
 
 
-def _sliver_to_square(image: UInt8Array, geometry: Geometry, square: Square) -> UInt8Array:
+def _sliver_to_square(image: UInt8Array, geometry: Geometry, square: ResizeSpec) -> UInt8Array:
     """What the square shows of a sliver, and nothing of the rest is made on the way."""
     left, top, right, bottom = geometry.seen()
     corners = (*geometry.to_square(left, top), *geometry.to_square(right, bottom))
@@ -214,7 +214,7 @@ def _sliver_to_square(image: UInt8Array, geometry: Geometry, square: Square) -> 
     return placed
 
 
-def _place_array(scaled: UInt8Array, geometry: Geometry, square: Square) -> UInt8Array:
+def _place_array(scaled: UInt8Array, geometry: Geometry, square: ResizeSpec) -> UInt8Array:
     if scaled.shape[:2] == (square.size, square.size):
         return scaled
     placed = np.empty((square.size, square.size, 3), dtype=np.uint8)
@@ -241,21 +241,21 @@ class Scaling:
     sliver: the host does it, and is waited for. fill: uint8 [3] on the device.
     """
 
-    square: Square
+    square: ResizeSpec
     geometry: Geometry
     sliver: bool
-    matrices: Matrices
+    matrices: PillowResize
     fill: Tensor
 
     @classmethod
     @functools.lru_cache(maxsize=32)
-    def of(cls, square: Square, height: int, width: int, device: torch.device) -> Scaling:
+    def of(cls, square: ResizeSpec, height: int, width: int, device: torch.device) -> Scaling:
         geometry = square.geometry(width, height)
         left, top = geometry.before
-        sliver, matrices = is_sliver(width, height), Matrices()
+        sliver, matrices = is_sliver(width, height), PillowResize()
         if not sliver:
             padded = width + 2 * left, height + 2 * top
-            matrices = Matrices.of(padded, geometry.scaled, square.interpolation, device)
+            matrices = PillowResize.of(padded, geometry.scaled, square.interpolation, device)
         fill = torch.tensor(square.fill, dtype=torch.uint8, device=device)
         return cls(square, geometry, sliver, matrices, fill)
 

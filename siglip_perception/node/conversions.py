@@ -130,7 +130,7 @@ def detection_type() -> Any | None:
 
 
 def detections_message(header: Any, grounding: Grounding) -> Any:
-    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its centre and size; the id
+    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its center and size; the id
     that of the tracked object, empty without one."""
     from vision_msgs.msg import (
         BoundingBox2D,

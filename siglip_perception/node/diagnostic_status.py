@@ -11,7 +11,7 @@ from siglip_perception.node.frame_processor import ModelState
 from siglip_perception.node.instruction_state import InstructionState
 from siglip_perception.node.qos import Mismatch
 
-# A dropped frame colours its camera's status for so long, in seconds.
+# A dropped frame colors its camera's status for so long, in seconds.
 RECENT = 2.0
 JUMP_RECENT = 5.0
 TROUBLE_RECENT = 10.0
@@ -145,7 +145,7 @@ def node_status(view: NodeView, now: float) -> Status:
 
 
 def instruction_status(state: InstructionState, superseded: int) -> Status:
-    """The status of the instruction; its text is the sanitised one, never what was received."""
+    """The status of the instruction; its text is the sanitized one, never what was received."""
     values = [
         ("state", state.state),
         ("instruction_id", str(state.instruction_id)),

@@ -27,7 +27,7 @@ from siglip_perception.node.oom import (
 from siglip_perception.node.pipeline_loader import Loader, PipelineLike
 from siglip_perception.node.stamp_check import too_old
 from siglip_perception.stream.depth_feed import DepthFeed
-from siglip_perception.stream.rate_limit import Pace
+from siglip_perception.stream.rate_limit import RateLimiter
 from siglip_perception.types import Frame, Grounding, Task, TokenGrid
 
 MAX_NOT_FINITE = 3
@@ -102,7 +102,7 @@ class Perceiver:
         self._clock = clock
         self._reported: dict[str, float] = {}
         self._listener = Listener(self._tell, clock)
-        self._pace = Pace(lambda: settings().grounding_rate)
+        self._pace = RateLimiter(lambda: settings().grounding_rate)
         self._pipeline: PipelineLike | None = None
         self._not_finite = 0
         self._failures = 0

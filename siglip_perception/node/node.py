@@ -50,7 +50,7 @@ from siglip_perception.parameter import ConfigError
 # ~/ground does not answer from a frame that came longer ago than this.
 NEWEST_SECONDS = 2.0
 # For what was published before the end to arrive, in seconds.
-HEARD = 0.3
+ACK_TIMEOUT = 0.3
 
 
 class PerceptionNode(ManagedNode):
@@ -137,14 +137,14 @@ class PerceptionNode(ManagedNode):
     def stop(self, grace: float) -> None:
         """Ends all work; what is under way gets `grace` seconds to be finished and published.
 
-        What was published gets HEARD seconds to arrive: whoever ends the process after this takes
-        nothing with it that the middleware still had to send.
+        What was published gets ACK_TIMEOUT seconds to arrive: whoever ends the process after this
+        takes nothing with it that the middleware still had to send.
         """
         self._worker.stop(grace)
         self._mailbox.close()
         self._outputs.close()
         self._diagnostics.finish()
-        deadline = time.monotonic() + HEARD
+        deadline = time.monotonic() + ACK_TIMEOUT
         for publisher in (*self._outputs.all(), self._diagnostics.publisher):
             left = Duration(seconds=max(deadline - time.monotonic(), 0.0))
             with suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):

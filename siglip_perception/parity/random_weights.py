@@ -47,7 +47,7 @@ def write_random(contract: Contract, folder: Path, seed: int) -> None:
 
 @torch.no_grad()
 def shake(model: nn.Module) -> nn.Module:
-    """Randomise what initialisation leaves constant, and keep the activations of order one."""
+    """Randomize what initialization leaves constant, and keep the activations of order one."""
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
         if parameter.ndim > 1 and "token" not in name and "pos" not in name:

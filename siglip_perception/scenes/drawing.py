@@ -28,9 +28,9 @@ _LEAST_BLUR = 0.3
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing: centre (x, y) and height as shares of the image's height, angle in radians.
+    """One thing: center (x, y) and height as shares of the image's height, angle in radians.
 
-    color: a name of COLORS, or "" for a muted colour that no phrase names. phase: in [0, 1), where
+    color: a name of COLORS, or "" for a muted color that no phrase names. phase: in [0, 1), where
     its grain, pattern and reflections begin.
     """
 
@@ -79,7 +79,7 @@ class Scene:
 
     clutter: things that no phrase names by kind; they stand among the objects, further down the
     picture nearer. horizon: share of the height above the table's edge. noise: standard deviation
-    of the sensor's noise in grey levels. motion: length (share of the height) and angle of the
+    of the sensor's noise in gray levels. motion: length (share of the height) and angle of the
     camera's motion blur. defocus: standard deviation of the lens's blur, share of the height.
     seed: of texture and noise.
     """
@@ -178,9 +178,9 @@ def _texture(rng: np.random.Generator, cover: Cover, width: int, height: int) ->
 
 
 def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Factor and addend on the painted colour, [h, w] each, in the object's own frame.
+    """Factor and addend on the painted color, [h, w] each, in the object's own frame.
 
-    x: float32 [1, w]; y: float32 [h, 1], from the centre, in shares of the image's height.
+    x: float32 [1, w]; y: float32 [h, 1], from the center, in shares of the image's height.
     """
     cos, sin = np.cos(item.angle, dtype=np.float32), np.sin(item.angle, dtype=np.float32)
     u = (x * cos + y * sin) / np.float32(item.size * item.aspect)
@@ -205,7 +205,7 @@ def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArra
     if item.pattern != "plain":
         across, down = np.sin(turn * (3 * u + phase)), np.sin(turn * 3 * v)
         marks = {"stripes": across, "dots": across * down - 0.45, "checks": across * down}
-        # Light marks on dark things, dark marks on light ones: the colour keeps its name.
+        # Light marks on dark things, dark marks on light ones: the color keeps its name.
         if sum(item.rgb) > 330:
             factor *= 1 - np.float32(0.28) * (marks[item.pattern] > 0)
         else:

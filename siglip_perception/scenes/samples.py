@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from siglip_perception import contracts
-from siglip_perception.images.preprocess import Square, to_square
+from siglip_perception.images.preprocess import ResizeSpec, to_square
 from siglip_perception.scenes.scenes import (
     MAX_CLUTTER,
     MAX_OBJECTS,
@@ -39,7 +39,7 @@ _NAMED = 4
 """Objects in a caption, at most: more do not fit the text tower's context."""
 TABLETOP = contracts.get("tabletop")
 GRID = TABLETOP.rows
-_SQUARE = Square.of(TABLETOP, TABLETOP.encoders[0])
+_SQUARE = ResizeSpec.of(TABLETOP, TABLETOP.encoders[0])
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 
 
@@ -47,10 +47,10 @@ _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 class Batch:
     """B scenes.
 
-    images: uint8 [B, 3, S, S], resized as the node does it, not yet normalised.
+    images: uint8 [B, 3, S, S], resized as the node does it, not yet normalized.
     coverage: float32 [B, N, K], share of each of the N patches that each thing shows: objects,
         then clutter, then nothing.
-    answers: float32 [B, K, C], 1 where phrase class C names thing K; of clutter only its colour.
+    answers: float32 [B, K, C], 1 where phrase class C names thing K; of clutter only its color.
     captions: B sentences.
     """
 

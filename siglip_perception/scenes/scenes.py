@@ -59,10 +59,10 @@ _PREVIEW = 96
 
 
 def sample_scene(rng: np.random.Generator, objects: int, *, twins: bool = False) -> Scene:
-    """A scene of that many objects (1 to 8), all of different colour and kind, amid clutter.
+    """A scene of that many objects (1 to 8), all of different color and kind, amid clutter.
 
     Some stand before others: at most MOST_HIDDEN of an object is hidden. With `twins` the last
-    object is of the same colour and kind as the first.
+    object is of the same color and kind as the first.
     """
     kinds, colors = list(KINDS), list(COLORS)
     closeness = 0.54 if rng.random() < 0.5 else float(rng.uniform(0.1, 0.5))
@@ -107,7 +107,7 @@ def sample_scene(rng: np.random.Generator, objects: int, *, twins: bool = False)
 
 
 def _thing(rng: np.random.Generator, kind: str, color: str, size: float) -> SceneObject:
-    """A thing of that kind and colour ("" for a muted one) anywhere on the table."""
+    """A thing of that kind and color ("" for a muted one) anywhere on the table."""
     base = COLORS[color][0] if color else _MUTED[int(rng.integers(len(_MUTED)))]
     rgb = np.clip(np.array(base) + rng.normal(0, 9, 3), 0, 255).astype(int)
     free = kind in TURNS_FREELY

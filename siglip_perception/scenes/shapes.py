@@ -14,7 +14,7 @@ import numpy.typing as npt
 Points = npt.NDArray[np.float64]
 Shade = float | tuple[int, int, int]
 Layer = tuple[Points, Shade]
-"""A polygon [n, 2] in the unit frame, and a factor on the object's colour or an RGB of its own."""
+"""A polygon [n, 2] in the unit frame, and a factor on the object's color or an RGB of its own."""
 
 _RUBBER, _STEEL, _GLASS = (38, 38, 42), (176, 178, 182), (172, 200, 212)
 _STEM, _LEAF = (84, 60, 36), (78, 140, 60)

@@ -1,4 +1,4 @@
-"""One camera's depth images and camera infos, and the depth that belongs to a colour image."""
+"""One camera's depth images and camera infos, and the depth that belongs to a color image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from siglip_perception.grounding.depth import DepthError, depth_of
 from siglip_perception.types import Depth
 
-# Depth images that wait for their colour image, undecoded.
+# Depth images that wait for their color image, undecoded.
 _KEPT = 16
 
 
 @dataclass(frozen=True)
 class DepthView:
-    """What became of the colour images that asked for depth.
+    """What became of the color images that asked for depth.
 
     counts: `used`, or why there was none: `missing`, `info`, `size`, `encoding`, `malformed`,
     `empty`. failed_at: monotonic seconds of the last failure, told in `text`; None: never.
@@ -63,7 +63,7 @@ class DepthFeed:
             return max((stamp for stamp, _ in self._images), default=None)
 
     def depth(self, stamp_ns: int, width: int, height: int, tolerance: float) -> Depth | None:
-        """The depth nearest in time to a colour image, at most `tolerance` seconds away.
+        """The depth nearest in time to a color image, at most `tolerance` seconds away.
 
         None where there is none of use: that is counted, and said in view().
         """
@@ -95,7 +95,7 @@ class DepthFeed:
         if apart > tolerance:
             raise DepthError(
                 "missing",
-                f"the nearest depth image is {apart:.3f} s away from the colour image, and the"
+                f"the nearest depth image is {apart:.3f} s away from the color image, and the"
                 f" tolerance is {tolerance:g} s.",
             )
         return message, info

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _EARLY_NS = 2_000_000
 
 
-class Pace:
+class RateLimiter:
     """rate: in Hz, asked for at each frame; 0: every frame is due."""
 
     def __init__(self, rate: Callable[[], float]) -> None:

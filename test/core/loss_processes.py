@@ -149,7 +149,7 @@ def _work(rank: int, world: int, folder: str) -> None:
     if world > 1:
         results["refused"] = _refusals(whole)
     if world == 4:
-        # Two pairs of processes that are neither neighbours nor in step with the world's ranks.
+        # Two pairs of processes that are neither neighbors nor in step with the world's ranks.
         halves = [distributed.new_group([0, 2]), distributed.new_group([3, 1])]
         results["half"] = _several("sigmoid", halves[rank % 2])
     torch.save(results, Path(folder) / f"{rank}.pt")

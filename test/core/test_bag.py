@@ -453,8 +453,8 @@ def depth_bag(path: Path, late_ns: int = 0, **changes: Any) -> None:
         header(0), 48, 64, "plumb_bob", np.zeros(5), lens, np.eye(3).ravel(), np.zeros(12),
         *(0, 0, region),
     )  # fmt: skip
-    metres = np.full((48, 64), 0.5, np.float32)
-    fields = {"encoding": "32FC1", "step": 256, "data": metres.reshape(-1).view(np.uint8)}
+    meters = np.full((48, 64), 0.5, np.float32)
+    fields = {"encoding": "32FC1", "step": 256, "data": meters.reshape(-1).view(np.uint8)}
     entries = [
         ("/instruction", "std_msgs/msg/String", stamp(0) - 2, text_bytes("red cup")),
         ("/camera_info", info_type, stamp(0) - 1, bytes(STORE.serialize_cdr(info, info_type))),
@@ -503,7 +503,7 @@ def test_without_usable_depth_objects_go_out_all_the_same(
     nothing = np.full((48, 64), np.nan, np.float32).reshape(-1).view(np.uint8)
     for name, changes, reason in (
         ("nan", {"data": nothing}, "empty"),
-        ("colour", {"encoding": "rgb8"}, "encoding"),
+        ("color", {"encoding": "rgb8"}, "encoding"),
         ("half", {"height": 24, "data": nothing[: 24 * 256]}, "size"),
     ):
         depth_bag(tmp_path / name, **changes)

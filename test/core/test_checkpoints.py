@@ -179,7 +179,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(folder: Path) -> No
             {"model_type": "clip"},
             "of the type 'clip' and has to be 'siglip' or 'siglip_vision_model'",
         ),
-        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
         ({"vision_config": {"hidden_size": "wide"}}, "cannot be understood"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Masks from patches, sharpened by the picture's colours."""
+"""Masks from patches, sharpened by the picture's colors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from siglip_perception.grounding.mask_refinement import Colours
+from siglip_perception.grounding.mask_refinement import MaskRefiner
 from siglip_perception.types import FloatArray, UInt8Array
 
 
 def picture(height: int = 240, width: int = 320) -> tuple[UInt8Array, UInt8Array]:
-    """A red bar, thin and slanted, on a noisy grey table; and its mask."""
+    """A red bar, thin and slanted, on a noisy gray table; and its mask."""
     rng = np.random.default_rng(0)
     image = rng.normal(120, 6, (height, width, 3))
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -28,8 +28,8 @@ def coarse(mask: UInt8Array, size: tuple[int, int], rows: int = 12) -> FloatArra
 
 def sharpened(image: UInt8Array, mask: UInt8Array, margin: float = 1 / 12) -> UInt8Array:
     """The whole picture's mask of what the patches know of a mask."""
-    colours = Colours(image)
-    part, (x, y) = colours.sharpen(coarse(mask, colours.size), margin)
+    colors = MaskRefiner(image)
+    part, (x, y) = colors.sharpen(coarse(mask, colors.size), margin)
     whole = np.zeros_like(mask)
     whole[y : y + part.shape[0], x : x + part.shape[1]] = part
     return whole
@@ -47,7 +47,7 @@ def test_a_thin_thing_gets_its_edges_back(size: tuple[int, int]) -> None:
     assert iou(sharpened(image, mask), mask) > 0.8
 
 
-def test_without_a_colour_that_differs_the_start_decides() -> None:
+def test_without_a_color_that_differs_the_start_decides() -> None:
     _, mask = picture()
     cv2.circle(mask, (230, 120), 40, 1, -1)
     start = coarse(mask, (320, 240))
@@ -55,7 +55,7 @@ def test_without_a_colour_that_differs_the_start_decides() -> None:
     assert abs(float(sharp.sum() / (start > 0.5).sum()) - 1) < 0.35
 
 
-def test_the_same_colour_far_away_is_not_part_of_it() -> None:
+def test_the_same_color_far_away_is_not_part_of_it() -> None:
     image, mask = picture()
     image[200:230, 280:310] = (200, 40, 40)
     assert not sharpened(image, mask)[190:, 270:].any()
@@ -63,10 +63,10 @@ def test_the_same_colour_far_away_is_not_part_of_it() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])
 def test_odd_pictures_do_no_harm(shape: tuple[int, int]) -> None:
-    colours = Colours(np.zeros((*shape, 3), dtype=np.uint8))
-    nothing = np.zeros(colours.size[::-1], dtype=np.float32)
-    assert not colours.sharpen(nothing, 0.1)[0].any()
-    part, (x, y) = colours.sharpen(nothing + 1, 0.1)
+    colors = MaskRefiner(np.zeros((*shape, 3), dtype=np.uint8))
+    nothing = np.zeros(colors.size[::-1], dtype=np.float32)
+    assert not colors.sharpen(nothing, 0.1)[0].any()
+    part, (x, y) = colors.sharpen(nothing + 1, 0.1)
     assert part.any()
     assert x + part.shape[1] <= shape[1]
     assert y + part.shape[0] <= shape[0]

@@ -103,7 +103,7 @@ def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
         (lambda c: c.pop("encoders"), "needs the field encoders"),
         (lambda c: c["encoders"][0].pop("mean"), r"the field encoders\[0\]\.mean"),
         (lambda c: c.update(resize="stretch"), "resize to be one of squash, letterbox"),
-        (lambda c: c.update(colour="red"), "only the fields .* and 'colour' is none"),
+        (lambda c: c.update(color="red"), "only the fields .* and 'color' is none"),
         (lambda c: c["encoders"][1].update(tap=0), r"encoders\[1\]\.tap to be a whole number"),
         (lambda c: c["encoders"][1].update(tap=-28), "a block for their tap, and siglip"),
         (lambda c: c["encoders"][1].update(image_size=384), "one grid, and these have 16 and 27"),

@@ -22,14 +22,14 @@ from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from siglip_perception.backends import cuda_graph
-from siglip_perception.backends.cuda_graph import GraphedEncoders, Lanes
+from siglip_perception.backends.cuda_graph import GraphedEncoders, StreamPool
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Serving
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.encoders.plan import Plan
 from siglip_perception.grounding.grounder import cosines
 from siglip_perception.grounding.region_head import RegionHead
-from siglip_perception.images.preprocess import Preprocessor, Uploaded
+from siglip_perception.images.preprocess import DeviceFrames, Preprocessor
 from siglip_perception.types import UInt8Array
 
 CPU = torch.device("cpu")
@@ -168,11 +168,11 @@ def graphed(encoders: Encoders, cuda: Cuda) -> GraphedEncoders:
     return GraphedEncoders(encoders.served_by(encoders.towers), CPU)
 
 
-def inputs(encoders: Encoders, first: int, stop: int) -> Uploaded:
+def inputs(encoders: Encoders, first: int, stop: int) -> DeviceFrames:
     return upload(encoders, frames(stop)[first:stop])
 
 
-def upload(encoders: Encoders, images: list[UInt8Array]) -> Uploaded:
+def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
     """As on a GPU, but that the frames stay where they are."""
     return Preprocessor(encoders.inputs, CPU).over([torch.from_numpy(one) for one in images])
 
@@ -533,7 +533,7 @@ def test_a_graph_that_gives_other_tokens_does_not_serve(
 
 
 def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
-    lanes = Lanes(CPU)
+    lanes = StreamPool(CPU)
     here = cuda.streams[0]
     on: list[Stream] = []
 
@@ -560,7 +560,7 @@ def test_a_tower_that_fails_leaves_no_stream_unjoined(cuda: Cuda) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Lanes(CPU)([fail, lambda: (torch.ones(1), torch.empty(0))])
+        StreamPool(CPU)([fail, lambda: (torch.ones(1), torch.empty(0))])
     here = cuda.streams[0]
     assert [len(stream.waited) for stream in here.waited] == [1]
     assert here.waited[0].waited == [here]

@@ -18,7 +18,7 @@ FX = 50.0
 
 
 def image(pixels: np.ndarray, stamp: float = 0.0, **changes: Any) -> Any:
-    """A depth message of uint16 millimetres or float32 metres."""
+    """A depth message of uint16 millimeters or float32 meters."""
     fields = {
         "header": SimpleNamespace(
             stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9))
@@ -38,11 +38,11 @@ def info(width: int = WIDTH, height: int = HEIGHT, fx: float = FX) -> Any:
     return SimpleNamespace(width=width, height=height, k=k)
 
 
-def metres(value: float = 1.0) -> np.ndarray:
+def meters(value: float = 1.0) -> np.ndarray:
     return np.full((HEIGHT, WIDTH), value, dtype=np.float32)
 
 
-def test_millimetres_and_metres() -> None:
+def test_millimeters_and_meters() -> None:
     raw = np.array([[0, 500], [1500, 65535]], dtype=np.uint16)
     np.testing.assert_allclose(decode(image(raw)), [[np.nan, 0.5], [1.5, 65.535]], rtol=1e-6)
     big = image(raw.byteswap(), is_bigendian=1)
@@ -79,11 +79,11 @@ def test_a_bad_depth_image_has_its_reason(changes: dict[str, Any], reason: str) 
 @pytest.mark.parametrize(
     ("depth", "camera", "reason"),
     [
-        (image(metres()), info(width=128), "size"),
-        (image(metres()[:24]), info(), "size"),
-        (image(metres()), info(fx=0.0), "info"),
-        (image(metres()), info(fx=math.nan), "info"),
-        (image(metres(math.nan)), info(), "empty"),
+        (image(meters()), info(width=128), "size"),
+        (image(meters()[:24]), info(), "size"),
+        (image(meters()), info(fx=0.0), "info"),
+        (image(meters()), info(fx=math.nan), "info"),
+        (image(meters(math.nan)), info(), "empty"),
         (image(np.zeros((HEIGHT, WIDTH), np.uint16)), info(), "empty"),
     ],
 )
@@ -106,12 +106,12 @@ def test_a_plate_before_a_wall_is_where_it_is() -> None:
     """20 x 16 pixels at 0.5 m; at its edge the wall shines through, and some pixels fly."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     mask[10:26, 30:50] = 1
-    scene = metres(2.0)
+    scene = meters(2.0)
     scene[11:25, 31:49] = 0.5
     scene[15, 35:38] = np.nan
     scene[16, 40] = 0.05
     (found,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
-    # The middle pixels' centres: column 39.5, row 17.5.
+    # The middle pixels' centers: column 39.5, row 17.5.
     expected = ((39.5 - 32) * 0.5 / FX, (17.5 - 24) * 0.5 / FX, 0.5)
     assert found.position == pytest.approx(expected, abs=0.002)
     # Two pixels of edge are left out on each side, and 2 % at either end.
@@ -121,7 +121,7 @@ def test_a_plate_before_a_wall_is_where_it_is() -> None:
 def test_too_little_depth_leaves_nan() -> None:
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     mask[10:26, 30:50] = 1
-    scene = metres(math.nan)
+    scene = meters(math.nan)
     scene[12:14, 32:35] = 0.5
     (found,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
     assert found.position is NOWHERE
@@ -131,7 +131,7 @@ def test_too_little_depth_leaves_nan() -> None:
 def test_a_thin_thing_has_a_place_too() -> None:
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     mask[20:22, 10:50] = 1
-    (found,) = locate([found_in(mask)], [mask], Depth(metres(1.0), FX, FX, 32.0, 24.0))
+    (found,) = locate([found_in(mask)], [mask], Depth(meters(1.0), FX, FX, 32.0, 24.0))
     assert found.position[2] == pytest.approx(1.0)
     assert found.extent[0] == pytest.approx(0.8, abs=0.06)
 
@@ -140,10 +140,10 @@ def test_the_nearest_stamp_is_taken_within_the_tolerance() -> None:
     feed = DepthFeed()
     feed.receive_info(info())
     for stamp, value in ((1.00, 1.0), (1.04, 2.0), (1.30, 3.0)):
-        feed.receive_image(image(metres(value), stamp))
+        feed.receive_image(image(meters(value), stamp))
     near = feed.depth(1_030_000_000, WIDTH, HEIGHT, 0.05)
     assert near is not None
-    assert near.metres[0, 0] == 2.0
+    assert near.meters[0, 0] == 2.0
     assert feed.depth(1_150_000_000, WIDTH, HEIGHT, 0.05) is None
     assert feed.view().counts == {"used": 1, "missing": 1}
     assert "0.110 s away" in feed.view().text
@@ -154,7 +154,7 @@ def test_the_nearest_stamp_is_taken_within_the_tolerance() -> None:
 
 def test_without_camera_info_nothing_is_measured_and_it_is_said() -> None:
     feed = DepthFeed()
-    feed.receive_image(image(metres(), 1.0))
+    feed.receive_image(image(meters(), 1.0))
     assert feed.depth(1_000_000_000, WIDTH, HEIGHT, 0.05) is None
     view = feed.view()
     assert (view.counts, view.reason) == ({"info": 1}, "info")

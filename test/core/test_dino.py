@@ -16,7 +16,7 @@ from siglip_perception.contrastive.data.crops import (
     random_crops,
 )
 from siglip_perception.contrastive.objectives.dino import (
-    Centre,
+    Center,
     DinoHead,
     DinoSettings,
     SelfDistillation,
@@ -55,13 +55,13 @@ def test_sinkhorn_of_no_masked_patch_at_all_is_empty() -> None:
     assert sinkhorn(torch.zeros(0, 5), 0.1).shape == (0, 5)
 
 
-def test_centre_by_hand() -> None:
-    centre = Centre(2, momentum=0.9)
+def test_center_by_hand() -> None:
+    center = Center(2, momentum=0.9)
     logits = torch.tensor([[2.0, 0.0], [4.0, 0.0]])
-    answers = centre(logits, temperature=1.0)
+    answers = center(logits, temperature=1.0)
     torch.testing.assert_close(answers, logits.softmax(dim=1))
-    torch.testing.assert_close(centre.mean, torch.tensor([0.3, 0.0]))  # 0.1 * the mean of 3
-    torch.testing.assert_close(centre(centre.mean[None], 0.5), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(center.mean, torch.tensor([0.3, 0.0]))  # 0.1 * the mean of 3
+    torch.testing.assert_close(center(center.mean[None], 0.5), torch.tensor([[0.5, 0.5]]))
 
 
 def test_losses_by_hand() -> None:
@@ -177,12 +177,12 @@ SMALL = {
 
 
 def _striped(count: int) -> Tensor:
-    """Images that differ in colour and in the width of their stripes, [count, 3, 64, 64]."""
+    """Images that differ in color and in the width of their stripes, [count, 3, 64, 64]."""
     generator = torch.Generator().manual_seed(3)
     column = torch.arange(64)
-    colours = torch.rand(count, 3, 1, 1, generator=generator)
+    colors = torch.rand(count, 3, 1, 1, generator=generator)
     bands = torch.stack([((column // (4 + 3 * (i % 4))) % 2).float() for i in range(count)])
-    return colours * (0.4 + 0.6 * bands[:, None, None, :]) * torch.ones(1, 1, 64, 1)
+    return colors * (0.4 + 0.6 * bands[:, None, None, :]) * torch.ones(1, 1, 64, 1)
 
 
 def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
@@ -215,7 +215,7 @@ def test_it_learns_without_labels_and_does_not_collapse(balancing: str) -> None:
         {name: sum(r[name] for r in part) / 10 for name in ("cls", "information")}
         for part in (rows[:10], rows[-10:])
     )
-    if balancing == "sinkhorn":  # a centre is far from the mean at first, and the loss low for it
+    if balancing == "sinkhorn":  # a center is far from the mean at first, and the loss low for it
         assert last["cls"] < 0.9 * first["cls"]
     assert last["information"] > max(0.5, first["information"])
 
@@ -250,7 +250,7 @@ def test_probes_by_hand() -> None:
 
 
 def test_scenes_tell_what_features_know() -> None:
-    def colours(images: Tensor) -> Tensor:
+    def colors(images: Tensor) -> Tensor:
         patches = images.float().unfold(2, 12, 12).unfold(3, 12, 12)
         return patches.mean(dim=(-1, -2)).flatten(2).transpose(1, 2)
 
@@ -258,7 +258,7 @@ def test_scenes_tell_what_features_know() -> None:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(len(images), 324, 8, generator=generator)
 
-    seen, noise = (scene_figures(features, scenes=15) for features in (colours, nothing))
+    seen, noise = (scene_figures(features, scenes=15) for features in (colors, nothing))
     assert noise["affinity_auroc"] == pytest.approx(0.5, abs=0.05)
     assert seen["affinity_auroc"] > 0.65
     assert seen["color_probe"] > noise["color_probe"] + 0.1

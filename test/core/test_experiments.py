@@ -134,7 +134,7 @@ def test_pointing_is_right_on_an_object_of_that_name_alone(seen: SeenScene) -> N
         assert not any(language_aligned.pointed(seen, scores, other) for other in others)
 
 
-def test_no_colour_and_no_kind_is_wholly_held_out() -> None:
+def test_no_color_and_no_kind_is_wholly_held_out() -> None:
     held_out = language_aligned.held_out_pairs(4)
     assert 0.1 < len(held_out) / (len(COLORS) * len(KINDS)) < 0.3
     for color in COLORS:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from siglip_perception.contracts import Resize
 from siglip_perception.images.geometry import Geometry, spread
-from siglip_perception.images.preprocess import Square, to_square
+from siglip_perception.images.preprocess import ResizeSpec, to_square
 
 STRATEGIES = st.sampled_from(get_args(Resize))
 SIDE = st.integers(1, 3000)
@@ -59,7 +59,7 @@ def test_a_spot_in_the_camera_is_found_where_it_is(
     image = np.zeros((height, width, 3), dtype=np.uint8)
     top, bottom, left, right = height // 3, height // 3 + 90, width // 2 - 60, width // 2 + 60
     image[top:bottom, left:right] = 255
-    square = to_square(image, Square(resize, "bilinear", size, (0, 0, 0)))
+    square = to_square(image, ResizeSpec(resize, "bilinear", size, (0, 0, 0)))
     share = square[..., 0].reshape(16, patch, 16, patch).mean(axis=(1, 3)) / 255
     fine = spread(share.astype(np.float32), Geometry.of(resize, size, width, height), patch) > 0.5
     assert fine.shape == (height, width)
@@ -76,7 +76,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_border() -> None:
     grid = np.zeros((27, 27), dtype=np.float32)
     grid[:, 26] = 1
     fine = spread(grid, geometry, 14)
-    # Half-way between the centres of the last two columns: at 26 * 14 = 364.
+    # Half-way between the centers of the last two columns: at 26 * 14 = 364.
     assert fine[0, 363] < 0.5 < fine[0, 364]
     assert (fine[:, 371:] == 1).all()
 

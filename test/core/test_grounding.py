@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from siglip_perception.grounding.grounder import (
-    Drawn,
     GroundingSettings,
+    ObjectMask,
     Scores,
     find_regions,
     label_mask,
@@ -78,9 +78,9 @@ def test_presence_is_that_of_the_best_region_or_of_the_whole() -> None:
 def test_a_mask_follows_the_grid_into_camera_pixels() -> None:
     soft = np.zeros((4, 4), dtype=np.float32)
     soft[1:3, 2] = 1.0
-    mask = Drawn.of(soft, Geometry.of("squash", 56, 400, 200), 14, None).mask
+    mask = ObjectMask.of(soft, Geometry.of("squash", 56, 400, 200), 14, None).mask
     ys, xs = np.nonzero(mask)
-    # Halfway between patch centres: the true edges, x in [200, 300), y in [50, 150).
+    # Halfway between patch centers: the true edges, x in [200, 300), y in [50, 150).
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (200, 299, 50, 149)
 
 
@@ -88,7 +88,7 @@ def test_only_the_largest_piece_of_a_mask_stays() -> None:
     soft = np.zeros((8, 8), dtype=np.float32)
     soft[0:3, 0:3] = 1.0
     soft[7, 7] = 1.0
-    mask = Drawn.of(soft, EVEN, 10, None).mask
+    mask = ObjectMask.of(soft, EVEN, 10, None).mask
     assert mask[79, 79] == 0
     assert mask[10, 10] == 1
 

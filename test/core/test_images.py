@@ -73,7 +73,7 @@ def outcome(call: Callable[[], np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
 
 
 def picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A smooth RGB picture in which every pixel differs from its neighbours."""
+    """A smooth RGB picture in which every pixel differs from its neighbors."""
     down, across = np.mgrid[0:height, 0:width]
     return np.stack(
         [
@@ -123,7 +123,7 @@ def test_8_bit_samples_are_reordered(
         ("16UC4", (0, 257 * 2, 65535, 9), (255, 2, 0)),
     ],
 )
-def test_16_bit_colour_is_scaled(
+def test_16_bit_color_is_scaled(
     encoding: str, pixel: tuple[int, ...], expected: tuple[int, ...], bigendian: bool
 ) -> None:
     pixels = np.tile(np.array(pixel, ">u2" if bigendian else "<u2"), (2, 3, 1))
@@ -133,14 +133,14 @@ def test_16_bit_colour_is_scaled(
 
 @pytest.mark.parametrize("bigendian", [False, True])
 @pytest.mark.parametrize("encoding", ["mono16", "16UC1"])
-def test_16_bit_grey_is_scaled_by_white_and_saturates(encoding: str, bigendian: bool) -> None:
+def test_16_bit_gray_is_scaled_by_white_and_saturates(encoding: str, bigendian: bool) -> None:
     pixels = np.array([[0, 500, 1000, 4000]], ">u2" if bigendian else "<u2")
     result = raw(encoding, pixels, is_bigendian=bigendian, mono16_white=1000)
     assert result[0, :, 0].tolist() == [0, 128, 255, 255]
     assert (result[..., :1] == result).all()
 
 
-def test_16_bit_grey_is_refused_without_white() -> None:
+def test_16_bit_gray_is_refused_without_white() -> None:
     with refused("encoding", "mono16_white"):
         raw("mono16", np.zeros((2, 2), np.uint16))
 
@@ -209,9 +209,9 @@ def test_a_file_format_as_an_encoding_is_sent_to_the_compressed_topic(encoding: 
 # The mosaic's first two rows by name, in ROS's reading: the first row's two letters, the second's.
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_patterns_give_the_colour_that_their_name_says(pattern: str, depth: int) -> None:
-    colour = {"r": 200, "g": 100, "b": 50}
-    tile = np.array([[colour[letter] for letter in pattern[:2]], [colour[c] for c in pattern[2:]]])
+def test_bayer_patterns_give_the_color_that_their_name_says(pattern: str, depth: int) -> None:
+    color = {"r": 200, "g": 100, "b": 50}
+    tile = np.array([[color[letter] for letter in pattern[:2]], [color[c] for c in pattern[2:]]])
     mosaic = np.tile(tile, (4, 4)).astype(np.uint8)
     pixels = mosaic if depth == 8 else mosaic.astype(np.uint16) * 257
     result = raw(f"bayer_{pattern}{depth}", pixels)
@@ -408,14 +408,14 @@ def test_convert_takes_every_well_formed_image(
     assert result.shape == (height, width, 3)
 
 
-def test_jpeg_in_colour_and_grey() -> None:
+def test_jpeg_in_color_and_gray() -> None:
     pixels = picture(48, 64)
-    colour = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
-    result = decode_compressed("rgb8; jpeg compressed bgr8", colour, max_pixels=LIMIT)
+    color = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+    result = decode_compressed("rgb8; jpeg compressed bgr8", color, max_pixels=LIMIT)
     assert result.shape == (48, 64, 3)
     assert np.abs(result.astype(int) - pixels).mean() < 3
-    grey = simplejpeg.encode_jpeg(np.full((8, 8, 1), 100, np.uint8), colorspace="GRAY")
-    assert np.abs(decode_compressed("jpeg", grey, max_pixels=LIMIT).astype(int) - 100).max() <= 1
+    gray = simplejpeg.encode_jpeg(np.full((8, 8, 1), 100, np.uint8), colorspace="GRAY")
+    assert np.abs(decode_compressed("jpeg", gray, max_pixels=LIMIT).astype(int) - 100).max() <= 1
 
 
 @pytest.mark.parametrize("kept", [3, 20, 300, 0.5, 0.9, 0.99])
@@ -440,8 +440,8 @@ def test_jpeg_with_endless_scans_is_refused() -> None:
 def png(mode: str, size: tuple[int, int] = (5, 4), **options: Any) -> bytes:
     """A PNG file of one of Pillow's modes."""
     file = io.BytesIO()
-    colour = {"P": 3, "1": 1, "L": 90, "LA": (90, 10), "RGB": (9, 60, 200)}
-    Image.new(mode, size, colour.get(mode, (9, 60, 200, 30))).save(file, "PNG", **options)
+    color = {"P": 3, "1": 1, "L": 90, "LA": (90, 10), "RGB": (9, 60, 200)}
+    Image.new(mode, size, color.get(mode, (9, 60, 200, 30))).save(file, "PNG", **options)
     return file.getvalue()
 
 
@@ -470,13 +470,13 @@ def test_png_with_a_palette() -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_png_in_16_bit_colour(channels: int) -> None:
+def test_png_in_16_bit_color(channels: int) -> None:
     bgr = np.tile(np.array([0, 514, 65535, 9][:channels], np.uint16), (4, 5, 1))
     data = cv2.imencode(".png", bgr)[1].tobytes()
     assert (decode_compressed("png", data, max_pixels=LIMIT) == (255, 2, 0)).all()
 
 
-def test_png_in_16_bit_grey_needs_white() -> None:
+def test_png_in_16_bit_gray_needs_white() -> None:
     data = cv2.imencode(".png", np.full((4, 5), 500, np.uint16))[1].tobytes()
     with refused("encoding", "mono16_white"):
         decode_compressed("16UC1; png compressed", data, max_pixels=LIMIT)
@@ -487,9 +487,9 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+def header(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
     return PNG_START + chunk(
-        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     )
 
 
@@ -528,10 +528,10 @@ def test_png_with_too_few_pixels_is_refused(depth: int) -> None:
         decode_compressed("png", data, max_pixels=LIMIT)
 
 
-@pytest.mark.parametrize(("depth", "colour"), [(3, 2), (8, 5), (16, 3), (0, 0)])
-def test_png_headers_against_the_standard_are_refused(depth: int, colour: int) -> None:
+@pytest.mark.parametrize(("depth", "color"), [(3, 2), (8, 5), (16, 3), (0, 0)])
+def test_png_headers_against_the_standard_are_refused(depth: int, color: int) -> None:
     with refused("corrupt", "header"):
-        decode_compressed("png", header(4, 4, depth, colour), max_pixels=LIMIT)
+        decode_compressed("png", header(4, 4, depth, color), max_pixels=LIMIT)
 
 
 def test_png_with_a_side_of_zero_is_refused() -> None:
@@ -855,7 +855,7 @@ def test_twenty_thousand_mutated_files_never_raise_anything_else() -> None:
     width=st.integers(0, 40),
     height=st.integers(0, 40),
     depth=st.sampled_from([1, 2, 4, 8, 16, 32]),
-    colour=st.integers(0, 7),
+    color=st.integers(0, 7),
     chunks=st.lists(
         st.tuples(
             st.sampled_from([b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"acTL", b"IHDR"]),
@@ -870,12 +870,12 @@ def test_invented_pngs_never_raise_anything_else(
     width: int,
     height: int,
     depth: int,
-    colour: int,
+    color: int,
     chunks: list[tuple[bytes, bytes]],
     extra: bytes,
 ) -> None:
     body = b"".join(chunk(name, data) for name, data in chunks)
-    file = header(width, height, depth, colour) + body + chunk(b"IEND", b"") + extra
+    file = header(width, height, depth, color) + body + chunk(b"IEND", b"") + extra
     came_out = outcome(lambda: decode_compressed("png", file, max_pixels=1000, mono16_white=65535))
     assert came_out in ("corrupt", "too_large", "malformed", (height, width, 3))
 

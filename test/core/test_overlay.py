@@ -33,7 +33,7 @@ def is_color(image: UInt8Array, color: tuple[int, int, int]) -> np.ndarray:
     return np.asarray((image == np.array(color)).all(axis=2))
 
 
-def test_the_box_is_outlined_in_the_phrases_colour_and_the_inside_is_left_alone() -> None:
+def test_the_box_is_outlined_in_the_phrases_color_and_the_inside_is_left_alone() -> None:
     box = Box(100, 90, 80, 60)
     drawn = draw(picture(), grounding(("cup", "ball"), (found("ball", box),)))
     lit = is_color(drawn, PALETTE[1])
@@ -70,7 +70,7 @@ def test_the_caller_keeps_its_image() -> None:
     assert drawn.flags.writeable
 
 
-def test_what_was_not_found_is_listed_in_its_colour_and_what_was_found_is_not() -> None:
+def test_what_was_not_found_is_listed_in_its_color_and_what_was_found_is_not() -> None:
     nothing = draw(picture(), grounding(("cup", "ball"), ()))
     assert is_color(nothing, PALETTE[0])[:60].any()
     assert is_color(nothing, PALETTE[1])[:60].any()
@@ -122,7 +122,7 @@ def test_labels_stay_inside_the_image(box: Box) -> None:
     label = is_color(drawn, PALETTE[0]) & ~is_color(outlined, PALETTE[0])
     inside = np.zeros_like(label)
     inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
-    # More of the colour than the frame of the box has: the label's plate is there.
+    # More of the color than the frame of the box has: the label's plate is there.
     assert label.sum() > 2 * 3 * (box.width + box.height) or (label & ~inside).sum() > 500
 
 

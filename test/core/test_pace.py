@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_perception.stream.rate_limit import Pace
+from siglip_perception.stream.rate_limit import RateLimiter
 
 
 @pytest.mark.parametrize(("frames", "rate", "wanted"), [(30, 10, 10), (30, 7, 7), (29.97, 5, 5)])
 def test_the_rate_is_kept_for_a_minute(frames: float, rate: float, wanted: float) -> None:
-    pace, rng = Pace(lambda: rate), np.random.default_rng(0)
+    pace, rng = RateLimiter(lambda: rate), np.random.default_rng(0)
     times = np.arange(0, 60, 1 / frames)
     stamps = (times + rng.normal(0, 1e-3, len(times))) * 1e9
     due = sum(pace.due("", int(stamp)) for stamp in stamps)
@@ -20,7 +20,7 @@ def test_the_rate_is_kept_for_a_minute(frames: float, rate: float, wanted: float
 
 
 def test_each_camera_has_its_own_pace_and_a_jump_back_begins_anew() -> None:
-    pace = Pace(lambda: 1.0)
+    pace = RateLimiter(lambda: 1.0)
     assert pace.due("front", 10_000_000_000)
     assert pace.due("wrist", 10_100_000_000)
     assert not pace.due("front", 10_500_000_000)
@@ -30,7 +30,7 @@ def test_each_camera_has_its_own_pace_and_a_jump_back_begins_anew() -> None:
 
 
 def test_after_a_pause_nothing_is_caught_up() -> None:
-    pace = Pace(lambda: 1.0)
+    pace = RateLimiter(lambda: 1.0)
     assert pace.due("", 0)
     assert pace.due("", 60_000_000_000)
     assert not pace.due("", 60_100_000_000)
@@ -38,5 +38,5 @@ def test_after_a_pause_nothing_is_caught_up() -> None:
 
 @given(st.lists(st.integers(0, 10**12), max_size=50))
 def test_without_a_rate_every_frame_is_due(stamps: list[int]) -> None:
-    pace = Pace(lambda: 0.0)
+    pace = RateLimiter(lambda: 0.0)
     assert all(pace.due("", stamp) for stamp in stamps)

@@ -224,8 +224,8 @@ def test_depth_is_asked_for_where_there_are_objects_and_places_them(
 
     def depth() -> Depth:
         asked.append(True)
-        metres = np.full((frame.height, frame.width), 0.5, dtype=np.float32)
-        return Depth(metres, 100.0, 100.0, frame.width / 2, frame.height / 2)
+        meters = np.full((frame.height, frame.width), 0.5, dtype=np.float32)
+        return Depth(meters, 100.0, 100.0, frame.width / 2, frame.height / 2)
 
     seen = replace(frame, depth=depth)
     assert generous.process(seen, None).tokens is not None
@@ -244,9 +244,9 @@ def test_depth_is_asked_for_where_there_are_objects_and_places_them(
     )
 
 
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_a_uniform_image_is_handled(generous: Pipeline, grey: int) -> None:
-    image = np.full((48, 64, 3), grey, dtype=np.uint8)
+@pytest.mark.parametrize("gray", [0, 128, 255])
+def test_a_uniform_image_is_handled(generous: Pipeline, gray: int) -> None:
+    image = np.full((48, 64, 3), gray, dtype=np.uint8)
     grounding = generous.process(Frame(image), generous.query(parse("left cup. plate."))).grounding
     assert grounding is not None
     assert np.isfinite(grounding.presence).all()

@@ -13,14 +13,14 @@ from siglip_perception import contracts
 from siglip_perception.images.preprocess import (
     EncoderInput,
     Preprocessor,
+    ResizeSpec,
     Scaling,
-    Square,
     to_square,
 )
 
 CONTRACT = contracts.get("tabletop")
 SIZE = CONTRACT.image_size
-SQUASH = Square("squash", "bicubic", SIZE, (0, 0, 0))
+SQUASH = ResizeSpec("squash", "bicubic", SIZE, (0, 0, 0))
 DINOV2, SIGLIP = (EncoderInput.of(CONTRACT, spec) for spec in CONTRACT.encoders)
 SHAPES = [(480, 640), (640, 480), (1, 1), (3, 2000), (224, 224), (97, 133), (224, 300)]
 
@@ -95,22 +95,23 @@ def openpi_pad(image: np.ndarray, size: int) -> np.ndarray:
 def test_every_strategy_is_its_references_bit_for_bit(shape: tuple[int, int]) -> None:
     image, fill = noise(*shape), (123, 116, 103)
     np.testing.assert_array_equal(
-        to_square(image, Square("letterbox", "bicubic", 224, fill)),
+        to_square(image, ResizeSpec("letterbox", "bicubic", 224, fill)),
         prismatic_letterbox(image, 224, fill),
     )
     np.testing.assert_array_equal(
-        to_square(image, Square("resize-crop", "bicubic", 224, (0, 0, 0))),
+        to_square(image, ResizeSpec("resize-crop", "bicubic", 224, (0, 0, 0))),
         shorter_side_and_crop(Image.fromarray(image), 224),
     )
     np.testing.assert_array_equal(
-        to_square(image, Square("resize-pad", "bilinear", 224, (0, 0, 0))), openpi_pad(image, 224)
+        to_square(image, ResizeSpec("resize-pad", "bilinear", 224, (0, 0, 0))),
+        openpi_pad(image, 224),
     )
 
 
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "resize-pad", "resize-crop"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_the_gpus_arithmetic_is_pillows_bit_for_bit(resize: Any, interpolation: Any) -> None:
-    square = Square(resize, interpolation, 224, (123, 116, 103))
+    square = ResizeSpec(resize, interpolation, 224, (123, 116, 103))
     for shape in [(480, 640), (1080, 1920), *SHAPES[2:]]:
         image = noise(*shape)
         scale = Scaling.of(square, *shape, torch.device("cpu"))
@@ -133,7 +134,9 @@ def test_a_sliver_costs_no_memory_and_lies_where_it_belongs(
     resize: Any, shape: tuple[int, int]
 ) -> None:
     image = np.full((*shape, 3), 200, dtype=np.uint8)
-    square = to_square(image, Square(resize, "bicubic", 224, (1, 2, 3)))  # 12 TB, if padded whole
+    square = to_square(
+        image, ResizeSpec(resize, "bicubic", 224, (1, 2, 3))
+    )  # 12 TB, if padded whole
     assert square.shape == (224, 224, 3)
     middle = square[112, 112].tolist()
     assert middle == [200, 200, 200] or square[111, 111].tolist() == [200, 200, 200]
@@ -156,7 +159,7 @@ def test_squares_of_the_right_size_are_not_the_callers_memory() -> None:
     assert not np.shares_memory(to_square(image, SQUASH), image)
 
 
-def test_normalising_is_exact_in_float32(preprocess: Preprocessor) -> None:
+def test_normalizing_is_exact_in_float32(preprocess: Preprocessor) -> None:
     square = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     inputs = preprocess([square, square[::-1]])
     for one in (DINOV2, SIGLIP):

@@ -35,7 +35,7 @@ def test_a_seed_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_object_is_drawn_in_its_own_colour_where_the_mask_says(seed: int) -> None:
+def test_every_object_is_drawn_in_its_own_color_where_the_mask_says(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed), 5)
     assert len({(item.color, item.kind) for item in scene.objects}) == 5
     plain = replace(
@@ -86,7 +86,7 @@ def test_scenes_hold_what_was_asked_for_and_hide_no_more_than_half(objects: int)
         assert max(rendered.hidden[:objects]) < MOST_HIDDEN + 0.05
 
 
-def test_twins_are_two_of_the_same_colour_and_kind() -> None:
+def test_twins_are_two_of_the_same_color_and_kind() -> None:
     scene = sample_scene(np.random.default_rng(3), 4, twins=True)
     names = [(item.color, item.kind) for item in scene.objects]
     assert len(names) == 4

@@ -14,13 +14,13 @@ WIDTH, HEIGHT = 640, 480
 
 
 def thing(phrase: str, x: int, y: int, size: int = 60, z: float = math.nan) -> GroundedObject:
-    """An object whose box has its centre at (x, y)."""
+    """An object whose box has its center at (x, y)."""
     box = Box(x - size // 2, y - size // 2, size, size)
     return GroundedObject(phrase, 0.9, 2.2, box, 0.01, position=(0.0, 0.0, z))
 
 
 def meant(sentence: str, *objects: GroundedObject) -> list[tuple[int, str]]:
-    """(centre's x, role) of what the sentence means."""
+    """(center's x, role) of what the sentence means."""
     asked = parse(sentence)
     chosen = assign(objects, asked.phrases, asked.mentions, WIDTH, HEIGHT)
     return [

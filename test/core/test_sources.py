@@ -23,15 +23,15 @@ from siglip_perception.contrastive.data.sources import (
     captions_of,
 )
 from siglip_perception.errors import BagError
-from siglip_perception.images.preprocess import Square
+from siglip_perception.images.preprocess import ResizeSpec
 
-SQUARE = Square("squash", "bicubic", 8, (0, 0, 0))
+SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
 
 
-def picture(grey: int, kind: str = "JPEG") -> bytes:
-    """An image of one grey level as a file's bytes."""
+def picture(gray: int, kind: str = "JPEG") -> bytes:
+    """An image of one gray level as a file's bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(np.full((12, 16, 3), grey, np.uint8)).save(buffer, kind)
+    Image.fromarray(np.full((12, 16, 3), gray, np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -40,7 +40,7 @@ def opened(*names: object, captioned: bool = True, cache: Path = Path("/nowhere"
 
 
 def pairs(source: PairSource) -> list[tuple[int, str]]:
-    """Grey level and caption of every pair that can be read."""
+    """Gray level and caption of every pair that can be read."""
     found = []
     for index in range(len(source)):
         try:
@@ -53,8 +53,8 @@ def pairs(source: PairSource) -> list[tuple[int, str]]:
 
 def write_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for name, grey, text in (("a", 10, "red cup"), ("b", 20, "파란 컵\n"), ("c", 30, None)):
-        (folder / f"{name}.jpg").write_bytes(picture(grey))
+    for name, gray, text in (("a", 10, "red cup"), ("b", 20, "파란 컵\n"), ("c", 30, None)):
+        (folder / f"{name}.jpg").write_bytes(picture(gray))
         if text is not None:
             (folder / f"{name}.txt").write_text(text)
     (folder / "below").mkdir()
@@ -74,8 +74,8 @@ def test_a_folder_of_images_with_texts_beside_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
-    for grey in (10, 20):
-        (tmp_path / f"{grey}.jpg").write_bytes(picture(grey))
+    for gray in (10, 20):
+        (tmp_path / f"{gray}.jpg").write_bytes(picture(gray))
     rows = [("10.jpg", "a, cup"), ("20.jpg", "ball"), ("gone.jpg", "lost"), ("", "no image")]
     table = tmp_path / f"captions.{suffix}"
     if suffix == "jsonl":

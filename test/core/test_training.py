@@ -84,11 +84,11 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pairs that can be told apart by their grey, and two broken ones."""
+    """Twelve pairs that can be told apart by their gray, and two broken ones."""
     folder = tmp_path_factory.mktemp("data")
     for n in range(14):
         (folder / f"{n:02d}.jpg").write_bytes(picture(20 * n) if n < 13 else b"\xff\xd8\xff")
-        (folder / f"{n:02d}.txt").write_text(f"grey number {n}" if n != 12 else "")
+        (folder / f"{n:02d}.txt").write_text(f"gray number {n}" if n != 12 else "")
     return folder
 
 
@@ -269,7 +269,7 @@ def test_a_model_folder_keeps_its_dinov2_and_its_element_type(pair: Path, tmp_pa
         tmp_path / "s.tar",
         [(f"{n}.{e}", d) for n in range(6) for e, d in (("jpg", picture(n)), ("txt", b"%d" % n))],
     )
-    write_bag(tmp_path / "bag", [(0, "a grey thing")])
+    write_bag(tmp_path / "bag", [(0, "a gray thing")])
     sources = ["--data", str(tmp_path / "s.tar"), str(tmp_path / "bag")]
     options = ["--steps", "1", "--batch", "4", "--holdout", "4", "--threads", "1"]
     output = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Depth and tracking in the real node: positions beside the colour image, ids across frames."""
+"""Depth and tracking in the real node: positions beside the color image, ids across frames."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def peer(start: Start) -> Iterator[Peer]:
         yield made
 
 
-def depth_image(stamp: float, metres: float, height: int = 120, **changes: Any) -> Image:
-    pixels = np.full((height, 160), metres, dtype=np.float32)
+def depth_image(stamp: float, meters: float, height: int = 120, **changes: Any) -> Image:
+    pixels = np.full((height, 160), meters, dtype=np.float32)
     message = Image(header=header(stamp), height=height, width=160, encoding="32FC1", step=640)
     message.data.frombytes(pixels.tobytes())
     for name, value in changes.items():
@@ -75,10 +75,10 @@ def test_objects_have_a_position_and_keep_their_ids(peer: Peer, picture: Picture
 @pytest.mark.parametrize(
     ("depth", "reason"),
     [
-        ({"metres": math.nan}, "empty"),
-        ({"metres": 1.0, "height": 60}, "size"),
-        ({"metres": 1.0, "encoding": "bgr8"}, "encoding"),
-        ({"metres": 1.0, "step": 7}, "malformed"),
+        ({"meters": math.nan}, "empty"),
+        ({"meters": 1.0, "height": 60}, "size"),
+        ({"meters": 1.0, "encoding": "bgr8"}, "encoding"),
+        ({"meters": 1.0, "step": 7}, "malformed"),
     ],
 )
 def test_bad_depth_is_told_and_objects_go_out_without_positions(

@@ -48,8 +48,8 @@ def test_limits_come_from_the_settings() -> None:
     with pytest.raises(ImageError) as caught:
         to_frame(image_message(), "", Settings(max_pixels=10))
     assert caught.value.reason == "too_large"
-    grey = image_message(encoding="mono16", step=18)
-    assert to_frame(grey, "", Settings(mono16_white=100)).image.shape == (4, 6, 3)
+    gray = image_message(encoding="mono16", step=18)
+    assert to_frame(gray, "", Settings(mono16_white=100)).image.shape == (4, 6, 3)
 
 
 class FakeBridge:
@@ -62,8 +62,8 @@ class FakeBridge:
         if self.error is not None:
             raise self.error
         rows = np.frombuffer(message.data, np.uint8).reshape(message.height, -1, 2)
-        grey = rows[:, : message.width, :1]
-        return np.repeat(grey, 3, axis=2)
+        gray = rows[:, : message.width, :1]
+        return np.repeat(gray, 3, axis=2)
 
 
 class CvBridgeError(TypeError):

@@ -108,7 +108,7 @@ def test_an_inactive_camera_is_not_stale() -> None:
         ("superseded", Level.OK),
     ],
 )
-def test_a_dropped_frame_colours_the_status_for_a_while(reason: str, level: Level) -> None:
+def test_a_dropped_frame_colors_the_status_for_a_while(reason: str, level: Level) -> None:
     clock = ManualClock()
     ledger = receiving(clock)
     ledger.receive().drop(reason, "its text")

@@ -650,9 +650,9 @@ def test_a_jump_back_in_time_and_switching_off_begin_anew(bench: Bench) -> None:
 
 
 def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
-    metres = np.full((4, 6), 0.5, dtype=np.float32)
+    meters = np.full((4, 6), 0.5, dtype=np.float32)
     bench.depth.receive_image(
-        image_message(7.02, encoding="32FC1", step=24, data=array("B", metres.tobytes()))
+        image_message(7.02, encoding="32FC1", step=24, data=array("B", meters.tobytes()))
     )
     bench.depth.receive_info(
         CameraInfo(height=4, width=6, k=[5.0, 0.0, 3.0, 0.0, 5.0, 2.0, 0.0, 0.0, 1.0])
@@ -662,7 +662,7 @@ def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
     bench.values["depth.enabled"] = True
     bench.serve(stamp=7.0)
     depth = bench.pipeline.calls[-1]["frame"].depth()
-    np.testing.assert_array_equal(depth.metres, metres)
+    np.testing.assert_array_equal(depth.meters, meters)
     bench.serve(stamp=7.5)
     assert bench.pipeline.calls[-1]["frame"].depth() is None
     assert bench.depth.view().counts == {"used": 1, "missing": 1}

@@ -56,7 +56,7 @@ def calibrate(
     cache: EngineCache,
     progress: Callable[[int, int], None],
 ) -> Int8Report:
-    """Quantise every run of blocks of an Encoders that is not prepared; it serves int8 then.
+    """Quantize every run of blocks of an Encoders that is not prepared; it serves int8 then.
 
     limit: least mean cosine of a held-out frame's tokens with those of float32. progress: called
     with runs of blocks done and in all. Raises BackendError, and leaves nothing, below the limit,

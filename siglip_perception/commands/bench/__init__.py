@@ -2,7 +2,7 @@
 
 Each candidate is a process of its own. It runs in turn with transformers' eager float32 models,
 pass by pass, so that what disturbs the machine disturbs both, and its ratio is the median of the
-ratios of neighbouring passes. Weights are random at real size, but for tabletop: they prove that
+ratios of neighboring passes. Weights are random at real size, but for tabletop: they prove that
 the tokens are the same, and nothing about how good they are. What this machine cannot do sensibly,
 or not in the time that there is, is left out with a line that says so.
 """

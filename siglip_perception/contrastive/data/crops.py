@@ -1,4 +1,4 @@
-"""Views of an image for self-distillation: random crops, colour changes, masked patches.
+"""Views of an image for self-distillation: random crops, color changes, masked patches.
 
 Everything random about a sample comes from that sample's own seed, so a view does not depend on
 the batch, the process or the step that it is made in.
@@ -50,7 +50,7 @@ def random_crops(images: Tensor, seeds: list[int], settings: CropSettings, patch
 
     patch: side of a patch in pixels; S is settings.patches times as much. Crop k of image i is row
     k * B + i. Each is resized bilinearly, flipped left to right half the time, and changed in
-    brightness, contrast and saturation; some are blurred. Hue stays: on a table, a colour is what
+    brightness, contrast and saturation; some are blurred. Hue stays: on a table, a color is what
     tells two things apart.
     """
     rngs = [np.random.default_rng((seed, settings.patches)) for seed in seeds]
@@ -64,7 +64,7 @@ def random_crops(images: Tensor, seeds: list[int], settings: CropSettings, patch
         crops = functional.grid_sample(
             images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
         )
-        views.append(_blur(_recolour(crops, drawn), [d.blurred for d in drawn]))
+        views.append(_blur(_recolor(crops, drawn), [d.blurred for d in drawn]))
     return torch.cat(views)
 
 
@@ -95,17 +95,17 @@ def _draw(rng: np.random.Generator, scale: tuple[float, float]) -> _Drawn:
     )
 
 
-def _recolour(images: Tensor, drawn: list[_Drawn]) -> Tensor:
+def _recolor(images: Tensor, drawn: list[_Drawn]) -> Tensor:
     def factors(values: list[float]) -> Tensor:
         return images.new_tensor(values).view(-1, 1, 1, 1)
 
-    grey_weights = images.new_tensor(_GREY_WEIGHTS).view(1, 3, 1, 1)
+    gray_weights = images.new_tensor(_GREY_WEIGHTS).view(1, 3, 1, 1)
     images = (images * factors([d.brightness for d in drawn])).clamp(0, 1)
-    grey = (images * grey_weights).sum(dim=1, keepdim=True)
-    mean = grey.mean(dim=(-1, -2), keepdim=True)
+    gray = (images * gray_weights).sum(dim=1, keepdim=True)
+    mean = gray.mean(dim=(-1, -2), keepdim=True)
     images = (mean + (images - mean) * factors([d.contrast for d in drawn])).clamp(0, 1)
-    grey = (images * grey_weights).sum(dim=1, keepdim=True)
-    return (grey + (images - grey) * factors([d.saturation for d in drawn])).clamp(0, 1)
+    gray = (images * gray_weights).sum(dim=1, keepdim=True)
+    return (gray + (images - gray) * factors([d.saturation for d in drawn])).clamp(0, 1)
 
 
 def _blur(images: Tensor, chosen: list[bool]) -> Tensor:

@@ -22,7 +22,7 @@ from siglip_perception.contrastive.data.sources import (
     SourceError,
 )
 from siglip_perception.datasets.skips import describe
-from siglip_perception.images.preprocess import Square, to_square
+from siglip_perception.images.preprocess import ResizeSpec, to_square
 from siglip_perception.types import UInt8Array
 
 _TRIES = 50
@@ -41,7 +41,7 @@ Item = tuple[UInt8Array, str, int, list[Broken], list[Remark]]
 class PairBatch:
     """B pairs of this process.
 
-    images: uint8 [B, 3, S, S], resized, not normalised. seeds: one a pair, for what is random
+    images: uint8 [B, 3, S, S], resized, not normalized. seeds: one a pair, for what is random
     about it. broken: pairs that had to be replaced. remarks: on those that are here. failure: why
     there are no pairs, or "".
     """
@@ -109,7 +109,7 @@ class PairDataset(Dataset[Item | str]):
     """
 
     def __init__(
-        self, source: PairSource, order: Order, square: Square, strict: bool = False
+        self, source: PairSource, order: Order, square: ResizeSpec, strict: bool = False
     ) -> None:
         self._source = source
         self._order = order

@@ -83,8 +83,8 @@ def sigmoid_loss(
 
     chunk_size: rows of the N x N pairs that are held at a time, in forward and backward: memory
     chunk_size x N and not N x N, values and gradients the same, and faster; differentiable once.
-    None: the formula as it stands, in one piece. group: the texts go around from neighbour to
-    neighbour, their gradients with them, and no process ever holds more than two processes' texts.
+    None: the formula as it stands, in one piece. group: the texts go around from neighbor to
+    neighbor, their gradients with them, and no process ever holds more than two processes' texts.
     LossError: embeddings that do not pair.
     """
     if chunk_size is not None or group is not None:

@@ -107,10 +107,10 @@ def sinkhorn(
         return plan
 
 
-class Centre(nn.Module):
+class Center(nn.Module):
     """DINO's balancing: a moving mean of the teacher's logits is taken from them (eq. 4).
 
-    Alone it favours the uniform answer; the teacher's low temperature is its counterweight.
+    Alone it favors the uniform answer; the teacher's low temperature is its counterweight.
     """
 
     def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
@@ -206,14 +206,14 @@ class Branch(nn.Module):
         self.patch_head = DinoHead(backbone.config.hidden_size, settings)
 
     def features(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised float [B, 3, S, S], bool [B, N] -> CLS [B, d] and patches [B, N, d]."""
+        """Normalized float [B, 3, S, S], bool [B, N] -> CLS [B, d] and patches [B, N, d]."""
         hidden = self.backbone(images, bool_masked_pos=masks).last_hidden_state
         return hidden[:, 0], hidden[:, 1 + self.backbone.config.num_register_tokens :]
 
 
 @dataclass(frozen=True)
 class Views:
-    """The crops of a batch of B images, normalised.
+    """The crops of a batch of B images, normalized.
 
     wide: float [2 B, 3, S, S], narrow: float [L B, 3, s, s], crop by crop.
     masks: bool [2 B, N], the patches of `wide` that the student does not see.
@@ -242,8 +242,8 @@ class SelfDistillation(nn.Module):
         self.settings = settings
         self.student = Branch(backbone, settings)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
-        self.cls_centre = Centre(settings.prototypes)
-        self.patch_centre = Centre(settings.prototypes)
+        self.cls_center = Center(settings.prototypes)
+        self.patch_center = Center(settings.prototypes)
 
     def train(self, mode: bool = True) -> SelfDistillation:
         """Only the student ever trains: the teacher's dropout stays off."""
@@ -286,8 +286,8 @@ class SelfDistillation(nn.Module):
             cls = sinkhorn(cls, temperature, group=group)
             patches = sinkhorn(patches, temperature, group=group)
         else:
-            cls = self.cls_centre(cls, temperature, group)
-            patches = self.patch_centre(patches, temperature, group)
+            cls = self.cls_center(cls, temperature, group)
+            patches = self.patch_center(patches, temperature, group)
         rows = [len(of_cls) for of_cls, _ in answers]
         masked = [len(of_patches) for _, of_patches in answers]
         parts = zip(torch.split(cls, rows), torch.split(patches, masked), strict=True)
@@ -340,7 +340,7 @@ class SelfDistillation(nn.Module):
                 yield from head.prototypes.parameters()
 
     def move_teacher(self, progress: float) -> None:
-        """The teacher's step, after the optimiser's."""
+        """The teacher's step, after the optimizer's."""
         move_towards(self.teacher, self.student, self.settings.momentum_at(progress))
 
 

@@ -24,7 +24,7 @@ from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES, sampl
 _PATCHES_AN_IMAGE = 40
 
 
-def normalise(images: Tensor, encoder: EncoderSpec) -> Tensor:
+def normalize(images: Tensor, encoder: EncoderSpec) -> Tensor:
     """uint8 [B, 3, S, S] -> float32, (x / 255 - mean) / std by channel."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
     return (images.float() / 255 - mean) / std
@@ -69,7 +69,7 @@ class SiglipObjective(nn.Module):
 
         head = self.model.vision_model.head
         tokens = self.model.vision_model(
-            normalise(batch.images, TABLETOP.encoder("siglip"))
+            normalize(batch.images, TABLETOP.encoder("siglip"))
         ).last_hidden_state
         keys = head_keys(head, tokens)
 
@@ -151,11 +151,11 @@ class SiglipObjective(nn.Module):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """Share of objects whose region names its own colour and kind first, in both languages."""
+        """Share of objects whose region names its own color and kind first, in both languages."""
         exact = [i for i, c in enumerate(PHRASE_CLASSES) if c.color and c.kind]
         head = self.model.vision_model.head
         tokens = self.model.vision_model(
-            normalise(batch.images, TABLETOP.encoder("siglip"))
+            normalize(batch.images, TABLETOP.encoder("siglip"))
         ).last_hidden_state
         masks = (batch.coverage.transpose(1, 2) > 0.5).float()
         shown = batch.answers[..., exact].any(dim=-1) & masks.any(dim=-1)
@@ -182,7 +182,7 @@ class AffinityObjective(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-5.0))
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden = self.model(normalise(batch.images, TABLETOP.encoder("dinov2"))).last_hidden_state
+        hidden = self.model(normalize(batch.images, TABLETOP.encoder("dinov2"))).last_hidden_state
         skip = 1 + self.model.config.num_register_tokens
         background = (1 - batch.coverage.sum(dim=-1, keepdim=True)).clamp_min(0)
         coverage = torch.cat([batch.coverage, background], dim=-1)

@@ -54,7 +54,7 @@ _SPLIT_SEED = 20_231
 _STEPS, _BATCH = 1000, 32
 _POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
 _NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads")
-_DINO_STATE = ("distillation.teacher.", "distillation.cls_centre.", "distillation.patch_centre.")
+_DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillation.patch_center.")
 
 
 def run(args: argparse.Namespace) -> int:

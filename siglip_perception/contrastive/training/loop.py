@@ -65,7 +65,7 @@ class Objective(Protocol):
         """Add the gradient of a whole batch's loss; `loss`, and what else is worth logging."""
 
     def after_step(self, step: int) -> None:
-        """What has to follow the optimiser's step of that number."""
+        """What has to follow the optimizer's step of that number."""
 
 
 def gather_report(processes: Processes, report: SkipReport) -> SkipReport:

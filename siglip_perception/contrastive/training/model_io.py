@@ -25,7 +25,7 @@ from transformers import (
 from siglip_perception import checkpoints, contracts
 from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError, PerceptionError
-from siglip_perception.images.preprocess import EncoderInput, Square
+from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
 
 _HALF: Triple = (0.5, 0.5, 0.5)
 _IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -129,7 +129,7 @@ def _own_input(
                 checkpoint.path / pixels.where,
                 ", ".join(f"{key} {value!r}" for key, value in pixels.settings.items()),
             )
-    return EncoderInput(Square("squash", interpolation, size, (0, 0, 0)), mean, std)
+    return EncoderInput(ResizeSpec("squash", interpolation, size, (0, 0, 0)), mean, std)
 
 
 def _text_digest(siglip: SiglipModel | None) -> str:

@@ -1,4 +1,4 @@
-"""The optimisers of a run: AdamW for all, or Muon for the matrices and AdamW for the rest."""
+"""The optimizers of a run: AdamW for all, or Muon for the matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def new_optimizers(
     *,
     bf16: bool = True,
 ) -> list[torch.optim.Optimizer]:
-    """Optimisers over all parameters that are trained; each parameter is in one of them.
+    """Optimizers over all parameters that are trained; each parameter is in one of them.
 
     Vectors and scalars, such as norms and biases, do not decay. muon: for the matrices of blocks
     and heads, with AdamW at half the rate for the rest (Jordan et al. 2024; scaled to AdamW's

@@ -25,7 +25,7 @@ _KEYS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # AdamW's and Muon
 
 
 class RunState:
-    """The state file of a run's folder, for one module and its optimisers.
+    """The state file of a run's folder, for one module and its optimizers.
 
     Of the module only what training changes is kept: parameters that are trained, and those of
     `also`, by prefix. recipe: all that the result depends on. same: whether a run with another
@@ -104,7 +104,7 @@ class RunState:
 
 
 def _state_of(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> dict[str, Tensor]:
-    """An optimiser's state of one parameter; AdamW's step stays on the CPU."""
+    """An optimizer's state of one parameter; AdamW's step stays on the CPU."""
     found = {key: tensors[f"{key}.{name}"] for key in _KEYS if f"{key}.{name}" in tensors}
     return {key: t if key == "step" else t.to(device) for key, t in found.items()}
 
