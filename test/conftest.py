@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from siglip_perception.util.threads import spin_briefly
 # Fast DDS can wait for ever when it closes a shared-memory port that a killed process has left,
 # and tests kill processes. Before rclpy is imported; a profile, as the demo's, overrides it.
 os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+# A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before any test module imports PyTorch.
 spin_briefly()
 

@@ -505,11 +505,11 @@ def test_a_bomb_is_refused_fast_and_small() -> None:
     assert peak < 1_000_000
     fastest = 1.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(ImageError):
             decode()
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 0.001
+        fastest = min(fastest, time.thread_time() - start)
+    assert fastest < 0.01  # to inflate it takes fifty milliseconds
 
 
 def test_a_jpeg_bomb_is_refused_before_decoding() -> None:

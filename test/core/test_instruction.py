@@ -226,7 +226,7 @@ def test_a_megabyte_is_refused_at_once() -> None:
     began = time.process_time()
     with pytest.raises(InstructionError):
         parse(text)
-    assert time.process_time() - began < 0.005
+    assert time.process_time() - began < 0.1  # to read it takes seconds
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,9 @@ def test_a_megabyte_is_handed_over_in_well_under_a_millisecond() -> None:
     tokens = np.ones((256, 2176), np.float16)
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         message = TokenSequence(data=wire.as_array(tokens))
-        taken = time.perf_counter() - start
+        taken = time.thread_time() - start
         assert len(message.data) == tokens.nbytes
         return taken
 
