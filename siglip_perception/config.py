@@ -58,8 +58,8 @@ class Settings:
     )
     precision: str = _parameter(
         "auto",
-        "Arithmetic of the encoders' products; auto: bf16 on a GPU and on a CPU that is measured to"
-        " be faster in it, else fp32.",
+        "Arithmetic of the encoders' products; auto: bf16 on a GPU and on a CPU that is measured"
+        " to be faster in it, else fp32.",
         choices=("auto", *PRECISIONS),
         change=Change.UNCONFIGURED,
     )
