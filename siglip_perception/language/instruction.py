@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from siglip_perception.errors import InstructionError
-from siglip_perception.phrases import english, korean
-from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.language import english, korean
+from siglip_perception.language.phrase import Phrase
 from siglip_perception.types import Mention, Relation, Role
 
 MAX_BYTES = 1024

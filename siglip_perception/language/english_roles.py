@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from siglip_perception.phrases import english_words as words
-from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.language import english_words as words
+from siglip_perception.language.phrase import Phrase
 from siglip_perception.types import Relation, Role, Where
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from siglip_perception.phrases import korean_words as words
+from siglip_perception.language import korean_words as words
 
 _HANGUL = re.compile(r"[가-힣]")
 _NO_FINAL, _RIEUL = 0, 8

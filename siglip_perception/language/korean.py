@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 
-from siglip_perception.phrases import english_words
-from siglip_perception.phrases import korean_words as words
-from siglip_perception.phrases.korean_forms import (
+from siglip_perception.language import english_words
+from siglip_perception.language import korean_words as words
+from siglip_perception.language.korean_forms import (
     is_joined_form,
     is_protected,
     split_particle,
     verb,
 )
-from siglip_perception.phrases.korean_reader import Reader
-from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.language.korean_roles import Reader
+from siglip_perception.language.phrase import Phrase
 from siglip_perception.types import Relation, Where
 
 _HANGUL = re.compile(r"[가-힣]")

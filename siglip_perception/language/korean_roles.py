@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from siglip_perception.phrases import korean_words as words
-from siglip_perception.phrases.korean_forms import without_possessive
-from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.language import korean_words as words
+from siglip_perception.language.korean_forms import without_possessive
+from siglip_perception.language.phrase import Phrase
 from siglip_perception.types import Relation, Role, Where
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from siglip_perception.phrases import english_words as words
-from siglip_perception.phrases.english_reader import Reader
-from siglip_perception.phrases.phrase import Phrase
+from siglip_perception.language import english_words as words
+from siglip_perception.language.english_roles import Reader
+from siglip_perception.language.phrase import Phrase
 from siglip_perception.types import Relation
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?]")
