@@ -1,8 +1,11 @@
-"""What a policy imports: TokenSequence messages -> numpy or torch, of rclpy and rosbags alike.
+"""What a policy imports: messages -> numpy, torch and values, of rclpy and rosbags alike.
 
 from siglip_perception.client import expect, tokens_to_torch
 check = expect(contract="openvla-224", fingerprint="4f0c...")   # of the tokens it was trained on
 tokens = tokens_to_torch(check(message))                        # [256, 2176]
+
+for index, mention in enumerate(mentions(objects)):             # a GroundedObjectArray
+    print(mention.step, mention.role, objects_of(objects, index))
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.errors import PerceptionError
+from siglip_perception.types import Link, Mention, Role
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +120,29 @@ def tokens_to_torch(message: Any) -> torch.Tensor:
     if int(message.dtype) == _BFLOAT16:
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(stored)
+
+
+def mentions(message: Any) -> tuple[Mention, ...]:
+    """How the instruction of a GroundedObjectArray was read; none where phrases were given."""
+    return tuple(
+        Mention(
+            phrase=int(mention.phrase),
+            role=Role(int(mention.role)),
+            many=bool(mention.many),
+            step=int(mention.step),
+            link=Link(str(mention.relation)) if mention.relation else None,
+            of=int(mention.of) if mention.of >= 0 else None,
+            which=str(mention.which),
+            rank=int(mention.rank),
+            confidence=float(mention.confidence),
+        )
+        for mention in message.mentions
+    )
+
+
+def objects_of(message: Any, mention: int) -> list[Any]:
+    """The objects of a GroundedObjectArray that its mention of this index means, best first."""
+    return [found for found in message.objects if mention in list(found.mentions)]
 
 
 def _stored(message: Any) -> npt.NDArray[Any]:

@@ -76,6 +76,7 @@ class Query:
     embeddings: Tensor
     truncated: tuple[bool, ...]
     mentions: tuple[Mention, ...] = ()
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Pipeline:
             embeddings,
             truncated,
             instruction.mentions,
+            instruction.confidence,
         )
 
     def process(
@@ -309,6 +311,8 @@ class Pipeline:
             tuple(objects),
             self.contract.name,
             label_mask(masks, frame.width, frame.height) if task.with_mask else None,
+            query.mentions,
+            query.confidence,
         )
 
     def meant(

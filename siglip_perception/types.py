@@ -32,6 +32,12 @@ class Role(IntEnum):
     PLACE = 2
 
 
+def stronger(first: Role, second: Role) -> Role:
+    """Of two roles of one thing the one that counts: TARGET, then PLACE."""
+    known = {first, second} - {Role.UNKNOWN}
+    return Role.TARGET if Role.TARGET in known else next(iter(known), Role.UNKNOWN)
+
+
 class Where(str, Enum):
     """How an object lies to others or, without any, which of its kind it is: the leftmost."""
 
@@ -51,6 +57,28 @@ class Where(str, Enum):
     SMALLEST = "smallest"
 
 
+class Link(str, Enum):
+    """How an action leads to a phrase, or how what a phrase tells apart lies to it."""
+
+    ON = "on"
+    IN = "in"
+    UNDER = "under"
+    ABOVE = "above"
+    LEFT_OF = "left of"
+    RIGHT_OF = "right of"
+    IN_FRONT_OF = "in front of"
+    BEHIND = "behind"
+    NEXT_TO = "next to"
+    NEAR = "near"
+    BETWEEN = "between"
+    AROUND = "around"
+    AGAINST = "against"
+    FAR_FROM = "far from"
+    FROM = "from"
+    TO = "to"
+    WITH = "with"
+
+
 @dataclass(frozen=True)
 class Relation:
     """What tells one object from others of its phrase.
@@ -67,16 +95,28 @@ class Relation:
 
 @dataclass(frozen=True)
 class Mention:
-    """One place of an instruction that names a phrase.
+    """One place of an instruction that names a phrase, or stands for one that was named ("it").
 
     phrase: index of the phrase. relations: they choose among its objects; none: all are meant.
     many: relations choose every object that keeps them, not the best one ("the left cups").
+    step: number of the action that it belongs to, from 1. link: how the action leads to it ("left
+    of", "from", "with"), or how the mention `of` lies to it; None: it is acted on, or nothing is
+    said. of: index of the mention that goes there or is told apart by it; None: no other.
+    which: which of several, in a word ("left", "largest", "last", "all"); empty: nothing is said.
+    rank: 2 is the second, counted from `which` where that is given; 0: nothing is said.
+    confidence: in [0, 1]; below 0.5 it is a guess, as the grammar does not cover the words.
     """
 
     phrase: int
     role: Role = Role.UNKNOWN
     relations: tuple[Relation, ...] = ()
     many: bool = False
+    step: int = 1
+    link: Link | None = None
+    of: int | None = None
+    which: str = ""
+    rank: int = 0
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -191,6 +231,7 @@ class GroundedObject:
     area: share of the image that the mask covers, in [0, 1].
     id: the same number for the same object across frames, from 1; 0 where nothing is tracked.
     lost: seconds since it was last seen; 0: it is seen in this frame.
+    mentions: indices, in the instruction's mentions, of those that mean it.
     position, extent: center and full size (x, y, z) in the camera's optical frame (REP 103: x to
         the right, y down, z forward), meters; NaN without depth.
     """
@@ -205,6 +246,7 @@ class GroundedObject:
     lost: float = 0.0
     position: Point3 = NOWHERE
     extent: Point3 = NOWHERE
+    mentions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,6 +257,7 @@ class Grounding:
     objects: best first within a phrase, phrases in the order of the query.
     mask: uint8 [height, width] of the camera image, 0 or the object's index + 1 (at most 255
         objects); None unless it was asked for.
+    mentions, confidence: how the instruction was read; no mentions where phrases were given.
     """
 
     instruction: str
@@ -224,3 +267,5 @@ class Grounding:
     objects: tuple[GroundedObject, ...]
     contract: str
     mask: UInt8Array | None = None
+    mentions: tuple[Mention, ...] = ()
+    confidence: float = 1.0

@@ -77,6 +77,7 @@ class Summary:
     a reason, what was wrong with the first of them. unread: for each topic of instructions or of
     depth, the messages whose bytes were none. missing: for each topic that held fewer messages
     than the bag promises, (there, promised). notes: what was odd about the bag, in words.
+    doubts: for each instruction that names nothing or is a guess, how it was read.
     found: for each instruction, for each of its phrases, the number of images that showed it.
     depth: images with objects by what became of their depth, as DepthView.counts.
     """
@@ -92,6 +93,7 @@ class Summary:
     notes: tuple[str, ...] = ()
     instructions: int = 0
     rejected: int = 0
+    doubts: dict[str, str] = field(default_factory=dict)
     grounded: Counter[str] = field(default_factory=Counter)
     found: dict[str, Counter[str]] = field(default_factory=dict)
     depth: Mapping[str, int] = field(default_factory=dict)
@@ -163,6 +165,8 @@ class Run:
             self._query = None
             return
         self.summary.instructions += 1
+        if parsed.text and parsed.explanation:
+            self.summary.doubts[parsed.text] = parsed.explanation
         number = self._numbering.accept(parsed.text)
         able = parsed.phrases and self._pipeline.can_ground
         self._query = self._pipeline.query(parsed, number) if able else None

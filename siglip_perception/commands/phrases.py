@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from siglip_perception.language.instruction import Instruction, parse
-from siglip_perception.types import Mention, Relation, Where
+from siglip_perception.types import Link, Mention, Relation, Role
 
-_ALONE = {
-    Where.LEFT: "the leftmost",
-    Where.RIGHT: "the rightmost",
-    Where.ABOVE: "the uppermost",
-    Where.ON: "the uppermost",
-    Where.BELOW: "the lowest",
-    Where.FRONT: "the nearest",
-    Where.NEAR: "the nearest",
-    Where.BEHIND: "the farthest",
-    Where.FAR: "the farthest",
-    Where.MIDDLE: "the one in the middle",
-    Where.BETWEEN: "the one in the middle",
-    Where.IN: "the one in the middle",
-    Where.LARGEST: "the largest",
-    Where.SMALLEST: "the smallest",
-}
+_TOWARDS = frozenset({Link.FROM, Link.WITH})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,17 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the phrases of a sentence, with their roles and what tells one of several apart."""
+    """Print the phrases of a sentence with roles, steps, places and which of several is meant."""
     understood = parse(args.instruction)
     if args.json:
         print(json.dumps(as_json(understood), ensure_ascii=False, indent=2))
     else:
         print("\n".join(_sentences(understood)) or "no phrase")
+        if understood.explanation:
+            print(understood.explanation, file=sys.stderr)
     return 0
 
 
 def as_json(understood: Instruction) -> dict[str, Any]:
-    """JSON values; `relations` has an entry for each relation of each mention."""
+    """JSON values. `relations` has an entry for each relation that chooses among several objects,
+    `mentions` one for each place of the sentence that names a phrase."""
     return {
         "instruction": understood.text,
         "phrases": list(understood.phrases),
@@ -62,7 +52,31 @@ def as_json(understood: Instruction) -> dict[str, Any]:
             for relation in mention.relations
         ],
         "changed": understood.changed,
+        "mentions": mentions_as_json(understood.phrases, understood.mentions),
+        "steps": max((mention.step for mention in understood.mentions), default=0),
+        "confidence": round(understood.confidence, 3),
+        "explanation": understood.explanation,
     }
+
+
+def mentions_as_json(phrases: Sequence[str], mentions: Sequence[Mention]) -> list[dict[str, Any]]:
+    """Mentions as JSON values; `of` is the index of the mention that goes there or is told apart,
+    `of_phrase` its phrase."""
+    return [
+        {
+            "phrase": phrases[mention.phrase],
+            "role": mention.role.name.lower(),
+            "step": mention.step,
+            "relation": None if mention.link is None else mention.link.value,
+            "of": mention.of,
+            "of_phrase": None if mention.of is None else phrases[mentions[mention.of].phrase],
+            "which": mention.which or None,
+            "rank": mention.rank or None,
+            "many": mention.many,
+            "confidence": round(mention.confidence, 3),
+        }
+        for mention in mentions
+    ]
 
 
 def _landmarks(understood: Instruction, relation: Relation) -> list[str]:
@@ -70,18 +84,35 @@ def _landmarks(understood: Instruction, relation: Relation) -> list[str]:
 
 
 def _sentences(understood: Instruction) -> list[str]:
-    lines = []
-    for mention in understood.mentions:
-        words = [understood.phrases[mention.phrase]]
-        if mention.role:
-            words.append(mention.role.name.lower())
-        words += [_told(understood, mention, relation) for relation in mention.relations]
-        lines.append(", ".join(words))
-    return lines
+    several = any(mention.step > 1 for mention in understood.mentions)
+    return [_sentence(understood, mention, several) for mention in understood.mentions]
 
 
-def _told(understood: Instruction, mention: Mention, relation: Relation) -> str:
-    if relation.landmarks:
-        return f"{relation.where.value}: {' and '.join(_landmarks(understood, relation))}"
-    rank = f" (number {relation.rank})" if relation.rank > 1 else ""
-    return _ALONE[relation.where] + (" ones" if mention.many else rank)
+def _sentence(understood: Instruction, mention: Mention, several: bool) -> str:
+    parts = [understood.phrases[mention.phrase]]
+    if mention.role:
+        parts.append(mention.role.name.lower())
+    if several:
+        parts.append(f"step {mention.step}")
+    if mention.which or mention.rank:
+        parts.append(_which(mention))
+    if mention.link is not None or mention.of is not None:
+        parts.append(_link(understood, mention))
+    if mention.confidence < 1:
+        parts.append(f"confidence {mention.confidence:.2g}")
+    return ", ".join(parts)
+
+
+def _which(mention: Mention) -> str:
+    if not mention.rank:
+        return f"which: {mention.which}"
+    return f"which: number {mention.rank}" + (f" from {mention.which}" if mention.which else "")
+
+
+def _link(understood: Instruction, mention: Mention) -> str:
+    """ "on it: cup" for a place or a landmark of the cup; "with it" for an instrument."""
+    link = "there" if mention.link is None else f"{mention.link.value} it"
+    of = "" if mention.of is None else understood.phrases[understood.mentions[mention.of].phrase]
+    if mention.link in _TOWARDS and mention.role is not Role.PLACE:
+        return link
+    return f"{link}: {of}" if of else link

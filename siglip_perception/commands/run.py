@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from siglip_perception.bags import replay as bag_replay
+from siglip_perception.commands.phrases import mentions_as_json
 from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.grounding.tracking import TrackingOptions
@@ -60,9 +61,7 @@ def ground(args: argparse.Namespace) -> int:
     """One image and an instruction -> objects, as text or JSON, and as a picture."""
     asked = instruction.parse(args.instruction)
     if not asked.phrases:
-        raise InstructionError(
-            'The instruction names no object: say, for example, "pick up the red cup".'
-        )
+        raise InstructionError(asked.explanation)
     image = _image(args)
     if args.overlay is not None:
         _check_folder(args.overlay)
@@ -167,6 +166,8 @@ def as_json(grounding: Grounding) -> dict[str, Any]:
         "contract": grounding.contract,
         "phrases": list(grounding.phrases),
         "presence": [round(value, 6) for value in grounding.presence],
+        "mentions": mentions_as_json(grounding.phrases, grounding.mentions),
+        "confidence": round(grounding.confidence, 3),
         "objects": [
             {
                 "phrase": found.phrase,
@@ -176,6 +177,7 @@ def as_json(grounding: Grounding) -> dict[str, Any]:
                 "box": [found.box.x, found.box.y, found.box.width, found.box.height],
                 "area": round(found.area, 6),
                 "id": found.id,
+                "mentions": list(found.mentions),
                 "position": _meters(found.position),
                 "extent": _meters(found.extent),
             }
@@ -254,6 +256,7 @@ def _report(summary: bag_replay.Summary, out: Path) -> list[str]:
         lines.append(f"  {topic}: {count} messages that cannot be read")
     lines += [f"  {note}" for note in summary.notes]
     lines.append(f"{summary.instructions} instructions taken, {summary.rejected} rejected")
+    lines += [f"  {doubt}" for doubt in summary.doubts.values()]
     if summary.depth:
         used = ", ".join(f"{what} {count}" for what, count in sorted(summary.depth.items()))
         lines.append(f"depth of images with objects: {used}")

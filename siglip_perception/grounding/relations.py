@@ -10,13 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from siglip_perception.types import GroundedObject, Mention, Relation, Role, Where
+from siglip_perception.types import GroundedObject, Mention, Relation, Role, Where, stronger
 
 # How far past its landmark an object has to lie, as a share of the picture's smaller side.
 _MARGIN = 0.01
 _Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an instruction wants of one object, and the indices of the mentions that mean it."""
+
+    role: Role
+    mentions: tuple[int, ...] = ()
+
+    def joined(self, number: int, role: Role) -> Meaning:
+        """Meant by one more mention; what is acted on is a target, whatever else it is."""
+        return Meaning(stronger(self.role, role), (*self.mentions, number))
+
+
+_NOTHING_YET = Meaning(Role.UNKNOWN)
 
 
 def assign(
@@ -25,39 +40,43 @@ def assign(
     mentions: Sequence[Mention],
     width: int,
     height: int,
-) -> dict[int, Role]:
-    """The objects that are meant: index -> role; without a mention all of a phrase are meant.
+) -> dict[int, Meaning]:
+    """The objects that are meant: index -> meaning; without a mention all of a phrase are meant.
 
     width, height: the picture's, in pixels. A mention with relations takes the best object that
     keeps them, or each (`many`); one without takes all that the others have left.
     """
     of_phrase = [[i for i, o in enumerate(objects) if o.phrase == phrase] for phrase in phrases]
     picker = _Picker(objects, of_phrase, mentions, min(width, height))
-    meant: dict[int, Role] = {}
+    meant: dict[int, Meaning] = {}
     mentioned: set[int] = set()
     for number, mention in enumerate(mentions):
         mentioned.add(mention.phrase)
         if mention.relations:
             for index in picker.pick(number):
-                # What is to be acted on is not also the place: the first role that is known.
-                meant[index] = meant.get(index) or mention.role
-    for mention in mentions:
+                before = meant.get(index, _NOTHING_YET)
+                meant[index] = before.joined(number, mention.role)
+    chosen = {index for index, meaning in meant.items() if meaning.role}
+    for number, mention in enumerate(mentions):
         if not mention.relations:
-            taken = {i for i in of_phrase[mention.phrase] if meant.get(i)}
-            rest = [i for i in of_phrase[mention.phrase] if i not in taken]
-            for index in rest:
-                meant[index] = mention.role
+            for index in of_phrase[mention.phrase]:
+                if index not in chosen:
+                    before = meant.get(index, _NOTHING_YET)
+                    meant[index] = before.joined(number, mention.role)
     for phrase, indices in enumerate(of_phrase):
         if phrase not in mentioned:
-            meant |= {index: objects[index].role for index in indices}
+            meant |= {index: Meaning(objects[index].role) for index in indices}
     return meant
 
 
 def with_roles(
-    objects: Sequence[GroundedObject], meant: Mapping[int, Role]
+    objects: Sequence[GroundedObject], meant: Mapping[int, Meaning]
 ) -> list[GroundedObject]:
-    """The objects that are meant, in their order, each with its role."""
-    return [replace(objects[index], role=role) for index, role in sorted(meant.items())]
+    """The objects that are meant, in their order, each with its role and mentions."""
+    return [
+        replace(objects[index], role=meant[index].role, mentions=meant[index].mentions)
+        for index in sorted(meant)
+    ]
 
 
 class _Picker:

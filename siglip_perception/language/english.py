@@ -1,279 +1,819 @@
-"""English: words are told apart by lists; what no list knows is content, and its runs are phrases.
+"""English by its grammar: clauses, noun phrases and prepositional phrases, left to right.
 
-Ambiguous words ("can", "place", "light") are content after a determiner or another content word;
-a word that no list knows is a verb where a clause begins and a determiner follows ("scoop the
-rice").
+An order's first word is its verb wherever a noun phrase can follow it, listed or not; what follows
+a determiner is a noun, whatever else it could be. The lexicon breaks ties only.
 """
 
 from __future__ import annotations
 
-import re
-
+from siglip_perception.language import english_courtesies as courtesies
+from siglip_perception.language import english_roles
 from siglip_perception.language import english_words as words
-from siglip_perception.language.english_roles import Reader
-from siglip_perception.language.phrase import Phrase
-from siglip_perception.types import Relation
+from siglip_perception.language.english_clauses import Clause, Kind, Noun, Place
+from siglip_perception.language.english_nouns import (
+    CLOSED,
+    DIGITS,
+    OPENERS,
+    NounReader,
+    is_adverb,
+    is_content,
+)
+from siglip_perception.language.english_tokens import (
+    ENDS,
+    Token,
+    is_gerund,
+    tokens,
+    unwrap,
+    verb_of,
+)
+from siglip_perception.language.phrase import Reading
+from siglip_perception.types import Link
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?]")
-_SENTENCE_ENDS = frozenset(".;:!?")
-_BEFORE_GERUNDS = words.NEGATIVE_VERBS | {"without"}
-_COMMANDS = (words.PLACING | words.ACTING) - words.AMBIGUOUS
-_TAKES_OBJECT = (words.PLACING | words.ACTING) - words.BEFORE_VERBS - words.COPULAS
-_BEFORE_CLAUSES = words.CONJUNCTIONS | words.SUBJECTS | {"", ",", "to", "please", "just", "not"}
+BASES = words.VERBS | {"gimme", "pickup", "dropoff"}
+_COMMANDS = (words.PLACING | words.TAKING | words.ACTING | words.WORKING) - words.NOUN_TOO
+_PLACES_SAID = {
+    "inside": Link.IN,
+    "underneath": Link.UNDER,
+    "beneath": Link.UNDER,
+    "beside": Link.NEXT_TO,
+    "nearby": Link.NEAR,
+    "behind": Link.BEHIND,
+    "therein": Link.IN,
+}
+_EXCEPTION_PAIRS = {
+    ("instead", "of"),
+    ("rather", "than"),
+    ("other", "than"),
+    ("apart", "from"),
+    ("aside", "from"),
+    ("but", "not"),
+}
 
 
 def is_english(text: str) -> bool:
-    """Whether the English rules apply: an English function word or verb, or plain ASCII text."""
-    tokens = {token.lower() for token in _TOKEN.findall(text)}
-    if tokens & ((_COMMANDS | {"the"}) - words.FOREIGN):
+    """Tell whether the grammar applies: there is an English verb or word, or plain ASCII."""
+    found = {token.word for token in tokens(text)}
+    if found & (words.ENGLISH | (_COMMANDS - words.FOREIGN)):
         return True
-    if tokens & words.FOREIGN:
+    if found & words.FOREIGN:
         return False
-    return text.isascii() or bool(tokens & words.RELATIONS)
+    return text.isascii() or bool(found & set(words.PREPOSITIONS))
 
 
-def parse(text: str) -> list[Phrase]:
-    """The phrases of an English sentence, or of a list such as "red cup. plate."."""
-    tokens = [token.replace("’", "'") for token in _TOKEN.findall(text)]
-    lower = _plain([token.lower() for token in tokens])
-    reader = Reader()
-    after_determiner = False
-    for i, (token, word) in enumerate(zip(tokens, lower, strict=True)):
-        following = lower[i + 1] if i + 1 < len(lower) else ""
-        previous = lower[i - 1] if i else ""
-        content_here = after_determiner or bool(reader.chunk)
-        kind = _kind(word, previous, following, content_here, bool(reader.chunk))
-        negation = _negation(word, previous, following)
-        if reader.chunk and _joins_colors(lower, i):
-            kind = "content"
-        if kind == "content" and not content_here:
-            if _is_unknown_verb(word, previous, reader):
-                kind = "break" if word.endswith("ly") or previous in _BEFORE_GERUNDS else "verb"
-            elif _starts_clause(previous) and following in words.BEFORE_NOUNS:
-                kind = "verb"
-        elif kind == "determiner" and word == "one" and _stands_for_noun(reader, following):
-            kind = "again"
-        after_determiner = False
-        reader.clause.every |= word in words.EVERY
-        reader.clause.nothing |= word in words.NOTHING
-        if negation:
-            reader.negate(negation)
-        elif word in words.REVERSING and reader.negation:
-            reader.negation = ""
-            reader.clause.excluding = False
-        elif kind == "content":
-            _content(reader, token, word, following)
-        elif kind == "determiner":
-            _determiner(reader, token, word)
-            after_determiner = True
-        elif kind == "verb":
-            reader.verb(word)
-        elif kind == "relation":
-            reader.relation(word)
-        elif kind in ("which", "side"):
-            reader.side(word, describes=kind == "which")
-            after_determiner = kind == "which"
-        elif kind == "again":
-            reader.again()
-        elif kind == "sentence":
-            reader.predicate()
-            reader.sentence()
-        elif word != "of":
-            if word in ("it", "them"):
-                reader.pronoun()
-            if word in (",", "and", "but", "so"):
-                reader.predicate()
-            reader.close(joining=word in (",", "and"))
-            reader.pause(word)
-            reader.clause.describing &= word != ","
-        else:
-            reader.close()
-    reader.predicate()
-    return reader.end()
+def parse(text: str) -> Reading:
+    """Read an English sentence, or a list such as "red cup. plate."."""
+    clauses = _Parser(tokens(unwrap(text))).clauses()
+    verbs = tuple(dict.fromkeys(clause.said for clause in clauses if clause.said))
+    return Reading(tuple(english_roles.read(clauses)), verbs)
 
 
-def _plain(lower: list[str]) -> list[str]:
-    """Verbs of several words as one: "stop touching", "watch out for", "could I have"."""
-    for i, word in enumerate(lower[:-1]):
-        after = lower[i + 1 : i + 3]
-        if word in words.STOPPING and (after[0].endswith("ing") or after[0] == "from"):
-            lower[i] = "avoid"
-            if after[0] == "from":
-                lower[i + 1] = "avoid"
-        elif (word in ("watch", "look") and after == ["out", "for"]) or (
-            word == "stay" and after == ["away", "from"]
+class _Parser(NounReader):
+    """Reads the clauses of a text, in its order."""
+
+    def __init__(self, found: list[Token]) -> None:
+        super().__init__(found)
+        self.carried = False  # a negation that goes on after "and": "don't touch or move"
+        self.found: list[Clause] = []
+
+    def clauses(self) -> list[Clause]:
+        i = 0
+        while i < self.count:
+            after = self._clause(i)
+            i = after if after > i else i + 1
+        return self.found
+
+    # Clauses
+
+    def _clause(self, i: int) -> int:
+        negated, asked, j = self._opening(i)
+        if j >= self.count:
+            return j
+        word = self.at(j)
+        if word in words.NEGATIVE_VERBS:
+            return self._avoid(j)
+        if word in ENDS:
+            self.carried = False
+            self.found.append(Clause(Kind.TALK, action=False))  # a boundary
+            return j + 1
+        if word in words.ASIDES or (word == "in" and self.at(j + 1) in ("order", "case")):
+            first = not any(clause.verb for clause in self.found)
+            return self._when(j) if first and word != "in" else self._skip_clause(j + 1)
+        if word in words.WHEN or (word == "as" and self.at(j + 1) == "soon"):
+            return self._when(j)
+        if word == "without" or (word in ("by", "while") and is_gerund(self.at(j + 1))):
+            negated = negated or word == "without"
+            if not is_gerund(self.at(j + 1)):
+                return self._order(j, "", negated, known=True)
+            j, word = j + 1, self.at(j + 1)
+            return self._order(
+                j + 1, verb_of(word) or word[:-3], negated, known=True, action=False
+            )
+        if self._is_verb(j) or (asked and self._can_be_verb(j)):
+            verb = verb_of(word) or word
+            return self._order(j + 1, verb, negated, known=bool(verb_of(word)))
+        if negated and word not in CLOSED and (is_gerund(word) or not self._is_noun_next(j)):
+            verb = verb_of(word) or word
+            return self._order(j + 1, verb, negated, known=bool(verb_of(word)))
+        gerund = is_gerund(word) and word != "using" and bool(verb_of(word))
+        if gerund and (self.at(j + 1) in OPENERS or self.at(j + 1) in words.NUMBERS):
+            return self._order(j + 1, verb_of(word), negated, known=True)
+        if word in words.QUESTIONS:
+            return self._question(j)
+        if word in words.CONTRACTED:
+            return self._talk(j)
+        if (
+            word in words.AUXILIARIES
+            and word not in ("let's", "lets")
+            and not (
+                word in words.MODALS and is_content(self.at(j + 1)) and self.at(j + 1) != "you"
+            )
         ):
-            lower[i] = "avoid"
-        elif after == ["a", "look"]:
-            lower[i] = "look"
-        elif word == "have" and lower[max(i - 2, 0) : i] in (["can", "i"], ["could", "i"]):
-            lower[i] = "get"
-    return lower
+            return self._question(j)
+        if word in words.SUBJECTS and not (
+            word in words.DEMONSTRATIVES
+            and is_content(self.at(j + 1))
+            and self.at(j + 1) not in words.MOVES
+        ):
+            return self._talk(j)
+        place, after = self.place(j)
+        if place is not None:
+            return self._lead(j, place, after, negated)
+        return self._names(j, negated)
 
+    def _opening(self, i: int) -> tuple[bool, bool, int]:
+        """Fillers, courtesies and negations before a clause: (negated, asked, where it begins)."""
+        negated, asked, fresh = False, False, True
+        while i < self.count:
+            word = self.at(i)
+            if word in (",", ";", ":") or word in ("but", "then", "instead"):
+                if word != "then" or not negated:
+                    self.carried = self.carried and word == "then"
+                i += 1
+            elif word in ("and", "or", "nor", "&", "plus"):
+                i += 1
+            elif taken := courtesies.length(courtesies.MISSING, self.words, i):
+                i, asked = i + taken, True
+            elif taken := courtesies.length(courtesies.FORBIDDING, self.words, i):
+                i, negated, asked = i + taken, True, True
+            elif taken := courtesies.length(courtesies.COURTESY, self.words, i):
+                i, asked = i + taken, True
+            elif word in ("don't", "dont", "never", "not", "no", "neither") and (
+                word in ("don't", "dont", "never")
+                or self._is_verb(i + 1)
+                or self.at(i + 1) == "to"
+            ):
+                negated, asked = True, True
+                i += 1 + (self.at(i + 1) == "to")
+            elif word in ("stop", "quit") and (
+                is_gerund(self.at(i + 1)) or self.at(i + 1) == "from"
+            ):
+                negated, asked = True, True
+                i += 2 if self.at(i + 1) == "from" else 1
+            elif word in words.WHEN and self.at(i + 1) in words.WHEN_DONE:
+                i += 2
+            elif word in ("a", "every", "each") and self.at(i + 1) in words.TIMES:
+                i += 2  # "twice a day"
+            elif (
+                word in ("go", "come", "run")
+                and self.at(i + 1) in BASES - {"left", "right"}
+                and (
+                    self.at(i + 1) not in words.NOUN_TOO
+                    or self.at(i + 2) in OPENERS
+                    or self.at(i + 2) in words.PREPOSITIONS
+                )
+            ):
+                i += 1  # "go get the mail"
+            elif (
+                fresh
+                and word in words.BODY | {"end"}
+                and any(is_gerund(self.at(k)) and verb_of(self.at(k)) for k in (i + 1, i + 2))
+            ):
+                i, asked = (
+                    i + 1 + (self.at(i + 1) in words.BODY),
+                    True,
+                )  # "end effector reaching knife"
+            elif fresh and word in words.GREETED and self.at(i + 1) in (",", "please", ""):
+                i += 1
+            elif word == "so" and self.at(i + 1) in ("that", "i", "we"):
+                break
+            elif (
+                word in words.FILLERS
+                and not (
+                    word in words.DESCRIBING
+                    and word not in ("first", "next", "still", "well")
+                    and is_content(self.at(i + 1))
+                    and self.at(i + 1) not in BASES
+                )
+            ) or is_adverb(word):
+                i += 1
+            else:
+                break
+            fresh = fresh and word in (",", "hey", "hi", "hello", "ok", "okay")
+        if negated:
+            self.carried = True
+        return negated or self.carried, asked, i
 
-def _content(reader: Reader, token: str, word: str, following: str) -> None:
-    where = words.SIZES.get(word) or words.WHERE_SIDE.get(word)
-    if where is not None:
-        reader.which.append(Relation(where))
-        if following == "of":  # "the bigger of the two bowls"
-            return
-    reader.chunk.append(token)
+    def _order(self, i: int, verb: str, negated: bool, *, known: bool, action: bool = True) -> int:
+        clause = Clause(Kind.ORDER, verb, "", known, negated, action)
+        clause.said = self.said[i - 1] if verb and i else ""
+        k = i + (self.at(i) in words.PARTICLES)
+        joined = self.at(k) in ("and", "or", "&") and self._second_verb(k + 1)
+        if joined:
+            clause.action = False  # "wash and dry the wok" is one step, and one object
+        self.found.append(clause)
+        return self._rest(i, clause)
 
+    def _second_verb(self, i: int) -> bool:
+        """Tell whether a verb follows that shares its object with the one before."""
+        word = self.at(i)
+        return bool(word) and verb_of(word) == word and self.at(i + 1) in OPENERS - {"it", "them"}
 
-def _determiner(reader: Reader, token: str, word: str) -> None:
-    if reader.chunk and reader.chunk[-1].lower() == "of":
-        if word in words.ARTICLES:  # "the cap of the bottle"
-            reader.chunk.append(token)
-    elif reader.chunk:
-        reader.close()
-    reader.many |= word in words.SEVERAL or (word.isdigit() and word != "1")
-    reader.rank = words.ORDINALS.get(word, reader.rank)
+    def _avoid(self, i: int) -> int:
+        """ "avoid touching the knife": it forbids this one thing, and not what follows "and"."""
+        j = i + 1 + (self.at(i + 1) == "from")
+        if is_gerund(self.at(j)) and not is_content(self.at(j + 1)):
+            j += 1
+        carried, self.carried = self.carried, False
+        after = self._order(j, "avoid", True, known=True, action=False)
+        self.carried = carried
+        return after
 
+    def _when(self, i: int) -> int:
+        """A clause of time or condition: what the robot does is read, what happens is not."""
+        j = i + 1
+        if self.at(i) == "if" and self.found and self.found[-1].verb in words.CHECKING:
+            return self._question(j)
+        if self.at(i) == "as":
+            j = i + 3
+        while self.at(j) in words.FILLERS:
+            j += 1
+        if is_gerund(self.at(j)) and verb_of(self.at(j)):
+            return self._order(j + 1, verb_of(self.at(j)), False, known=True)
+        if self.at(j) == "you" and verb_of(self.at(j + 1)) and self.at(j + 1) not in words.COPULAS:
+            return self._order(j + 2, verb_of(self.at(j + 1)), False, known=True, action=False)
+        if self.at(j) == "you":
+            return self._skip_clause(j)
+        clause = Clause(Kind.TALK, action=False)
+        self.found.append(clause)
+        end = self._skip_clause(j)
+        noun, _ = self.noun(j, end)
+        if noun is not None and not noun.it:
+            clause.subject.append(noun)
+        return end
 
-def _negation(word: str, previous: str, following: str) -> str:
-    """ "verb" or "noun", by what it waits for, where the word is a negation, otherwise ""."""
-    if word in ("can't", "cannot"):
-        return "verb" if previous == "you" else ""  # "I can't find the cup" looks for it
-    if word == "circumstances" and previous == "no":
-        return "verb"
-    if word == "instead" and following == "of":
-        return "noun"
-    if word not in words.NEGATIONS or previous == "why" or following in ("only", "just"):
-        return ""
-    of_verb = word in words.VERB_NEGATIONS or previous in words.AUXILIARIES
-    return "verb" if of_verb or following == "to" else "noun"
+    def _skip_clause(self, i: int) -> int:
+        """The end of a clause that asks for nothing."""
+        j = i
+        while j < self.count and self.at(j) not in ENDS and self.at(j) != ",":
+            if self.at(j) in ("and", "then", "but") and j > i:
+                k = j + 1
+                while self.at(k) in words.FILLERS or self.at(k) == "then":
+                    k += 1
+                if self._is_verb(k) or courtesies.length(courtesies.COURTESY, self.words, k):
+                    return j
+            j += 1
+        return j
 
+    def _question(self, i: int) -> int:
+        """What is asked about is looked for: "where is the cup", "is there a cup on the table"."""
+        clause = Clause(Kind.QUESTION, "find", action=False)
+        self.found.append(clause)
+        j = i
+        while j < self.count and self.at(j) not in ENDS:
+            word = self.at(j)
+            if (word in words.QUESTIONS and self.at(j + 1) in words.PROPERTIES) or (
+                word == "how" and self.at(j + 1) in ("many", "much")
+            ):
+                j += 2
+            elif word in words.QUESTIONS or word in words.AUXILIARIES or word in words.SUBJECTS:
+                j += 1
+            else:
+                break
+        verb = verb_of(self.at(j))
+        if (
+            verb
+            and j > i
+            and (self.at(j + 1) in OPENERS or verb in ("have", "get", "see", "borrow"))
+        ):
+            j += 1  # "where did you put the tape", "could I have the apple"
+        return self._rest(j, clause, predicate=True)
 
-def _joins_colors(lower: list[str], i: int) -> bool:
-    """Whether this is the "and" of "the yellow and white mug"."""
-    return (
-        lower[i] == "and"
-        and lower[i - 1] in words.COLORS
-        and i + 2 < len(lower)
-        and lower[i + 1] in words.COLORS
-        and _is_content(lower[i + 2])
-    )
+    def _talk(self, i: int) -> int:
+        """A statement with a pronoun before its verb: "I want the cup", "I dropped my pen"."""
+        j = i + 1
+        while (
+            self.at(j) in words.AUXILIARIES or self.at(j) in words.FILLERS or is_adverb(self.at(j))
+        ):
+            j += 1
+        verb = verb_of(self.at(j))
+        if self.at(i) in ("i", "we", "i'd", "we'd") and verb in words.WISHES:
+            return self._order(j + 1, "want", self.carried, known=True)
+        if self.at(j) in words.MOVES and self.at(i) in words.ANAPHORS:
+            return self._order(j + 1, "put", self.carried, known=True)  # "this goes in the bin"
+        speaks = bool(verb) or (self.at(i) in words.PERSONS and is_content(self.at(j)))
+        clause = Clause(Kind.TALK, verb, action=False)
+        self.found.append(clause)
+        return self._rest(j + speaks, clause, predicate=True)
 
+    def _lead(self, i: int, place: Place, after: int, negated: bool) -> int:
+        """Places before the verb: "on the table pick the cup"."""
+        lead = [place]
+        j = after
+        while True:
+            while self.at(j) == "," or self.at(j) in words.FILLERS or is_adverb(self.at(j)):
+                j += 1
+            further, further_end = self.place(j)
+            if further is None:
+                break
+            lead.append(further)
+            j = further_end
+        taken = courtesies.length(courtesies.COURTESY, self.words, j)
+        if taken or self._is_verb(j) or self.at(j) in words.NEGATIONS:
+            negated, _, j = self._opening(j)
+            if j >= self.count:
+                return j
+            verb = verb_of(self.at(j)) or self.at(j)
+            clause = Clause(
+                Kind.ORDER, verb, self.said[j], bool(verb_of(verb)), negated, lead=lead
+            )
+            self.found.append(clause)
+            return self._rest(j + 1, clause)
+        clause = Clause(Kind.NAMES, action=False, negated=negated, items=[*lead])
+        if self.at(j) in ("is", "are", "there"):
+            clause.kind, clause.verb = Kind.QUESTION, "find"
+        self.found.append(clause)
+        return self._rest(j, clause)
 
-def _starts_clause(previous: str) -> bool:
-    return previous in _BEFORE_CLAUSES or previous in _SENTENCE_ENDS
+    def _names(self, i: int, negated: bool) -> int:
+        """A noun phrase first: a list, a statement about it, or "the ball goes into the box"."""
+        clause = Clause(Kind.NAMES, action=False, negated=negated)
+        self.found.append(clause)
+        j = self._rest(i, clause, stop_at_predicates=True)
+        word = self.at(j)
+        if not clause.items:
+            return j
+        self._tell_apart(clause)
+        modal = word in words.MODALS or word in ("needs", "has", "have")
+        if modal:
+            k = j + 1
+            while self.at(k) in words.FILLERS | {"to", "be", "get"} or self.at(k) == "not":
+                clause.negated |= self.at(k) == "not"
+                k += 1
+            verb = verb_of(self.at(k))
+            if verb or self.at(k) in words.PREPOSITIONS:
+                clause.kind, clause.verb, clause.action = Kind.ORDER, verb or "put", True
+                if verb in words.MOVING_ITSELF or not verb:
+                    clause.verb = "put"
+                return self._rest(k + (1 if verb else 0), clause)
+            clause.kind = Kind.TALK
+            clause.subject = [item for item in clause.items if isinstance(item, Noun)]
+            return self._skip_clause(k)  # "the plant needs water"
+        if word in words.MOVES:
+            clause.kind, clause.verb, clause.action = Kind.ORDER, "put", True
+            return self._rest(j + 1, clause)
+        if word in words.COPULAS:
+            clause.kind = Kind.TALK
+            clause.subject = [item for item in clause.items if isinstance(item, Noun)]
+            return self._rest(j + 1, clause, predicate=True)
+        return j
 
+    @staticmethod
+    def _tell_apart(clause: Clause) -> None:
+        """Places before the verb tell its subject apart: "the cup on the table goes here"."""
+        last: Noun | None = None
+        for item in clause.items:
+            if isinstance(item, Noun):
+                last = item
+            elif last is not None:
+                last.marks.append(item)
+        if last is not None:
+            clause.items = [item for item in clause.items if isinstance(item, Noun)]
 
-def _stands_for_noun(reader: Reader, following: str) -> bool:
-    """Whether "one" stands for the phrase before it: "the one on the left", "the left one"."""
-    return bool(reader.which) or following in words.RELATIONS | words.SIDES | {"that", "that's"}
+    # Inside a clause
 
+    def _rest(
+        self,
+        i: int,
+        clause: Clause,
+        *,
+        stop_at_predicates: bool = False,
+        predicate: bool = False,
+    ) -> int:
+        """Everything that belongs to a verb, up to the next clause."""
+        j = i
+        excluded = False
+        while j < self.count:
+            word = self.at(j)
+            if word in ENDS or word == ";":
+                return j
+            if word == "," or word in words.CONJUNCTIONS:
+                end, j, excluded = self._joint(j, clause, excluded)
+                if end:
+                    return j
+                continue
+            if taken := self.amount(j):
+                j += taken
+                continue
+            if word in words.EXCEPTIONS or (word, self.at(j + 1)) in _EXCEPTION_PAIRS:
+                excluded = not clause.negated
+                clause.asked = clause.negated
+                j += 1 + ((word, self.at(j + 1)) in _EXCEPTION_PAIRS)
+                j += self.at(j) in ("for", "from")
+                continue
+            if word == "not":
+                if self._is_verb(j + 1):
+                    return j
+                excluded, j = True, j + 1
+                continue
+            if word in words.NEGATIONS and word != "without":
+                return j
+            if (word == "where" and clause.verb not in words.LOOKING) or (
+                word == "as" and self.at(j + 1) in ("it", "they", "is")
+            ):
+                clause.spared |= clause.verb in ("leave", "keep", "let")
+                j = self._skip_clause(j + 1)
+                continue
+            if word == "alone" and clause.verb in ("leave", "let"):
+                clause.spared = True
+                j += 1
+                continue
+            if word in words.WHEN and self.at(j + 1) in words.WHEN_DONE:
+                j += 2
+                continue
+            if word == "so":
+                k = j + 1 + (self.at(j + 1) == "that")
+                if self.at(k) in ("it", "they") and self.at(k + 1) in words.IS:
+                    j = k + 2  # "so that it is next to the cup" says where to
+                    continue
+                if self.at(j + 1) in ("that", "i", "we", "the") or self.at(k) in words.SUBJECTS:
+                    return j
+            if word in words.ASIDES or (word in words.WHEN and word != "after"):
+                return j
+            if word == "after" and clause.verb not in ("look", "run", "go", "chase"):
+                return j
+            if word in words.QUESTIONS and word not in ("which", "who"):
+                if clause.kind is Kind.QUESTION or clause.verb in words.LOOKING:
+                    return j
+                j = self._skip_clause(j + 1)
+                continue
+            if (
+                word in words.STATES
+                and j == i
+                and clause.verb in words.OPENING
+                and not clause.items
+            ):
+                clause.verb = "close" if word in ("shut", "closed") else "open"
+                j += 1  # "slide open the door"
+                continue
+            if word == "such" and self.at(j + 1) == "that":
+                return self._skip_clause(j + 1)
+            made = word in BASES - words.NOUN_TOO and clause.verb in words.MAKING
+            if made and any(isinstance(item, Noun) for item in clause.items):
+                clause.verb = word  # "let it go"
+                j += 1
+                continue
+            if word == "to" and (verb := self._infinitive(j + 1)):
+                if verb == "skip":
+                    j = self._skip_clause(j + 1)
+                    continue
+                return j + 1
+            if word == "without" and is_gerund(self.at(j + 1)):
+                return j
+            if word == "by" and is_adverb(self.at(j + 1)) and is_gerund(self.at(j + 2)):
+                return j + 2
+            if word == "by" and is_gerund(self.at(j + 1)) and verb_of(self.at(j + 1)):
+                return j
+            if stop_at_predicates and clause.items and self._predicate(j):
+                return j
+            if clause.kind is Kind.QUESTION and word in words.MOVES and clause.items:
+                j += 1
+                continue
+            if (
+                word == "the"
+                and self.at(j + 1) in words.COMPARED
+                and self.at(j + 2) in ("to", "from")
+            ):
+                j += 1  # "which cup is the closest to the plate"
+                continue
+            place, after = self.place(j, clause)
+            if place is not None:
+                if excluded and not self._goes_on(place, clause):
+                    for other in place.nouns:
+                        other.excluded = True
+                if place.nouns or place.side:
+                    clause.items.append(place)
+                j = after
+                continue
+            if word in words.FILLERS and not (
+                word in words.DESCRIBING and self.at(j - 1) in words.DETERMINERS
+            ):
+                j += 1
+                continue
+            if is_adverb(word):
+                j += 1
+                continue
+            if self._is_particle(j, clause):
+                link = _PLACES_SAID.get(word)
+                if link is not None and clause.verb:
+                    clause.inside = link
+                j += 1
+                continue
+            if word in words.PREPOSITIONS:
+                j += 1
+                continue
+            if word in words.COPULAS or word in words.AUXILIARIES - {"can"}:
+                if clause.items and not clause.verb and clause.kind is not Kind.TALK:
+                    return j
+                j += 1
+                continue
+            if clause.items and self._runs_on(j):
+                return j
+            noun, after = self.noun(j)
+            if noun is None:
+                clause.unread += word not in words.PERSONS
+                j += 1
+                continue
+            last = noun.text.rsplit(" ", 1)[-1].lower()
+            if predicate and last in words.PREDICATES:
+                j = after
+                continue
+            if " " in noun.text and last in words.RESULTS and clause.verb in words.BECOMING:
+                noun.text = noun.text.rsplit(" ", 1)[0]  # "get the oven hot"
+            if " " in noun.text and last in words.VERBS and clause.verb in ("let", "make"):
+                noun.text = noun.text.rsplit(" ", 1)[0]  # "let the dough rest"
+            noun.excluded, noun.asked = excluded, clause.asked
+            j = self.described(after, noun, clause)
+            clause.items.append(noun)
+        return j
 
-def _is_unknown_verb(word: str, previous: str, reader: Reader) -> bool:
-    """Whether a word that no list knows has to be a verb: "don't spill", "without touching"."""
-    if previous in _BEFORE_GERUNDS or (previous == "of" and reader.negation):
-        return word.endswith("ing")
-    return reader.negation == "verb"
+    def _goes_on(self, place: Place, clause: Clause) -> bool:
+        """Tell whether a place after an exception is where the rest goes: "except X into Y"."""
+        last = clause.items[-1] if clause.items else None
+        named = isinstance(last, Noun) and last.excluded and last.it != "one"
+        placed = any(isinstance(item, Place) and item.nouns for item in clause.items)
+        return named and not placed and (place.goal or clause.verb in words.PLACING)
 
-
-def _kind(word: str, previous: str, following: str, content_here: bool, in_phrase: bool) -> str:
-    if word in _SENTENCE_ENDS:
-        return "sentence"
-    if word == ",":
-        return "break"
-    if word == "of":
-        return "content" if in_phrase else "break"
-    if word in words.BEFORE_TO and following == "to":
-        return "relation"
-    if word == "flat" and following in words.RELATIONS:
-        return "break"
-    if (word, following) == ("first", "aid"):
-        return "content"
-    if (previous, word) in words.AMOUNTS or (word, following) == ("face", "down"):
-        return "break"
-    if not content_here and _is_gerund(word, previous, following):
-        return "verb"
-    if word in words.REMAINDERS and previous == "the" and not _is_content(following):
-        return "content" if following == "of" else "break"
-    if word in words.OWN_HANDS and previous in words.YOURS:
-        return "break"
-    if word in words.AMBIGUOUS and previous in _TAKES_OBJECT and _is_content(following):
-        return "content"
-    if word in ("near", "far") and content_here and not in_phrase and _is_content(following):
-        return "which"
-    if word in words.PARTICLES and _belongs_to_verb(word, previous, following):
-        return "break"
-    if word in words.SIDES:
-        return _side_kind(word, following, content_here)
-    if word in words.MOVING_ITSELF and following in words.RELATIONS | words.PARTICLES:
-        return "verb"
-    if word in words.AMBIGUOUS and content_here:
-        first = previous in words.ORDINALS and following in words.BEFORE_NOUNS
-        return "verb" if first and not in_phrase else "content"  # "first open the door"
-    if word.isdigit() and not in_phrase:
-        return "determiner"
-    if word in words.RELATIONS:
-        return "relation"
-    if word in words.DETERMINERS:
-        return "content" if word == "one" and in_phrase else "determiner"
-    if word in words.PRONOUNS or word in words.CONJUNCTIONS:
-        return "break"
-    if word in words.FILLERS or word in words.NEGATIONS or word in words.EXCEPTIONS:
-        return "break"
-    if word == "alone":
-        return "break"
-    if word in words.PLACING or word in words.ACTING:
-        return "verb"
-    return "content"
-
-
-def _is_gerund(word: str, previous: str, following: str) -> bool:
-    """Whether it is a listed verb's gerund and acts as a verb, unlike that of "cutting board"."""
-    if not word.endswith("ing") or previous in words.NEGATIVE_VERBS:
-        return False
-    stem = word[:-3]
-    known = words.PLACING | words.ACTING
-    listed = (
-        stem in known or f"{stem}e" in known or (stem[-1:] == stem[-2:-1] and stem[:-1] in known)
-    )
-    verbal = previous in words.BEFORE_LISTED_GERUNDS or following in words.BEFORE_NOUNS
-    return listed and verbal and previous != "without"
-
-
-def _side_kind(word: str, following: str, content_here: bool) -> str:
-    describes = _is_content(following)
-    if describes and word in words.DESCRIPTIVE_SIDES:
-        return "content"
-    if following in ("of", "from"):
-        return "relation"
-    if (describes or following == "one") and word in words.WHERE_SIDE:
-        return "which"
-    return "side" if content_here else "relation"
-
-
-def _belongs_to_verb(word: str, previous: str, following: str) -> bool:
-    if word in words.ALWAYS_PARTICLES:
-        return True
-    if word in words.LOOSE_PARTICLES and previous in words.PLACING | words.ACTING:
-        return following != "of"
-    if word == "in" and previous in ("plug", "plugging"):
-        return following in words.ARTICLES
-    if word in ("on", "over", "around"):
-        return previous in words.OVER_VERBS
-    return previous in words.PARTICLE_VERBS
-
-
-def _is_content(word: str) -> bool:
-    """Whether a word, taken by itself, can go on with a phrase."""
-    return (
-        bool(word)
-        and word.isascii()
-        and word[0].isalnum()
-        and not (
-            word in words.RELATIONS
-            or word in words.DETERMINERS
-            or word in words.PRONOUNS
-            or word in words.CONJUNCTIONS
-            or word in words.FILLERS
-            or word in words.NEGATIONS
-            or word in words.EXCEPTIONS
-            or word in words.SIDES
-            or (word in words.PLACING | words.ACTING and word not in words.AMBIGUOUS)
-            or word == "of"
+    def _joint(self, i: int, clause: Clause, excluded: bool) -> tuple[bool, int, bool]:
+        """A comma or a conjunction: (the clause ends here, where it goes on, excluding)."""
+        j = i
+        while (
+            self.at(j) == ","
+            or self.at(j) in words.CONJUNCTIONS
+            or (j > i and (self.at(j) in words.FILLERS or is_adverb(self.at(j))))
+        ):
+            if self.at(j) in (",", "but", "then"):
+                excluded = False
+            if self.at(j) == "but" and self.at(j + 1) not in ("not", "never", "don't"):
+                every = any(
+                    isinstance(item, Noun) and (item.which == "all" or not item.thing)
+                    for item in clause.items
+                )
+                every |= self.at(j - 1) in ("anywhere", "everywhere", "anything", "everything")
+                if every and not self._starts_clause(j + 1):
+                    clause.asked = clause.negated or any(
+                        isinstance(item, Noun) and item.nothing for item in clause.items
+                    )
+                    return False, j + 1, not clause.asked
+                clause_end = self._is_verb(j + 1)
+                if clause_end:
+                    self.carried = False
+            j += 1
+        if j >= self.count or self.at(j) in ENDS:
+            return False, j, excluded
+        tail = is_gerund(self.at(j)) and self.at(j) != "using" and self.at(j - 1) == ","
+        led = self.at(j + 1) in OPENERS or self.at(j + 1) in words.PREPOSITIONS
+        if tail and verb_of(self.at(j)) and (led or verb_of(self.at(j)) in words.MINDING):
+            return False, self._skip_clause(j + 1), excluded  # "keeping a gap between them"
+        if self._starts_clause(j):
+            if any(self.at(k) in (",", "but") for k in range(i, j)):
+                self.carried = self.carried and self.at(j - 1) in ("or", "nor")
+            return True, j, excluded
+        if clause.kind is Kind.TALK and any(self.at(k) == "," for k in range(i, j)):
+            return True, j, excluded
+        further, after = self.noun(j)
+        if further is None:
+            return False, j, excluded
+        noun = further
+        if self.at(after) in ("first", "last", "up", "down") and not is_content(
+            self.at(after + 1)
+        ):
+            return False, after + 1, excluded  # "handle first" is how
+        noun.joined = True
+        noun.excluded, noun.asked = excluded, clause.asked
+        after = self.described(after, noun, clause)
+        last = clause.items[-1] if clause.items else None
+        if isinstance(last, Noun) and last.both:
+            last.which, last.both = "", False  # "both the cup and the plate"
+        follows, _ = self.place(after, clause)
+        goes_on = (
+            isinstance(last, Place)
+            and last.nouns
+            and not (
+                follows is not None
+                and (follows.link not in (None, Link.WITH, Link.FROM) or bool(follows.side))
+                and last.word not in ("between", "among")
+                and (clause.verb in words.PLACING | words.TAKING or clause.kind is Kind.NAMES)
+            )
+            and not (last.word in ("between", "among") and len(last.nouns) > 1)
         )
-    )
+        if goes_on and isinstance(last, Place) and not (excluded and not last.nouns[0].excluded):
+            last.nouns.append(noun)
+        else:
+            clause.items.append(noun)
+        return False, after, excluded
+
+    def _starts_clause(self, i: int) -> bool:
+        """Tell whether a new clause begins after a comma or a conjunction."""
+        j = i
+        while self.at(j) in words.FILLERS or is_adverb(self.at(j)) or self.at(j) == ",":
+            j += 1
+        word = self.at(j)
+        if courtesies.length(courtesies.COURTESY, self.words, j):
+            return True
+        if courtesies.length(courtesies.FORBIDDING, self.words, j):
+            return True
+        if word in ("don't", "dont", "never", "without") or word in words.NEGATIVE_VERBS:
+            return True
+        if word == "not":
+            return self._is_verb(j + 1)
+        if word in words.WHEN or word in words.ASIDES:
+            return True
+        if word in words.QUESTIONS and word not in ("which", "who", "whose"):
+            return True
+        if word in words.AUXILIARIES and word not in words.MODALS:
+            return True
+        if word in words.MODALS and (self.at(j + 1) in words.SUBJECTS or self.at(j + 1) == "the"):
+            return True
+        if word in words.SUBJECTS and not (
+            word in words.DEMONSTRATIVES
+            and is_content(self.at(j + 1))
+            and self.at(j + 1) not in words.MOVES
+        ):
+            following = self.at(j + 1)
+            return (
+                following in words.AUXILIARIES or bool(verb_of(following)) or word in ("i", "we")
+            )
+        return self._is_verb(j, after_noun=True)
+
+    def _runs_on(self, i: int) -> bool:
+        """Tell whether an order begins here although no conjunction says so."""
+        word = self.at(i)
+        return (
+            word in BASES
+            and (word not in words.NOUN_TOO or self.at(i + 1) in OPENERS)
+            and self.at(i + 1) in OPENERS | {"up", "down", "away"}
+        )
+
+    def _predicate(self, i: int) -> bool:
+        word = self.at(i)
+        return word in words.COPULAS | words.MODALS | words.MOVES | {"needs", "has", "have"}
+
+    def _infinitive(self, i: int) -> str:
+        """After "to": "" where no verb is, "skip" where it only says what for, else the verb."""
+        word = self.at(i)
+        following = self.at(i + 1)
+        if word not in words.VERBS and word != "be" and not self.is_infinitive(i):
+            return ""
+        goes_on = following in OPENERS or following in words.PARTICLES or is_gerund(following)
+        if word in words.NOUN_TOO and not goes_on:
+            return ""
+        clause = self.found[-1]
+        if clause.verb == "use":
+            clause.verb, clause.action = "with", False  # "use the tongs to flip the sausage"
+            return word
+        if clause.verb in ("want", "need", "try", "come", "go", "help", "like"):
+            return word
+        if clause.kind is Kind.NAMES or not clause.verb:
+            return word
+        return "skip"
+
+    # Verbs
+
+    def _is_verb(self, i: int, *, after_noun: bool = False) -> bool:
+        """Tell whether an order's verb stands here, at the start of a clause."""
+        word, following = self.at(i), self.at(i + 1)
+        if not word or not word[0].isalpha() or word == "can":
+            return False
+        if word in BASES:
+            return word not in words.NOUN_TOO or self._is_verb_here(i, after_noun)
+        if word in CLOSED or is_adverb(word) or word in words.SELECTORS or word in words.ORDINALS:
+            return False
+        if word in words.NUMBERS or word in words.BODY:
+            return False
+        if (following in words.NUMBERS or self.amount(i + 1)) and following != "one":
+            return not after_noun and is_content(self.at(i + 2))
+        if following in words.SELECTORS and following in words.COLORS:
+            return False
+        opener = following in OPENERS and not (
+            following == "that" and not is_content(self.at(i + 2))
+        )
+        if opener and following not in ("all", "both", "each"):
+            return word not in words.EMPTY_NOUNS
+        if word in words.COLORS:
+            return False
+        if following in words.PARTICLES and following not in ("in", "on", "about", "under", "by"):
+            return self.at(i + 2) in words.ARTICLES | words.POSSESSIVES | {"it", "them"}
+        if is_adverb(following):
+            return self.at(i + 2) in words.ARTICLES | words.POSSESSIVES
+        if not is_content(following) or word in words.ADJECTIVES:
+            return False
+        if word[:2] in ("un", "re") and word.endswith(("ize", "ise", "ify")):
+            return True
+        if word.endswith(("ize", "ify")) or (bool(verb_of(word)) and word == verb_of(word)):
+            return True
+        if verb_of(word) and not word.endswith(("ed", "s")) and not is_gerund(word):
+            return True
+        if after_noun or word.endswith(("s", "ing", "ed")):
+            return False
+        if following in words.COLORS or following in ("small", "big", "large"):
+            return word not in words.NOUN_TOO
+        # A bare noun and where it goes: "scrunch paper into ball".
+        for k in range(i + 2, min(i + 6, self.count)):
+            later = self.at(k)
+            if later in ("into", "onto", "over", "around", "off", "against"):
+                return True
+            if later in ("and", "then") and self.at(k + 1) in BASES and self.at(k + 2) in OPENERS:
+                return True
+            if not is_content(later):
+                return False
+        return False
+
+    def _is_verb_here(self, i: int, after_noun: bool) -> bool:
+        """A word that is both verb and noun, at the start of a clause."""
+        word, following = self.at(i), self.at(i + 1)
+        noun_first = word in words.NOUN_FIRST
+        if word == "can" and following in words.SUBJECTS - {"it", "this", "that"}:
+            return False
+        if (word, following) in words.PHRASAL:
+            return True
+        if following in OPENERS:
+            return word != "can" or following not in ("the", "a", "it", "this", "that")
+        if following in words.NUMBERS or DIGITS.fullmatch(following):
+            return not noun_first or not after_noun
+        if following in ENDS or following in (",", "") or following in words.CONJUNCTIONS:
+            if after_noun:
+                return word in words.LONELY
+            return not noun_first and word in words.VERBS
+        if following in words.ALWAYS_PARTICLES or is_adverb(following):
+            return True
+        if following in words.DIRECTIONS and not is_content(self.at(i + 2)):
+            return not noun_first
+        if following in words.PREPOSITIONS or following in words.PARTICLES:
+            return not noun_first and not (after_noun and word in words.NAMES_TOO)
+        if following in words.FILLERS | words.ASIDES | words.WHEN | words.QUESTIONS:
+            return not noun_first
+        if following in words.SELECTORS or following in words.ORDINALS:
+            return not noun_first or following not in ("top", "bottom", "back", "front")
+        if not is_content(following):
+            return False
+        if noun_first:
+            return self._is_noun_first_verb(i)
+        return True
+
+    def _is_noun_first_verb(self, i: int) -> bool:
+        """Tell "water plants" from "water bottle", by what commonly ends such a name."""
+        word, following = self.at(i), self.at(i + 1)
+        if following in words.COLORS:
+            return word not in ("light", "can", "paint", "tin")
+        end = i + 1
+        while is_content(self.at(end + 1)) and self.at(end + 1) not in words.PREPOSITIONS:
+            end += 1
+        return following not in words.COMPOUND_HEADS and self.at(end) not in words.COMPOUND_HEADS
+
+    def _can_be_verb(self, i: int) -> bool:
+        """After "could you" and the like any word is a verb that can be one."""
+        word = self.at(i)
+        return word not in CLOSED and not is_adverb(word) and word[:1].isalpha()
+
+    def _is_noun_next(self, i: int) -> bool:
+        return self.at(i) in words.DETERMINERS or not is_content(self.at(i))
+
+    def _is_particle(self, i: int, clause: Clause) -> bool:
+        """A word that belongs to its verb, or says which way, where no noun phrase is meant."""
+        word, following = self.at(i), self.at(i + 1)
+        if (
+            word not in words.PARTICLES
+            and word not in words.DIRECTIONS
+            and word not in _PLACES_SAID
+        ):
+            return word in words.STATES and bool(clause.items) and not is_content(following)
+        if word in ("upside-down", "face-up", "face-down", "inside-out"):
+            clause.turned = True
+        if word in (
+            "left",
+            "right",
+            "flat",
+            "straight",
+            "upright",
+            "north",
+            "south",
+            "east",
+            "west",
+        ):
+            return (not is_content(following) and following != "one") or bool(self.amount(i + 1))
+        clause.led |= word in words.PARTICLES
+        if word in words.DIRECTIONS - {"back", "over", "around"}:
+            return True
+        if word == "back":
+            return not (is_content(following) and self.at(i - 1) in words.DETERMINERS)
+        return True

@@ -1,313 +1,491 @@
-"""What an English sentence says of the phrases that its words make: roles and relations."""
+"""What English clauses ask of what they name: roles, steps, relations, pronouns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from siglip_perception.language import english_words as words
-from siglip_perception.language.phrase import Phrase
-from siglip_perception.types import Relation, Role, Where
+from siglip_perception.language.english_clauses import Clause, Kind, Noun, Place
+from siglip_perception.language.phrase import Phrase, relate
+from siglip_perception.types import Link, Role
+
+_GUESS = 0.4
+_LIKELY = 0.7
 
 
-@dataclass
-class _Run:
-    """Prepositions and sides in a row: "to the left of", "on top of", "closest to".
-
-    after: index of the phrase before it. settled: a phrase has come, or the run has ended.
-    """
-
-    words: list[str] = field(default_factory=list)
-    after: int = -1
-    settled: bool = True
-
-    @property
-    def where(self) -> Where | None:
-        """The side if there is one, otherwise what the last preposition says."""
-        sides = [words.WHERE_SIDE[w] for w in self.words if w in words.WHERE_SIDE]
-        others = [words.WHERE[w] for w in self.words if w in words.WHERE]
-        return next(iter(sides or others[::-1]), None)
-
-    @property
-    def has_side(self) -> bool:
-        return any(word in words.WHERE_SIDE for word in self.words)
+def read(clauses: Sequence[Clause]) -> list[Phrase]:
+    """The phrases of all clauses, in the order in which the sentence first names them."""
+    reader = _Reader()
+    for clause in clauses:
+        reader.clause(clause)
+    if not reader.found and reader.topic:
+        for number, phrase in enumerate(reader.topic):
+            phrase.role = Role.UNKNOWN if number else Role.TARGET
+            phrase.confidence = _GUESS
+        reader.found = reader.topic
+    found = sorted(reader.found, key=lambda phrase: phrase.position)
+    relate(found)
+    return found
 
 
-@dataclass
-class _Clause:
-    """What has been read since the last verb; indices point into `Reader.found`."""
+class _Reader:
+    def __init__(self) -> None:
+        self.found: list[Phrase] = []
+        self.step = 0
+        self.target: Phrase | None = None  # what "it" stands for
+        self.history: list[Phrase] = []  # all of them: "in it" is in another than what goes there
+        self.named: Phrase | None = None  # before any order: "the blue pen, hand it to me"
+        self.filled: Phrase | None = None  # what something was put in: "and close it"
+        self.topic: list[Phrase] = []  # what a statement named, and no order yet
 
-    verb: str = ""
-    subject: bool = False  # a phrase stood before the verb
-    topic: int = -1  # the first of them, until a pronoun has stood for it
-    placing: bool = False
-    relation: str = ""
-    named: int = 0
-    named_before_relation: int = 0
-    places: list[int] = field(default_factory=list)
-    last_place: int = -1
-    goal: bool = False
-    describing: bool = False
-    joined: int = -1
-    negated: bool = False  # the verb: "don't touch"
-    avoiding: bool = False  # negated by a verb such as "avoid", which does not go on after "and"
-    excluding: bool = False  # what comes up to a comma or "but": "not the cup"
-    every: bool = False
-    nothing: bool = False
-    sides: list[tuple[int, Relation]] = field(default_factory=list)  # "the cup on the left"
-
-
-@dataclass
-class Reader:
-    """Takes a sentence word by word, as `english.parse` has told the words apart."""
-
-    found: list[Phrase] = field(default_factory=list)
-    chunk: list[str] = field(default_factory=list)
-    clause: _Clause = field(default_factory=_Clause)
-    run: _Run = field(default_factory=_Run)
-    joining: bool = False
-    paused_by: str = ""  # the comma, conjunction or filler that came last
-    negation: str = ""  # waits for its verb: "verb", or "noun" where there may be none
-    which: list[Relation] = field(default_factory=list)  # "the left ...": of the next phrase
-    rank: int = 1  # "the second ..."
-    ranked: int = -1
-    many: bool = False  # "both ...", "all the ..."
-    links: list[tuple[int, Where, list[int]]] = field(default_factory=list)
-
-    def close(self, *, joining: bool = False) -> None:
-        """End the running phrase, if there is one; joining: "and" or a comma follows it."""
-        while self.chunk and self.chunk[-1].lower() in ("of", *words.ARTICLES):
-            self.chunk.pop()
-        if self.chunk:
-            self._add(" ".join(self.chunk))
-            self.chunk.clear()
-        self.joining = joining
-
-    def verb(self, word: str) -> None:
-        """A verb: a clause begins."""
-        self.close()
-        self._end_run()
-        if word in words.COPULAS and self.clause.verb and (self.clause.named or self.clause.every):
-            self.clause.describing = True  # "the cup, which is on the table, ..."
+    def clause(self, clause: Clause) -> None:
+        if clause.kind is Kind.TALK:
+            self._talk(clause)
             return
-        last = self.clause
-        if word == "where" and last.verb in ("leave", "keep"):  # "leave the cup where it is"
-            self.spare()
+        if clause.action and clause.verb and not (clause.negated or clause.verb in words.WISHES):
+            self.step += 1
+        if clause.kind is Kind.NAMES:
+            self._names(clause)
             return
-        sparing = last.relation == "without" and last.named == last.named_before_relation
-        if sparing and self.paused_by != ",":
-            return  # "without moving the cup": it stays what the first verb spares
-        # "don't touch or move the knife", "don't pick up and move the knife"
-        ended = last.named or self.paused_by == ","
-        goes_on = self.paused_by in ("or", "nor") or not ended
-        goes_on |= self.paused_by == "and" and not last.avoiding
-        negated = bool(self.negation) or (last.negated and goes_on)
-        if word in words.MOVING_ITSELF and not last.verb:
-            # "the banana goes into the bowl"
-            for index in range(len(self.found) - last.named, len(self.found)):
-                if not last.excluding:
-                    self._set_role(index, Role.UNKNOWN if negated else Role.TARGET)
-        self._end_clause()
-        avoiding = word in words.NEGATIVE_VERBS
-        topic = len(self.found) - last.named if last.named and not last.verb else -1
-        self.clause = _Clause(
-            verb=word,
-            subject=last.named > 0 and not last.verb,
-            topic=last.topic if last.verb in words.COPULAS else topic,
-            placing=word in words.PLACING or word in words.MOVING_ITSELF,
-            negated=negated or avoiding,
-            avoiding=avoiding or (negated and last.avoiding and not self.negation),
+        _Order(self, clause).read()
+        if clause.items or clause.lead:
+            self.topic = []
+
+    def _talk(self, clause: Clause) -> None:
+        """What a statement names is asked for only where an order refers to it."""
+        if not (clause.items or clause.subject):
+            return
+        nouns = clause.subject or [item for item in clause.items if isinstance(item, Noun)]
+        named = [self._phrase(noun, clause) for noun in nouns if noun.thing]
+        for item in clause.items:
+            if isinstance(item, Place) and item.link is not None and named:
+                for noun in item.nouns:
+                    if noun.thing:
+                        mark = self._phrase(noun, clause)
+                        mark.link, mark.of = item.link, named[-1]
+                        named.append(mark)
+        self.topic = named
+
+    def _names(self, clause: Clause) -> None:
+        """A list, or a noun phrase by itself: what is named, and by what it is told apart."""
+        last: Phrase | None = None
+        for item in clause.items:
+            if isinstance(item, Noun):
+                phrase = self.noun(item, Role.UNKNOWN, clause)
+                last = phrase or last
+                self.named = self.named or phrase
+            else:
+                self.place(item, Role.UNKNOWN, last, clause)
+
+    def _phrase(self, noun: Noun, clause: Clause) -> Phrase:
+        return Phrase(
+            noun.text,
+            position=noun.at,
+            step=max(self.step, 1),
+            which=noun.which,
+            rank=noun.rank,
+            many=noun.many,
+            confidence=_confidence(clause),
         )
-        self.negation = ""
 
-    def negate(self, kind: str) -> None:
-        """A negation: of the next verb, or of the phrases up to a comma, "but" or verb."""
-        self.close()
-        self._end_run()
-        self.negation = kind
-        self.clause.excluding = True
+    def refer(self, noun: Noun, clause: Clause, to: Phrase | None) -> Phrase | None:
+        """A phrase for a pronoun: what it stands for, once more."""
+        if to is None:
+            return None
+        phrase = self._phrase(noun, clause)
+        phrase.text = to.text
+        if noun.it == "one":
+            if not (noun.which or noun.rank):
+                phrase.which = ""
+            return phrase
+        phrase.which, phrase.rank, phrase.many, phrase.same = to.which, to.rank, to.many, to
+        return phrase
 
-    def pause(self, word: str) -> None:
-        """A comma, a conjunction or a filler: what of a negation goes on after it."""
-        self._end_run()
-        clause = self.clause
-        if word == ",":
-            clause.excluding = False
-            if self.negation == "noun":
-                self.negation = ""
-        elif word == "but" and (clause.excluding or clause.negated):
-            clause.excluding = clause.negated = False
-            self.negation = ""
-        elif word in words.EXCEPTIONS or (word == "but" and clause.every):
-            # "don't touch anything except the cup" asks for the cup.
-            clause.excluding = not (clause.negated or clause.nothing)
-            clause.negated = False
-        elif word == "alone" and clause.verb == "leave":
-            self.spare()
-        self.paused_by = word
-
-    def spare(self) -> None:
-        """What the clause names stays as it is: "leave the knife alone"."""
-        for index in range(len(self.found) - self.clause.named, len(self.found)):
-            self._set_role(index, Role.UNKNOWN)
-
-    def pronoun(self) -> None:
-        """ "the pen near the book, hand it to me": the pen is what to act on."""
-        clause = self.clause
-        acts = clause.verb and clause.verb not in ("leave", *words.LOOKING)
-        if clause.topic >= 0 and acts and not (clause.named or clause.negated or self.chunk):
-            self._set_role(clause.topic, Role.TARGET)
-            clause.topic = -1
-
-    def relation(self, word: str) -> None:
-        """A preposition, or a side that acts as one: "left of"."""
-        self.close()
-        clause, run = self.clause, self.run
-        if run.settled or (run.has_side and word in words.RELATIONS - words.BEFORE_TO - {"to"}):
-            self._end_run()
-            self.run = _Run([word], len(self.found) - 1, settled=False)
+    def noun(self, noun: Noun, role: Role, clause: Clause) -> Phrase | None:
+        """Take a noun in; its landmarks too."""
+        if noun.it:
+            to = self.target
+            if noun.it == "one":
+                to = self.found[-1] if self.found else None
+                phrase = self.refer(noun, clause, to)
+            elif self.topic:
+                first = self.topic[0]
+                for phrase in self.topic:
+                    phrase.role = Role.UNKNOWN
+                    self.found.append(phrase)
+                first.role = role
+                first.step = max(self.step, 1)
+                for phrase in self.topic[1:]:
+                    phrase.step = first.step
+                self.topic = []
+                return first
+            else:
+                if clause.verb in words.CLOSING and self.filled is not None:
+                    to = self.filled
+                phrase = self.refer(noun, clause, to or self.named)
+            if phrase is None:
+                self._marks(noun, None, clause)
+                return None
+        elif not noun.thing or not noun.text:
+            self._marks(noun, None, clause)
+            return None
         else:
-            run.words.append(word)
-        if clause.joined == len(self.found) - 1 >= 0 and clause.relation != "between":
-            # "... on the table and the plate in the sink": the plate was a target after all.
-            self._set_role(clause.joined, Role.TARGET if clause.verb else Role.UNKNOWN)
-            clause.places.clear()
-            clause.goal = False
-        elif clause.relation and clause.named == clause.named_before_relation:
-            return  # only the first of a run counts: "to the left of", "out of"
-        clause.relation = word
-        clause.named_before_relation = clause.named
+            phrase = self._phrase(noun, clause)
+        forbidden = noun.excluded or (clause.negated and not noun.asked)
+        phrase.role = Role.UNKNOWN if forbidden else role
+        self.found.append(phrase)
+        self._marks(noun, phrase, clause)
+        return phrase
 
-    def side(self, word: str, *, describes: bool) -> None:
-        """A side; describes: it stands before what it tells apart, "the left cup"."""
-        if describes:
-            self.which.append(Relation(words.WHERE_SIDE.get(word, Where.NEAR)))
+    def _marks(self, noun: Noun, phrase: Phrase | None, clause: Clause) -> None:
+        for mark in noun.marks:
+            if mark.side and phrase is not None:
+                phrase.which = "" if mark.side == "side" else mark.side
+            self.place(mark, Role.UNKNOWN, phrase, clause)
+
+    def place(self, place: Place, role: Role, of: Phrase | None, clause: Clause) -> list[Phrase]:
+        """Take a place's nouns in; of: what goes there or is told apart."""
+        taken = []
+        if place.side and not place.nouns:
+            if of is not None and place.side != "side":
+                of.which = place.side if of.which in ("", "all") else of.which
+                of.rank = of.rank or place.rank
+            return []
+        for noun in place.nouns:
+            phrase = self._place_noun(noun, role, of, clause)
+            if phrase is not None:
+                phrase.link = place.link
+                phrase.of = of
+                taken.append(phrase)
+        if place.word == "nearest" and of is not None:
+            of.which = of.which or "nearest"
+        return taken
+
+    def _place_noun(
+        self, noun: Noun, role: Role, of: Phrase | None, clause: Clause
+    ) -> Phrase | None:
+        if noun.it and noun.it != "one":
+            if self.topic:
+                return self.noun(noun, role, clause)
+            goes = "" if of is None else of.text
+            to = next((told for told in reversed(self.history) if told.text != goes), None)
+            phrase = self.refer(noun, clause, to)
+            if phrase is not None:
+                phrase.role = Role.UNKNOWN if clause.negated else role
+                self.found.append(phrase)
+            return phrase
+        return self.noun(noun, role, clause)
+
+
+class _Order:
+    """The roles of one order: what is acted on, where it goes, and what tells them apart."""
+
+    def __init__(self, reader: _Reader, clause: Clause) -> None:
+        self.reader = reader
+        self.clause = clause
+        self.verb = clause.verb
+        self.objects: list[Phrase] = []
+        self.object: Phrase | None = None
+        self.acted = False  # an object was named, be it by a pronoun
+        self.goals: list[Phrase] = []  # where it goes
+        self.locative: list[Phrase] = []  # goals that a later "into" takes over from
+        self.last: Phrase | None = None
+        self.pronoun = False
+        self.recipients: list[Phrase] = []
+
+    def read(self) -> None:
+        clause, reader = self.clause, self.reader
+        leading = [self._lead(place) for place in clause.lead]
+        items = clause.items
+        if self.verb == "with":
+            for item in items:
+                if isinstance(item, Noun):
+                    phrase = reader.noun(item, Role.UNKNOWN, clause)
+                    if phrase is not None:
+                        phrase.link, phrase.step = Link.WITH, reader.step + 1
+                else:
+                    reader.place(item, Role.UNKNOWN, None, clause)
             return
-        self.close()
-        if not self.run.settled:
-            self.run.words.append(word)
-
-    def predicate(self) -> None:
-        """Before a pause: what a noun is said to be is no thing, "the knife is dangerous"."""
-        clause = self.clause
-        if clause.verb not in words.COPULAS or not self.chunk:
+        if (
+            self.verb == "use"
+            and len(items) == 1
+            and isinstance(items[0], Noun)
+            and not (clause.negated)
+        ):
+            phrase = reader.noun(items[0], Role.TARGET, clause)
+            if phrase is not None:
+                self.object = self.last = phrase
+                self.objects.append(phrase)
+            self._finish(leading)
             return
-        bare = len(self.chunk) == 1 and not (clause.named or clause.relation)
-        if bare and (clause.subject or self.chunk[0].lower() in words.PREDICATES):
-            self.chunk.clear()
-        elif len(self.chunk) > 1 and self.chunk[-1].lower() in words.PREDICATES:
-            self.chunk.pop()
+        for number, item in enumerate(items):
+            if isinstance(item, Noun):
+                self._noun(item, number)
+            else:
+                self._place(item, number)
+        if clause.inside is not None and not self.goals and (self.acted or self.objects):
+            self._inside(clause.inside)
+        self._finish(leading)
 
-    def again(self) -> None:
-        """ "the one": the last phrase once more, another of its objects."""
-        self.close()
-        if self.found:
-            self._add(self.found[-1].text)
+    def _finish(self, leading: list[list[Phrase]]) -> None:
+        clause, reader = self.clause, self.reader
+        for places in leading:
+            for phrase in places:
+                phrase.of = self.object
+        alone = self.verb == "leave" and self.acted and not self.goals
+        if clause.spared or (alone and self.pronoun):
+            for phrase in self.objects:
+                phrase.role = Role.UNKNOWN
+        if self.objects and not clause.negated:
+            things = [phrase for phrase in self.objects if phrase.role is Role.TARGET]
+            if things:
+                reader.target = things[-1]
+                reader.history += things
+        inside = [goal for goal in self.goals if goal.link is Link.IN]
+        reader.filled = inside[-1].same or inside[-1] if inside else None
+        if self.goals and not self.objects and not self.acted:
+            reader.target = reader.target or self.goals[-1]
+            if self.verb in words.GOING:
+                reader.target = self.goals[-1]
 
-    def sentence(self) -> None:
-        self.close()
-        self._end_run()
-        self._end_clause()
-        self.clause = _Clause()
-        self.negation = ""
-
-    def end(self) -> list[Phrase]:
-        """The phrases, with the relations that no goal has turned out to be."""
-        self.sentence()
-        for subject, where, landmarks in self.links:
-            if all(self.found[i].role is not Role.PLACE for i in landmarks):
-                self._relate(subject, Relation(where, tuple(landmarks)))
-        return self.found
-
-    def _end_run(self) -> None:
-        """A run that led to no phrase: "the cup on the left"."""
-        run = self.run
-        if not run.settled and run.has_side and run.where is not None and run.after >= 0:
-            rank = self.rank if self.ranked == run.after else 1
-            self.clause.sides.append((run.after, Relation(run.where, rank=rank)))
-        self.run = _Run()
-
-    def _end_clause(self) -> None:
-        clause = self.clause
-        for subject, relation in clause.sides:
-            # "put the cup on the left" says where to, unless a place is named.
-            goes = clause.placing and clause.verb not in words.TAKING
-            if not goes or clause.last_place >= subject:
-                self._relate(subject, relation)
-        self.which.clear()
-        self.rank, self.ranked, self.many = 1, -1, False
-
-    def _add(self, text: str) -> None:
-        clause = self.clause
-        role = self._role()
+    def _lead(self, place: Place) -> list[Phrase]:
+        role = Role.UNKNOWN
+        if (place.link is None or place.side) and not place.nouns:
+            return []
+        if (
+            place.link not in (None, Link.FROM, Link.WITH)
+            and self.verb in (words.PLACING | words.WORKING) - words.TOUCHING
+            and not self.clause.negated
+        ):
+            role = Role.PLACE
+        taken = self.reader.place(place, role, None, self.clause)
         if role is Role.PLACE:
-            if clause.relation in words.GOAL and not clause.goal:
+            self.goals += taken
+        return taken
+
+    def _noun(self, noun: Noun, number: int) -> None:
+        clause, reader = self.clause, self.reader
+        if self._is_light(noun, number):
+            return
+        if noun.it and noun.it not in ("one",):
+            self.acted = self.pronoun = True
+            phrase = reader.noun(noun, Role.TARGET, clause)
+            if phrase is not None:
+                self.objects.append(phrase)
+                self.object = self.last = phrase
+            return
+        if self._only_person(noun):
+            return
+        if noun.joined and (self.goals or self.locative):
+            # "the cup on the table and the plate in the sink"
+            self.goals, self.locative = [], []
+        walked = clause.led and self.verb in words.GOING & words.WALKING
+        role = Role.PLACE if walked else Role.TARGET
+        gets = self.verb in words.GIVING and self._is_given(number)
+        if gets:
+            role = Role.PLACE
+        phrase = reader.noun(noun, role, clause)
+        self.acted = True
+        if phrase is None:
+            if noun.thing or noun.which or not noun.text:
+                self.object = self.last = None
+            return
+        if gets:
+            phrase.link = Link.TO
+            self.recipients.append(phrase)
+            return
+        for recipient in self.recipients:
+            recipient.of = recipient.of or phrase
+        if noun.excluded:
+            return
+        self.objects.append(phrase)
+        self.object = self.last = phrase
+
+    def _is_given(self, number: int) -> bool:
+        """Tell whether a second noun follows at once: "give the dog a bone"."""
+        items = self.clause.items
+        following = items[number + 1] if number + 1 < len(items) else None
+        return (
+            isinstance(following, Noun)
+            and not (following.joined or following.excluded)
+            and bool(following.text)
+            and not self.objects
+            and not self._is_light(following, number + 1)
+        )
+
+    def _only_person(self, noun: Noun) -> bool:
+        return not noun.thing and not noun.text and not noun.it
+
+    def _is_light(self, noun: Noun, number: int) -> bool:
+        """ "give it a shake": the second noun is what is done."""
+        if self.verb not in words.LIGHT or number == 0 or not noun.text or noun.joined:
+            return False
+        before = self.clause.items[number - 1]
+        if not isinstance(before, Noun) or self._only_person(before):
+            return False
+        return noun.text.rsplit(" ", 1)[-1].lower() in words.VERBS
+
+    def _place(self, place: Place, number: int) -> None:
+        clause, reader = self.clause, self.reader
+        if place.side and not place.nouns:
+            self._side(place, number)
+            return
+        if not place.nouns:
+            return
+        role, of = self._role(place, number)
+        taken = reader.place(place, role, of, clause)
+        if not taken:
+            return
+        if role is Role.TARGET:
+            for phrase in taken:
+                phrase.link = phrase.of = None
+            self.objects += taken
+            self.object = self.last = taken[-1]
+            return
+        if role is Role.PLACE:
+            if place.goal and self.locative:
                 # "the cup on the table into the box": only the box is where it goes.
-                for index in clause.places:
-                    self._set_role(index, Role.UNKNOWN)
-                clause.places.clear()
-                clause.goal = True
-            clause.places.append(len(self.found))
-            clause.last_place = len(self.found)
-        spared = clause.negated or clause.excluding
-        joined = self.joining and clause.relation and not spared
-        clause.joined = len(self.found) if joined else -1
-        self._link()
-        last = text.rsplit(" ", 1)[-1].lower()
-        plural = last.endswith("s") and not last.endswith(words.SINGULAR_S)
-        self.found.append(Phrase(text, role, tuple(self.which), self.many or plural))
-        if self.rank > 1:
-            self.ranked = len(self.found) - 1
-        self.which.clear()
-        self.many = False
-        self.negation = ""
-        clause.named += 1
+                for phrase in self.locative:
+                    phrase.role = Role.UNKNOWN
+                    phrase.of = phrase.of or self.object
+                self.locative = []
+                self.goals = []
+            aims = [phrase for phrase in taken if phrase.role is Role.PLACE]
+            self.goals += aims
+            if not place.goal:
+                self.locative += aims
+        if place.link not in (Link.FROM, Link.WITH):
+            self.last = taken[-1]
+        elif role is Role.UNKNOWN and place.link is Link.FROM:
+            for phrase in taken:
+                phrase.of = self.object
+            self.last = taken[-1]
 
-    def _link(self) -> None:
-        """The phrase that comes is a landmark of the one before the run, or one more of it."""
-        run, coming = self.run, len(self.found)
-        if not run.settled:
-            run.settled = True
-            if run.where is not None and run.after >= 0 and self.clause.named_before_relation:
-                self.links.append((run.after, run.where, [coming]))
-        elif self.joining and self.links and self.links[-1][1:] == (Where.BETWEEN, [coming - 1]):
-            self.links[-1][2].append(coming)
+    def _side(self, place: Place, number: int) -> None:
+        """ "on the left": which one, unless it says where to."""
+        later = any(isinstance(item, Place) and item.nouns for item in self.clause.items[number:])
+        moved = self.verb in words.PLACING - words.TAKING and not (self.goals or later)
+        if place.word in ("to", "toward", "towards", "into", "onto"):
+            return
+        if place.word == "from":
+            if self.last is not None and self.last.rank:
+                self.last.which = place.side
+            return
+        if moved and self.acted and self.verb in words.SETTING:
+            return
+        target = self.last
+        if target is not None and place.side != "side" and target.which in ("", "all"):
+            target.which = place.side
 
-    def _relate(self, subject: int, relation: Relation) -> None:
-        phrase = self.found[subject]
-        self.found[subject] = phrase._replace(relations=(*phrase.relations, relation))
+    def _role(self, place: Place, number: int) -> tuple[Role, Phrase | None]:
+        """The role of a place's nouns, and what they are a place of."""
+        verb, link, word = self.verb, place.link, place.word
+        asking = self.clause.kind is Kind.QUESTION
+        of = self.object
+        if self.clause.negated or any(noun.excluded for noun in place.nouns):
+            excluded = all(noun.excluded for noun in place.nouns)
+            if excluded and word in words.GOAL:
+                return Role.UNKNOWN, of
+            if self.clause.negated:
+                return Role.UNKNOWN, of
+        if link is Link.WITH:
+            return Role.UNKNOWN, None
+        if link is Link.FROM:
+            return Role.UNKNOWN, None
+        if word == "by" and verb not in words.PLACING and _head(place) in words.PARTS:
+            place.link = Link.WITH  # "by the handle"
+            return Role.UNKNOWN, None
+        of_source = self.last is not None and self.last.link is Link.FROM
+        if of_source and link is not None and not place.goal and word != "at":
+            return Role.UNKNOWN, self.last  # "off the hook on the wall"
+        if word == "for":
+            seeking = verb in words.SEEKING or verb in words.LOOKING
+            return (Role.TARGET if seeking else Role.UNKNOWN), None
+        if word == "like" and not self.objects:
+            return Role.TARGET, None
+        if word in words.PATHS:
+            if verb in words.PLACING and self.acted:
+                place.link = Link.TO
+                return Role.PLACE, of
+            return Role.UNKNOWN, None
+        if link is None:
+            return Role.UNKNOWN, None
+        if asking or verb in words.LOOKING - words.WORKING:
+            if (
+                verb in words.TO_TARGET
+                and word in ("to", "at", "toward", "towards")
+                and not self.acted
+            ):
+                return Role.TARGET, None
+            if not self.objects and word in ("at", "to") and verb in ("look", "see"):
+                return Role.TARGET, None
+            return Role.UNKNOWN, self.last if self.last in self.objects else of
+        if verb in words.TO_TARGET and not self.acted:
+            return Role.TARGET, None
+        if verb in words.GOING and not self.objects:
+            if word in ("by", "around", "over"):
+                return Role.UNKNOWN, None
+            if self.goals and not place.goal:
+                return Role.UNKNOWN, self.goals[-1]
+            return Role.PLACE, None
+        if verb in words.TAKING and link in _SIDES:
+            return Role.UNKNOWN, of
+        if place.goal or word == "at":
+            if (place.goal and self.acted) or verb in words.PLACING:
+                return Role.PLACE, of
+            if not self.acted:
+                if word in ("to", "toward", "towards", "into", "onto") and verb not in words.AIMED:
+                    return Role.PLACE, None
+                return Role.TARGET, None
+            return Role.UNKNOWN, of
+        if word == "away" and (verb in words.PLACING or verb in words.GOING):
+            return Role.PLACE, of
+        if word == "nearest":
+            return Role.UNKNOWN, self.last or of
+        if verb == "put" and word == "on" and not self.acted and _head(place) in words.WORN:
+            return Role.TARGET, None
+        placing = (verb in words.PLACING and verb not in words.TAKING) or self.clause.turned
+        if placing and self.object is not None and link in (Link.ON, Link.NEXT_TO, Link.BETWEEN):
+            fixed = self.object.text.rsplit(" ", 1)[-1].lower() in words.FIXED
+            placing = not (fixed and verb in ("push", "pull", "turn", "flip", "press"))
+        if placing and not self.goals:
+            return Role.PLACE, of
+        if self.goals:
+            return Role.UNKNOWN, self.goals[-1] if self.last in self.goals else self.last
+        if not self.acted and not self.objects:
+            if verb in words.HOVERING:
+                return Role.PLACE, None
+            if verb in words.WORKING | words.ACTING or not self.clause.known:
+                return Role.TARGET, None
+            return Role.UNKNOWN, None
+        if (link in (Link.AROUND, Link.AGAINST) or word == "over") and verb not in words.TAKING:
+            return Role.PLACE, of  # what goes over, around or against something goes there
+        return Role.UNKNOWN, self.last or of
 
-    def _set_role(self, index: int, role: Role) -> None:
-        self.found[index] = self.found[index]._replace(role=role)
+    def _inside(self, link: Link) -> None:
+        """ "and put the bowl inside": into what a step before acted on."""
+        goes = "" if self.object is None else self.object.text
+        into = next((told for told in reversed(self.reader.history) if told.text != goes), None)
+        if into is None or self.verb not in words.PLACING:
+            return
+        at = self.object.position + 1 if self.object is not None else into.position
+        phrase = self.reader.refer(Noun("", at, thing=False, it="it"), self.clause, into)
+        if phrase is None:
+            return
+        phrase.role = Role.UNKNOWN if self.clause.negated else Role.PLACE
+        phrase.link, phrase.of = link, self.object
+        self.reader.found.append(phrase)
+        self.goals.append(phrase)
 
-    def _role(self) -> Role:
-        clause = self.clause
-        if not clause.verb or clause.relation in words.FROM:
-            return Role.UNKNOWN
-        if clause.excluding and clause.placing and not clause.negated:
-            # "move everything except the phone to the box"
-            return Role.PLACE if clause.relation in words.GOAL else Role.UNKNOWN
-        if clause.negated or clause.excluding:
-            return Role.UNKNOWN
-        if not clause.relation:
-            return Role.TARGET
-        if not clause.placing:
-            # "touch the top of the bottle", "look at the ball", "sweep the crumbs into the pan"
-            aimed = clause.named == 0 and clause.relation in words.AIM | words.PARTS
-            moved = clause.named and clause.verb not in words.LOOKING
-            if clause.relation == "for" and clause.verb in words.SEEKING:
-                return Role.TARGET
-            if moved and clause.relation in words.GOAL and not self.run.has_side:
-                return Role.PLACE
-            aimed |= (
-                clause.named == 0 and clause.relation == "on" and clause.verb not in words.LOOKING
-            )
-            return Role.TARGET if aimed else Role.UNKNOWN
-        if clause.verb in words.TAKING and clause.relation not in words.GOAL:
-            return Role.UNKNOWN
-        if clause.relation in words.GOAL:
-            return Role.PLACE
-        if clause.describing:
-            return Role.UNKNOWN
-        # "on the plate next to the bowl": the first relation says where, the next one which.
-        further = bool(clause.places) and clause.named == clause.named_before_relation
-        return Role.UNKNOWN if clause.goal or further else Role.PLACE
+
+_SIDES = (Link.LEFT_OF, Link.RIGHT_OF, Link.IN_FRONT_OF, Link.BEHIND)
+
+
+def _head(place: Place) -> str:
+    return place.nouns[0].text.rsplit(" ", 1)[-1].lower() if place.nouns else ""
+
+
+def _confidence(clause: Clause) -> float:
+    """Low where words were left out, lower where the verb is a guess."""
+    sure = 1.0 if clause.known else _LIKELY
+    return max(round(sure - 0.3 * clause.unread, 2), 0.1)

@@ -13,18 +13,21 @@ from dataclasses import dataclass, replace
 
 from siglip_perception.errors import InstructionError
 from siglip_perception.language import english, korean
-from siglip_perception.language.phrase import Phrase
-from siglip_perception.types import Mention, Relation, Role
+from siglip_perception.language.phrase import Phrase, Reading, relations_of
+from siglip_perception.types import Mention, Role, stronger
 
 MAX_BYTES = 1024
 MAX_PHRASES = 32
 MAX_PHRASE_CHARS = 128
+GUESS = 0.5  # a confidence below it
 
 # <s>, </s>, <|endoftext|>, <unused0>, [CLS], [/INST]: text that a tokenizer may take for its own.
 _SPECIAL = re.compile(r"<[^<>]{0,64}>|\[/?[A-Z_]{2,16}\d{0,4}\]")
 _LINE_ENDS = dict.fromkeys(map(ord, "\t\n\r\v\f\x85\u2028\u2029"), " ")
 _SPACE = re.compile(r"\s+")
 _SENTENCE_ENDS = re.compile(r"[.;。；]+\s*")
+# In a language that no grammar here reads, a sentence is one phrase, whole.
+_UNREAD = 0.3
 _EDGES = " \t.,;:!?、。，\"'“”‘’()[]{}"
 
 
@@ -48,7 +51,8 @@ class Instruction:
     MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase; what the
     sentence forbids or leaves out ("not the red cup") is UNKNOWN: looked at, not acted on.
     changed: something was stripped or cut; worth a warning. mentions: the places that name the
-    phrases, with what tells one of several from the others; none where phrases were given as such.
+    phrases, with their steps, relations and what tells one of several from the others; none where
+    phrases were given as such. verbs: the words that were taken for verbs, as they are said.
     """
 
     text: str
@@ -56,6 +60,35 @@ class Instruction:
     roles: tuple[Role, ...]
     changed: bool = False
     mentions: tuple[Mention, ...] = ()
+    verbs: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """How sure the reading is, in [0, 1]; below 0.5 it is a guess."""
+        return min((mention.confidence for mention in self.mentions), default=1.0)
+
+    @property
+    def explanation(self) -> str:
+        """How the text was read, where it is doubtful or names nothing, and what to do."""
+        verbs = ", ".join(f'"{verb}"' for verb in self.verbs[:5])
+        taken = (
+            f": {verbs} {'is' if len(self.verbs) == 1 else 'are'} read as what to do"
+            if verbs
+            else ""
+        )
+        if not self.phrases:
+            return (
+                f'The instruction "{_short(self.text)}" names no object{taken}. Name one, as in'
+                ' "pick up the red cup", or give what to look for in the parameter phrases.'
+            )
+        if self.confidence < GUESS:
+            named = ", ".join(f'"{phrase}"' for phrase in self.phrases[:5])
+            return (
+                f'The instruction "{_short(self.text)}" is a guess{taken}, and {named} as what it'
+                " names. If that is wrong, say it in other words, or give what to look for in the"
+                " parameter phrases."
+            )
+        return ""
 
 
 def sanitise(text: str) -> Sanitised:
@@ -85,13 +118,15 @@ def parse(text: str) -> Instruction:
     """
     clean = sanitise(text)
     if korean.is_korean(clean.text):
-        found = korean.parse(clean.text)
+        reading = korean.parse(clean.text)
     elif english.is_english(clean.text):
-        found = english.parse(clean.text)
+        reading = english.parse(clean.text)
     else:
         parts = _SENTENCE_ENDS.split(clean.text)
-        found = [Phrase(part, Role.UNKNOWN) for part in parts]
-    return _instruction(clean.text, found, clean.changed)
+        listed = len(parts) > 1 or len(clean.text.split()) < 4
+        confidence = 1.0 if listed else _UNREAD
+        reading = Reading(tuple(Phrase(part, confidence=confidence) for part in parts))
+    return _instruction(clean.text, reading, clean.changed)
 
 
 def from_phrases(phrases: Iterable[str]) -> Instruction:
@@ -106,17 +141,17 @@ def from_phrases(phrases: Iterable[str]) -> Instruction:
             f"{len(given)} phrases are too many: ask for at most {MAX_PHRASES} at once."
         )
     clean = [sanitise(phrase) for phrase in given]
-    found = [Phrase(phrase.text, Role.UNKNOWN) for phrase in clean]
-    taken = _instruction("", found, any(phrase.changed for phrase in clean))
+    reading = Reading(tuple(Phrase(phrase.text) for phrase in clean))
+    taken = _instruction("", reading, any(phrase.changed for phrase in clean))
     return replace(taken, text=". ".join(taken.phrases), mentions=())
 
 
-def _instruction(text: str, found: Iterable[Phrase], changed: bool) -> Instruction:
+def _instruction(text: str, reading: Reading, changed: bool) -> Instruction:
     roles: dict[str, Role] = {}
     spelling: dict[str, str] = {}
-    mentions: list[Mention] = []
-    places: dict[int, int] = {}  # of a phrase in `found` -> of its mention
-    for number, phrase in enumerate(found):
+    kept: list[tuple[int, Phrase]] = []
+    numbers: dict[int, int] = {}  # id of a phrase -> index of its mention
+    for phrase in reading.phrases:
         whole = phrase.text.strip(_EDGES)
         short = whole[:MAX_PHRASE_CHARS].rstrip()
         key = short.casefold()
@@ -127,29 +162,36 @@ def _instruction(text: str, found: Iterable[Phrase], changed: bool) -> Instructi
             break
         changed = changed or short != whole
         spelling.setdefault(key, short)
-        # "pick up the cup and move the cup": a known role wins over an unknown one.
-        roles[key] = roles.get(key) or phrase.role
-        places[number] = len(mentions)
-        index = list(spelling).index(key)
-        mentions.append(Mention(index, phrase.role, phrase.relations, phrase.many))
+        # "go to the cup and pick it up": what is acted on is a target, whatever else it is.
+        roles[key] = stronger(roles.get(key, Role.UNKNOWN), phrase.role)
+        numbers[id(phrase)] = len(kept)
+        kept.append((list(spelling).index(key), phrase))
     return Instruction(
         text,
         tuple(spelling.values()),
         tuple(roles.values()),
         changed,
-        tuple(
-            replace(mention, relations=_landmarks_of(mention.relations, places))
-            for mention in mentions
-        ),
+        tuple(_mention(index, phrase, numbers) for index, phrase in kept),
+        reading.verbs,
     )
 
 
-def _landmarks_of(relations: tuple[Relation, ...], places: dict[int, int]) -> tuple[Relation, ...]:
-    """Landmarks as indices of mentions; a relation to a phrase that was left out goes with it."""
-    return tuple(
-        replace(relation, landmarks=tuple(places[i] for i in relation.landmarks))
-        for relation in relations
-        if all(i in places for i in relation.landmarks)
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _mention(index: int, phrase: Phrase, numbers: dict[int, int]) -> Mention:
+    return Mention(
+        index,
+        phrase.role,
+        relations_of(phrase, numbers),
+        phrase.many,
+        phrase.step,
+        phrase.link,
+        None if phrase.of is None else numbers.get(id(phrase.of)),
+        phrase.which,
+        phrase.rank,
+        phrase.confidence,
     )
 
 

@@ -1,8 +1,4 @@
-"""Korean: particles are taken off nouns; verbs, sides and fillers end a phrase.
-
-What a noun's role is shows in its particle and in the next verb: 컵을 (target), 접시에 (place,
-where the verb puts something somewhere).
-"""
+"""Korean by its grammar: particles say what a noun is to its verb, endings how a verb goes on."""
 
 from __future__ import annotations
 
@@ -11,170 +7,632 @@ import re
 from siglip_perception.language import english_words
 from siglip_perception.language import korean_words as words
 from siglip_perception.language.korean_forms import (
+    Ending,
+    Verb,
     is_joined_form,
     is_protected,
+    kind_of,
     split_particle,
     verb,
 )
 from siglip_perception.language.korean_roles import Reader
-from siglip_perception.language.phrase import Phrase
-from siglip_perception.types import Relation, Where
+from siglip_perception.language.korean_tokens import tokens
+from siglip_perception.language.phrase import Phrase, Reading
+from siglip_perception.types import Link
 
 _HANGUL = re.compile(r"[가-힣]")
-_TOKEN = re.compile(r"[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?、。]")
-_COUNT = rf"(?:\d+|몇)(?:{'|'.join(words.COUNTERS)})(?:야|이야|씩)?"
-_QUOTES = re.compile('["“”「」『』]')  # "컵"을: the particle belongs to the word in quotes
-_BREAKS = frozenset(".,;:!?、。")
+_BREAKS = frozenset(".,;:!?、。~")
+_NUMBER = r"(?:\d+(?:\.\d+)?|몇|한|두|세|네|반|다섯|여섯|일곱|여덟|아홉|열|스무|여러|서너|두어)"
+_COUNTED = re.compile(
+    rf"{_NUMBER}(?:{'|'.join(sorted(words.COUNTERS, key=len, reverse=True))})(?:씩|야|이야|쯤)?"
+)
+_MEASURED = re.compile(
+    rf"{_NUMBER}(?:{'|'.join(sorted(words.UNITS, key=len, reverse=True))})(?:씩|쯤|정도|간)?"
+)
+_NUMBERED = re.compile(r"\d+(?:번|호|층)")
+_MEASURED_PLACE = re.compile(rf"\d+(?:\.\d+)?(?:{'|'.join(words.UNITS)})?(?:으로|로|에|까지|만큼)")
+_RANK = re.compile(r"(첫|두|세|네|다섯|여섯|일곱|여덟|\d)(?:번째|째)")
+_QUESTIONS = ("어디", "어딨", "뭐", "무슨", "어느", "몇", "무엇", "누구")
 
 
 def is_korean(text: str) -> bool:
-    """Whether there is any Hangul in the text."""
+    """Tell whether there is any Hangul in the text."""
     return _HANGUL.search(text) is not None
 
 
-def parse(text: str) -> list[Phrase]:
-    """The phrases of a Korean sentence, or of a list such as "빨간 컵. 접시."."""
-    tokens = _TOKEN.findall(_QUOTES.sub("", text))
-    reader = Reader()
-    after_numeral = False
-    for i, token in enumerate(tokens):
-        following = next((t for t in tokens[i + 1 :] if t not in _BREAKS), "")
-        counted, after_numeral = after_numeral, False
+def parse(text: str) -> Reading:
+    """Read a Korean sentence, or a list such as "빨간 컵. 접시."."""
+    parser = _Parser(tokens(text))
+    return Reading(tuple(parser.read()), tuple(dict.fromkeys(parser.verbs)))
+
+
+class _Parser:
+    """Tells the words apart and hands them to the reader, in their order."""
+
+    def __init__(self, found: list[str]) -> None:
+        self.tokens = found
+        self.reader = Reader()
+        self.verbs: list[str] = []
+        self.i = 0
+
+    def at(self, i: int) -> str:
+        return self.tokens[i] if 0 <= i < len(self.tokens) else ""
+
+    def next_word(self, i: int) -> str:
+        """The next token that is no mark."""
+        while self.at(i) in _BREAKS and self.at(i):
+            i += 1
+        return self.at(i)
+
+    def read(self) -> list[Phrase]:
+        self.i = 0
+        while self.i < len(self.tokens):
+            before = self.i
+            self._word()
+            if self.i <= before:
+                self.i = before + 1
+        return self.reader.finish()
+
+    def _word(self) -> None:
+        """Read what stands at `i` and move it on."""
+        i, reader = self.i, self.reader
+        token, following = self.at(i), self.at(i + 1)
         if token in _BREAKS:
             if token in ".;!?。":
-                reader.end()
-            else:
-                reader.close(",")
-            continue
-        noun, particle = split_particle(token)
-        if re.fullmatch(_COUNT, noun):
-            reader.many = not noun.startswith("1")
-            reader.close(particle.removesuffix("야"))
-        elif token in words.ORDINALS or (token in words.NUMERALS and following.startswith("번째")):
-            reader.close()
-            reader.rank(words.ORDINALS.get(token, words.COUNTING.get(token, 1)))
-        elif counted and noun in words.COUNTERS:
-            reader.close(particle)
-        elif noun in words.NUMERALS and (
-            _counts(split_particle(following)[0], reader) or (noun == "하나" and reader.chunk)
-        ):
-            reader.many = noun not in words.SINGLE
-            reader.close(particle)
-            after_numeral = True
-        else:
-            _read(reader, token, noun, particle, tokens[max(i - 1, 0) : i], tokens[i + 1 : i + 4])
-    reader.end()
-    return reader.found
-
-
-def _counts(word: str, reader: Reader) -> bool:
-    """Whether a word counts here: "물 한 컵" does, "두 컵 사이" does not."""
-    return word in words.COUNTERS and (
-        bool(reader.chunk) or reader.marked or word not in words.CONTAINERS
-    )
-
-
-def _read(
-    reader: Reader, token: str, noun: str, particle: str, previous: list[str], after: list[str]
-) -> None:
-    following = after[0] if after else ""
-    if _excludes(reader, token, after):
-        reader.exclude()
-        return
-    thing = words.THINGS.get(noun, words.THINGS.get(token))
-    if thing is not None and reader.chunk:
-        reader.chunk.append(thing)
-        reader.close(particle or ("을" if token == "걸" else ""))
-        return
-    if token in words.NEARNESS and (token in words.MODIFIERS or _is_state(following)):
-        reader.near(words.NEARNESS[token])
-        return
-    if _is_dropped(token, noun, following):
-        reader.close("의" if following and _side(following) else "")
-        return
-    if token in words.PRONOUNS or noun in words.PRONOUNS:
-        reader.close()
-        if noun in words.ALL and reader.waiting:
-            reader.waiting[-1].many = True
-        if token.startswith(("어디", "어딨")):
-            reader.verb(placing=False, states=False)
-        return
-    side = _side(token)
-    if side is not None:
-        joined, where, particle = side
-        if not joined and previous and previous[0] in words.POINTING:
-            reader.there = True
+                reader.end(listed=token != "?")
+            elif token in ",、":
+                reader.pause()
+            self.i = i + 1
             return
+        noun, particle = split_particle(token)
+        if self._amount(token, noun, particle, following):
+            return
+        if self._selector(token, noun, particle, following):
+            return
+        if self._exclusion(token):
+            return
+        if self._side(token, following):
+            return
+        if self._verb(token, noun, particle):
+            return
+        self._noun(token, noun, particle, following)
+
+    # Numbers
+
+    def _amount(self, token: str, noun: str, particle: str, following: str) -> bool:
+        """Counts of a noun (컵 두 개를) and measures (45도, 세 번, 3초 동안)."""
+        i, reader = self.i, self.reader
+        if (token in words.COUNTING or token.isdigit()) and following.startswith("번째"):
+            reader.rank(words.COUNTING.get(token, 1))
+            self.i = i + 2
+            if following == "번째로" and self.at(i + 2) in words.SIZES:
+                reader.which_next = words.SIZES[self.at(i + 2)]
+                self.i = i + 3
+                return True
+            if particle_alone := following.removeprefix("번째"):
+                reader.again(particle_alone)
+            return True
+        if _NUMBERED.fullmatch(token) and _is_named(following):
+            reader.word(token)  # 1번 선반
+            self.i = i + 1
+            return True
+        ranked = _RANK.match(token)
+        if ranked or token in words.ORDINALS or token in ("첫번째", "첫째"):
+            rank = words.ORDINALS.get(token) or words.COUNTING.get(
+                ranked[1] if ranked else "첫", 1
+            )
+            reader.rank(rank)
+            self.i = i + 1
+            return True
+        counter, counter_particle = split_particle(following)
+        if noun in words.NUMERALS or token in words.NUMERALS:
+            number = token if token in words.NUMERALS else noun
+            if counter in words.UNITS or following in words.UNITS:
+                self.i = i + 2
+                self._after_measure()
+                reader.measured(counter_particle if counter in words.UNITS else "")
+                return True
+            known = following in words.COUNTERS or counter in words.COUNTERS
+            named = reader.has_noun or bool(reader.waiting)
+            if known and token == number and (named or counter not in words.CONTAINERS):
+                bare = following if following in words.COUNTERS else counter
+                reader.count(number not in words.SINGLE, following[len(bare) :])
+                self.i = i + 2
+                return True
+            if reader.has_noun and number in ("하나", "둘", "셋", "넷", "몇"):
+                reader.count(number != "하나", particle)
+                self.i = i + 1
+                return True
+            if token in words.NUMERALS and not token.isdigit():
+                if token == "반" and (following in _BREAKS or not following):
+                    return False
+                reader.many_next = token not in words.SINGLE
+                self.i = i + 1
+                return True
+        if token[:1].isdigit() and _MEASURED_PLACE.fullmatch(token):
+            self.i = i + 1
+            reader.measured("")
+            return True
+        base = noun.removesuffix("씩")
+        if _MEASURED.fullmatch(noun) or _MEASURED.fullmatch(token) or _MEASURED.fullmatch(base):
+            self.i = i + 1
+            self._after_measure()
+            reader.measured(particle)
+            return True
+        if reader.has_noun and (_COUNTED.fullmatch(noun) or _COUNTED.fullmatch(token)):
+            reader.count(not noun.startswith(("1", "한")), particle.removesuffix("야"))
+            self.i = i + 1
+            return True
+        if _COUNTED.fullmatch(noun) and noun[0].isdigit():
+            reader.many_next = not noun.startswith("1")
+            self.i = i + 1
+            return True
+        return False
+
+    def _after_measure(self) -> None:
+        while self.at(self.i) in words.AFTER_UNITS:
+            self.i += 1
+
+    # Which of several, and which not
+
+    def _selector(self, token: str, noun: str, particle: str, following: str) -> bool:
+        i, reader = self.i, self.reader
+        if token in words.EVERY:
+            reader.which_next = "all"
+            self.i = i + 1
+            return True
+        if token in ("다른", "나머지") and following and verb(following) is None:
+            reader.which_next = "other"
+            self.i = i + 1
+            return True
+        if token in ("마지막", "마지막의"):
+            if following and following not in _BREAKS and verb(following) is None:
+                reader.which_next = "last"
+                self.i = i + 1
+                return True
+            return False
+        if token in words.ALL or (noun in words.ALL and particle in words.OBJECT):
+            if not following.startswith(("되", "됐", "된", "돼", "끝")):
+                reader.all()
+            self.i = i + 1
+            return True
+        if token in words.MOST:
+            if following in words.SIZES:
+                reader.which_next = words.SIZES[following]
+                self.i = i + 2
+                return True
+            if following in words.NEARNESS:
+                reader.near(words.NEARNESS[following])
+                self.i = i + 2
+                self._skip_being()
+                return True
+            part = following in words.KEPT_SIDES
+            if part and _is_named(self.at(i + 2)):
+                reader.word(f"{token} {following}")
+                self.i = i + 2
+                return True
+            self.i = i + 1
+            return True
+        if token in words.NEARNESS:
+            being = self._is_being(i + 1)
+            if token in ("가까운", "먼") or being:
+                reader.near(words.NEARNESS[token])
+                self.i = i + 1
+                self._skip_being()
+                return True
+            if token == "멀리" and reader.last_particle in words.FROM_PLACE:
+                reader.far()
+                self.i = i + 1
+                return True
+        return False
+
+    def _is_being(self, i: int) -> bool:
+        return self.at(i) in words.STATES or self.at(i).endswith(words.STATE_ENDINGS)
+
+    def _skip_being(self) -> None:
+        if self._is_being(self.i):
+            self.i += 1
+
+    def _exclusion(self, token: str) -> bool:
+        i, reader = self.i, self.reader
+        if not reader.has_noun and not reader.waiting:
+            return False
+        after = self.tokens[i + 1 : i + 5]
+        if token == words.EXCEPT:
+            rest = bool(set(after) & set(words.REST))
+            if not reader.has_noun and not rest and reader.last_particle not in words.TOPIC:
+                return False
+        elif token == "그대로":
+            if not (after and after[0].startswith(words.LEAVING)):
+                return False
+        elif token not in words.EXCLUDING:
+            return False
+        reader.exclude()
+        self.i = i + 1
+        return True
+
+    # Sides
+
+    def _side(self, token: str, following: str) -> bool:
+        i, reader = self.i, self.reader
+        side = split_side(token)
+        if side is None:
+            return False
+        joined, name, particle = side
         if joined:
-            reader.chunk.append(joined)
-        reader.side(particle, where, described=_is_state(following))
-        return
-    if token in words.SIZES and previous and previous[0] in words.MOST:
-        reader.pending.append(Relation(words.SIZES[token]))
-    if token in words.MODIFIERS:
-        reader.chunk.append(token)
-        return
-    if token in words.LEFT_AS_IS and not (reader.waiting or reader.chunk):
-        reader.spare()
-        return
-    kind = _verb_kind(reader, token, noun, particle, after)
-    if kind is not None:
-        reader.close()
-        placing = kind == "placing" or _gives_place(reader, kind, token)
-        if token.startswith(words.COVERING) and reader.waiting:
-            reader.tools()
-        negated = _is_negated(token, after)
-        if negated and reader.either:  # "들거나 옮기지 마": neither
+            reader.word(joined)
+        which, link = words.SIDES[name]
+        pointed = self.at(i - 1) in words.POINTING and not joined and not reader.has_noun
+        if (
+            name in words.KEPT_SIDES
+            and not particle
+            and not joined
+            and not reader.has_noun
+            and _is_named(following)
+        ):
+            reader.word(name)  # 위쪽 서랍
+            self.i = i + 1
+            return True
+        self.i = i + 1
+        if particle in ("를", "을") and following.startswith(("지나", "거쳐", "통과", "넘어")):
+            reader.side(Link.ABOVE if name == "위" else link, "의", tells=False)
+            reader.passed()
+            self.i = i + 2
+            return True
+        described = self._is_being(self.i)
+        acts = verb(following)
+        if not particle and acts is not None and acts.ending is not Ending.NOUN and not described:
+            particle = "에"  # 달 가까이 옮겨
+        if not reader.has_noun and (pointed or not reader.can_have_side()):
+            inside = name in ("안", "속", "안쪽")
+            if (pointed or inside) and particle in (
+                *words.TO_PLACE,
+                *words.TOWARDS,
+                *words.FROM_PLACE,
+                "의",
+            ):
+                reader.side_of_last(link, particle, described=described)
+                if described:
+                    self.i += 1
+                return True
+            if described:
+                reader.which_next = which or reader.which_next
+                self.i += 1
+                return True
+            if particle in ("", "의") and which:
+                reader.which_next = which
+                return True
+            if particle in words.FROM_PLACE and which:
+                reader.which_next = which
+                return True
+            reader.direction(particle)
+            return True
+        reader.side(link, particle, tells=described or particle in ("", "의"))
+        if described:
+            self.i += 1
+        return True
+
+    # Verbs
+
+    def _verb(self, token: str, noun: str, particle: str) -> bool:
+        i, reader = self.i, self.reader
+        following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
+        if token in words.FILLERS and not token.startswith(("앞", "뒤")):
+            return False
+        found = self._verb_form(token, noun, particle, following)
+        if found is None:
+            return False
+        self.verbs.append(token)
+        when = following.startswith("때") or following in _WHILE
+        if found.ending is Ending.NOUN and when:
+            reader.drop()
+            self.i = i + 2
+            return True
+        if found.ending is Ending.NOUN:
+            return self._describe(token, found, following)
+        negated = _is_negated(token, self.tokens[i + 1 : i + 4])
+        asking = following.startswith(words.ASKING)
+        self.i = i + 1
+        if found.ending is Ending.NOT and following.startswith(words.NOT_AFTER_JI):
+            self.i = i + 2
+            forbidding = verb(following)
+            ending = forbidding.ending if forbidding else kind_of(following)
+            if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
+                ending = Ending.AND
+            reader.verb(Verb(found.stems, ending), negated=not asking, action=False)
+            return True
+        if negated:
+            reader.verb(found, negated=True, action=False)
+            if self.next_word(self.i).startswith(("안", "대신", "안돼", "안되")):
+                self.i += 1
+                if self.at(self.i).startswith(("돼", "되", "된", "됩")):
+                    self.i += 1
+            return True
+        if found.ending is Ending.BEFORE:
+            before = following.startswith("전")
+            then = Verb(found.stems, Ending.AND if before else Ending.FOR)
+            reader.verb(then, negated=False, action=bool(reader.waiting or reader.has_noun))
+            self.i += before
+            return True
+        if following.startswith(_THANKING) and found.ending is Ending.IF:
+            while self.at(self.i).startswith(_THANKING):
+                self.i += 1
+            found = Verb(found.stems, Ending.FINAL)
+        if found.stems == ("하",) and not reader.has_noun and not reader.waiting:
+            return True
+        spared = token in words.LEFT_AS_IS and not (reader.waiting or reader.has_noun)
+        if spared:
             reader.spare()
-        reader.verb(placing=placing, states=kind == "states" or negated)
-        reader.either = token.endswith("거나")
-        return
-    if token.isascii() and _is_english_filler(token):
-        reader.close()
-        return
-    if particle == "의" and noun.endswith("색"):
-        reader.chunk.append(noun)
-    elif particle == "의":
-        reader.chunk.append(token)
-    else:
-        place = particle in words.TO_PLACE and noun in words.OPEN_CONTAINERS
-        if place and reader.chunk and reader.chunk[-1] in words.SMALL_THINGS:
-            reader.close()
-        reader.chunk.append(noun)
+            return True
+        known = verb(following)
+        chained = (
+            known is not None
+            and (
+                found.bare
+                or (
+                    token.endswith(("고", "다", "다가"))
+                    and known.stems[-1] in (*words.CARRYING, "있")
+                    and found.ending is Ending.AND
+                )
+            )
+            and self.at(i + 1) == following
+            and found.ending is Ending.AND
+            and known.ending is not Ending.NOUN
+        )
+        if chained:
+            reader.chain(found.stems)
+            return True
+        question = any(self.at(k).startswith(_QUESTIONS) for k in range(len(self.tokens)))
+        if found.stems[-1] in words.USING and (token.endswith("고") or not following):
+            found = Verb(("쥐",), found.ending, found.past, found.bare)  # 가위를 쓰고 나서
+        question |= self.at(self.i) == "?" and reader.has_subject
+        reader.verb(found, negated=False, question=question)
+        if token.endswith("거나"):
+            reader.either = list(reader.last)
+        return True
+
+    def _verb_form(self, token: str, noun: str, particle: str, following: str) -> Verb | None:
+        """The verb that a word is: listed, made of a noun (청소해), or by where it stands."""
+        reader = self.reader
+        if following.startswith("때") and token.endswith("를"):
+            return verb(token)
+        if token.endswith("지") and following.startswith(("마", "않", "못")):
+            return verb(token) or Verb((token[:-1],), Ending.NOT)
+        later = following in words.AFTERWARDS or following in _ABILITY
+        later |= following.startswith(("때", "다음"))
+        safe = is_protected(token) or (particle and is_protected(noun)) or token in words.MODIFIERS
+        if safe and not later and not (token == "가게" and self.at(self.i - 1).endswith("로")):
+            return None
+        if particle in ("을", "를") and len(noun) == 1 and noun in words.SHORT_NOUNS:
+            return None
+        if token in words.THINGS:
+            return None
+        listed = verb(token)
+        if listed is not None:
+            if len(token) == 1 and listed.ending is Ending.NOUN and not later:
+                return listed if token in _SHORT_PARTICIPLES else None
+            if token in ("개", "차", "새", "자", "배", "사", "파", "타", "매") and not (
+                (following.startswith(words.AUXILIARIES) or verb(following) is not None)
+                and (reader.waiting or reader.has_noun)
+            ):
+                return None
+            marked = particle in (*words.OBJECT, *words.TOPIC) and (
+                particle in ("을", "를") or not _HANGUL.match(self.at(self.i + 1))
+            )
+            return None if listed.ending is Ending.NOUN and marked and not later else listed
+        if not following and len(token) > 1 and verb(f"{token}해") is not None:
+            return Verb((f"{token}하",), Ending.FINAL)  # 90도 회전
+        if token.endswith(words.DOING) and len(token) > 2:
+            return Verb((token[:-1],), kind_of(token), "했" in token)
+        if (
+            token.endswith(("하는", "된", "되는", "한", "할"))
+            and len(token) > 2
+            and _is_named(following)
+        ):
+            return Verb((token,), Ending.NOUN) if token.endswith(("하는", "되는")) else None
+        if particle in words.SUBJECT and not following.startswith(("줘", "주")):
+            return None
+        named = particle in (*words.OBJECT, *words.TO_PLACE, *words.TOWARDS)
+        last = not following or self.at(self.i + 1) in _BREAKS
+        if last and reader.goes_on and is_joined_form(token) and len(token) > 1:
+            return Verb((token,), Ending.FINAL)  # 넣고 봉해
+        certain = reader.has_noun and token.endswith(_CERTAIN)
+        if (not reader.marked or named) and not certain:
+            return None
+        if not following or self.at(self.i + 1) in _BREAKS:
+            fits = token.endswith(words.LAST_ENDINGS) or is_joined_form(token)
+        elif following.startswith(words.AUXILIARIES):
+            forbids = following.startswith(words.NOT_AFTER_JI)
+            fits = token.endswith("지") or (
+                not forbids and (token.endswith("고") or is_joined_form(token))
+            )
+        else:
+            joined = token.endswith("서") and is_joined_form(token[:-1])
+            fits = joined or token.endswith(words.CONNECTING_ENDINGS)
+        if len(token) > 1 and fits:
+            reader.guessed = True
+            bare = is_joined_form(token) and bool(following)
+            ending = kind_of(token)
+            if bare and ending is Ending.FINAL:
+                ending = Ending.AND
+            if token.endswith("지"):
+                ending = Ending.NOT
+            return Verb((token,), ending, bare=bare)
+        return None
+
+    def _describe(self, token: str, found: Verb, following: str) -> bool:
+        """A verb before the noun that it describes, or before 다음에, 수 있니, 것."""
+        i, reader = self.i, self.reader
+        self.i = i + 1
+        if following in words.AFTERWARDS or following.startswith(
+            ("다음", "후", "뒤에", "채", "직후")
+        ):
+            reader.verb(Verb(found.stems, Ending.AND), negated=False)
+            self.i = i + 2
+            return True
+        if following in _ABILITY:
+            reader.verb(Verb(found.stems, Ending.FINAL), negated=False)
+            self.i = i + 2
+            while self.at(self.i).startswith(("있", "없", "알")):
+                self.i += 1
+            return True
+        if following in ("대신", "대신에"):
+            reader.verb(Verb(found.stems, Ending.AND), negated=True, action=False)
+            self.i = i + 2
+            return True
+        if not following or self.at(i + 1) in _BREAKS:
+            reader.verb(Verb(found.stems, Ending.FINAL, found.past), negated=False)
+            return True
+        reader.relative(token, found.stems[-1])
+        return True
+
+    # Nouns
+
+    def _noun(self, token: str, noun: str, particle: str, following: str) -> None:
+        reader = self.reader
+        self.i += 1
+        if token in ("중에", "중에서", "가운데에서", "중"):
+            reader.among()
+            return
+        if token in ("못", "도로") and verb(following) is not None:
+            return
+        if noun in ("위치", "자리") and particle in ("을", "를") and reader.has_noun:
+            reader.close("을")  # 컵과 병의 위치를 바꿔
+            return
+        thing = words.THINGS.get(noun, words.THINGS.get(token))
+        if thing is not None and reader.is_size_of_several():
+            reader.again(particle)
+            return
+        if thing is not None and reader.has_noun:
+            reader.word(thing)
+            reader.close(particle or {"걸": "을", "게": "이", "건": "은"}.get(token, ""))
+            return
+        if thing is not None and (reader.which_next or reader.rank_next):
+            reader.again(particle)
+            return
+        if token == "위치" or token in ("부탁", "부탁해", "부탁드려요", "부탁합니다"):
+            reader.request()
+            return
+        if token == "좀" or (particle == "좀" and token != "좀"):
+            if particle == "좀":
+                reader.word(noun)
+            reader.close("좀")
+            return
+        if self._is_dropped(token, noun, following):
+            if split_side(following) is None:  # 컵 바로 옆에
+                reader.close("")
+            return
+        if token in words.PRONOUNS or noun in words.PRONOUNS or noun == "나머지":
+            reader.pronoun(token, particle)
+            if token.startswith(_QUESTIONS):
+                reader.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
+            return
+        if noun in words.PERSONS:
+            reader.drop_chunk()
+            return
+        if noun in words.BODY and not reader.chunk:
+            reader.body(particle)
+            return
+        if token.isascii() and not token.isupper() and _is_english_filler(token):
+            english = english_words.VERBS if following == "" else ()
+            if token.lower() in english or not reader.has_noun:
+                reader.close("")
+                return
+            reader.close("")
+            return
+        if particle == "이" and _acts(following):
+            noun, particle = token, ""
+        if particle == "의":
+            reader.possess(noun)
+            return
+        reader.word(noun, particle_follows=bool(particle))
         if particle:
             reader.close(particle)
 
+    def _is_dropped(self, token: str, noun: str, following: str) -> bool:
+        dropped = (*words.DETERMINERS, *words.FILLERS)
+        if token in dropped:
+            return True
+        if noun in words.FILLERS and len(noun) > 1 and not is_protected(token):
+            return True
+        if noun in words.TURNS and (following.startswith("방향") or noun.endswith("방향")):
+            return True
+        if is_protected(token) or is_protected(noun):
+            return False
+        return token.endswith(words.ADVERB_ENDINGS) and len(token) > 1
 
-def _is_state(word: str) -> bool:
-    return word in words.STATES or word.endswith(words.STATE_ENDINGS)
+
+_CERTAIN = ("줘", "주세요", "줄래", "해줘", "세요", "십시오", "주라", "줄래요", "주십시오")
 
 
-def _excludes(reader: Reader, token: str, after: list[str]) -> bool:
-    if not reader.chunk and not reader.waiting:
+def _acts(following: str) -> bool:
+    """Tell whether an order follows, so that 이 before it is part of a name: 손잡이 잡아."""
+    known = verb(following)
+    return (
+        not following
+        or following in _BREAKS
+        or (
+            known is not None
+            and known.ending in (Ending.AND, Ending.FINAL)
+            and known.stems[-1] not in _BEING
+        )
+    )
+
+
+_SHORT_PARTICIPLES = frozenset(["든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"])
+_WHILE = frozenset(["동안", "동안에", "중에", "중", "도중에"])
+_THANKING = ("좋겠", "감사", "고맙", "되", "돼", "될", "안")
+_ABILITY = frozenset(
+    ["수", "수가", "수는", "수도", "줄", "건지", "건가요", "거야", "겁니다", "것인지"]
+)
+_BEING = frozenset(
+    [
+        "있",
+        "없",
+        "보이",
+        "필요하",
+        "아니",
+        "열리",
+        "닫히",
+        "켜지",
+        "꺼지",
+        "들리",
+        "비",
+        "되",
+        "무겁",
+        "가볍",
+        "크",
+        "작",
+        "떨어지",
+        "놓이",
+        "위험하",
+        "더럽",
+        "울리",
+        "바뀌",
+        "끓",
+        "잠기",
+        "깨지",
+        "차",
+        "식",
+        "넘치",
+        "가깝",
+        "멀",
+        "보",
+    ]
+)
+
+
+def _is_named(following: str) -> bool:
+    """Tell whether a noun follows, that a word before it can be part of."""
+    if not following or following in _BREAKS or not following[0].isalnum():
         return False
-    if token == words.EXCEPT:
-        return bool(reader.chunk) or bool(set(after) & set(words.REST))
-    if token == "그대로":
-        return bool(after) and after[0].startswith(words.LEAVING)
-    return token in words.EXCLUDING
-
-
-def _is_negated(verb: str, after: list[str]) -> bool:
-    """Whether a verb forbids: by its own ending, or by the words after it."""
-    following = after[0] if after else ""
-    if following.startswith(words.ASKING):  # 집어 주지 않을래? asks for it
+    if verb(following) is not None and not is_protected(following):
         return False
-    if verb.startswith(words.NEGATIVE_VERBS) or re.search(words.NEGATED_VERB_ENDING, verb):
-        return True
-    if verb.endswith(("지", "지는", "지도")):
-        return following.startswith(words.NOT_AFTER_JI)
-    if verb.endswith("면"):
-        return " ".join(after).startswith(words.NOT_ALLOWED)
-    return following in ("대신", "대신에")
+    return split_side(following) is None and following not in words.FILLERS
 
 
-def _side(token: str) -> tuple[str, Where | None, str] | None:
-    """(noun before it, what it says, particle) of a side, alone or joined onto a noun."""
+def split_side(token: str) -> tuple[str, str, str] | None:
+    """(noun before it, side, particle) of a side, alone or joined onto a noun."""
     if is_protected(token):
         return None
     for particle in (*words.SIDE_PARTICLES, ""):
@@ -182,77 +640,44 @@ def _side(token: str) -> tuple[str, Where | None, str] | None:
             continue
         rest = token[: len(token) - len(particle)]
         if rest in words.SIDES:
-            return "", words.SIDES[rest], particle
-        if particle not in words.TO_PLACE and not particle.startswith("에"):
+            return "", rest, particle
+        if not particle.startswith(("에", "로", "으로")) and not (len(rest) > 3 and not particle):
             continue
-        for side, where in words.SIDES.items():
-            fused = rest.endswith(side) and side not in words.NEVER_FUSED
-            if fused and len(rest) > len(side) and not is_protected(rest):
-                return rest[: -len(side)], where, particle
+        for side in words.SIDES:
+            fused = rest.endswith(side) and (
+                side not in words.NEVER_FUSED or particle.startswith("에")
+            )
+            if fused and len(rest) - len(side) >= 1 and not is_protected(rest):
+                head = rest[: -len(side)]
+                if len(side) == 1 and (
+                    side in "끝쪽"
+                    or not particle
+                    or (len(head) == 1 and head not in words.SHORT_NOUNS)
+                ):
+                    continue
+                return head, side, particle
     return None
 
 
-def _verb_kind(
-    reader: Reader, token: str, noun: str, particle: str, after: list[str]
-) -> str | None:
-    """As forms.verb(); also for a word that no list knows where only a verb can stand."""
+def _is_negated(token: str, after: list[str]) -> bool:
+    """Tell whether a verb forbids: by its own ending, or by the words after it."""
     following = after[0] if after else ""
-    forbidding = token.endswith("지") and following.startswith(words.NOT_AFTER_JI)
-    if forbidding and (reader.marked or not following.startswith("말")):
-        return verb(token) or "acting"
-    if token.endswith(words.PARTICIPLES) and following in words.AFTERWARDS:
-        return verb(token) or "acting"
-    if not is_protected(token) and not (particle and is_protected(noun)):
-        known = verb(token)
-        if known is not None:
-            return known
-    if token.endswith(words.DOING) and len(token) > 2 and not is_protected(token):
-        return "acting"
-    if not reader.marked or is_protected(token) or particle in (*words.OBJECT, *words.TO_PLACE):
-        return None
-    if not following or following in _BREAKS:
-        fits = token.endswith(words.LAST_ENDINGS) or is_joined_form(token)
-    elif following.startswith(words.AUXILIARIES):
-        forbids = following.startswith(words.NOT_AFTER_JI)
-        fits = token.endswith("지") or (
-            not forbids and (token.endswith("고") or is_joined_form(token))
-        )
-    else:
-        joined = token.endswith("서") and is_joined_form(token[:-1])
-        fits = joined or token.endswith(words.CONNECTING_ENDINGS)
-    return "acting" if len(token) > 1 and fits else None
-
-
-def _gives_place(reader: Reader, kind: str, token: str) -> bool:
-    """Whether a verb that need not move anything does so here: 화분에 물을 줘."""
-    particles = [noun.particle for noun in reader.waiting]
-    return (
-        kind == "acting"
-        and not token.startswith(words.LOOKING)
-        and any(particle in words.OBJECT for particle in particles)
-        and any(
-            noun.particle in (words.TO_PLACE if noun.side else words.ONTO)
-            for noun in reader.waiting
-        )
-    )
-
-
-def _is_dropped(token: str, noun: str, following: str) -> bool:
-    dropped = (*words.DETERMINERS, *words.NUMERALS, *words.FILLERS)
-    if token in dropped or (noun in words.FILLERS and not is_protected(token)):
+    if following.startswith(words.ASKING):  # 집어 주지 않을래? asks for it
+        return False
+    if token.startswith(words.NEGATIVE_VERBS) or re.search(words.NEGATED_VERB_ENDING, token):
         return True
-    if noun in words.TURNS and following.startswith("방향"):
-        return True
-    return token.endswith(words.ADVERB_ENDINGS) and token not in words.PROTECTED
+    if token.endswith("면") and not token.endswith(("주면", "주시면", "줬으면")):
+        return " ".join(after).startswith(words.NOT_ALLOWED)
+    return following in ("대신", "대신에")
 
 
 def _is_english_filler(token: str) -> bool:
     word = token.lower()
     return (
         word in english_words.DETERMINERS
-        or word in english_words.RELATIONS
+        or word in english_words.PREPOSITIONS
         or word in english_words.FILLERS
-        or word in english_words.PRONOUNS
+        or word in english_words.PERSONS
         or word in english_words.CONJUNCTIONS
-        or word in ("pick", "put", "grab", "find", "up")
+        or word in ("pick", "put", "grab", "find", "up", "it")
     )

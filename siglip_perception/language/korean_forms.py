@@ -1,10 +1,11 @@
-"""The forms of Korean words: particles taken off nouns, verbs known by their endings."""
+"""The forms of Korean words: particles taken off nouns, verbs known by stem and ending."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 
 from siglip_perception.language import korean_words as words
@@ -12,7 +13,31 @@ from siglip_perception.language import korean_words as words
 _HANGUL = re.compile(r"[가-힣]")
 _NO_FINAL, _RIEUL = 0, 8
 # In syllables. Verbs are joined onto each other in many ways, and each one is tried.
-_LONGEST_VERB = 16
+_LONGEST_VERB = 12
+
+
+class Ending(Enum):
+    """How a verb goes on."""
+
+    FINAL = "final"  # 집어줘, 놓으세요
+    AND = "and"  # 집어서, 놓고; and 집어, which can also be final
+    NOUN = "noun"  # describes the noun after it: 있는, 놓인
+    IF = "if"
+    BECAUSE = "because"
+    FOR = "for"  # what for: 먹게, 마시려고
+    BEFORE = "before"  # 먹기 전에
+    WHETHER = "whether"  # 잠겼는지
+    NOT = "not"  # 건드리지 (마)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A form of a verb. stems: those that are joined in it, 밀어넣 is 밀 and 넣. past: 쏟았어."""
+
+    stems: tuple[str, ...]
+    ending: Ending
+    past: bool = False
+    bare: bool = False  # 집어, without any ending: a verb can follow
 
 
 def without_possessive(word: str) -> str:
@@ -21,6 +46,7 @@ def without_possessive(word: str) -> str:
     return noun if particle == "의" else word
 
 
+@lru_cache(maxsize=4096)
 def split_particle(token: str) -> tuple[str, str]:
     """A word without its particle, and the particle ("" where it has none)."""
     if is_protected(token) or token in words.MODIFIERS:
@@ -28,8 +54,16 @@ def split_particle(token: str) -> tuple[str, str]:
     for size in range(min(5, len(token) - 1), 0, -1):
         noun, particle = token[:-size], token[-size:]
         if _fits(noun, particle):
+            if (particle.startswith("들") or particle in words.AMBIGUOUS) and not _is_whole(noun):
+                continue
             return noun, particle
     return token, ""
+
+
+def _is_whole(noun: str) -> bool:
+    """Tell whether it can stand alone: 핸들 is no plural of 핸, 복도 is not 복 with 도."""
+    known = noun in words.SHORT_NOUNS or noun in words.THINGS or noun in words.COUNTERS
+    return len(noun) > 1 or known or not _HANGUL.match(noun)
 
 
 def _fits(noun: str, particle: str) -> bool:
@@ -45,13 +79,14 @@ def _fits(noun: str, particle: str) -> bool:
 
 
 def is_joined_form(token: str) -> bool:
-    """Whether it ends as a verb does before 서 and 줘: 집어, 헹궈, 펼쳐, 꺼내."""
+    """Tell whether it ends as a verb does before 서 and 줘: 집어, 헹궈, 펼쳐, 꺼내."""
     last = unicodedata.normalize("NFD", token[-1:])
     return len(last) == 2 and last[1] in "\u1161\u1165\u1162\u1167\u116a\u116f\u116c"
 
 
+@lru_cache(maxsize=4096)
 def is_protected(token: str) -> bool:
-    """Whether it is a noun that looks like one with a particle, or like a verb."""
+    """Tell whether it is a noun that looks like one with a particle, or like a verb."""
     if token in words.PROTECTED:
         return True
     return any(token[-size:] in words.PROTECTED for size in range(2, len(token)))
@@ -61,39 +96,168 @@ def _jamo(text: str) -> str:
     return unicodedata.normalize("NFD", text)
 
 
+_FINAL_SS = "\u11bb"
+_FINAL_L, _FINAL_B, _FINAL_S = "\u11af", "\u11b8", "\u11ba"
+_AFTER_DROPPED_L = (
+    "ᆫ",
+    "는",
+    "ᆯ",
+    "ᆸ니다",
+    "세요",
+    "십시오",
+    "니까",
+    "네",
+    "네요",
+    "니",
+    "시면",
+    "신",
+    "ᆯ래",
+    "ᆯ까",
+    "ᆯ게",
+    "는데",
+    "ᆫ데",
+    "ᆫ지",
+    "는지",
+)
+_AFTER_U = ("ᆫ", "ᆯ", "면", "니까", "세요", "십시오", "ᆫ데", "ᆯ래", "ᆯ까", "시면", "며", "ᆸ니다")
+
+
 @lru_cache(maxsize=1)
-def _verbs() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """Patterns over decomposed syllables, so that endings may change a stem's last syllable."""
+def _tables() -> tuple[
+    dict[str, str], dict[str, str], dict[str, str], frozenset[str], frozenset[str]
+]:
+    """Decomposed: stem -> stem, form -> stem, irregular form and ending -> stem; the endings."""
+    stems: dict[str, str] = {}
+    forms: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    for verbs in (words.PLACING, words.ACTING):
+        for stem, entries in verbs.items():
+            stems.setdefault(_jamo(stem), stem)
+            for form in entries:
+                forms.setdefault(_jamo(form), stem)
+            decomposed = _jamo(stem)
+            last, base = decomposed[-1], decomposed[:-1]
+            if last == _FINAL_L:
+                whole |= {base + _jamo(e): stem for e in _AFTER_DROPPED_L}
+            elif last == _FINAL_B and any(f.endswith(("워", "와")) for f in entries):
+                whole |= {base + _jamo("우") + _jamo(e): stem for e in _AFTER_U}
+            elif last == _FINAL_S and any(
+                _jamo(f)[: len(base)] == base and len(_jamo(f)) == len(base) + 2 for f in entries
+            ):
+                whole |= {base + _jamo("으") + _jamo(e): stem for e in _AFTER_U}
+    stem_endings = frozenset(map(_jamo, words.STEM_ENDINGS + words.STEM_FINAL_ENDINGS))
+    form_endings = frozenset(map(_jamo, words.FORM_ENDINGS + words.FORM_FINAL_ENDINGS)) | {""}
+    return stems, forms, whole, stem_endings, form_endings
 
-    def alternatives(parts: Iterable[str]) -> str:
-        return "|".join(re.escape(_jamo(p)) for p in sorted(parts, key=len, reverse=True))
 
-    def forms(verbs: Mapping[str, tuple[str, ...]]) -> list[str]:
-        return [form for entry in verbs.values() for form in entry]
-
-    joined_on = alternatives(forms(words.PLACING) + forms(words.ACTING))
-    stem_endings = alternatives(words.STEM_ENDINGS + words.STEM_FINAL_ENDINGS)
-    form_endings = alternatives(words.FORM_ENDINGS + words.FORM_FINAL_ENDINGS)
-    return tuple(
-        (
-            kind,
-            re.compile(
-                f"(?:{joined_on}){{0,3}}(?:(?:{alternatives(verbs)})(?:{stem_endings})"
-                f"|(?:{alternatives(forms(verbs))})(?:{form_endings})?)"
-            ),
-        )
-        for kind, verbs in (("placing", words.PLACING), ("acting", words.ACTING))
-    )
-
-
-def verb(token: str) -> str | None:
-    """ "placing", "acting" or "states" where the word is a form of a listed verb, else None."""
-    if token in words.STATES or token.endswith(words.STATE_ENDINGS):
-        return "states"
-    if len(token) > _LONGEST_VERB:
+@lru_cache(maxsize=4096)
+def verb(token: str) -> Verb | None:
+    """The form of a listed verb that a word is, else None."""
+    if token in words.STATES:
+        return Verb((words.STATES[token],), Ending.NOUN)
+    if len(token) > _LONGEST_VERB or not _HANGUL.match(token):
         return None
-    decomposed = _jamo(token)
-    for kind, pattern in _verbs():
-        if pattern.fullmatch(decomposed):
-            return kind
+    found = _match(_jamo(token), 3)
+    if found is None:
+        return None
+    stems, ending = found
+    return Verb(stems, _kind(ending, token), ending.startswith("\u11bb"), ending == "")
+
+
+def _match(text: str, depth: int) -> tuple[tuple[str, ...], str] | None:
+    """Stems and the ending (decomposed); a stem's "다" ends a statement, a form's leads on."""
+    stems, forms, whole, stem_endings, form_endings = _tables()
+    for size in range(len(text), 0, -1):
+        head, tail = text[:size], text[size:]
+        if head in stems and (tail in stem_endings or _is_polite(tail, stem_endings)):
+            return (stems[head],), tail if tail != _jamo("다") else _jamo("는다")
+        if head in forms and (tail in form_endings or _is_past(tail, stem_endings)):
+            return (forms[head],), tail
+    if text in whole:
+        return (whole[text],), text[-1] if text[-1] in "\u11ab\u11af" else "\0"
+    if depth:
+        for size in range(len(text) - 1, 1, -1):
+            head = text[:size]
+            if head in forms:
+                rest = _match(text[size:], depth - 1)
+                if rest is not None:
+                    return (forms[head], *rest[0]), rest[1]
     return None
+
+
+def _is_polite(tail: str, stem_endings: frozenset[str]) -> bool:
+    """시 before an ending: 오시니까, 놓으시면."""
+    for honorific in (_jamo("시"), _jamo("으시")):
+        if tail.startswith(honorific) and tail[len(honorific) :] in stem_endings:
+            return True
+    return tail in (_jamo("셔서"), _jamo("으셔서"), _jamo("셔"), _jamo("으셔"))
+
+
+def _is_past(tail: str, stem_endings: frozenset[str]) -> bool:
+    return tail[:1] == _FINAL_SS and (not tail[1:] or tail[1:] in stem_endings)
+
+
+_NOUN_ENDINGS = frozenset(
+    map(_jamo, ("는", "은", "ᆫ", "ᆯ", "을", "던", "있는", "있던", "진", "고있는", "둔", "놓은"))
+)
+_FOR_ENDINGS = frozenset(map(_jamo, ("게", "도록", "려고", "으려고", "러", "으러", "려", "으려")))
+_AND_ENDINGS = frozenset(
+    map(
+        _jamo,
+        (
+            "",
+            "고",
+            "고서",
+            "고나서",
+            "서",
+            "며",
+            "으며",
+            "면서",
+            "으면서",
+            "다",
+            "다가",
+            "거나",
+            "아",
+            "어",
+            "놓고",
+            "두고",
+            "주고",
+        ),
+    )
+)
+
+
+def _kind(ending: str, token: str) -> Ending:
+    plain = ending
+    if plain in _FOR_ENDINGS:
+        return Ending.FOR
+    if plain == "\0" and token.endswith("는"):
+        return Ending.NOUN
+    if plain in _NOUN_ENDINGS or (plain.startswith("\u11bb") and token.endswith("던")):
+        return Ending.NOUN
+    if token.endswith(("지", "지는", "지도", "지를")) and plain in map(
+        _jamo, ("지", "지는", "지도")
+    ):
+        return Ending.NOT
+    return kind_of(token) if plain not in _AND_ENDINGS else Ending.AND
+
+
+def kind_of(token: str) -> Ending:
+    """How a verb goes on, by the end of the word alone."""
+    if token.endswith(("면", "거든")):
+        return Ending.IF
+    if token.endswith(
+        ("니까", "는데", "은데", "데", "지만", "므로", "길래", "니깐", "라서", "해서요")
+    ):
+        return Ending.BECAUSE
+    if token.endswith(("도록", "려고", "으러", "러")) and not token.endswith(
+        ("빌러", "눌러", "둘러", "찔러", "골라", "불러", "질러", "굴러", "걸러", "문질러", "잘라")
+    ):
+        return Ending.FOR
+    if token.endswith(("는지", "은지", "ㄴ지")):
+        return Ending.WHETHER
+    if token.endswith("기"):
+        return Ending.BEFORE
+    if token.endswith(("고", "서", "며", "면서", "다가", "거나", "고서", "고나서")):
+        return Ending.AND
+    return Ending.FINAL

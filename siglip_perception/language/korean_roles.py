@@ -1,111 +1,402 @@
-"""What a Korean sentence says of its nouns: roles by particles and verbs, relations by sides."""
+"""What a Korean sentence says of its nouns: roles by particles and verbs, steps, relations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from siglip_perception.language import korean_words as words
-from siglip_perception.language.korean_forms import without_possessive
-from siglip_perception.language.phrase import Phrase
-from siglip_perception.types import Relation, Role, Where
+from siglip_perception.language.korean_forms import Ending, Verb, without_possessive
+from siglip_perception.language.phrase import Phrase, relate
+from siglip_perception.types import Link, Role
+
+_GUESS = 0.7
+_AUXILIARY = frozenset(
+    [
+        "주",
+        "놓",
+        "두",
+        "보",
+        "버리",
+        "있",
+        "나",
+        "내",
+        "드리",
+        "달",
+        "말",
+        "하",
+        "싶",
+        "않",
+        "되",
+        "가",
+        "오",
+        "부탁하",
+        "원하",
+        "시작하",
+    ]
+)
+_STATES = frozenset(
+    [
+        "있",
+        "없",
+        "보이",
+        "필요하",
+        "아니",
+        "열리",
+        "닫히",
+        "켜지",
+        "꺼지",
+        "비",
+        "무겁",
+        "가볍",
+        "가깝",
+        "멀",
+        "크",
+        "작",
+        "떨어지",
+        "놓이",
+        "잠기",
+        "위치하",
+    ]
+)
+_HELPING = frozenset(["주", "보", "버리", "드리", "달", "있", "하", "싶"])
+_HELPED = (("도와주",), ("돕",), ("부탁하",))
+_FEELINGS = frozenset(
+    [
+        "목마르",
+        "배고프",
+        "어둡",
+        "밝",
+        "춥",
+        "덥",
+        "뜨겁",
+        "차갑",
+        "더럽",
+        "깨끗하",
+        "심심하",
+        "위험하",
+        "고프",
+        "급하",
+        "좋",
+        "싫",
+        "예쁘",
+        "늦",
+        "아프",
+        "피곤하",
+        "지저분하",
+        "시끄럽",
+        "귀찮",
+        "졸리",
+    ]
+)
+_SEEING = frozenset(
+    [
+        "찾",
+        "보",
+        "살피",
+        "확인하",
+        "알리",
+        "말하",
+        "세",
+        "가리키",
+        "만지",
+        "건드리",
+        "닿",
+        "감지하",
+        "인식하",
+        "바라보",
+        "쳐다보",
+        "찾아보",
+        "탐색하",
+        "검색하",
+        "표시하",
+        "설명하",
+        "스캔하",
+        "촬영하",
+        "측정하",
+        "점검하",
+        "고르",
+        "선택하",
+    ]
+)
+_TAKING = frozenset(
+    [
+        "집",
+        "잡",
+        "꺼내",
+        "줍",
+        "들",
+        "쥐",
+        "빼",
+        "뽑",
+        "떼",
+        "챙기",
+        "골라내",
+        "건지",
+        "붙잡",
+        "움켜쥐",
+        "집어들",
+        "꺼내오",
+    ]
+)
+_PASSIVE = ("히", "리", "기", "이", "지", "우")
+_INTRANSITIVE = frozenset(
+    [
+        "구르",
+        "젖",
+        "마르",
+        "녹",
+        "얼",
+        "익",
+        "끓",
+        "식",
+        "돌",
+        "서",
+        "눕",
+        "앉",
+        "숨",
+        "뜨",
+        "차",
+        "새",
+        "움직이",
+        "남",
+    ]
+)
 
 
 @dataclass
 class _Noun:
-    """A phrase that waits for the verb which decides its role.
+    """A noun that waits for the verb which decides its role.
 
-    side: a side such as 위 follows it, so that it says where something is. tells: it tells the
-    next noun apart, as 접시 does in "접시 위의 컵".
+    link: the side that follows it, 위; side: one does. marks: what tells it apart.
     """
 
-    text: str
+    words: list[str]
+    position: int
     particle: str = ""
-    side: bool = False
-    where: Where | None = None
-    tells: bool = False
-    relations: tuple[Relation, ...] = ()
+    which: str = ""
+    rank: int = 0
     many: bool = False
+    link: Link | None = None
+    side: bool = False
+    marks: list[_Noun] = field(default_factory=list)
+    same: Phrase | None = None
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
 
 
-@dataclass
 class Reader:
     """Takes a sentence word by word, as `korean.parse` has told the words apart."""
 
-    found: list[Phrase] = field(default_factory=list)
-    waiting: list[_Noun] = field(default_factory=list)
-    chunk: list[str] = field(default_factory=list)
-    pending: list[Relation] = field(default_factory=list)  # of the next noun: 왼쪽 컵
-    many: bool = False
-    clause: int = 0  # index of the first phrase that the last verb settled
-    either: bool = False  # the last verb was one of two: 들거나
-    there: bool = False  # "그 옆에": beside what has been named before
+    def __init__(self) -> None:
+        self.found: list[Phrase] = []
+        self.waiting: list[_Noun] = []
+        self.chunk: list[str] = []
+        self.start = 0
+        self.position = 0
+        self.marks: list[_Noun] = []  # they tell the next noun apart
+        self.which_next = ""
+        self.rank_next = 0
+        self.many_next = False
+        self.guessed = False
+        self._chain: tuple[str, ...] = ()
+        self._step = 0
+        self._target: Phrase | None = None
+        self._topic: list[_Noun] = []
+        self._among: list[_Noun] = []
+        self._person = False
+        self._directed = False
+        self._fresh = False  # a noun was closed just before
+        self._after_verb = False
+        self.last: list[Phrase] = []  # what the last verb settled
+        self.either: list[Phrase] = []  # what one of two verbs settled: 들거나
 
-    def close(self, particle: str = "") -> None:
-        """End the running phrase with the particle that followed it."""
-        if self.chunk:
-            owner = without_possessive(self.chunk[-1])
-            if owner != self.chunk[-1] and not particle:
-                particle = "의"
-            self.chunk[-1] = owner
-            many = self.many or particle.startswith("들")
-            relations = tuple(self.pending)
-            self.waiting.append(
-                _Noun(" ".join(self.chunk), particle, relations=relations, many=many)
-            )
-            self.chunk.clear()
-            self.pending.clear()
-            self.many = False
+    # What the parser asks
+
+    @property
+    def has_noun(self) -> bool:
+        return bool(self.chunk)
+
+    @property
+    def last_particle(self) -> str:
+        return self.waiting[-1].particle if self.waiting and not self.chunk else ""
 
     @property
     def marked(self) -> bool:
         """Whether a noun waits whose particle leads to a verb: 컵을, 접시에."""
-        leading = (*words.OBJECT, *words.SUBJECT, *words.TO_PLACE, *words.FROM_PLACE)
+        leading = (
+            *words.OBJECT,
+            *words.TOPIC,
+            *words.SUBJECT,
+            *words.TO_PLACE,
+            *words.TOWARDS,
+            *words.FROM_PLACE,
+        )
         return not self.chunk and bool(self.waiting) and self.waiting[-1].particle in leading
 
-    def side(self, particle: str, where: Where | None, *, described: bool) -> None:
-        """A side such as 위에: it makes a place of the noun before it.
+    @property
+    def has_subject(self) -> bool:
+        return any(noun.particle in words.SUBJECT for noun in self.waiting)
 
-        described: a word such as 있는 or a noun follows, so that it tells that noun apart.
-        """
-        self.close("의")
-        joined = ("의", *words.JOINING)
-        if self.waiting and self.waiting[-1].side and self.waiting[-1].particle in ("", "의"):
-            last = self.waiting[-1]  # one side more: "매트 왼쪽 끝에"
-            last.tells, last.particle = particle in ("", "의"), particle
-            return
-        if not self.waiting or self.waiting[-1].particle not in joined:
-            if where is not None and (described or particle not in words.TO_PLACE):
-                self.pending.append(Relation(where))
-            return
+    @property
+    def goes_on(self) -> bool:
+        """Whether a verb has just led on to the next: 넣고."""
+        return self._after_verb and not self.chunk and not self.waiting
+
+    def is_size_of_several(self) -> bool:
+        """ "둘 중에 큰 것": one of what has been named; takes the size in."""
+        if not self._among or len(self.chunk) != 1 or self.chunk[0] not in words.SIZES:
+            return False
+        self.which_next = words.SIZES[self.chunk.pop()]
+        return True
+
+    def can_have_side(self) -> bool:
+        if not self.waiting:
+            return False
         last = self.waiting[-1]
-        last.side, last.where = True, where
-        last.tells = particle in ("", "의") or particle in words.FROM_PLACE
-        last.particle = particle
-        # "접시와 그릇 사이에": what is joined shares the place.
-        for noun in reversed(self.waiting[:-1]):
-            if noun.particle not in words.JOINING:
-                break
-            noun.side, noun.particle = True, particle
+        joined = last.particle in words.JOINING or last.particle == "의"
+        return joined or (last.side and last.particle in ("", "의"))
 
-    def near(self, where: Where) -> None:
+    # Words
+
+    def word(self, text: str, *, particle_follows: bool = False) -> None:
+        self.position += 1
+        if not self.chunk:
+            self.start = self.position
+            self._settle_sides()
+        self.chunk.append(text)
+        self._fresh = self._after_verb = False
+
+    def possess(self, noun: str) -> None:
+        self.word(noun if noun.endswith("색") else f"{noun}의")
+
+    def close(self, particle: str = "") -> None:
+        """End the running phrase with the particle that followed it."""
+        if not self.chunk:
+            return
+        owner = without_possessive(self.chunk[-1])
+        if owner != self.chunk[-1] and not particle:
+            particle = "의"
+        self.chunk[-1] = owner
+        text = self.chunk[:]
+        self.chunk.clear()
+        if (text[-1] in words.NOTHINGS and len(text) == 1) or particle in words.LIKENESS:
+            self._directed = True
+            self._clear_next()
+            self._loose()
+            return
+        many = self.many_next or particle.startswith("들")
+        self.waiting.append(
+            _Noun(
+                text, self.start, particle, self.which_next, self.rank_next, many, marks=self.marks
+            )
+        )
+        self.marks = []
+        self._clear_next()
+        self._fresh, self._after_verb = True, False
+
+    def _clear_next(self) -> None:
+        self.which_next, self.rank_next, self.many_next = "", 0, False
+
+    def pause(self) -> None:
+        """A comma: nouns before it are of a list, or the verb before it has ended."""
+        if self.chunk:
+            self.close(",")
+        self._fresh = False
+
+    def rank(self, rank: int) -> None:
+        """두 번째: of the next noun, counted from the side that has just been read."""
+        self.close("의")
+        self.rank_next = rank
+
+    def measured(self, particle: str) -> None:
+        self._directed = True
+        if self.chunk:
+            self.close(particle)
+        elif self.waiting and not self.waiting[-1].particle:
+            self.waiting[-1].particle = particle
+
+    def count(self, many: bool, particle: str) -> None:
+        if self.chunk:
+            self.many_next |= many
+            self.close(particle)
+        elif self.waiting:
+            self.waiting[-1].many |= many
+            if particle and not self.waiting[-1].particle:
+                self.waiting[-1].particle = particle
+
+    def all(self) -> None:
+        self.close("")
+        for noun in reversed(self.waiting):
+            if not noun.particle or noun.particle in (*words.OBJECT, *words.TOPIC, *words.SUBJECT):
+                noun.which, noun.many = noun.which or "all", True
+                return
+
+    def near(self, which: str) -> None:
         """가까운, 먼: tells the next noun apart, by the noun before if that is marked."""
-        self.close()
+        self.close("")
+        self.which_next = which
         if self.waiting and self.waiting[-1].particle in words.BEFORE_NEAR:
-            last = self.waiting[-1]
-            last.side, last.where, last.tells, last.particle = True, where, True, "의"
-        else:
-            self.pending.append(Relation(where))
+            mark = self.waiting.pop()
+            mark.link = Link.NEAR if which == "nearest" else Link.FAR_FROM
+            self.marks.append(mark)
 
-    def tools(self) -> None:
-        """The verb takes what it works with, not where to: 뚜껑으로 덮어."""
-        for noun in self.waiting:
-            if noun.particle in ("로", "으로") and not noun.side:
-                noun.particle = "로써"
+    def far(self) -> None:
+        """커튼에서 멀리 (둬): where it goes."""
+        self.waiting[-1].link, self.waiting[-1].side = Link.FAR_FROM, True
+        self.waiting[-1].particle = "에"
 
-    def spare(self) -> None:
-        """What the last verb named stays as it is: "칼은 위험하니까 두고"."""
-        for i in range(self.clause, len(self.found)):
-            self.found[i] = self.found[i]._replace(role=Role.UNKNOWN)
+    def again(self, particle: str) -> None:
+        """왼쪽 것: the noun named before, once more."""
+        self.position += 1
+        noun: _Noun | None = None
+        if self._among:
+            first = self._among.pop(0)
+            noun = _Noun(first.words, first.position)
+        elif self.waiting and not self.waiting[-1].particle:
+            noun = _Noun(self.waiting[-1].words, self.position)
+        elif self.found:
+            last = self._target or self.found[-1]
+            noun = _Noun([last.text], self.position)
+        if noun is not None:
+            noun.particle = particle or "을"
+            noun.which, noun.rank, noun.marks = self.which_next, self.rank_next, self.marks
+            self.marks = []
+            self.waiting.append(noun)
+        self._clear_next()
+
+    def among(self) -> None:
+        self.close("중에")
+        joined: list[_Noun] = []
+        while self.waiting and (not joined or self.waiting[-1].particle in words.JOINING):
+            joined.insert(0, self.waiting.pop())
+        self._among = joined
+
+    def request(self) -> None:
+        """부탁해, and a noun with 좀: what is named is asked for."""
+        self.close("을")
+        self.verb(Verb(("주",), Ending.FINAL), negated=False)
+
+    def pronoun(self, token: str, particle: str) -> None:
+        self.close("")
+        self._person = token in ("내가", "제가", "네가", "니가", "우리가")
+        self._loose()
+        self._clear_next()
+
+    def body(self, particle: str) -> None:
+        self._fresh = False
+
+    def drop_chunk(self) -> None:
+        self.chunk.clear()
+        self._person = True
+
+    def drop(self) -> None:
+        """What is named only says when: 빵 자를 때."""
+        self.chunk.clear()
+        self.waiting.clear()
+        self.marks.clear()
+        self._clear_next()
 
     def exclude(self) -> None:
         """말고, 대신, 아니라: the noun before is not the one that is meant."""
@@ -113,85 +404,476 @@ class Reader:
         if self.waiting:
             self.waiting[-1].particle = "말고"
 
-    def verb(self, *, placing: bool, states: bool) -> None:
-        """A verb settles every noun that waits.
+    # Sides
 
-        states: it describes (있는, 놓인) or is negated, so that no noun is what to act on.
-        """
-        self.close()
-        if states and self.there:
-            self.there = False
+    def side(self, link: Link | None, particle: str, *, tells: bool) -> None:
+        """A side such as 위에 makes a place of the noun before it."""
+        self.close("의")
+        if not self.waiting:
             return
-        first = len(self.found)
-        if self.waiting:
-            self.clause = first
-        telling = self._telling(states)
-        for i, noun in enumerate(self.waiting):
-            particle = noun.particle
-            if particle in words.JOINING:
-                particle = next(
-                    (n.particle for n in self.waiting[i + 1 :] if n.particle not in words.JOINING),
-                    "",
-                )
-            told = tuple(
-                Relation(where, tuple(first + n for n in landmarks))
-                for of, where, landmarks in telling
-                if of == i
+        last = self.waiting[-1]
+        if particle in ("을", "를"):
+            last.particle = particle  # 식탁 위를 닦아: the table
+            return
+        if not (last.side and last.particle in ("", "의")):
+            last.link = link
+        last.side, last.particle = True, particle or "의"
+        joined = [last]
+        for noun in reversed(self.waiting[:-1]):
+            if noun.particle not in words.JOINING:
+                break
+            joined.insert(0, noun)
+        for noun in joined:
+            noun.link, noun.side, noun.particle = last.link, True, last.particle
+        self._fresh = True
+        if tells and particle in ("", "의"):
+            return
+        if tells:
+            self._tell(joined)
+
+    def _tell(self, nouns: list[_Noun]) -> None:
+        for noun in nouns:
+            if noun in self.waiting:
+                self.waiting.remove(noun)
+                self.marks.append(noun)
+
+    def _settle_sides(self) -> None:
+        """Sides without a particle before a noun tell it apart: 접시 위 컵."""
+        telling = [n for n in self.waiting if n.side and n.particle in ("", "의")]
+        if telling:
+            self._tell(telling)
+
+    def passed(self) -> None:
+        self.waiting[-1].particle = "지나"
+
+    def side_of_last(self, link: Link | None, particle: str, *, described: bool) -> None:
+        """그 안에: in what has been named before."""
+        if self._target is None:
+            self.direction(particle)
+            return
+        self.position += 1
+        noun = _Noun([self._target.text], self.position, particle or "의", link=link, side=True)
+        noun.same = self._target
+        if described or particle in ("", "의"):
+            self.marks.append(noun)
+        else:
+            self.waiting.append(noun)
+
+    def direction(self, particle: str) -> None:
+        self._directed = True
+        self._fresh = False
+
+    def _loose(self) -> None:
+        """Nothing comes that the landmarks tell apart: 식탁 위에 있는 걸."""
+        self._settle_sides()
+        for mark in self.marks:
+            mark.particle = "의"
+            self.waiting.append(mark)
+        self.marks = []
+
+    # Verbs
+
+    def relative(self, token: str, stem: str) -> None:
+        """A verb that describes the noun after it: 접시에 놓인, 뚜껑이 달린, 구르는."""
+        if self.chunk:
+            if stem in words.OWNING:
+                self.word(token)
+            else:
+                self.chunk.clear()
+                self._clear_next()
+            return
+        if self._person:
+            self._person = False
+            return
+        if token in words.STATES and not (self.waiting and self._fresh):
+            return
+        last = self.waiting[-1] if self.waiting and self._fresh else None
+        if last is not None and (last.side or last.particle in words.TO_PLACE):
+            joined = [last]
+            for noun in reversed(self.waiting[:-1]):
+                if noun.particle not in words.JOINING:
+                    break
+                joined.insert(0, noun)
+            if not last.side:
+                last.link = words.LYING.get(stem)
+            for noun in joined:
+                noun.link = last.link
+            self._tell(joined)
+            return
+        if last is not None and last.particle in words.SUBJECT and stem in words.OWNING:
+            self.waiting.pop()
+            self.chunk = [*last.words[:-1], last.words[-1] + last.particle, token]
+            self.start = last.position
+            self.marks = last.marks
+            return
+        moved = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE
+        if last is not None and last.particle in (*words.OBJECT, *words.SUBJECT) and not moved:
+            self.waiting.pop()
+            return
+        if stem in words.USED and not moved:
+            return
+        self.word(token)
+
+    def chain(self, stems: tuple[str, ...]) -> None:
+        """A verb that the next word goes on with: 밀어 넣어."""
+        self.close("")
+        self._chain += stems
+
+    def spare(self) -> None:
+        """What was named stays as it is: "칼은 위험하니까 두고"."""
+        for noun in self._topic:
+            self._take(noun, Role.UNKNOWN, None, 0)
+        self._topic = []
+        for phrase in self.last:
+            phrase.role = Role.UNKNOWN
+
+    def verb(
+        self, verb: Verb, *, negated: bool, action: bool = True, question: bool = False
+    ) -> None:
+        """A verb settles every noun that waits."""
+        self.close("")
+        self._settle_sides()
+        if (self.marks and not self.waiting) or self.marks:
+            self._loose()
+        stems, self._chain = self._chain + verb.stems, ()
+        if stems[-1:] in (("하",), ("주",), ("부탁하",)) and self.waiting:
+            self._name_deed(self.waiting[-1])
+        nouns, self.waiting = self.waiting, []
+        directed, self._directed = self._directed, False
+        self._clear_next()
+        self._person = False
+        if not nouns and self._after_verb and set(stems) <= _AUXILIARY:
+            return
+        self._after_verb = True
+        quoted = any(noun.particle.endswith("라고") for noun in nouns)
+        if (
+            not negated
+            and not quoted
+            and (
+                verb.ending in (Ending.BECAUSE, Ending.FOR, Ending.IF)
+                or (verb.past and verb.ending is Ending.FINAL and not question)
+                or (bool(stems) and set(stems) <= _FEELINGS and not question)
             )
-            self.found.append(
-                Phrase(
-                    noun.text,
-                    _role(noun, particle, placing, states),
-                    (*noun.relations, *told),
-                    noun.many,
-                )
+        ):
+            if nouns:
+                self._topic = nouns
+            return
+        if (
+            verb.stems
+            and verb.stems[-1] in words.USING
+            and verb.ending is Ending.AND
+            and nouns
+            and not negated
+        ):
+            nouns[-1].particle = "로써"
+            self.waiting = nouns
+            return
+        settles = _Settle(self, nouns, stems, negated=negated, question=question)
+        if action and not negated and not settles.state:
+            idle = (
+                set(stems) <= _FEELINGS
+                or (not nouns and stems[:1] in _HELPED)
+                or (not nouns and not directed and set(stems) <= set(words.GOING))
             )
-        if not states:
-            self.pending.clear()
-        self.pending += [
-            Relation(where, tuple(first + n for n in landmarks))
-            for of, where, landmarks in telling
-            if of == len(self.waiting)
+            self._step += not idle
+        self.last = settles.settle()
+        if negated:
+            for phrase in self.either:  # "들거나 옮기지 마": neither
+                phrase.role = Role.UNKNOWN
+        self.either = []
+        self.guessed = False
+
+    def _name_deed(self, noun: _Noun) -> None:
+        """책상 정리 (좀 해줘): what is done is no part of the name."""
+        deed = f"{noun.words[-1]}하"
+        if len(noun.words) > 1 and (deed in words.ACTING or deed in words.PLACING):
+            noun.words = noun.words[:-1]
+
+    def end(self, *, listed: bool = True) -> None:
+        """The sentence ends without a verb: the phrases stand for themselves."""
+        self.close("")
+        asked = bool(self.waiting) and self.waiting[-1].particle == "좀"
+        self._settle_sides()
+        if self.marks:
+            self._loose()
+        if asked:
+            self.verb(Verb(("주",), Ending.FINAL), negated=False)
+        elif not listed and self.has_subject:
+            self.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
+        elif self._chain:
+            self.verb(Verb((), Ending.FINAL), negated=False)
+        for noun in self.waiting:
+            self._take(noun, Role.UNKNOWN, None, max(self._step, 1))
+        self.waiting = []
+        self._clear_next()
+        self._after_verb = False
+
+    def finish(self) -> list[Phrase]:
+        self.end()
+        if not self.found and self._topic:
+            for number, noun in enumerate(self._topic):
+                other = number or noun.particle in (*words.TO_PLACE, "말고", "의") or noun.side
+                role = Role.UNKNOWN if other else Role.TARGET
+                self._take(noun, role, None, 1).confidence = 0.4
+        self.found.sort(key=lambda phrase: phrase.position)
+        relate(self.found)
+        return self.found
+
+    def _take(self, noun: _Noun, role: Role, link: Link | None, step: int) -> Phrase:
+        phrase = Phrase(
+            noun.text,
+            role,
+            position=noun.position,
+            step=max(step, 1),
+            link=link,
+            which=noun.which,
+            rank=noun.rank,
+            many=noun.many,
+            confidence=_GUESS if self.guessed else 1.0,
+            same=noun.same,
+        )
+        if noun.same is not None:
+            phrase.which, phrase.rank = noun.same.which, noun.same.rank
+        for mark in noun.marks:
+            told = self._take(mark, Role.UNKNOWN, mark.link, step)
+            told.of = phrase
+        self.found.append(phrase)
+        return phrase
+
+
+class _Settle:
+    """The roles of the nouns before one verb."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        nouns: list[_Noun],
+        stems: tuple[str, ...],
+        *,
+        negated: bool,
+        question: bool,
+    ) -> None:
+        self.reader = reader
+        core = [stem for stem in stems if stem not in _HELPING] or list(stems)
+        self.stems = tuple(core)
+        self.negated = negated
+        self.nouns = nouns
+        self.state = question or bool(stems and stems[-1] in _STATES)
+        stems = self.stems
+        self.going = bool(stems) and set(stems) <= set(words.GOING)
+        self.placing = any(stem in words.PLACING for stem in stems) and not self.state
+        self.seeing = any(stem in _SEEING for stem in stems)
+        self.covering = bool(stems) and stems[-1].startswith(words.COVERING)
+
+    def settle(self) -> list[Phrase]:
+        reader = self.reader
+        nouns = self._split()
+        roles = [self._role(noun, self._particle(number)) for number, noun in enumerate(nouns)]
+        step = reader._step
+        taken: list[tuple[_Noun, Role, Phrase]] = []
+        for noun, (role, link) in zip(nouns, roles, strict=True):
+            taken.append((noun, role, reader._take(noun, role, link, step)))
+        targets = [phrase for _, role, phrase in taken if role is Role.TARGET]
+        if (
+            not targets
+            and reader._topic
+            and not self.state
+            and not self.negated
+            and not self.going
+        ):
+            targets = self._promote(step)
+        for noun in reader._among:
+            reader._take(noun, Role.UNKNOWN, None, step)
+        reader._among = []
+        if not self.negated and not self.state:
+            reader._topic = []
+        for number, (noun, role, phrase) in enumerate(taken):
+            if role is Role.PLACE or (
+                role is Role.UNKNOWN
+                and self.state
+                and (noun.side or noun.particle in words.TO_PLACE)
+            ):
+                before = [p for _, r, p in taken[:number] if r is Role.TARGET]
+                phrase.of = before[-1] if before else (targets[0] if targets else None)
+                if phrase.of is None and role is Role.PLACE:
+                    phrase.of = reader._target
+        if targets and not self.negated:
+            reader._target = targets[-1]
+        elif self.going and not self.negated:
+            places = [phrase for _, role, phrase in taken if role is Role.PLACE]
+            reader._target = reader._target or (places[-1] if places else None)
+        return [phrase for _, _, phrase in taken] + [
+            t for t in targets if t not in [p for *_, p in taken]
         ]
-        self.waiting.clear()
 
-    def _telling(self, states: bool) -> list[tuple[int, Where, list[int]]]:
-        """(number of the noun told apart, how, by which nouns); past the last one: the next."""
-        telling = []
-        for i, noun in enumerate(self.waiting):
-            last = i + 1 == len(self.waiting)
-            described = states and last and (noun.side or noun.particle in words.TO_PLACE)
-            source = not noun.side and noun.particle in words.FROM_PLACE and not last
-            if not (described or source or noun.tells):
-                continue
-            where = noun.where if noun.side else Where.ON
-            if where is not None:
-                landmarks = [i]
-                if where is Where.BETWEEN and i and self.waiting[i - 1].side:
-                    landmarks.insert(0, i - 1)
-                telling.append((i + 1, where, landmarks))
-        return telling
+    def _promote(self, step: int) -> list[Phrase]:
+        """What a reason or a condition named is what the verb acts on: 공이 보이면 주워."""
+        reader = self.reader
+        promoted: list[Phrase] = []
+        for noun in reader._topic:
+            place = noun.side or noun.particle in words.TO_PLACE
+            phrase = reader._take(
+                noun,
+                Role.UNKNOWN if place or promoted else Role.TARGET,
+                noun.link if place else None,
+                step,
+            )
+            if not place and not promoted:
+                promoted.append(phrase)
+        for phrase in reader.found[-len(reader._topic) :]:
+            if phrase.role is Role.UNKNOWN and promoted and phrase not in promoted:
+                phrase.of = phrase.of or promoted[0]
+        reader._topic = []
+        return promoted
 
-    def rank(self, rank: int) -> None:
-        """왼쪽에서 두 번째: of the side that has just been read."""
-        if self.pending and not self.pending[-1].landmarks:
-            self.pending[-1] = replace(self.pending[-1], rank=rank)
+    def _particle(self, number: int) -> str:
+        """The noun's particle; of joined nouns that of the last."""
+        particle = self.nouns[number].particle
+        if particle in words.JOINING or particle == ",":
+            for noun in self.nouns[number + 1 :]:
+                if noun.particle not in words.JOINING and noun.particle != ",":
+                    return noun.particle if not noun.side else "을"
+            return ""
+        return particle
 
-    def end(self) -> None:
-        """No verb came: the phrases stand for themselves."""
-        first = len(self.found)
-        self.verb(placing=False, states=False)
-        for i in range(first, len(self.found)):
-            self.found[i] = self.found[i]._replace(role=Role.UNKNOWN)
-        self.pending.clear()
+    def _split(self) -> list[_Noun]:
+        """People leave 을 out: "파란 병 쓰레기통에 버려" names two things."""
+        named = any(
+            not noun.side
+            and (
+                not noun.particle
+                or noun.particle
+                in (*words.OBJECT, *words.TOPIC, *words.SUBJECT, ",", *words.JOINING)
+            )
+            for noun in self.nouns
+        )
+        if named or self.reader._target is not None or not self.placing or self.reader._topic:
+            return self.nouns
+        result: list[_Noun] = []
+        for noun in self.nouns:
+            goal = noun.particle in (*words.TO_PLACE, *words.TOWARDS)
+            at = _second(noun.words)
+            if goal and at and not result:
+                first = _Noun(noun.words[:at], noun.position, "", noun.which, noun.rank, noun.many)
+                rest = _Noun(noun.words[at:], noun.position + 1, noun.particle)
+                first.marks, rest.link, rest.side = noun.marks, noun.link, noun.side
+                result += [first, rest]
+            else:
+                result.append(noun)
+        self.nouns = result
+        return result
+
+    def _role(self, noun: _Noun, particle: str) -> tuple[Role, Link | None]:
+        if particle == "말고":
+            return Role.UNKNOWN, noun.link
+        if particle == "지나":
+            return Role.UNKNOWN, noun.link
+        if particle == "로써":
+            return Role.UNKNOWN, Link.WITH
+        if particle in words.LIKENESS:
+            return Role.UNKNOWN, None
+        if self.negated:
+            link = noun.link
+            if not noun.side and particle in words.FROM_PLACE:
+                link = Link.FROM
+            elif not noun.side and particle in words.TO_PLACE:
+                link = self._lies()
+            return Role.UNKNOWN, link
+        if particle == "의":
+            return Role.UNKNOWN, noun.link
+        if particle in words.FROM_PLACE:
+            if noun.side:
+                waits = self.going and noun.link is not Link.FROM
+                return (Role.PLACE if waits else Role.UNKNOWN), noun.link
+            return Role.UNKNOWN, Link.FROM
+        if noun.side and noun.link is Link.FROM:
+            return Role.UNKNOWN, Link.FROM
+        if particle in words.TO_PERSON:
+            return Role.PLACE, Link.TO
+        if particle in words.TOWARDS:
+            return self._towards(noun)
+        if particle in words.TO_PLACE:
+            if self.state or self.seeing:
+                return Role.UNKNOWN, noun.link
+            if self.placing or self.going or self._gives():
+                if noun.link is not None:
+                    return Role.PLACE, noun.link
+                return Role.PLACE, self._lies()
+            if any(stem in words.TO_STEMS for stem in self.stems):
+                return Role.PLACE, noun.link or Link.TO
+            if noun.side or (self.stems and self.stems[-1] in _TAKING):
+                return Role.UNKNOWN, noun.link
+            return Role.PLACE if self._has_object() else Role.UNKNOWN, noun.link or self._lies()
+        if noun.side:
+            return Role.UNKNOWN, noun.link
+        return Role.TARGET, None
+
+    def _towards(self, noun: _Noun) -> tuple[Role, Link | None]:
+        """로: where to, or what with."""
+        if noun.side and not self._acts_on_another(noun) and not self.going:
+            return Role.TARGET, None  # 의자 뒤로 빼
+        if noun.side:
+            moves = self.placing or self.going or self._moves()
+            return (Role.PLACE if moves else Role.UNKNOWN), noun.link
+        tool = noun.words[-1] in words.TOOLS
+        if (
+            self.stems
+            and self.stems[-1] in ("주", "골라주", "선택하", "하", "바꾸", "갈", "고르")
+            and not tool
+        ):
+            return Role.TARGET, None
+        if self.covering or not (self._moves() or self.going):
+            return Role.UNKNOWN, Link.WITH
+        goal = any(
+            other is not noun and other.particle in (*words.TO_PLACE, *words.TOWARDS)
+            for other in self.nouns
+        )
+        if tool and (goal or not any(stem in ("옮기", "가", "가져가") for stem in self.stems)):
+            return Role.UNKNOWN, Link.WITH
+        return Role.PLACE, Link.TO
+
+    def _moves(self) -> bool:
+        return any(stem in words.MOVING for stem in self.stems)
+
+    def _acts_on_another(self, noun: _Noun) -> bool:
+        """Tell whether something else is acted on, here or before."""
+        named = any(
+            other is not noun and not other.side and other.particle not in words.FROM_PLACE
+            for other in self.nouns
+        )
+        known = self.reader._target is not None or bool(self.reader._topic)
+        return named or known or noun.link in (Link.TO, Link.NEAR, Link.NEXT_TO, Link.IN)
+
+    def _has_object(self) -> bool:
+        return any(noun.particle in words.OBJECT or not noun.particle for noun in self.nouns)
+
+    def _gives(self) -> bool:
+        """화분에 물을 줘."""
+        return "주" in self.stems and any(n.particle in words.OBJECT for n in self.nouns)
+
+    def _lies(self) -> Link | None:
+        """How 에 lies after this verb: 넣어 in, 놓아 on."""
+        for stem in self.stems:
+            if stem in words.AGAINST_STEMS:
+                return Link.AGAINST
+        main = [stem for stem in self.stems if stem not in ("놓", "두")] or list(self.stems)
+        for stem in (*reversed(main), *self.stems):
+            if stem in words.IN_STEMS:
+                return Link.IN
+            if (stem in words.TO_STEMS and stem != "주") or self.going:
+                return Link.TO
+            if stem in words.PLACING:
+                return Link.ON
+        return Link.TO if "주" in self.stems else Link.ON
 
 
-def _role(noun: _Noun, particle: str, placing: bool, states: bool) -> Role:
-    if noun.side or particle in words.TO_PLACE:
-        to_place = particle in words.TO_PLACE
-        return Role.PLACE if placing and to_place and not states else Role.UNKNOWN
-    if states:
-        return Role.UNKNOWN
-    if particle in words.OBJECT or particle in words.SUBJECT or not particle:
-        return Role.TARGET
-    return Role.UNKNOWN
+def _second(text: list[str]) -> int:
+    """Where the second of two nouns begins in their words; 0: there is only one."""
+    for number in range(1, len(text)):
+        before, word = text[number - 1], text[number]
+        if word in words.MODIFIERS and before not in words.MODIFIERS:
+            return number
+    at = len(text) - 1
+    while at > 0 and text[at - 1] in words.MODIFIERS:
+        at -= 1
+    return at

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siglip_perception.types import GroundedObject, Grounding, TokenDtype, TokenGrid, UInt8Array
+from siglip_perception.types import (
+    GroundedObject,
+    Grounding,
+    Mention,
+    TokenDtype,
+    TokenGrid,
+    UInt8Array,
+)
 
 # TokenSequence's constants.
 DTYPE_CODES: dict[TokenDtype, int] = {"float32": 0, "float16": 1, "bfloat16": 2}
@@ -26,7 +33,7 @@ class MessageTypes:
     """The message classes of one ROS library.
 
     uint8_array: C-contiguous ndarray of any dtype -> what a uint8[] field of these classes takes.
-    float32_array: floats -> what a float32[] field takes.
+    float32_array: floats -> what a float32[] field takes. uint32_array: the same of uint32[].
     """
 
     Header: type[Any]
@@ -37,8 +44,10 @@ class MessageTypes:
     TokenSequence: type[Any]
     GroundedObject: type[Any]
     GroundedObjectArray: type[Any]
+    Mention: type[Any]
     uint8_array: Callable[[npt.NDArray[Any]], Any]
     float32_array: Callable[[Sequence[float]], Any]
+    uint32_array: Callable[[Sequence[int]], Any]
 
 
 def as_array(values: npt.NDArray[Any]) -> array.array[int]:
@@ -56,6 +65,11 @@ def as_float_array(values: Sequence[float]) -> array.array[float]:
     return array.array("f", values)
 
 
+def as_uint_array(values: Sequence[int]) -> array.array[int]:
+    """Integers as array.array("I"), for rclpy."""
+    return array.array("I", values)
+
+
 def as_ndarray(values: npt.NDArray[Any]) -> UInt8Array:
     """The bytes of a C-contiguous ndarray as a flat uint8 ndarray (a view), for rosbags."""
     return values.reshape(-1).view(np.uint8)
@@ -64,6 +78,11 @@ def as_ndarray(values: npt.NDArray[Any]) -> UInt8Array:
 def as_float_ndarray(values: Sequence[float]) -> npt.NDArray[np.float32]:
     """Floats as a flat float32 ndarray, for rosbags."""
     return np.array(values, np.float32)
+
+
+def as_uint_ndarray(values: Sequence[int]) -> npt.NDArray[np.uint32]:
+    """Integers as a flat uint32 ndarray, for rosbags."""
+    return np.array(values, np.uint32)
 
 
 def rosbags_types(store: Any) -> MessageTypes:
@@ -78,8 +97,10 @@ def rosbags_types(store: Any) -> MessageTypes:
         TokenSequence=types["siglip_perception_msgs/msg/TokenSequence"],
         GroundedObject=types["siglip_perception_msgs/msg/GroundedObject"],
         GroundedObjectArray=types["siglip_perception_msgs/msg/GroundedObjectArray"],
+        Mention=types["siglip_perception_msgs/msg/Mention"],
         uint8_array=as_ndarray,
         float32_array=as_float_ndarray,
+        uint32_array=as_uint_ndarray,
     )
 
 
@@ -111,6 +132,8 @@ def objects_message(types: MessageTypes, header: Any, grounding: Grounding) -> A
         presence=types.float32_array(grounding.presence),
         objects=[_object_message(types, found) for found in grounding.objects],
         mask=mask_message(types, header, grounding.mask),
+        mentions=[_mention_message(types, mention) for mention in grounding.mentions],
+        confidence=float(grounding.confidence),
     )
 
 
@@ -150,4 +173,19 @@ def _object_message(types: MessageTypes, found: GroundedObject) -> Any:
         lost=float(found.lost),
         position=types.Point(**position),
         extent=types.Vector3(**extent),
+        mentions=types.uint32_array(found.mentions),
+    )
+
+
+def _mention_message(types: MessageTypes, mention: Mention) -> Any:
+    return types.Mention(
+        phrase=mention.phrase,
+        role=int(mention.role),
+        step=min(mention.step, 255),
+        relation="" if mention.link is None else mention.link.value,
+        of=-1 if mention.of is None else mention.of,
+        which=mention.which,
+        rank=min(mention.rank, 255),
+        many=mention.many,
+        confidence=float(mention.confidence),
     )

@@ -11,7 +11,12 @@ import numpy as np
 from geometry_msgs.msg import Point, Vector3
 from rclpy.logging import get_logger
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
-from siglip_perception_msgs.msg import GroundedObject, GroundedObjectArray, TokenSequence
+from siglip_perception_msgs.msg import (
+    GroundedObject,
+    GroundedObjectArray,
+    Mention,
+    TokenSequence,
+)
 from std_msgs.msg import Header
 
 from siglip_perception.config import Settings
@@ -19,7 +24,7 @@ from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import check_size
 from siglip_perception.images.decode import convert, decode_compressed
 from siglip_perception.images.encodings import ENCODINGS, refused_encoding
-from siglip_perception.messages.wire import MessageTypes, as_array, as_float_array
+from siglip_perception.messages.wire import MessageTypes, as_array, as_float_array, as_uint_array
 from siglip_perception.types import Frame, Grounding, UInt8Array
 
 NANOSECONDS = 1_000_000_000
@@ -36,8 +41,10 @@ def rclpy_types() -> MessageTypes:
         TokenSequence=TokenSequence,
         GroundedObject=GroundedObject,
         GroundedObjectArray=GroundedObjectArray,
+        Mention=Mention,
         uint8_array=as_array,
         float32_array=as_float_array,
+        uint32_array=as_uint_array,
     )
 
 

@@ -132,13 +132,13 @@ class Listener:
                 state,
                 state="no_phrase",
                 level=Level.WARN,
-                detail="the instruction names no object; tokens go on without objects",
+                detail=f"{instruction.explanation} Tokens go on without objects.",
             )
         try:
             self.query = query = encode(instruction, number)
         except PerceptionError as error:  # this model cannot ground, and will not later
             return replace(state, state="no_grounding", level=Level.WARN, detail=str(error))
-        warnings = []
+        warnings = [instruction.explanation] if instruction.explanation else []
         if instruction.changed:
             warnings.append("control, bidi or special-token text was taken out, or it was cut")
         if any(query.truncated):

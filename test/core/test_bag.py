@@ -617,6 +617,37 @@ def test_no_bag_no_metadata_and_no_images(pipeline: Pipeline, tmp_path: Path) ->
         replay.replay(tmp_path / "words", tmp_path / "out", pipeline)
 
 
+def test_an_instruction_that_names_nothing_is_explained(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    write_bag(tmp_path / "in", [("/image", RAW, stamp(0), raw_image(0))])
+    options = replay.ReplayOptions(instruction="open it")
+    summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    assert list(summary.doubts) == ["open it"]
+    assert '"open" is read as what to do' in summary.doubts["open it"]
+    assert summary.objects == 0
+
+
+def test_objects_say_how_the_instruction_was_read(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_bag(tmp_path / "in", [("/image", RAW, stamp(0), raw_image(0))])
+    options = replay.ReplayOptions(instruction="open the red cup and put the plate in it")
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
+    (message,) = messages(tmp_path / "out", OBJECTS)
+    read = [
+        (message.phrases[m.phrase], m.role, m.step, m.relation, m.of) for m in message.mentions
+    ]
+    assert read == [
+        ("red cup", 1, 1, "", -1),
+        ("plate", 1, 2, "", -1),
+        ("red cup", 2, 2, "in", 1),
+    ]
+    assert message.confidence == 1.0
+    for found in message.objects:
+        assert all(
+            message.phrases[message.mentions[i].phrase] == found.phrase for i in found.mentions
+        )
+
+
 def test_a_refused_first_instruction_is_an_error(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     with pytest.raises(InstructionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,17 @@ import pytest
 import torch
 
 from siglip_perception.bags import replay
-from siglip_perception.client import TokensError, expect, tokens_to_numpy, tokens_to_torch
+from siglip_perception.client import (
+    TokensError,
+    expect,
+    mentions,
+    objects_of,
+    tokens_to_numpy,
+    tokens_to_torch,
+)
+from siglip_perception.language.instruction import parse
 from siglip_perception.messages import wire
-from siglip_perception.types import TokenDtype, TokenGrid
+from siglip_perception.types import Box, GroundedObject, Grounding, Role, TokenDtype, TokenGrid
 
 VALUES = np.arange(24, dtype=np.float32).reshape(6, 4) / 3 - 2
 
@@ -130,3 +139,24 @@ def test_the_first_mismatch_is_named(wanted: dict[str, Any], said: str) -> None:
 def test_an_expectation_that_makes_no_sense_is_refused_at_once(wanted: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="12 to 64 hex digits"):
         expect(**wanted)
+
+
+def test_the_reading_of_an_instruction_comes_back_with_its_objects() -> None:
+    """What parse() says goes through a bag's bytes and is the same again, but for relations."""
+    read = parse("open the left drawer and put the bowl in it")
+    drawer = GroundedObject("drawer", 0.9, 2.0, Box(0, 0, 4, 4), 0.1, Role.TARGET, mentions=(0, 2))
+    bowl = GroundedObject("bowl", 0.8, 1.0, Box(5, 5, 4, 4), 0.1, Role.TARGET, mentions=(1,))
+    grounding = Grounding(
+        read.text, 1, read.phrases, (0.9, 0.8), (drawer, bowl), "c", None, read.mentions
+    )
+    store = replay.typestore()
+    types = wire.rosbags_types(store)
+    time = store.types["builtin_interfaces/msg/Time"](sec=1, nanosec=2)
+    sent = wire.objects_message(types, types.Header(stamp=time, frame_id="c"), grounding)
+    kind = "siglip_perception_msgs/msg/GroundedObjectArray"
+    message = store.deserialize_cdr(store.serialize_cdr(sent, kind), kind)
+    heard = mentions(message)
+    assert heard == tuple(replace(mention, relations=()) for mention in read.mentions)
+    place = next(i for i, mention in enumerate(heard) if mention.role is Role.PLACE)
+    assert (heard[place].step, heard[place].of) == (2, 1)
+    assert [found.phrase for found in objects_of(message, place)] == ["drawer"]

@@ -18,7 +18,7 @@ from siglip_perception.language.instruction import (
     parse,
     sanitise,
 )
-from siglip_perception.types import Mention, Role, Where
+from siglip_perception.types import Link, Mention, Role, Where
 
 _SPATIAL = [
     *("the", "left", "right", "of", "to", "cup", "bowl", "on", "between", "and", "put", "pick"),
@@ -114,7 +114,7 @@ def test_these_sentences_are_read_right(sentence: str, expected: list[tuple[str,
         ("get the nearest bottle", [("bottle", Where.NEAR, (), 1)]),
         ("the cup between the plate and the bowl", [("cup", Where.BETWEEN, ("plate", "bowl"), 1)]),
         ("put the cup that is on the book into the box", [("cup", Where.ON, ("book",), 1)]),
-        ("give me the biggest cup", [("biggest cup", Where.LARGEST, (), 1)]),
+        ("give me the biggest cup", [("cup", Where.LARGEST, (), 1)]),
         (
             "stack the left block on the right block",
             [("block", Where.LEFT, (), 1), ("block", Where.RIGHT, (), 1)],
@@ -179,7 +179,12 @@ def test_phrases_are_named_once_and_a_known_role_wins() -> None:
         "red cup. put the Red Cup on the plate.",
         ("red cup", "plate"),
         (Role.TARGET, Role.PLACE),
-        mentions=(Mention(0), Mention(0, Role.TARGET), Mention(1, Role.PLACE)),
+        mentions=(
+            Mention(0),
+            Mention(0, Role.TARGET),
+            Mention(1, Role.PLACE, link=Link.ON, of=1),
+        ),
+        verbs=("put",),
     )
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from siglip_perception.grounding.relations import assign, with_roles
+from siglip_perception.grounding.relations import Meaning, assign, with_roles
 from siglip_perception.language.instruction import parse
 from siglip_perception.types import Box, GroundedObject, Role
 
@@ -122,6 +122,22 @@ def test_with_depth_near_is_near() -> None:
 
 
 def test_largest_and_smallest() -> None:
-    cups = [thing("biggest cup", 100, 300, 40), thing("biggest cup", 300, 300, 90)]
+    cups = [thing("cup", 100, 300, 40), thing("cup", 300, 300, 90)]
     assert meant("pick up the biggest cup", *cups) == [(300, "T")]
-    assert assign(cups, ("biggest cup",), (), WIDTH, HEIGHT) == {0: Role.UNKNOWN, 1: Role.UNKNOWN}
+    unknown = Meaning(Role.UNKNOWN)
+    assert assign(cups, ("cup",), (), WIDTH, HEIGHT) == {0: unknown, 1: unknown}
+
+
+def test_an_object_tells_which_mentions_mean_it() -> None:
+    """The drawer is opened first, and is where the bowl goes then: two mentions of one object."""
+    drawers = [thing("drawer", 100, 300), thing("drawer", 400, 300)]
+    asked = parse("open the left drawer and put the bowl in it")
+    objects = [*drawers, thing("bowl", 500, 300)]
+    chosen = assign(objects, asked.phrases, asked.mentions, WIDTH, HEIGHT)
+    found = with_roles(objects, chosen)
+    assert [(item.phrase, item.role, item.mentions) for item in found] == [
+        ("drawer", Role.TARGET, (0, 2)),
+        ("bowl", Role.TARGET, (1,)),
+    ]
+    steps = [[asked.mentions[number].step for number in item.mentions] for item in found]
+    assert steps == [[1, 2], [2]]

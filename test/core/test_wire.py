@@ -15,7 +15,16 @@ import pytest
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from siglip_perception.messages import wire
-from siglip_perception.types import Box, GroundedObject, Grounding, Role, TokenDtype, TokenGrid
+from siglip_perception.types import (
+    Box,
+    GroundedObject,
+    Grounding,
+    Link,
+    Mention,
+    Role,
+    TokenDtype,
+    TokenGrid,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF = np.array([[0.5, -2.0, 1.0], [3.0, 0.0, -0.25]], np.float16)
@@ -27,11 +36,26 @@ GROUNDING = Grounding(
     objects=(
         GroundedObject("red cup", 0.75, 1.25, Box(3, 4, 5, 6), 0.25, Role.TARGET),
         GroundedObject(
-            "red cup", 0.5, 0.0, Box(0, 0, 1, 1), 0.01, Role.UNKNOWN, 9, 0.25, (1, 2, 3), (4, 5, 6)
+            "red cup",
+            0.5,
+            0.0,
+            Box(0, 0, 1, 1),
+            0.01,
+            Role.UNKNOWN,
+            9,
+            0.25,
+            (1, 2, 3),
+            (4, 5, 6),
+            mentions=(0, 1),
         ),
     ),
     contract="tabletop",
     mask=np.arange(12, dtype=np.uint8).reshape(3, 4),
+    mentions=(
+        Mention(0, Role.TARGET, many=True, which="left", rank=2),
+        Mention(1, Role.PLACE, step=3, link=Link.LEFT_OF, of=0, confidence=0.75),
+    ),
+    confidence=0.75,
 )
 
 
@@ -118,6 +142,13 @@ def test_objects(library: Library) -> None:
     assert (box.x_offset, box.y_offset, box.width, box.height) == (3, 4, 5, 6)
     assert not box.do_rectify
     assert (first.role, first.id, second.role) == (1, 0, 0)
+    assert (list(first.mentions), list(second.mentions)) == ([], [0, 1])
+    told, place = message.mentions
+    assert (told.phrase, told.role, told.step, told.many) == (0, 1, 1, True)
+    assert (told.relation, told.of, told.which, told.rank) == ("", -1, "left", 2)
+    assert (place.phrase, place.role, place.step, place.many) == (1, 2, 3, False)
+    assert (place.relation, place.of, place.which, place.rank) == ("left of", 0, "", 0)
+    assert (told.confidence, place.confidence, message.confidence) == (1.0, 0.75, 0.75)
     assert math.isnan(first.position.x)
     assert math.isnan(first.extent.z)
     assert (second.id, second.lost) == (9, 0.25)

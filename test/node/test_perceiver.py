@@ -180,6 +180,7 @@ def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:
         ("a" * 1_000_000, "instruction_rejected", Level.WARN, ""),
         ("\ufdfa" * 60, "instruction_rejected", Level.WARN, ""),
         ("<s></s>", "no_instruction", Level.WARN, "special-token"),
+        ("open it", "no_phrase", Level.WARN, '"open" is read as what to do. Name one'),
     ],
 )
 def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
@@ -193,6 +194,16 @@ def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
     bench.serve()
     assert bench.outputs.published[0][1].grounding is None
     assert bench.ledger.counts().published == 1
+
+
+def test_a_guess_is_answered_with_a_warning_that_says_how_it_was_read(bench: Bench) -> None:
+    bench.perceiver.hear("prends la tasse rouge sur la table")
+    found = bench.perceiver.instruction_state
+    assert (found.state, found.level) == ("instruction", Level.WARN)
+    assert "is a guess" in found.detail
+    assert "parameter phrases" in found.detail
+    bench.perceiver.hear("take the red cup")
+    assert bench.perceiver.instruction_state.level == Level.OK
 
 
 def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench) -> None:

@@ -1,0 +1,945 @@
+"""English noun phrases, what is said of them, and the prepositions before them."""
+
+from __future__ import annotations
+
+import re
+
+from siglip_perception.language import english_words as words
+from siglip_perception.language.english_clauses import Clause, Noun, Place
+from siglip_perception.language.english_tokens import ENDS, Token, is_gerund, verb_of
+from siglip_perception.types import Link
+
+DIGITS = re.compile(r"\d+(?:\.\d+)?")
+_GLUED_UNIT = re.compile(
+    r"\d+(?:\.\d+)?(?:°|%|x|deg|degrees?|cm|mm|m|km|inch|inches|ft|s|sec|secs|ms|min|mins|hz|rad)"
+)
+_GLUED_MEASURE = re.compile(r"\d+(?:\.\d+)?(?:ml|l|g|kg|oz|lbs?)")
+_LISTS = (
+    words.DETERMINERS,
+    frozenset(words.PREPOSITIONS),
+    words.PERSONS,
+    words.ANAPHORS,
+    words.CONJUNCTIONS,
+    words.NEGATIONS,
+    words.EXCEPTIONS,
+    words.AUXILIARIES,
+    words.ASIDES,
+    words.WHEN,
+    words.QUESTIONS,
+    words.FILLERS,
+)
+# "can" is closed only where a subject follows.
+CLOSED = frozenset().union(*_LISTS) - {"can"}
+# They come before a noun phrase: an unknown first word before one of them is a verb.
+OPENERS = (words.ARTICLES | words.DEMONSTRATIVES | words.POSSESSIVES | words.QUANTIFIERS) | {
+    "me",
+    "him",
+    "us",
+    "them",
+    "it",
+}
+_WAYS = words.DIRECTIONS | words.PARTICLES
+# Of these relations one word or several, the longest first.
+_PHRASES: dict[tuple[str, ...], tuple[str, Link | None]] = {
+    tuple(text.split()): (word, link)
+    for text, word, link in (
+        ("next to", "next", Link.NEXT_TO),
+        ("adjacent to", "next", Link.NEXT_TO),
+        ("by the side of", "next", Link.NEXT_TO),
+        ("side by side with", "next", Link.NEXT_TO),
+        ("in line with", "next", Link.NEXT_TO),
+        ("on either side of", "next", Link.NEXT_TO),
+        ("close to", "near", Link.NEAR),
+        ("closer to", "closer", Link.NEAR),
+        ("near to", "near", Link.NEAR),
+        ("nearer to", "closer", Link.NEAR),
+        ("nearer", "closer", Link.NEAR),
+        ("nearest to", "nearest", Link.NEAR),
+        ("closest to", "nearest", Link.NEAR),
+        ("nearest", "nearest", Link.NEAR),
+        ("closest", "nearest", Link.NEAR),
+        ("in the vicinity of", "near", Link.NEAR),
+        ("in the direction of", "to", Link.TO),
+        ("far from", "away", Link.FAR_FROM),
+        ("far away from", "away", Link.FAR_FROM),
+        ("farther from", "away", Link.FAR_FROM),
+        ("further from", "away", Link.FAR_FROM),
+        ("farther away from", "away", Link.FAR_FROM),
+        ("further away from", "away", Link.FAR_FROM),
+        ("farthest from", "away", Link.FAR_FROM),
+        ("furthest from", "away", Link.FAR_FROM),
+        ("away from", "away", Link.FAR_FROM),
+        ("clear of", "away", Link.FAR_FROM),
+        ("in front of", "front", Link.IN_FRONT_OF),
+        ("on top of", "on", Link.ON),
+        ("out of", "out", Link.FROM),
+        ("out from", "out", Link.FROM),
+        ("from inside", "out", Link.FROM),
+        ("from within", "out", Link.FROM),
+        ("from under", "out", Link.FROM),
+        ("from underneath", "out", Link.FROM),
+        ("from behind", "out", Link.FROM),
+        ("from beneath", "out", Link.FROM),
+        ("from between", "out", Link.FROM),
+        ("from on top of", "out", Link.FROM),
+        ("from out of", "out", Link.FROM),
+        ("off of", "off", Link.FROM),
+        ("off from", "off", Link.FROM),
+        ("inside of", "in", Link.IN),
+        ("outside of", "to", Link.TO),
+        ("in between", "between", Link.BETWEEN),
+        ("in the middle of", "in", Link.IN),
+        ("across from", "to", Link.TO),
+        ("opposite to", "to", Link.TO),
+        ("with the help of", "with", Link.WITH),
+        ("with the use of", "with", Link.WITH),
+        ("by means of", "with", Link.WITH),
+        ("with respect to", "to", None),
+        ("relative to", "to", None),
+        ("due to", "because", None),
+        ("because of", "because", None),
+        ("according to", "because", None),
+        ("as far as", "to", Link.TO),
+        ("back to back with", "next", Link.NEXT_TO),
+        ("up to", "to", Link.TO),
+        ("back to", "to", Link.TO),
+        ("over by", "next", Link.NEXT_TO),
+    )
+}
+_STARTS = {phrase[0] for phrase in _PHRASES}
+
+
+def is_adverb(word: str) -> bool:
+    return word.endswith("ly") and len(word) > 4 and word not in words.NO_ADVERBS
+
+
+def is_content(word: str) -> bool:
+    """Tell whether a word, taken by itself, can be part of a noun's name."""
+    return bool(word) and word[0].isalnum() and word not in CLOSED and not is_adverb(word)
+
+
+def _is_name(word: str) -> bool:
+    """As is_content, and it does not say which way."""
+    return is_content(word) and word not in words.DIRECTIONS - {
+        "flat",
+        "straight",
+        "left",
+        "right",
+    }
+
+
+class NounReader:
+    """Reads noun phrases and places; every method takes a position, returns the one after it."""
+
+    def __init__(self, found: list[Token]) -> None:
+        self.said = [token.said for token in found]
+        self.words = [token.word for token in found]
+        self.count = len(found)
+
+    def at(self, i: int) -> str:
+        return self.words[i] if 0 <= i < self.count else ""
+
+    # Amounts
+
+    def amount(self, i: int) -> int:
+        """How many words of an amount stand here: "10 cm", "three times", "a bit"."""
+        j = i
+        word = self.at(j)
+        if word == "all" and self.at(j + 1) == "the" and self.at(j + 2) == "way":
+            return 3
+        if (word, self.at(j + 1)) in _IDIOMS:
+            return 2
+        if _GLUED_UNIT.fullmatch(word):
+            return 1
+        if _GLUED_MEASURE.fullmatch(word):
+            return 1 + (self.at(j + 1) == "of")
+        if word in (
+            "about",
+            "around",
+            "approximately",
+            "roughly",
+            "another",
+            "exactly",
+            "by",
+            "for",
+        ):
+            if self.at(j + 1) in words.NUMBERS or DIGITS.fullmatch(self.at(j + 1)):
+                rest = self.amount(j + 1)
+                return rest + 1 if rest else 0
+            if word != "another":
+                return 0
+        start = j
+        while (
+            (j > start and tuple(self.words[j : j + 3]) == ("and", "a", "half"))
+            or self.at(j) in words.NUMBERS
+            or DIGITS.fullmatch(self.at(j))
+            or self.at(j) in ("half", "few", "several", "couple", "quarter", "another")
+            or (self.at(j) in ("a", "an", "the") and j == start)
+            or (self.at(j) == "of" and self.at(j - 1) in ("couple", "quarter", "half"))
+            or (self.at(j) == "full" and j > start)
+            or (self.at(j) == "-" and j > start)
+            or (self.at(j) == "more" and j > start and self.at(j - 1) not in ("a", "the"))
+            or (self.at(j) in ("a", "an") and self.at(j - 1) in ("half", "of"))
+        ):
+            j += 2 * (self.at(j) == "and")
+            j += 1
+        if j == start:
+            return 0
+        unit = self.at(j)
+        only_article = j == start + 1 and self.at(start) in ("a", "an", "the")
+        if only_article:
+            if self.at(start) == "the" or unit not in words.SINGLE_UNITS:
+                return 0
+            if unit in ("little", "second", "minute") and _is_name(self.at(j + 1)):
+                return 0
+            if unit in ("bit", "little") and self.at(j + 1) == "bit":
+                j += 1
+            if self.at(j + 1) == "of":
+                return 0
+            j += 1 + (self.at(j + 1) in ("more", "further", "longer"))
+            return j - start
+        if unit in words.UNITS and unit not in ("in", "more", "little"):
+            if unit == "circles" and self.at(j + 1) == "":
+                return 0
+            return j + 1 - start + (self.at(j + 1) == "more")
+        if unit in words.MEASURES:
+            return j + 1 - start + (self.at(j + 1) == "of")
+        return 0
+
+    # Noun phrases
+
+    def noun(self, i: int, end: int | None = None) -> tuple[Noun | None, int]:
+        """The noun phrase that begins here, without what follows it to describe it."""
+        limit = self.count if end is None else end
+        j = i
+        word = self.at(j)
+        following = self.at(j + 1)
+        if (word, following) in (("one", "another"), ("each", "other")):
+            return Noun("", i, thing=False), j + 2
+        if word in words.PERSONS and not (word == "her" and is_content(following)):
+            return Noun("", i, thing=False), j + 1
+        if word in ("it", "them", "they", "itself", "themselves"):
+            return Noun("", i, thing=False, it="them" if word in ("them", "they") else "it"), j + 1
+        if word in words.DEMONSTRATIVES and not (
+            is_content(following)
+            or following in words.NUMBERS
+            or following in words.QUANTIFIERS
+            or following in ("one", "ones", "last")
+        ):
+            return Noun("", i, thing=False, it="this"), j + 1
+        which, rank, many, both = "", 0, False, False
+        determined = False
+        while j < limit:
+            word, following = self.at(j), self.at(j + 1)
+            if word in words.ARTICLES or word in words.DEMONSTRATIVES or word in words.POSSESSIVES:
+                determined = True
+                many |= word in ("these", "those")
+            elif word in words.QUANTIFIERS or (word in words.LOTS and following == "of"):
+                many |= word in words.SEVERAL
+                determined = True
+                if word in ("all", "every", "each", "both"):
+                    which = "all"
+                    both = word == "both"
+            elif word in words.ORDINALS and (following, self.at(j + 2)) == ("to", "last"):
+                which, rank, determined = "last", words.ORDINALS[word], True
+                j += 2
+            elif word == "last" and (following, self.at(j + 2)) == ("but", "one"):
+                which, rank, determined = "last", 2, True
+                j += 2
+            elif word in words.ORDINALS and (word, following) != ("first", "aid"):
+                if not (determined or is_content(following) or following in ("one", "from")):
+                    break
+                rank = words.ORDINALS[word]
+            elif word in ("next", "very", "same", "only") and determined:
+                pass
+            elif word == "of" and j > i:
+                determined = True
+            elif word in words.NUMBERS or DIGITS.fullmatch(word):
+                if (
+                    word == "one"
+                    and not is_content(following)
+                    and following not in words.SELECTORS
+                ) and following != "of":
+                    break
+                many |= word not in ("one", "1")
+                determined = True
+            elif word in ("one", "ones"):
+                break
+            else:
+                break
+            j += 1
+        parts: list[int] = []
+        if (
+            determined
+            and self.at(j) in ("inside", "outside", "underside")
+            and self.at(j + 1) == "of"
+        ):
+            return self.noun(j + 2, end)
+        while j < limit:
+            word, following = self.at(j), self.at(j + 1)
+            if word in ("top", "bottom") and following in ("one", "ones") and not parts:
+                return Noun("", i, word, rank, many, thing=False, it="one"), j + 2
+            if word in words.SELECTORS or word in words.KEPT_SELECTORS:
+                describes = (
+                    (
+                        is_content(following)
+                        and following
+                        not in words.DIRECTIONS - {"left", "right", "flat", "straight"}
+                    )
+                    or following in ("one", "ones")
+                    or following in words.NUMBERS
+                )
+                if word in words.KEPT_SELECTORS and describes and following not in ("one", "ones"):
+                    if following in words.SELECTORS and following not in words.KEPT_SELECTORS:
+                        which = which or words.SELECTORS[following]
+                        parts.append(j)
+                        j += 2
+                        continue
+                    parts.append(j)
+                elif (
+                    describes
+                    and word in words.SELECTORS
+                    and not (parts and word not in words.AFTER_NAMES)
+                ):
+                    if word in ("far", "near") and following in words.SELECTORS:
+                        pass
+                    else:
+                        which = words.SELECTORS[word]
+                elif following == "of" and word in words.COMPARED:
+                    which = words.SELECTORS[word]
+                    inner, after = self.noun(j + 2, end)
+                    if inner is not None and inner.text:
+                        inner.which, inner.rank = which, rank
+                        return inner, after
+                    return Noun("", i, which, rank, thing=False, it="one"), after
+                elif determined and not parts and word in words.SELECTORS:
+                    if following == "of":
+                        parts.append(j)  # "the front of the shelf"
+                        j += 1
+                        break
+                    which = words.SELECTORS[word]
+                    j += 1
+                    return Noun("", i, which, rank, many, thing=False, it="one"), j
+                elif not parts and (determined or following == "of"):
+                    parts.append(j)
+                    j += 1
+                    break
+                else:
+                    break
+                j += 1
+                continue
+            if (
+                word in words.ORDINALS
+                and not parts
+                and is_content(following)
+                and (word, following) != ("first", "aid")
+            ):
+                rank = words.ORDINALS[word]  # "the left second cup"
+                j += 1
+                continue
+            if parts and self.amount(j):
+                break
+            if word in ("one", "ones"):
+                if parts:
+                    parts.append(j)
+                    j += 1
+                elif (
+                    which or rank or determined or following in words.PREPOSITIONS | {"that": None}
+                ):
+                    return Noun("", i, which, rank, many, thing=False, it="one"), j + 1
+                break
+            if word in words.NUMBERS and not parts:
+                many |= word != "one"
+                j += 1
+                continue
+            if word in ("most", "more", "less") or (
+                word in words.DEGREES and is_content(following)
+            ):
+                j += 1
+                continue
+            if word in ("and", ",", "or", "&") and parts and self._joins_adjectives(j):
+                parts.append(j)
+                j += 1
+                continue
+            if word in _WAYS and not (
+                _is_name(following)
+                and following not in OPENERS
+                and (determined or parts)
+                and not (parts and word not in ("flat", "straight", "home"))
+            ):
+                break
+            if parts and self._describes_after(j):
+                break
+            if is_adverb(word) and _is_name(following) and not parts:
+                parts.append(j)
+                j += 1
+                continue
+            if word in words.DESCRIBING and determined and is_content(following):
+                parts.append(j)
+                j += 1
+                continue
+            named = (word, following) == ("first", "aid") or (
+                word in words.FILLERS and determined and not parts and not is_content(following)
+            )
+            named |= word in ("half", "whole") and bool(parts)
+            named |= (
+                word == "well" and is_content(following) and self.at(j - 1) in words.PREPOSITIONS
+            )
+            named |= self.said[j] == "A" and bool(parts) and not is_content(following)
+            if not is_content(word) and not named:
+                break
+            if parts and word in words.MOVING_FORMS:
+                break
+            if parts and word in words.VERBS and self._verb_after_noun(j):
+                break
+            if (
+                parts
+                and word in words.VERBS - words.NOUN_TOO
+                and following in ("up", "down", "away")
+            ):
+                break
+            if self.amount(j) and not (DIGITS.fullmatch(word) and not parts):
+                break
+            parts.append(j)
+            j += 1
+        while len(parts) > 1 and (
+            self.at(parts[-1]) in words.STATES or self.at(parts[-1]) in ("and", ",", "or", "&")
+        ):
+            parts.pop()
+        if not parts:
+            if which or rank or (determined and j > i):
+                return Noun("", i, which, rank, many, thing=False, it="one" if rank else "them"), j
+            return None, i
+        if which == "all" and self.at(parts[0]) in words.TIMES:
+            return Noun("", i, thing=False), j
+        head = self.at(parts[-1])
+        text = self._text(parts)
+        if self.at(j) == "of" and j < limit:
+            if (len(parts) == 1 and head in words.PARTS_SAID) or (
+                which in ("left", "right") and head == "side"
+            ):
+                inner, after = self.noun(j + 1, end)
+                if inner is not None and inner.text:
+                    return inner, after
+            if head in words.LOTS or head in (
+                "some",
+                "rest",
+                "remainder",
+                "one",
+                "each",
+                "half",
+                "third",
+            ):
+                inner, after = self.noun(j + 1, end)
+                if inner is not None:
+                    inner.many = True
+                    if head in ("rest", "remainder") and not inner.which:
+                        inner.which = "other"
+                    return inner, after
+                return Noun("", i, thing=False), j
+            inner, after = self.noun(j + 1, end)
+            if inner is not None and (inner.text or inner.it):
+                if inner.text:
+                    text = f"{text} {' '.join(self.said[j:after])}"
+                j = after
+        if head in words.NEVER_THINGS and self.at(j) == "to" and self.at(j + 1) in words.VERBS:
+            j += 2  # "something to drink"
+        thing = not (head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS))
+        if head in ("gripper", "grippers") or all(
+            self.at(k) in words.BODY or self.at(k) in words.BODY_WORDS for k in parts
+        ):
+            thing = False
+        many |= head.endswith("s") and not head.endswith(words.SINGULAR_S)
+        return Noun(text, i, which, rank, many, thing, nothing=head == "nothing", both=both), j
+
+    def _text(self, parts: list[int]) -> str:
+        return " ".join(self.said[k] for k in parts).replace(" ,", "")
+
+    def _joins_adjectives(self, i: int) -> bool:
+        """ "the yellow and white mug", "the small, red cup"."""
+        before, after, last = self.at(i - 1), self.at(i + 1), self.at(i + 2)
+        if self.at(i) == ",":
+            return (
+                before in words.ADJECTIVES - words.COLORS
+                and after in words.ADJECTIVES
+                and is_content(last)
+            )
+        if before in words.COLORS and after in words.COLORS and is_content(last):
+            return last not in words.VERBS or last in words.NOUN_TOO
+        return False
+
+    def _verb_after_noun(self, i: int) -> bool:
+        """An order that no conjunction leads in: "take the cup put it there"."""
+        return self.at(i + 1) in words.ARTICLES | words.POSSESSIVES | {"it", "them"}
+
+    def _describes_after(self, i: int) -> bool:
+        """Tell whether a participle begins here that says more of the noun before it."""
+        word, following = self.at(i), self.at(i + 1)
+        if word in words.NAMING and word not in ("made", "full"):
+            return True
+        if word in ("made", "full") and following in ("of", "from", "with"):
+            return True
+        if word in words.PURPOSES and following in ("for", "to", "in", "as", "by"):
+            return True
+        if is_gerund(word) or word.endswith("ed") or word in words.PARTICIPLES:
+            known = verb_of(word) or word in (
+                "lying",
+                "containing",
+                "wearing",
+                "facing",
+                "touching",
+            )
+            return (
+                bool(known)
+                and word not in ("left", "using", "set", "cut", "shut", "lit", "put")
+                and word not in words.VERBS
+                and not _is_name(following)
+            )
+        return False
+
+    def described(self, i: int, noun: Noun, clause: Clause) -> int:
+        """What follows a noun and says which it is: relative clauses, participles, attributes."""
+        j = i
+        while j < self.count:
+            word, following = self.at(j), self.at(j + 1)
+            if word == "," and following in ("which", "who", "that's"):
+                j += 1
+                continue
+            if word in ("that", "which", "who", "that's", "whose") and not (
+                word == "that" and noun.text == "" and not noun.it
+            ):
+                j = self._relative(j, noun, clause)
+            elif noun.thing and self._describes_after(j):
+                j = self._participle(j, noun, clause)
+            elif word in ("with", "without") and noun.thing:
+                after = self._attribute(j, noun, clause)
+                if after == j:
+                    return j
+                j = after
+            elif noun.text and not noun.thing and word in words.CONTRACTED:
+                j = self._relative(j - 1, noun, clause)  # "whatever you're holding"
+            elif word in ("i", "you", "we", "he", "she") and verb_of(following) and not noun.it:
+                j = self._relative(j - 1, noun, clause)  # "the cup you see on the table"
+            else:
+                return j
+        return j
+
+    def _relative(self, i: int, noun: Noun, clause: Clause) -> int:
+        j = i + 1
+        if self.at(j) in words.SUBJECTS | words.CONTRACTED | {"the", "a", "robot"} and self.at(
+            j
+        ) not in (
+            "that",
+            "this",
+        ):
+            # "that I gave you", "that the robot holds"
+            while (
+                self.at(j)
+                and self.at(j) not in ENDS
+                and self.at(j) not in (",", "and", "or", "but")
+            ):
+                place, after = self.place(j, clause)
+                if place is not None:
+                    if self.at(j) in ("to", "into", "onto", "toward"):
+                        break
+                    if place.nouns:
+                        noun.marks.append(place)
+                        j = after
+                        continue
+                j += 1
+            return j
+        while (
+            self.at(j) in words.AUXILIARIES - {"has", "had"}
+            or self.at(j) in (words.FILLERS | {"not", "currently"}) - {"next"}
+            or is_adverb(self.at(j))
+        ):
+            j += 1
+        if self.at(j) in ("has", "have", "had", "contains", "holds"):
+            inner, after = self.noun(j + 1)
+            if inner is not None:
+                if self.at(after) in ("on", "in") and self.at(after + 1) == "it":
+                    after += 2
+                noun.text += f" {' '.join(self.said[i:after])}"
+                return after
+            return j + 1
+        if not noun.thing and noun.text and self.at(j) in words.ADJECTIVES:
+            noun.text += f" {' '.join(self.said[i : j + 1])}"  # "anything that is green"
+            noun.thing = True
+            return j + 1
+        return self._landmarks(j, noun, clause)
+
+    def _landmarks(self, i: int, noun: Noun, clause: Clause) -> int:
+        """Places that tell a noun apart, after "that is" or a participle; adjectives are left."""
+        j = i
+        while j < self.count:
+            place, after = self.place(j, clause, describing=True)
+            if place is not None:
+                if place.goal and noun.marks:
+                    return j
+                noun.marks.append(place)
+                return after
+            word = self.at(j)
+            if word in ENDS or word in (",", "and", "but", "or", "then") or word in words.ANAPHORS:
+                return j
+            if word in words.WHEN or word in words.ASIDES or word in words.ARTICLES:
+                return j
+            j += 1
+        return j
+
+    def _participle(self, i: int, noun: Noun, clause: Clause) -> int:
+        word = self.at(i)
+        if word in words.PURPOSES and self.at(i + 1) in ("for", "to", "in", "as"):
+            j = i + 2
+            if is_gerund(self.at(j)) or word != "made":
+                j += 1
+            inner, after = self.noun(j)
+            return after if inner is not None else j
+        if word in words.NAMING:
+            j = i + 1
+            while self.at(j) in ("as", "with", "of", "from"):
+                j += 1
+            inner, after = self.noun(j)
+            if inner is not None:
+                noun.text += f" {' '.join(self.said[i:after])}"
+                return after
+            return j
+        if word == "facing":
+            j = i + 1
+            while self.at(j) in words.DIRECTIONS:
+                j += 1
+            return j
+        place, after = self.place(i + 1, clause, describing=True)
+        if place is not None:
+            noun.marks.append(place)
+            return after
+        inner, after = self.noun(i + 1)
+        if inner is not None:
+            if inner.thing:
+                link = {"touching": Link.AGAINST, "containing": None, "holding": None}.get(word)
+                noun.marks.append(Place(word, link, i, [inner]))
+            return after
+        return self._landmarks(i + 1, noun, clause)
+
+    def _attribute(self, i: int, noun: Noun, clause: Clause) -> int:
+        """ "with a blue lid", after the noun; `i` again where it says what to do it with."""
+        inner, after = self.noun(i + 1)
+        if inner is None:
+            return i
+        word = self.at(after)
+        absolute = (
+            is_gerund(word)
+            or (word in words.STATES | words.DIRECTIONS | {"up", "down", "on", "off", "side"})
+            or (word in words.PARTICLES and not self.noun(after + 1)[0])
+            or self._describes_after(after)
+        )
+        if self.at(i) == "with" and self.at(after - 1) in words.STATES and after - i > 2:
+            return after
+        if absolute and self.at(i) == "with":
+            # "with the label facing up" is how it lies
+            j = after + 1
+            while self.at(j) in words.DIRECTIONS | words.PARTICLES:
+                j += 1
+            place, end = self.place(j, clause)
+            return end if place is not None and is_gerund(word) else j
+        head = inner.text.rsplit(" ", 1)[-1].lower()
+        if (
+            head in words.PARTS - words.TOOLS
+            and " " in inner.text
+            and clause.verb not in words.FILLING
+        ):
+            noun.text += f" {' '.join(self.said[i:after])}"
+            return after
+        if not inner.thing:
+            return after if inner.text or not inner.it else i
+        determiner = self.at(i + 1)
+        if self.at(i) == "without":
+            if (determiner in words.ARTICLES and determiner != "the") or head in words.PARTS:
+                noun.text += f" {' '.join(self.said[i:after])}"
+                return after
+            return i
+        definite = determiner in ("the", "your", "that", "this")
+        if head in words.TOOLS and (clause.verb in words.WORKING or definite):
+            return i
+        part = head in words.PARTS and (
+            determiner in ("a", "an") or (not definite and clause.verb in words.TURNING)
+        )
+        if clause.verb in words.WORKING - words.PLACING - words.HOLDING and not part:
+            return i
+        if not clause.known and definite and head not in words.PARTS:
+            return i
+        if clause.verb in words.WORKING and definite and head not in words.PARTS:
+            return i
+        if clause.verb in words.FILLING:
+            return i
+        if clause.verb in words.PLACING and definite and head not in words.PARTS:
+            return i
+        if self.at(after) in ("on", "in") and self.at(after + 1) in ("it", "them"):
+            after += 2
+        noun.text += f" {' '.join(self.said[i:after])}"
+        return after
+
+    # Places
+
+    def place(
+        self, i: int, clause: Clause | None = None, *, describing: bool = False
+    ) -> tuple[Place | None, int]:
+        """The preposition that begins here, with its nouns or the side that it names."""
+        start = i
+        word = self.at(i)
+        if not word or (
+            word not in words.PREPOSITIONS
+            and word not in words.GRADES
+            and word not in words.SIDES
+            and word not in _STARTS
+            and not is_adverb(word)
+        ):
+            return None, i
+        verb = clause.verb if clause is not None else ""
+        fresh = clause is not None and not clause.items and not describing
+        if fresh and verb and (verb, word) in words.PHRASAL and self._takes_object(i, verb):
+            return None, i
+        j = self._past_grades(i)
+        word = self.at(j)
+        found = self._phrase(j)
+        if found is not None:
+            size, word, link = found
+            if link is None:
+                inner, after = self.noun(j + size)
+                return (Place(word, None, start), after) if inner is not None else (None, i)
+            if size == 1 and not (
+                self.at(j + 1) in words.DETERMINERS and (describing or not fresh)
+            ):
+                return None, i
+            return self._with_nouns(start, word, link, j + size, clause)
+        if word in ("left", "right") and self.at(j + 1) in ("of", "from"):
+            return self._with_nouns(start, word, words.SIDES[word], j + 2, clause)
+        if word not in words.PREPOSITIONS or word == "of":
+            return None, i
+        if word in ("out", "off") and fresh and self.at(j + 1) != "of":
+            return None, i
+        if word == "out":
+            return None, i
+        link = words.PREPOSITIONS[word]
+        if word in words.BEFORE_SIDES:
+            side = self._side(start, j, word, clause)
+            if side is not None:
+                return side
+        if word in ("for", "about", "per", "during", "despite", "as", "than", "like"):
+            return self._other(start, j, word, clause)
+        if taken := self.amount(j + 1):
+            return Place(word, None, start), j + 1 + taken
+        if word == "with" and self.at(j + 1) in words.NEGATIONS:
+            return None, i
+        if word == "to" and self.is_infinitive(j + 1):
+            return None, i
+        return self._with_nouns(start, word, link, j + 1, clause)
+
+    def is_infinitive(self, i: int) -> bool:
+        """Tell whether a verb follows "to": before a determiner there is no noun."""
+        word, following = self.at(i), self.at(i + 1)
+        if not is_content(word) or following not in OPENERS:
+            return False
+        return following not in ("that", "all", "both", "each") or word in words.VERBS
+
+    def _takes_object(self, i: int, verb: str) -> bool:
+        """ "put on the hat" does; "put in the box" is where to."""
+        return (verb, self.at(i)) not in words.NOT_BEFORE_PLACES and self.at(i + 1) not in (
+            "to",
+            "of",
+        )
+
+    def _past_grades(self, i: int) -> int:
+        j = i
+        while True:
+            if self.at(j) == "all" and self.at(j + 1) == "the" and self.at(j + 2) == "way":
+                j += 3
+            elif self.at(j) in words.GRADES or is_adverb(self.at(j)):
+                j += 1
+            else:
+                break
+        while j > i and not (
+            (
+                self.at(j) in words.PREPOSITIONS
+                and self.at(j) not in ("of", "for", "than", "as", "like")
+            )
+            or self._phrase(j)
+        ):
+            j -= 1
+        if j > i and self._phrase(i):
+            return i
+        return j
+
+    def _phrase(self, i: int) -> tuple[int, str, Link | None] | None:
+        if self.at(i) not in _STARTS:
+            return None
+        for size in (4, 3, 2, 1):
+            found = _PHRASES.get(tuple(self.words[i : i + size]))
+            if found is not None and len(self.words[i : i + size]) == size:
+                return size, *found
+        return None
+
+    def _side(
+        self, start: int, i: int, word: str, clause: Clause | None
+    ) -> tuple[Place | None, int] | None:
+        """ "to the left of the bowl", "on the left", "at the edge of the table"."""
+        j = i + 1
+        own = self.at(j) in ("its", "their")
+        if self.at(j) in words.ARTICLES | words.POSSESSIVES | {"that", "this"}:
+            j += 1
+        while (
+            self.at(j) in words.SIDE_MODIFIERS
+            and (self.at(j + 1) in words.SIDES or self.at(j + 1) in words.SIDE_NOUNS)
+            and self.at(j) not in ("left", "right", "front", "back", "top", "bottom")
+        ):
+            j += 1
+        side = self.at(j)
+        if side not in words.SIDES:
+            return None
+        k = j + 1
+        corner, cornered = "", side in words.CORNERS
+        while self.at(k) in words.SIDES and self.at(k) not in ("of",) and self.at(k) != side:
+            corner = corner or self.at(k)  # "the top left corner"
+            cornered |= self.at(k) in words.CORNERS
+            k += 1
+        while self.at(k) in words.SIDE_NOUNS:
+            cornered |= self.at(k) in words.CORNERS
+            k += 1
+        which = words.SELECTORS.get(side, side if side in ("top", "bottom") else "")
+        if corner in words.SELECTORS and side in ("top", "bottom", "upper", "lower"):
+            which = words.SELECTORS[corner]
+        if self.at(k) == "of" or (self.at(k) == "from" and side in ("left", "right")):
+            if side in ("surface", "base", "foot", "border"):
+                return None
+            link = _side_link(word, side)
+            if cornered:
+                link = words.PREPOSITIONS[word]
+            elif corner in ("left", "right"):
+                link = words.SIDES[corner]  # "to the top left of the cube"
+            return self._with_nouns(
+                start, word if word in ("to", "from") else side, link, k + 1, clause
+            )
+        if (
+            is_content(self.at(k))
+            and self.at(k) not in _WAYS
+            and not (self.amount(k) or self.at(k) in ("side",))
+        ):
+            return None
+        if self.at(k) in ("one", "ones"):
+            return None
+        if not which and not corner and side in words.PART_SIDES:
+            return None
+        if own:
+            it = Noun("", j, thing=False, it="it")
+            return Place(word, _side_link(word, side), start, [it]), k
+        return Place(word, None, start, side=which or "side", goal=word in words.GOAL), k
+
+    def _other(
+        self, start: int, i: int, word: str, clause: Clause | None
+    ) -> tuple[Place | None, int]:
+        """Prepositions that name no place: "for breakfast", "for the keys", "like the banana"."""
+        j = i + 1
+        if taken := self.amount(j):
+            return Place(word, None, start), j + taken
+        if is_gerund(self.at(j)) and verb_of(self.at(j)):
+            inner, after = self.noun(j + 1)
+            return Place(word, None, start), after if inner is not None else j + 1
+        inner, after = self.noun(j)
+        if inner is None:
+            return Place(word, None, start), j
+        inner_head = inner.text.rsplit(" ", 1)[-1].lower()
+        place = Place(word, None, start)
+        seeking = clause is not None and clause.verb in words.SEEKING
+        indefinite = self.at(j) not in words.DETERMINERS or self.at(j) in ("a", "an", "some")
+        bare = indefinite and not seeking and word == "for"
+        if (
+            inner.thing
+            and not bare
+            and inner_head not in words.TIMES
+            and word in words.NAMING_PREPOSITIONS
+        ):
+            if clause is not None:
+                after = self.described(after, inner, clause)
+            place.nouns.append(inner)
+        return place, after
+
+    def _with_nouns(
+        self, start: int, word: str, link: Link | None, i: int, clause: Clause | None
+    ) -> tuple[Place | None, int]:
+        place = Place(word, link, start, goal=word in words.GOAL or word in ("closer",))
+        if taken := self.amount(i):
+            return place, i + taken
+        noun, j = self.noun(i)
+        gerund = is_gerund(self.at(i)) and bool(verb_of(self.at(i)))
+        if noun is not None and gerund and noun.text == self.said[i]:
+            return place, j  # "from tumbling"
+        if noun is None:
+            return None, start
+        if noun.text.lower() in words.RESULTS | words.STATES and word == "to":
+            return place, j  # "turn the faucet to hot"
+        head = noun.text.rsplit(" ", 1)[-1].lower()
+        if (
+            head in words.TIMES
+            and word in ("in", "at", "by", "on", "to", "within", "from")
+            and (" " not in noun.text)
+        ):
+            return place, j
+        if (
+            " of " in noun.text
+            and noun.text.split(" ", 1)[0].lower() in words.MANNERS
+            and word == "in"
+        ):
+            return place, j  # "in the shape of a pyramid"
+        shaped = head in words.SHAPES and self.at(i) in words.DEFINITE  # "in the stack"
+        manner = head in words.MANNERS and (" " not in noun.text or head in words.ALWAYS_MANNERS)
+        if manner and not shaped and word in words.BEFORE_MANNERS:
+            return place, j
+        if noun.it == "one" and not noun.rank and word == "from":
+            place.side = noun.which
+            return place, j
+        if clause is not None:
+            j = self.described(j, noun, clause)
+        place.nouns.append(noun)
+        if word in ("between", "among", "amid"):
+            while self.at(j) in ("and", ","):
+                more, k = self.noun(j + 1)
+                if more is None or (self.at(j) == "," and not more.thing):
+                    break
+                if self._clause_word(j + 1):
+                    break
+                if clause is not None:
+                    k = self.described(k, more, clause)
+                more.joined = True
+                place.nouns.append(more)
+                j = k
+        return place, j
+
+    def _clause_word(self, i: int) -> bool:
+        return self.at(i) in words.VERBS and self.at(i + 1) in OPENERS | frozenset(
+            words.PREPOSITIONS
+        )
+
+
+def _side_link(word: str, side: str) -> Link | None:
+    """What a preposition and a side say together: "in the back of" is in it."""
+    if side in ("back", "rear", "bottom", "front") and word in ("in", "into") and side != "front":
+        return Link.IN
+    if side == "bottom":
+        return Link.IN if word == "at" else Link.UNDER
+    if side in ("middle", "center", "centre"):
+        return Link.IN if word in ("in", "into") else Link.ON
+    if side in ("side", "sides", "edge", "edges", "corner", "corners", "end", "ends", "rim"):
+        return words.PREPOSITIONS.get(word) or Link.NEXT_TO
+    return words.SIDES[side]
+
+
+_IDIOMS = {
+    ("once", "more"),
+    ("half", "way"),
+    ("half", "full"),
+    ("half", "open"),
+    ("one", "by"),
+    ("a", "lot"),
+    ("so", "far"),
+    ("by", "one"),
+    ("little", "bit"),
+}

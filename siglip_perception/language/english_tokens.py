@@ -1,0 +1,291 @@
+"""English text -> words: out of a policy's prompt, with slips of the keyboard mended."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from siglip_perception.language import english_words as words
+
+_TOKEN = re.compile(
+    r"[^\W_]+(?:\.\d+)?(?:['’\-&/][^\W_]+)*[°%]?|[.,;:!?()\[\]{}—–]|(?<=\s)-(?=\s)", re.UNICODE
+)
+_ARROW = re.compile(r"\s*(?:[-=]+>|→|\|)\s*")
+_PAUSES = dict.fromkeys("()[]{}—–-", ",")
+ENDS = frozenset(".;!?")
+# "In: What action should the robot take to pick up the cup? Out:"
+_LABEL = (
+    r"(?:in|input|target|object|instructions?|task|command|user|human|prompt|goal|language|robot|question|query"
+    r"|objective|request|order|system|q|text|step ?\d*|your task|the task|new task|todo)"
+)
+_TAIL = r"(?:out|output|answer|actions?|assistant|response|a|result|state|robot|agent|plan|reply)"
+_HEAD = re.compile(rf"^\W*(?:{_LABEL}\s*(?:\d+\s*)?(?::|=|->|#+)\s*)+", re.IGNORECASE)
+_FOOT = re.compile(rf"[\s,;.#]*(?:(?<=[\s,;.?!#]){_TAIL}\s*:.*)+$", re.IGNORECASE | re.DOTALL)
+_FRAME = re.compile(
+    r"^\W*(?:what|which)\s+(?:action|actions|steps?|motion|motions)?\s*"
+    r"(?:should|must|will|does|can|would|do)\s+(?:the|a|an|this|your|i|you|we)?\s*"
+    r"(?:\w+\s+){0,3}?(?:take|do|perform|execute|make|follow)\s+(?:next\s+)?(?:in\s+order\s+)?to\s+"
+    r"(?P<inside>.+?)\s*\?*\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word as it is said, and as the grammar looks at it: lower case, spelled right."""
+
+    said: str
+    word: str
+
+
+def unwrap(text: str) -> str:
+    """The sentence inside a policy's prompt; other text as it is."""
+    inside = _HEAD.sub("", text)
+    if inside != text or _FRAME.match(text):
+        shorter = _FOOT.sub("", inside)
+        inside = shorter if shorter.strip() else inside
+    frame = _FRAME.match(inside)
+    return frame["inside"] if frame else inside
+
+
+def tokens(text: str) -> list[Token]:
+    """The words and marks of a text; brackets and dashes are commas."""
+    found = []
+    for said in _TOKEN.findall(_ARROW.sub(", ", text.replace("’", "'"))):
+        said = _PAUSES.get(said, said)
+        lower = said.lower()
+        found.append(Token(said, mended(lower) if len(lower) > 2 else lower))
+    return _merged(found)
+
+
+def _merged(found: list[Token]) -> list[Token]:
+    """Words that are one: "left most", "left hand side", "upside down", "can not"."""
+    result: list[Token] = []
+    found = _idioms(found)
+    for token in found:
+        before = result[-1].word if result else ""
+        pair = (before, token.word)
+        if token.word == "most" and before in ("left", "right", "top", "bottom", "upper", "lower"):
+            merged = f"{before}most"
+        elif pair in _PAIRS:
+            merged = _PAIRS[pair]
+        else:
+            result.append(token)
+            continue
+        result[-1] = Token(f"{result[-1].said} {token.said}", merged)
+    return result
+
+
+def _idioms(found: list[Token]) -> list[Token]:
+    """Verbs of several words as one: "get rid of", "take a look at", "keep away from"."""
+    result: list[Token] = []
+    i = 0
+    while i < len(found):
+        for size in (4, 3, 2):
+            verb = _IDIOMS.get(tuple(token.word for token in found[i : i + size]))
+            if verb is not None:
+                said = " ".join(token.said for token in found[i : i + size])
+                result += [Token(said, word) for word in verb.split()]
+                i += size
+                break
+        else:
+            result.append(found[i])
+            i += 1
+    return result
+
+
+_IDIOMS = {
+    tuple(idiom.split()): verb
+    for idiom, verb in (
+        ("get rid of", "discard"),
+        ("getting rid of", "discard"),
+        ("take a look at", "look at"),
+        ("have a look at", "look at"),
+        ("let go of", "release"),
+        ("let go", "release"),
+        ("get hold of", "grab"),
+        ("get a hold of", "grab"),
+        ("take hold of", "grab"),
+        ("grab hold of", "grab"),
+        ("grab a hold of", "grab"),
+        ("back and forth", "sideways"),
+        ("left and right", "sideways"),
+        ("up and down", "sideways"),
+        ("side to side", "sideways"),
+        ("make use of", "use"),
+        ("take care of", "clean"),
+        ("keep away from", "avoid"),
+        ("stay away from", "avoid"),
+        ("steer clear of", "avoid"),
+        ("stay clear of", "avoid"),
+        ("watch out for", "avoid"),
+        ("look out for", "avoid"),
+        ("keep off", "avoid"),
+        ("be careful with", "avoid"),
+        ("be careful of", "avoid"),
+        ("point out", "point at"),
+    )
+}
+_PAIRS = {
+    ("left", "hand"): "left-hand",
+    ("right", "hand"): "right-hand",
+    ("upside", "down"): "upside-down",
+    ("inside", "out"): "inside-out",
+    ("face", "up"): "face-up",
+    ("face", "down"): "face-down",
+    ("counter", "clockwise"): "counterclockwise",
+    ("anti", "clockwise"): "anticlockwise",
+    ("do", "not"): "don't",
+    ("can", "not"): "cannot",
+    ("must", "not"): "mustn't",
+    ("should", "not"): "shouldn't",
+    ("in", "to"): "into",
+    ("on", "to"): "onto",
+    ("center", "most"): "middle",
+    ("as", "well"): "too",
+    ("at", "once"): "now",
+    ("right", "now"): "now",
+    ("right", "away"): "now",
+    ("bring", "over"): "bring",
+}
+
+
+@lru_cache(maxsize=1)
+def _spellings() -> tuple[frozenset[str], dict[str, str]]:
+    """All known words, and of those that are mended each with one letter left out -> the word."""
+    known = set(words.VERBS) | {"form", "pace", "font", "lace", "ease"}
+    for group in vars(words).values():
+        if isinstance(group, (frozenset, dict)):
+            known.update(word for word in group if isinstance(word, str))
+    mending = {w for w in words.VERBS | words.COLORS | _OFTEN if len(w) >= 4} | {
+        "the",
+        "and",
+        "cup",
+    }
+    shorter: dict[str, str] = {}
+    for word in sorted(mending, key=lambda w: (w not in _OFTEN, len(w), w)):
+        for i in range(len(word)):
+            shorter.setdefault(word[:i] + word[i + 1 :], word)
+    return frozenset(known | _OFTEN), shorter
+
+
+# Words that a slip is looked for in first.
+_OFTEN = frozenset(
+    [
+        "the",
+        "and",
+        "put",
+        "pick",
+        "place",
+        "grab",
+        "open",
+        "close",
+        "move",
+        "take",
+        "bring",
+        "push",
+        "pull",
+        "turn",
+        "please",
+        "could",
+        "would",
+        "from",
+        "into",
+        "onto",
+        "with",
+        "under",
+        "behind",
+        "between",
+        "next",
+        "left",
+        "right",
+        "over",
+        "around",
+        "without",
+        "toward",
+        "towards",
+        "front",
+        "inside",
+        "near",
+        "above",
+        "below",
+        "other",
+        "don't",
+        "please",
+    ]
+)
+_GRAMMAR = frozenset(
+    [
+        "from",
+        "into",
+        "onto",
+        "with",
+        "under",
+        "behind",
+        "between",
+        "around",
+        "without",
+        "toward",
+        "please",
+        "could",
+        "beside",
+    ]
+)
+
+
+@lru_cache(maxsize=4096)
+def mended(word: str) -> str:
+    """A word with one wrong, missing, doubled or swapped letter as the known word that it is."""
+    known, shorter = _spellings()
+    if word in known or not word.isalpha() or not word.isascii() or len(word) > 12:
+        return word
+    stem = verb_of(word)
+    if stem:
+        return word
+    swaps = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)]
+    for swapped in swaps:
+        if swapped in _OFTEN or (len(word) > 3 and swapped in shorter.values()):
+            return swapped
+    if len(word) < 4:
+        return word
+    # A missing letter, a doubled one; a wrong one in a word of grammar.
+    if word in shorter and shorter[word][0] == word[0] and shorter[word] in _OFTEN:
+        return shorter[word]
+    for i in range(len(word)):
+        rest = word[:i] + word[i + 1 :]
+        if rest in _OFTEN and i and word[i] == word[i - 1]:
+            return rest
+        candidate = shorter.get(rest, "")
+        alike = candidate in _GRAMMAR and len(candidate) == len(word) and candidate[0] == word[0]
+        if alike and sum(a != b for a, b in zip(candidate, word, strict=True)) == 1:
+            return candidate
+    return word
+
+
+def is_gerund(word: str) -> bool:
+    """Tell whether a word ends as "picking" does, and not as "bring" or "ring" do."""
+    return word.endswith("ing") and len(word) > 4 and word not in words.VERBS
+
+
+@lru_cache(maxsize=4096)
+def verb_of(word: str) -> str:
+    """The verb that a word is a form of, by its ending; empty where no known verb is behind it."""
+    if word in words.VERBS:
+        return word
+    if word in words.IRREGULAR:
+        return words.IRREGULAR[word]
+    for ending in ("ing", "ed", "es", "s"):
+        if not word.endswith(ending) or len(word) - len(ending) < 2:
+            continue
+        stem = word[: -len(ending)]
+        for candidate in (stem, f"{stem}e", stem[:-1] if stem[-1:] == stem[-2:-1] else stem):
+            if candidate in words.VERBS:
+                return candidate
+        if ending in ("ed", "es") and stem.endswith("i") and f"{stem[:-1]}y" in words.VERBS:
+            return f"{stem[:-1]}y"
+    for prefix in ("un", "re", "dis", "de", "over", "mis", "pre"):
+        rest = word.removeprefix(prefix)
+        if rest != word and len(rest) > 2 and rest in words.VERBS - words.NOUN_TOO:
+            return rest
+    return ""

@@ -1,0 +1,142 @@
+"""Korean text -> words: prompts unwrapped, and spaces where people leave them out."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from siglip_perception.language import korean_words as words
+from siglip_perception.language.english_tokens import unwrap
+from siglip_perception.language.korean_forms import (
+    Ending,
+    is_protected,
+    split_particle,
+    verb,
+)
+
+_TOKEN = re.compile(r"\d+(?:\.\d+)?(?:[^\W\d_]+)?|[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?、。~]")
+_QUOTES = re.compile("[\"“”「」『』‘’'`]")  # "컵"을: the particle belongs to the word in quotes
+_HANGUL = re.compile(r"[가-힣]")
+_LABEL = re.compile(rf"^\W*{words.KOREAN_LABELS}\s*[:：=]\s*")
+_SLIPS = (
+    (re.compile(r"(?<=[가-힣])구$"), "고"),
+    (re.compile(r"(?<=[가-힣])(용|염|욤|여)$"), "요"),
+    (re.compile(r"(새|세|쎄|셰)(여|요|용|염|욤)$"), "세요"),
+    (re.compile(r"(줘|와|봐|놔|해|어|아|라)(여|용|염|욤)$"), r"\1요"),
+    (re.compile(r"^주셈$|주셈$"), "주세요"),
+    (re.compile(r"(?<=[가-힣])조$"), "줘"),
+    (re.compile(r"^조$"), "줘"),
+    (re.compile(r"조(봐|라)$"), r"줘\1"),
+)
+# A particle by itself goes back to the noun before it: 상자 를.
+_LONE = {"을", "를", "에", "에서", "으로", "로", "의", "와", "과", "에다", "에다가"}
+_SHORT_VERBS = frozenset(["줘", "놔", "둬", "봐"])
+_ENDINGS_ALONE = frozenset(["꺼", "켜", "줘", "놔", "둬", "써", "빼", "펴", "쳐", "떼"])
+_COUNTED = re.compile(
+    rf"([가-힣]{{1,8}}?)(한|두|세|네|다섯|여섯|열|\d+)"
+    rf"((?:{'|'.join(sorted(words.COUNTERS, key=len, reverse=True))})(?:만|씩|을|를|이)?)"
+)
+_OBJECTS = re.compile(r"(?<=.)(?:을|를)(?=..)")
+_PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..)")
+
+
+def tokens(text: str) -> list[str]:
+    """The words and marks of a sentence."""
+    found: list[str] = []
+    for token in _TOKEN.findall(_QUOTES.sub("", _LABEL.sub("", unwrap(text)))):
+        if (
+            token in _LONE
+            and found
+            and _HANGUL.search(found[-1])
+            and not found[-1].endswith(token)
+        ):
+            particle = split_particle(found[-1])[1]
+            joined = found[-1] + token
+            if not particle and split_particle(joined)[1] == token and verb(found[-1]) is None:
+                found[-1] = joined
+                continue
+        found += _spaced(mended(token))
+    return found
+
+
+def mended(token: str) -> str:
+    """Endings as people type them: 주새요, 줘여, 가져다조."""
+    for slip, form in _SLIPS:
+        shorter = slip.sub(form, token)
+        if shorter != token and verb(shorter) is not None:
+            return shorter
+    return token
+
+
+@lru_cache(maxsize=2048)
+def _spaced(token: str) -> list[str]:
+    """The words of a token that was written without spaces: 노란공을집어서바구니에넣어."""
+    if len(token) == 2 and token[0] in words.SHORT_NOUNS and token[1] in _ENDINGS_ALONE:
+        return [token[0], token[1]]
+    counted = _COUNTED.fullmatch(token)
+    if counted and (len(counted[1]) > 1 or counted[1] in words.SHORT_NOUNS):
+        return [counted[1], counted[2], counted[3]]
+    if len(token) < 3 or not _HANGUL.search(token) or len(token) > 60:
+        return [token]
+    safe = token in words.PROTECTED or (len(token) < 5 and is_protected(token))
+    if verb(token) is not None or safe or token in words.FILLERS:
+        return [token]
+    doing = next((d for d in words.DOING if token.endswith(d)), "")
+    if doing and len(token) - len(doing) == 2:
+        return [token]  # 복사해
+    noun, particle = split_particle(token)
+    if particle and ((len(noun) < 6 and is_protected(noun)) or len(noun) < 3):
+        return [token]
+    # The last verb: the longest end of the word that is one.
+    for start in range(1, len(token)):
+        tail = token[start:]
+        if len(tail) > 10:
+            continue
+        known = verb(tail)
+        if tail in ("하고", "지나", "가지", "이고"):
+            continue
+        short = len(tail) < 2 and tail not in _SHORT_VERBS
+        if known is None or short or (known.ending in (Ending.NOUN, Ending.NOT) and start < 2):
+            continue
+        head = token[:start]
+        if (len(token) < 6 and is_protected(token)) or not _is_before_verb(
+            head, known.ending, tail
+        ):
+            continue
+        return [*_spaced(head), tail]
+    # A verb inside it that leads on: 냉장고열고주스.
+    for start in range(1, len(token) - 2):
+        for end in range(min(len(token) - 1, start + 5), start + 1, -1):
+            middle = token[start:end]
+            if not middle.endswith(("고", "서", "면", "다음")):
+                continue
+            if verb(middle) is not None and not is_protected(token[start : end + 1]):
+                return [*_spaced(token[:start]), middle, *_spaced(token[end:])]
+    # A noun with its particle, and more: 책상위에물병.
+    for pattern in (_OBJECTS, _PLACES):
+        match = pattern.search(token)
+        if match and split_particle(token[: match.end()])[1]:
+            rest = token[match.end() :]
+            if rest not in words.ANY_PARTICLES and not rest.startswith(
+                ("서", "는", "도", "만", "의")
+            ):
+                return [token[: match.end()], *_spaced(rest)]
+    if "좀" in token[1:-1]:
+        head, _, tail = token.partition("좀")
+        if verb(tail) is not None:
+            return [head, "좀", tail]
+    return [token]
+
+
+def _is_before_verb(head: str, ending: Ending, tail: str) -> bool:
+    """Tell whether a noun can end here: it has a particle, or is long enough to be one."""
+    noun, particle = split_particle(head)
+    if particle in words.OBJECT or particle in words.TO_PLACE or particle in words.TOWARDS:
+        return True
+    if particle in words.FROM_PLACE or particle in words.TOPIC:
+        return len(noun) > 1
+    if head.endswith("좀"):
+        return True
+    if ending in (Ending.BEFORE, Ending.FOR, Ending.NOUN):
+        return False
+    return len(tail) > 1 or tail in _SHORT_VERBS
