@@ -52,12 +52,12 @@ _EXCEPTION_PAIRS = {
 
 def is_english(text: str) -> bool:
     """Tell whether the grammar applies: there is an English verb or word, or plain ASCII."""
-    found = {token.word for token in tokens(text)}
-    if found & (words.ENGLISH | (_COMMANDS - words.FOREIGN)):
+    vocabulary = {token.word for token in tokens(text)}
+    if vocabulary & (words.ENGLISH | (_COMMANDS - words.FOREIGN)):
         return True
-    if found & words.FOREIGN:
+    if vocabulary & words.FOREIGN:
         return False
-    return text.isascii() or bool(found & set(words.PREPOSITIONS))
+    return text.isascii() or bool(vocabulary & set(words.PREPOSITIONS))
 
 
 def parse(text: str) -> Reading:
@@ -70,17 +70,17 @@ def parse(text: str) -> Reading:
 class _Parser(NounReader):
     """Reads the clauses of a text, in its order."""
 
-    def __init__(self, found: list[Token]) -> None:
-        super().__init__(found)
+    def __init__(self, sentence: list[Token]) -> None:
+        super().__init__(sentence)
         self.carried = False  # a negation that goes on after "and": "don't touch or move"
-        self.found: list[Clause] = []
+        self.clause_list: list[Clause] = []
 
     def clauses(self) -> list[Clause]:
         i = 0
         while i < self.count:
             after = self._clause(i)
             i = after if after > i else i + 1
-        return self.found
+        return self.clause_list
 
     # Clauses
 
@@ -93,10 +93,10 @@ class _Parser(NounReader):
             return self._avoid(j)
         if word in ENDS:
             self.carried = False
-            self.found.append(Clause(Kind.TALK, action=False))  # a boundary
+            self.clause_list.append(Clause(Kind.TALK, action=False))  # a boundary
             return j + 1
         if word in words.ASIDES or (word == "in" and self.at(j + 1) in ("order", "case")):
-            first = not any(clause.verb for clause in self.found)
+            first = not any(clause.verb for clause in self.clause_list)
             return self._when(j) if first and word != "in" else self._skip_clause(j + 1)
         if word in words.WHEN or (word == "as" and self.at(j + 1) == "soon"):
             return self._when(j)
@@ -220,7 +220,7 @@ class _Parser(NounReader):
         joined = self.at(k) in ("and", "or", "&") and self._second_verb(k + 1)
         if joined:
             clause.action = False  # "wash and dry the wok" is one step, and one object
-        self.found.append(clause)
+        self.clause_list.append(clause)
         return self._rest(i, clause)
 
     def _second_verb(self, i: int) -> bool:
@@ -241,7 +241,7 @@ class _Parser(NounReader):
     def _when(self, i: int) -> int:
         """A clause of time or condition: what the robot does is read, what happens is not."""
         j = i + 1
-        if self.at(i) == "if" and self.found and self.found[-1].verb in words.CHECKING:
+        if self.at(i) == "if" and self.clause_list and self.clause_list[-1].verb in words.CHECKING:
             return self._question(j)
         if self.at(i) == "as":
             j = i + 3
@@ -254,7 +254,7 @@ class _Parser(NounReader):
         if self.at(j) == "you":
             return self._skip_clause(j)
         clause = Clause(Kind.TALK, action=False)
-        self.found.append(clause)
+        self.clause_list.append(clause)
         end = self._skip_clause(j)
         noun, _ = self.noun(j, end)
         if noun is not None and not noun.it:
@@ -277,7 +277,7 @@ class _Parser(NounReader):
     def _question(self, i: int) -> int:
         """What is asked about is looked for: "where is the cup", "is there a cup on the table"."""
         clause = Clause(Kind.QUESTION, "find", action=False)
-        self.found.append(clause)
+        self.clause_list.append(clause)
         j = i
         while j < self.count and self.at(j) not in ENDS:
             word = self.at(j)
@@ -312,7 +312,7 @@ class _Parser(NounReader):
             return self._order(j + 1, "put", self.carried, known=True)  # "this goes in the bin"
         speaks = bool(verb) or (self.at(i) in words.PERSONS and is_content(self.at(j)))
         clause = Clause(Kind.TALK, verb, action=False)
-        self.found.append(clause)
+        self.clause_list.append(clause)
         return self._rest(j + speaks, clause, predicate=True)
 
     def _lead(self, i: int, place: Place, after: int, negated: bool) -> int:
@@ -336,18 +336,18 @@ class _Parser(NounReader):
             clause = Clause(
                 Kind.ORDER, verb, self.said[j], bool(verb_of(verb)), negated, lead=lead
             )
-            self.found.append(clause)
+            self.clause_list.append(clause)
             return self._rest(j + 1, clause)
         clause = Clause(Kind.NAMES, action=False, negated=negated, items=[*lead])
         if self.at(j) in ("is", "are", "there"):
             clause.kind, clause.verb = Kind.QUESTION, "find"
-        self.found.append(clause)
+        self.clause_list.append(clause)
         return self._rest(j, clause)
 
     def _names(self, i: int, negated: bool) -> int:
         """A noun phrase first: a list, a statement about it, or "the ball goes into the box"."""
         clause = Clause(Kind.NAMES, action=False, negated=negated)
-        self.found.append(clause)
+        self.clause_list.append(clause)
         j = self._rest(i, clause, stop_at_predicates=True)
         word = self.at(j)
         if not clause.items:
@@ -677,7 +677,7 @@ class _Parser(NounReader):
         goes_on = following in OPENERS or following in words.PARTICLES or is_gerund(following)
         if word in words.NOUN_TOO and not goes_on:
             return ""
-        clause = self.found[-1]
+        clause = self.clause_list[-1]
         if clause.verb == "use":
             clause.verb, clause.action = "with", False  # "use the tongs to flip the sausage"
             return word

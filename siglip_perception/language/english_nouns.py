@@ -131,10 +131,10 @@ def _is_name(word: str) -> bool:
 class NounReader:
     """Reads noun phrases and places; every method takes a position, returns the one after it."""
 
-    def __init__(self, found: list[Token]) -> None:
-        self.said = [token.said for token in found]
-        self.words = [token.word for token in found]
-        self.count = len(found)
+    def __init__(self, sentence: list[Token]) -> None:
+        self.said = [token.said for token in sentence]
+        self.words = [token.word for token in sentence]
+        self.count = len(sentence)
 
     def at(self, i: int) -> str:
         return self.words[i] if 0 <= i < self.count else ""
@@ -700,9 +700,9 @@ class NounReader:
             return None, i
         j = self._past_grades(i)
         word = self.at(j)
-        found = self._phrase(j)
-        if found is not None:
-            size, word, link = found
+        relation = self._phrase(j)
+        if relation is not None:
+            size, word, link = relation
             if link is None:
                 inner, after = self.noun(j + size)
                 return (Place(word, None, start), after) if inner is not None else (None, i)
@@ -773,9 +773,9 @@ class NounReader:
         if self.at(i) not in _STARTS:
             return None
         for size in (4, 3, 2, 1):
-            found = _PHRASES.get(tuple(self.words[i : i + size]))
-            if found is not None and len(self.words[i : i + size]) == size:
-                return size, *found
+            relation = _PHRASES.get(tuple(self.words[i : i + size]))
+            if relation is not None and len(self.words[i : i + size]) == size:
+                return size, *relation
         return None
 
     def _side(

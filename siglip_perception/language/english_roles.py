@@ -18,19 +18,19 @@ def read(clauses: Sequence[Clause]) -> list[Phrase]:
     reader = _Reader()
     for clause in clauses:
         reader.clause(clause)
-    if not reader.found and reader.topic:
+    if not reader.phrases and reader.topic:
         for number, phrase in enumerate(reader.topic):
             phrase.role = Role.UNKNOWN if number else Role.TARGET
             phrase.confidence = _GUESS
-        reader.found = reader.topic
-    found = sorted(reader.found, key=lambda phrase: phrase.position)
-    relate(found)
-    return found
+        reader.phrases = reader.topic
+    ordered = sorted(reader.phrases, key=lambda phrase: phrase.position)
+    relate(ordered)
+    return ordered
 
 
 class _Reader:
     def __init__(self) -> None:
-        self.found: list[Phrase] = []
+        self.phrases: list[Phrase] = []
         self.step = 0
         self.target: Phrase | None = None  # what "it" stands for
         self.history: list[Phrase] = []  # all of them: "in it" is in another than what goes there
@@ -106,13 +106,13 @@ class _Reader:
         if noun.it:
             to = self.target
             if noun.it == "one":
-                to = self.found[-1] if self.found else None
+                to = self.phrases[-1] if self.phrases else None
                 phrase = self.refer(noun, clause, to)
             elif self.topic:
                 first = self.topic[0]
                 for phrase in self.topic:
                     phrase.role = Role.UNKNOWN
-                    self.found.append(phrase)
+                    self.phrases.append(phrase)
                 first.role = role
                 first.step = max(self.step, 1)
                 for phrase in self.topic[1:]:
@@ -133,7 +133,7 @@ class _Reader:
             phrase = self._phrase(noun, clause)
         forbidden = noun.excluded or (clause.negated and not noun.asked)
         phrase.role = Role.UNKNOWN if forbidden else role
-        self.found.append(phrase)
+        self.phrases.append(phrase)
         self._marks(noun, phrase, clause)
         return phrase
 
@@ -172,7 +172,7 @@ class _Reader:
             phrase = self.refer(noun, clause, to)
             if phrase is not None:
                 phrase.role = Role.UNKNOWN if clause.negated else role
-                self.found.append(phrase)
+                self.phrases.append(phrase)
             return phrase
         return self.noun(noun, role, clause)
 
@@ -474,7 +474,7 @@ class _Order:
             return
         phrase.role = Role.UNKNOWN if self.clause.negated else Role.PLACE
         phrase.link, phrase.of = link, self.object
-        self.reader.found.append(phrase)
+        self.reader.phrases.append(phrase)
         self.goals.append(phrase)
 
 

@@ -51,19 +51,19 @@ def unwrap(text: str) -> str:
 
 def tokens(text: str) -> list[Token]:
     """The words and marks of a text; brackets and dashes are commas."""
-    found = []
+    sentence = []
     for said in _TOKEN.findall(_ARROW.sub(", ", text.replace("’", "'"))):
         said = _PAUSES.get(said, said)
         lower = said.lower()
-        found.append(Token(said, mended(lower) if len(lower) > 2 else lower))
-    return _merged(found)
+        sentence.append(Token(said, mended(lower) if len(lower) > 2 else lower))
+    return _merged(sentence)
 
 
-def _merged(found: list[Token]) -> list[Token]:
+def _merged(sentence: list[Token]) -> list[Token]:
     """Words that are one: "left most", "left hand side", "upside down", "can not"."""
     result: list[Token] = []
-    found = _idioms(found)
-    for token in found:
+    sentence = _idioms(sentence)
+    for token in sentence:
         before = result[-1].word if result else ""
         pair = (before, token.word)
         if token.word == "most" and before in ("left", "right", "top", "bottom", "upper", "lower"):
@@ -77,20 +77,20 @@ def _merged(found: list[Token]) -> list[Token]:
     return result
 
 
-def _idioms(found: list[Token]) -> list[Token]:
+def _idioms(sentence: list[Token]) -> list[Token]:
     """Verbs of several words as one: "get rid of", "take a look at", "keep away from"."""
     result: list[Token] = []
     i = 0
-    while i < len(found):
+    while i < len(sentence):
         for size in (4, 3, 2):
-            verb = _IDIOMS.get(tuple(token.word for token in found[i : i + size]))
+            verb = _IDIOMS.get(tuple(token.word for token in sentence[i : i + size]))
             if verb is not None:
-                said = " ".join(token.said for token in found[i : i + size])
+                said = " ".join(token.said for token in sentence[i : i + size])
                 result += [Token(said, word) for word in verb.split()]
                 i += size
                 break
         else:
-            result.append(found[i])
+            result.append(sentence[i])
             i += 1
     return result
 

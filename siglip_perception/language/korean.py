@@ -49,8 +49,8 @@ def parse(text: str) -> Reading:
 class _Parser:
     """Tells the words apart and hands them to the reader, in their order."""
 
-    def __init__(self, found: list[str]) -> None:
-        self.tokens = found
+    def __init__(self, sentence: list[str]) -> None:
+        self.tokens = sentence
         self.reader = Reader()
         self.verbs: list[str] = []
         self.i = 0
@@ -319,46 +319,46 @@ class _Parser:
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
         if token in words.FILLERS and not token.startswith(("앞", "뒤")):
             return False
-        found = self._verb_form(token, noun, particle, following)
-        if found is None:
+        form = self._verb_form(token, noun, particle, following)
+        if form is None:
             return False
         self.verbs.append(token)
         when = following.startswith("때") or following in _WHILE
-        if found.ending is Ending.NOUN and when:
+        if form.ending is Ending.NOUN and when:
             reader.drop()
             self.i = i + 2
             return True
-        if found.ending is Ending.NOUN:
-            return self._describe(token, found, following)
+        if form.ending is Ending.NOUN:
+            return self._describe(token, form, following)
         negated = _is_negated(token, self.tokens[i + 1 : i + 4])
         asking = following.startswith(words.ASKING)
         self.i = i + 1
-        if found.ending is Ending.NOT and following.startswith(words.NOT_AFTER_JI):
+        if form.ending is Ending.NOT and following.startswith(words.NOT_AFTER_JI):
             self.i = i + 2
             forbidding = verb(following)
             ending = forbidding.ending if forbidding else kind_of(following)
             if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
                 ending = Ending.AND
-            reader.verb(Verb(found.stems, ending), negated=not asking, action=False)
+            reader.verb(Verb(form.stems, ending), negated=not asking, action=False)
             return True
         if negated:
-            reader.verb(found, negated=True, action=False)
+            reader.verb(form, negated=True, action=False)
             if self.next_word(self.i).startswith(("안", "대신", "안돼", "안되")):
                 self.i += 1
                 if self.at(self.i).startswith(("돼", "되", "된", "됩")):
                     self.i += 1
             return True
-        if found.ending is Ending.BEFORE:
+        if form.ending is Ending.BEFORE:
             before = following.startswith("전")
-            then = Verb(found.stems, Ending.AND if before else Ending.FOR)
+            then = Verb(form.stems, Ending.AND if before else Ending.FOR)
             reader.verb(then, negated=False, action=bool(reader.waiting or reader.has_noun))
             self.i += before
             return True
-        if following.startswith(_THANKING) and found.ending is Ending.IF:
+        if following.startswith(_THANKING) and form.ending is Ending.IF:
             while self.at(self.i).startswith(_THANKING):
                 self.i += 1
-            found = Verb(found.stems, Ending.FINAL)
-        if found.stems == ("하",) and not reader.has_noun and not reader.waiting:
+            form = Verb(form.stems, Ending.FINAL)
+        if form.stems == ("하",) and not reader.has_noun and not reader.waiting:
             return True
         spared = token in words.LEFT_AS_IS and not (reader.waiting or reader.has_noun)
         if spared:
@@ -368,25 +368,25 @@ class _Parser:
         chained = (
             known is not None
             and (
-                found.bare
+                form.bare
                 or (
                     token.endswith(("고", "다", "다가"))
                     and known.stems[-1] in (*words.CARRYING, "있")
-                    and found.ending is Ending.AND
+                    and form.ending is Ending.AND
                 )
             )
             and self.at(i + 1) == following
-            and found.ending is Ending.AND
+            and form.ending is Ending.AND
             and known.ending is not Ending.NOUN
         )
         if chained:
-            reader.chain(found.stems)
+            reader.chain(form.stems)
             return True
         question = any(self.at(k).startswith(_QUESTIONS) for k in range(len(self.tokens)))
-        if found.stems[-1] in words.USING and (token.endswith("고") or not following):
-            found = Verb(("쥐",), found.ending, found.past, found.bare)  # 가위를 쓰고 나서
+        if form.stems[-1] in words.USING and (token.endswith("고") or not following):
+            form = Verb(("쥐",), form.ending, form.past, form.bare)  # 가위를 쓰고 나서
         question |= self.at(self.i) == "?" and reader.has_subject
-        reader.verb(found, negated=False, question=question)
+        reader.verb(form, negated=False, question=question)
         if token.endswith("거나"):
             reader.either = list(reader.last)
         return True
@@ -460,30 +460,30 @@ class _Parser:
             return Verb((token,), ending, bare=bare)
         return None
 
-    def _describe(self, token: str, found: Verb, following: str) -> bool:
+    def _describe(self, token: str, form: Verb, following: str) -> bool:
         """A verb before the noun that it describes, or before 다음에, 수 있니, 것."""
         i, reader = self.i, self.reader
         self.i = i + 1
         if following in words.AFTERWARDS or following.startswith(
             ("다음", "후", "뒤에", "채", "직후")
         ):
-            reader.verb(Verb(found.stems, Ending.AND), negated=False)
+            reader.verb(Verb(form.stems, Ending.AND), negated=False)
             self.i = i + 2
             return True
         if following in _ABILITY:
-            reader.verb(Verb(found.stems, Ending.FINAL), negated=False)
+            reader.verb(Verb(form.stems, Ending.FINAL), negated=False)
             self.i = i + 2
             while self.at(self.i).startswith(("있", "없", "알")):
                 self.i += 1
             return True
         if following in ("대신", "대신에"):
-            reader.verb(Verb(found.stems, Ending.AND), negated=True, action=False)
+            reader.verb(Verb(form.stems, Ending.AND), negated=True, action=False)
             self.i = i + 2
             return True
         if not following or self.at(i + 1) in _BREAKS:
-            reader.verb(Verb(found.stems, Ending.FINAL, found.past), negated=False)
+            reader.verb(Verb(form.stems, Ending.FINAL, form.past), negated=False)
             return True
-        reader.relative(token, found.stems[-1])
+        reader.relative(token, form.stems[-1])
         return True
 
     # Nouns

@@ -157,10 +157,10 @@ def verb(token: str) -> Verb | None:
         return Verb((words.STATES[token],), Ending.NOUN)
     if len(token) > _LONGEST_VERB or not _HANGUL.match(token):
         return None
-    found = _match(_jamo(token), 3)
-    if found is None:
+    match = _match(_jamo(token), 3)
+    if match is None:
         return None
-    stems, ending = found
+    stems, ending = match
     return Verb(stems, _kind(ending, token), ending.startswith("\u11bb"), ending == "")
 
 

@@ -190,7 +190,7 @@ class Reader:
     """Takes a sentence word by word, as `korean.parse` has told the words apart."""
 
     def __init__(self) -> None:
-        self.found: list[Phrase] = []
+        self.phrases: list[Phrase] = []
         self.waiting: list[_Noun] = []
         self.chunk: list[str] = []
         self.start = 0
@@ -356,8 +356,8 @@ class Reader:
             noun = _Noun(first.words, first.position)
         elif self.waiting and not self.waiting[-1].particle:
             noun = _Noun(self.waiting[-1].words, self.position)
-        elif self.found:
-            last = self._target or self.found[-1]
+        elif self.phrases:
+            last = self._target or self.phrases[-1]
             noun = _Noun([last.text], self.position)
         if noun is not None:
             noun.particle = particle or "을"
@@ -610,14 +610,14 @@ class Reader:
 
     def finish(self) -> list[Phrase]:
         self.end()
-        if not self.found and self._topic:
+        if not self.phrases and self._topic:
             for number, noun in enumerate(self._topic):
                 other = number or noun.particle in (*words.TO_PLACE, "말고", "의") or noun.side
                 role = Role.UNKNOWN if other else Role.TARGET
                 self._take(noun, role, None, 1).confidence = 0.4
-        self.found.sort(key=lambda phrase: phrase.position)
-        relate(self.found)
-        return self.found
+        self.phrases.sort(key=lambda phrase: phrase.position)
+        relate(self.phrases)
+        return self.phrases
 
     def _take(self, noun: _Noun, role: Role, link: Link | None, step: int) -> Phrase:
         phrase = Phrase(
@@ -637,7 +637,7 @@ class Reader:
         for mark in noun.marks:
             told = self._take(mark, Role.UNKNOWN, mark.link, step)
             told.of = phrase
-        self.found.append(phrase)
+        self.phrases.append(phrase)
         return phrase
 
 
@@ -720,7 +720,7 @@ class _Settle:
             )
             if not place and not promoted:
                 promoted.append(phrase)
-        for phrase in reader.found[-len(reader._topic) :]:
+        for phrase in reader.phrases[-len(reader._topic) :]:
             if phrase.role is Role.UNKNOWN and promoted and phrase not in promoted:
                 phrase.of = phrase.of or promoted[0]
         reader._topic = []

@@ -42,21 +42,21 @@ _PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..
 
 def tokens(text: str) -> list[str]:
     """The words and marks of a sentence."""
-    found: list[str] = []
+    sentence: list[str] = []
     for token in _TOKEN.findall(_QUOTES.sub("", _LABEL.sub("", unwrap(text)))):
         if (
             token in _LONE
-            and found
-            and _HANGUL.search(found[-1])
-            and not found[-1].endswith(token)
+            and sentence
+            and _HANGUL.search(sentence[-1])
+            and not sentence[-1].endswith(token)
         ):
-            particle = split_particle(found[-1])[1]
-            joined = found[-1] + token
-            if not particle and split_particle(joined)[1] == token and verb(found[-1]) is None:
-                found[-1] = joined
+            particle = split_particle(sentence[-1])[1]
+            joined = sentence[-1] + token
+            if not particle and split_particle(joined)[1] == token and verb(sentence[-1]) is None:
+                sentence[-1] = joined
                 continue
-        found += _spaced(mended(token))
-    return found
+        sentence += _spaced(mended(token))
+    return sentence
 
 
 def mended(token: str) -> str:
