@@ -100,7 +100,7 @@ def test_bad_files_are_refused_and_the_node_goes_on(
         "truncated": (jpeg[:-200], "jpeg", "corrupt", WARN),
         "empty": (b"", "rgb8; jpeg compressed bgr8", "corrupt", WARN),
         "bomb": (bomb(), "png", "too_large", ERROR),
-        "other": (b"RIFF0000WEBP", "webp", "encoding", ERROR),
+        "other": (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jp2", "encoding", ERROR),
     }[kind]
 
     def send() -> None:
