@@ -41,12 +41,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs ROS 2, and leave out what is slow unless it was asked for.
 
-    --slow, a -m that speaks of slow, or the name of a test on the command line ask for it.
+    --slow, a -m that speaks of slow, or the name of a file or a test on the command line do.
     """
     for item in items:
         if _needs_ros(item.path):
             item.add_marker("ros")
-    named = any("::" in argument for argument in config.args)
+    named = any(".py" in argument for argument in config.args)
     if config.getoption("--slow") or "slow" in config.option.markexpr or named:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -31,6 +31,8 @@ from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import Preprocessor
 from siglip_perception.util.progress import shown
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FAKE = Path(__file__).parent / "fake_tensorrt"
 # What the build of the fixture `built` told of its progress.
@@ -197,7 +199,6 @@ def test_a_truncated_engine_is_put_aside_and_built_anew(
     assert engines.load(encoders_of(folder), target, cache) is not None
 
 
-@pytest.mark.slow
 def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     folder: Path,
     target: Target,
