@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from siglip_perception.util.threads import spin_briefly
 
@@ -18,6 +19,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before any test module imports PyTorch.
 spin_briefly()
+
+# Whether examples are made or tested quickly says more of what else the machine does.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 HERE = Path(__file__).parent
 ROS_FOLDERS = ("integration", "node")

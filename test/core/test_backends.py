@@ -341,6 +341,7 @@ def test_onnxruntime_computes_what_pytorch_does(
             assert float(error) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
     import onnx
 
@@ -360,6 +361,7 @@ def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
     assert {item.type.tensor_type.elem_type for item in model.graph.output} == {fp32}
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     from siglip_perception.language.instruction import from_phrases
@@ -375,6 +377,7 @@ def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     np.testing.assert_allclose(ours.presence, theirs.presence, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
     encoders, exact = encoders_of(folder), encoders_of(folder)
@@ -389,6 +392,7 @@ def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
     torch.testing.assert_close(found.siglip, wanted.siglip, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs.serve(encoders_of(folder), "fp32")
 
@@ -399,6 +403,7 @@ def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPa
     graphs.serve(encoders_of(folder), "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 @pytest.mark.usefixtures("built")
 def test_an_engine_of_other_weights_does_not_serve(

@@ -515,7 +515,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @settings(
-    max_examples=80, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(st.sampled_from(places(content())[1:]), JSON_VALUES), max_size=3))
 def test_any_value_at_any_place_is_used_or_refused_in_a_sentence(

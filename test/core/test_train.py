@@ -45,6 +45,7 @@ def _in_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path) -> Non
         train_tower(recipe, run, **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
