@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options(args.model, args.seed, args.quick)
     for name in QUESTIONS if args.name == "all" else (args.name,):
         print(f"{name}: {QUESTIONS[name]}", flush=True)
-        module = importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
+        module = importlib.import_module(f"siglip_perception.experiments.{name.replace('-', '_')}")
         began = time.monotonic()
         outcome = module.run(options)
         files = save(name, QUESTIONS[name], outcome, args.output)

@@ -35,7 +35,7 @@ _HELP = {
 # These bring their own arguments; they are imported only when they are asked for.
 _DELEGATED = {
     "phrases": "siglip_perception.commands.phrases",
-    "fetch": "siglip_perception.checkpoints.fetch",
+    "fetch": "siglip_perception.commands.fetch",
     "contracts": "siglip_perception.commands.contracts",
     "parity": "siglip_perception.commands.parity",
     "train": "siglip_perception.commands.train",

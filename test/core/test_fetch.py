@@ -23,8 +23,8 @@ from models import write_random_model
 from safetensors.torch import save
 
 from siglip_perception import checkpoints
-from siglip_perception.checkpoints import fetch as fetching
-from siglip_perception.checkpoints.fetch import FetchError
+from siglip_perception.commands import fetch as fetching
+from siglip_perception.commands.fetch import FetchError
 from siglip_perception.errors import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

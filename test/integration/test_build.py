@@ -137,7 +137,7 @@ def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
     said = installed.run(
         sys.executable,
         "-c",
-        "import importlib.metadata; from siglip_perception import requirements;"
+        "import importlib.metadata; from siglip_perception.util import requirements;"
         "print(importlib.metadata.distribution('siglip_perception').locate_file(''));"
         "print(requirements.how('torch')); print(requirements.how('peft'))",
     ).splitlines()

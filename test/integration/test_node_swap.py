@@ -27,9 +27,9 @@ FAKE = ROOT / "test" / "core" / "fake_tensorrt"
 NODE = """
 import sys
 import torch
-from siglip_perception.backends import choice
+from siglip_perception.backends import select
 from siglip_perception.node.perception_node import main
-choice._device = lambda name, backend: (torch.device("cpu"), [])
+select._device = lambda name, backend: (torch.device("cpu"), [])
 main(sys.argv)
 """
 
