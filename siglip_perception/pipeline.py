@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ _MOST_OBJECTS = 255
 class PipelineOptions:
     """What a pipeline is loaded with; the names and ranges are those of the node's parameters.
 
+    taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
+        last.
     background: whether PyTorch may serve while engines are built, as in a node; else they are
         waited for, so that all results come from the same backend.
     """
@@ -62,6 +64,7 @@ class PipelineOptions:
     tokens_dtype: TokenDtype = "float32"
     grounding_model: str = ""
     grounding_contract: str = ""
+    taps: Mapping[str, int] = field(default_factory=dict)
     background: bool = False
 
 
@@ -133,7 +136,11 @@ class Pipeline:
         """
         choice = backends.choose(options.backend, options.device, options.precision)
         plan = Plan.make(
-            options.model, options.contract, options.grounding_model, options.grounding_contract
+            options.model,
+            options.contract,
+            options.grounding_model,
+            options.grounding_contract,
+            options.taps,
         )
         try:
             pipeline = cls(plan, options, choice)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 Point3 = tuple[float, float, float]
 NOWHERE: Point3 = (math.nan, math.nan, math.nan)
@@ -182,7 +186,9 @@ class TokenGrid:
         uint16 holding bfloat16 bit patterns (numpy has no bfloat16). `dtype` says which.
     """
 
-    data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+    data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16] = field(
+        repr=False
+    )
     dtype: TokenDtype
     rows: int
     cols: int
@@ -192,6 +198,14 @@ class TokenGrid:
     @property
     def dim(self) -> int:
         return int(self.data.shape[1])
+
+    def to_torch(self) -> Tensor:
+        """A tensor [rows * cols, dim] of `dtype` on the CPU, in the memory of `data`."""
+        import torch  # here, as most who read this module have no use for it
+
+        if self.dtype == "bfloat16":
+            return torch.from_numpy(self.data.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(self.data)
 
 
 def join(grids: Sequence[TokenGrid]) -> TokenGrid:

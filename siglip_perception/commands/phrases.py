@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from siglip_perception.language.instruction import Instruction, parse
+from siglip_perception.language.mentions_json import mentions_as_json
 from siglip_perception.types import Link, Mention, Relation, Role
 
 _TOWARDS = frozenset({Link.FROM, Link.WITH})
@@ -57,26 +57,6 @@ def as_json(understood: Instruction) -> dict[str, Any]:
         "confidence": round(understood.confidence, 3),
         "explanation": understood.explanation,
     }
-
-
-def mentions_as_json(phrases: Sequence[str], mentions: Sequence[Mention]) -> list[dict[str, Any]]:
-    """Mentions as JSON values; `of` is the index of the mention that goes there or is told apart,
-    `of_phrase` its phrase."""
-    return [
-        {
-            "phrase": phrases[mention.phrase],
-            "role": mention.role.name.lower(),
-            "step": mention.step,
-            "relation": None if mention.link is None else mention.link.value,
-            "of": mention.of,
-            "of_phrase": None if mention.of is None else phrases[mentions[mention.of].phrase],
-            "which": mention.which or None,
-            "rank": mention.rank or None,
-            "many": mention.many,
-            "confidence": round(mention.confidence, 3),
-        }
-        for mention in mentions
-    ]
 
 
 def _landmarks(understood: Instruction, relation: Relation) -> list[str]:

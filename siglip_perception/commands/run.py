@@ -5,42 +5,36 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from siglip_perception.bags import replay as bag_replay
-from siglip_perception.commands.phrases import mentions_as_json
 from siglip_perception.config import Settings
-from siglip_perception.errors import BackendError, InstructionError, PerceptionError
+from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.grounding.tracking import TrackingOptions
 from siglip_perception.images import overlay
-from siglip_perception.images.files import read_image
+from siglip_perception.images.files import Picture, read_image
 from siglip_perception.language import instruction
-from siglip_perception.types import Frame, Grounding, Point3, UInt8Array
+from siglip_perception.perception import Perception, describe, read_instruction
+from siglip_perception.types import Grounding, UInt8Array
 from siglip_perception.util.files import write_atomically
 from siglip_perception.util.progress import progress
-
-if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds: only once there is something to run.
-    from siglip_perception.pipeline import Pipeline, Query, Result
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def tokens(args: argparse.Namespace) -> int:
     """One image -> an .npz of its tokens."""
-    image = _image(args)
+    picture = _picture(args)
     _check_folder(args.output)
-    pipeline = _load(args)
-    grid = _process(pipeline, image, None).tokens
-    if grid is None:
-        raise BackendError(f"The backend {pipeline.backend} gave no tokens.")
+    with _naming_options():
+        grid = _perception(args).tokens(picture)
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -59,24 +53,22 @@ def tokens(args: argparse.Namespace) -> int:
 
 def ground(args: argparse.Namespace) -> int:
     """One image and an instruction -> objects, as text or JSON, and as a picture."""
-    asked = instruction.parse(args.instruction)
-    if not asked.phrases:
-        raise InstructionError(asked.explanation)
-    image = _image(args)
+    # All that can be wrong without a model is looked at before one is loaded, which takes seconds.
+    read_instruction(args.instruction)
+    picture = _picture(args)
     if args.overlay is not None:
         _check_folder(args.overlay)
         _format(args.overlay)
-    pipeline = _load(args)
-    query = pipeline.query(asked, 1)
-    grounding = _process(pipeline, image, query, with_mask=args.overlay is not None).grounding
-    if grounding is None:
-        raise BackendError(f"The backend {pipeline.backend} gave no objects.")
+    with _naming_options():
+        seen = _perception(args).look(
+            picture, args.instruction, with_tokens=False, with_mask=args.overlay is not None
+        )
     if args.overlay is not None:
-        write_picture(args.overlay, overlay.draw(image, grounding))
+        write_picture(args.overlay, seen.overlay())
     if args.json:
-        print(json.dumps(as_json(grounding), ensure_ascii=False, indent=2))
-    else:
-        print("\n".join(_sentences(grounding)))
+        print(json.dumps(seen.as_json(), ensure_ascii=False, indent=2))
+    elif seen.grounding is not None:
+        print("\n".join(describe(seen.grounding)))
     return 0
 
 
@@ -117,7 +109,7 @@ def replay(args: argparse.Namespace) -> int:
                     f"Cannot write to {args.overlay} ({error.strerror})."
                 ) from error
         with bag_replay.deterministic():
-            pipeline = _load(args)
+            pipeline = _perception(args).pipeline
             summary = bag_replay.replay_recording(
                 recording, selection, args.output, pipeline, options, progress(sys.stderr)
             )
@@ -129,7 +121,7 @@ def replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def _image(args: argparse.Namespace) -> UInt8Array:
+def _picture(args: argparse.Namespace) -> Picture:
     """The image that a command names; what was mended in its file is said on stderr."""
     picture = read_image(args.image, mono16_white=args.mono16_white)
     if picture.repairs:
@@ -137,7 +129,7 @@ def _image(args: argparse.Namespace) -> UInt8Array:
             f"{args.image} was decoded, though it has faults: {', '.join(picture.repairs)}",
             file=sys.stderr,
         )
-    return picture.pixels
+    return picture
 
 
 def _say(line: str) -> None:
@@ -159,81 +151,32 @@ def write_picture(path: Path, image: UInt8Array) -> None:
     _write(path, buffer.getvalue())
 
 
-def as_json(grounding: Grounding) -> dict[str, Any]:
-    """A grounding as JSON values; boxes are [x, y, width, height] in pixels, points in meters."""
-    return {
-        "instruction": grounding.instruction,
-        "contract": grounding.contract,
-        "phrases": list(grounding.phrases),
-        "presence": [round(value, 6) for value in grounding.presence],
-        "mentions": mentions_as_json(grounding.phrases, grounding.mentions),
-        "confidence": round(grounding.confidence, 3),
-        "objects": [
-            {
-                "phrase": found.phrase,
-                "role": found.role.name.lower(),
-                "score": round(found.score, 6),
-                "logit": round(found.logit, 6),
-                "box": [found.box.x, found.box.y, found.box.width, found.box.height],
-                "area": round(found.area, 6),
-                "id": found.id,
-                "mentions": list(found.mentions),
-                "position": _meters(found.position),
-                "extent": _meters(found.extent),
-            }
-            for found in grounding.objects
-        ],
-    }
-
-
-def _meters(point: Point3) -> list[float] | None:
-    """[x, y, z], or nothing without depth: JSON has no NaN."""
-    return [round(value, 4) for value in point] if all(map(math.isfinite, point)) else None
-
-
-def _load(args: argparse.Namespace) -> Pipeline:
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
-
-    options = PipelineOptions(
-        model=args.model,
+def _perception(args: argparse.Namespace) -> Perception:
+    return Perception(
+        args.model,
         contract=args.contract,
         backend=args.backend,
         device=args.device,
         precision=args.precision,
         threshold=getattr(args, "threshold", Settings.threshold),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
-        tokens_dtype=getattr(args, "tokens_dtype", "float32"),
-        grounding_model=getattr(args, "grounding_model", ""),
-        grounding_contract=getattr(args, "grounding_contract", ""),
+        tokens_dtype=getattr(args, "tokens_dtype", Settings.tokens_dtype),
+        grounding_model=getattr(args, "grounding_model", Settings.grounding_model),
+        grounding_contract=getattr(args, "grounding_contract", Settings.grounding_contract),
     )
-    return Pipeline.load(options)
 
 
-def _process(
-    pipeline: Pipeline, image: UInt8Array, query: Query | None, *, with_mask: bool = False
-) -> Result:
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Say what to do about NaN in the command line's own options."""
     try:
-        return pipeline.process(
-            Frame(image), query, with_tokens=query is None, with_mask=with_mask
-        )
-    except FloatingPointError as error:
-        raise BackendError(
-            f"{error} Check the weights, or use --precision fp32 --backend torch."
-        ) from error
-
-
-def _sentences(grounding: Grounding) -> list[str]:
-    lines = []
-    for phrase, presence in zip(grounding.phrases, grounding.presence, strict=True):
-        found = [answer for answer in grounding.objects if answer.phrase == phrase]
-        lines.append(f"{phrase}: in view {presence:.2f}" + ("" if found else ", not found"))
-        lines += [
-            f"  score {answer.score:.2f}, box x {answer.box.x} y {answer.box.y}"
-            f" {answer.box.width} x {answer.box.height}"
-            + (f", {answer.role.name.lower()}" if answer.role else "")
-            for answer in found
-        ]
-    return lines
+        yield
+    except BackendError as error:
+        if isinstance(error.__cause__, FloatingPointError):
+            raise BackendError(
+                f"{error.__cause__} Check the weights, or use --precision fp32 --backend torch."
+            ) from error
+        raise
 
 
 def _report(summary: bag_replay.Summary, out: Path) -> list[str]:

@@ -15,6 +15,7 @@ from siglip_perception.contracts.check import (
     check,
     contradictions,
     difference,
+    with_taps,
 )
 from siglip_perception.contracts.contract import (
     Contract,
@@ -46,6 +47,7 @@ __all__ = [
     "names",
     "path",
     "pixel_differences",
+    "with_taps",
 ]
 
 _FOLDER = Path(__file__).parent

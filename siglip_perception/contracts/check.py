@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
 from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
@@ -95,6 +95,40 @@ def difference(
                     f"{facts[spec.name].prefix}{field}", facts[spec.name].where, given, value
                 )
     return ""
+
+
+def with_taps(
+    contract: Contract, taps: Mapping[str, int], facts: Mapping[EncoderName, EncoderFacts]
+) -> Contract:
+    """The contract with other blocks tapped, and a name that says so.
+
+    taps: encoder -> block, counted as Python does: -1 the last; what is not named stays.
+    facts: what the checkpoint says of its encoders.
+    Raises ContractError, one sentence, for an encoder or a block that there is not.
+    """
+    names = [spec.name for spec in contract.encoders]
+    for name, tap in taps.items():
+        if name not in names:
+            raise ContractError(
+                f"The contract {contract.name} has no encoder {name!r} to tap: it has"
+                f" {' and '.join(names)}."
+            )
+        blocks = facts[contract.encoder(name).name].num_hidden_layers
+        if not isinstance(tap, int) or isinstance(tap, bool) or not -blocks <= tap <= -1:
+            raise ContractError(
+                f"The tap of {name} is {tap!r}: it must be -1, the last block, to {-blocks},"
+                " the first."
+            )
+    changed = [spec for spec in contract.encoders if taps.get(spec.name, spec.tap) != spec.tap]
+    if not changed:
+        return contract
+    return replace(
+        contract,
+        name=contract.name + "".join(f"+{spec.name}{taps[spec.name]}" for spec in changed),
+        encoders=tuple(
+            replace(spec, tap=taps.get(spec.name, spec.tap)) for spec in contract.encoders
+        ),
+    )
 
 
 def contradictions(

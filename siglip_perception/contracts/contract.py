@@ -116,6 +116,15 @@ class Contract:
         """The SigLIP encoder, which says what they are; None where the contract has none."""
         return next((spec for spec in self.encoders if spec.name == "siglip"), None)
 
+    @property
+    def channels(self) -> dict[EncoderName, slice]:
+        """Each encoder's channels of a token: tokens[:, channels["siglip"]] are SigLIP's."""
+        channels, start = {}, 0
+        for encoder in self.encoders:
+            channels[encoder.name] = slice(start, start + encoder.dim)
+            start += encoder.dim
+        return channels
+
     def encoder(self, name: EncoderName) -> EncoderSpec:
         """The encoder of that name; KeyError where the contract has none."""
         for encoder in self.encoders:

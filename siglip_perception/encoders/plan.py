@@ -51,14 +51,24 @@ class Plan:
     says: str
 
     @classmethod
-    def make(cls, model: str, contract: str, own_model: str, own_contract: str) -> Plan:
+    def make(
+        cls,
+        model: str,
+        contract: str,
+        own_model: str,
+        own_contract: str,
+        taps: Mapping[str, int] | None = None,
+    ) -> Plan:
         """Load the tokens' model, and the grounding's own where one is named.
 
+        taps: encoder -> block that its tokens are taken from, in place of the contract's.
         Raises CheckpointError or ContractError, each with one clear sentence.
         """
         folder = checkpoints.resolve(model)
         checkpoint = Checkpoint(folder)
         kept = choose(contract, checkpoint)
+        if taps:
+            kept = contracts.with_taps(kept, taps, checkpoint.facts)
         models = checkpoint.load(kept)
         towers: dict[str, Tower] = {
             spec.name: _tower(models, kept, spec.name) for spec in kept.encoders

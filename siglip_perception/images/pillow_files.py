@@ -64,7 +64,7 @@ def decode_by_pillow(
                 blocks = (picture.info.get(name, b"") for name in ("exif", "xmp"))
                 turns = [metadata_orientation(memoryview(block)) for block in blocks]
                 orientation = next((turn for turn in turns if turn != 1), 1)
-            pixels = _rgb(picture, kind, mono16_white)
+            pixels = to_rgb(picture, kind, mono16_white)
             gray = picture.mode in _GRAY
     except UnidentifiedImageError as error:
         if kind != "TIFF":
@@ -87,8 +87,12 @@ def decode_by_pillow(
     return Decoded(pixels, gray, orientation)
 
 
-def _rgb(picture: Image.Image, kind: Format, mono16_white: int) -> UInt8Array:
-    """The first picture's pixels, uint8 [height, width, 3] RGB."""
+def to_rgb(picture: Image.Image, kind: str, mono16_white: int) -> UInt8Array:
+    """The first picture's pixels, uint8 [height, width, 3] RGB, C-contiguous.
+
+    kind: what errors call it. mono16_white: as check_white() has it; of no effect for a "PNM".
+    Raises ImageError `encoding` for numbers of unknown brightness.
+    """
     if picture.mode == "F" or (picture.mode == "I" and kind != "PNM"):
         raise ImageError("encoding", f"the {kind} {_NUMBERS}")
     if picture.mode.startswith("I"):

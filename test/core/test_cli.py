@@ -310,12 +310,14 @@ def test_nan_is_withheld_with_a_sentence(
     options = PipelineOptions(model=model)
     loaded = Pipeline.load(options)
 
-    def withhold(*_: object, **__: object) -> None:
-        raise FloatingPointError("The encoders gave NaN or infinity; the tokens are withheld.")
+    def withhold(*_: object, **__: object) -> list[FloatingPointError]:
+        return [FloatingPointError("The encoders gave NaN or infinity; the tokens are withheld.")]
 
     monkeypatch.setattr(Pipeline, "load", lambda _: loaded)
-    monkeypatch.setattr(loaded, "process", withhold)
-    assert "NaN" in refused(capsys, "tokens", image, "-o", tmp_path / "t.npz")
+    monkeypatch.setattr(loaded, "process_batch", withhold)
+    sentence = refused(capsys, "tokens", image, "-o", tmp_path / "t.npz")
+    assert "NaN" in sentence
+    assert "use --precision fp32 --backend torch" in sentence
     assert not (tmp_path / "t.npz").exists()
 
 
