@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from siglip_perception.pipeline import Query
 
 # The longer side of a notebook's picture, in pixels.
-_THUMBNAIL = 640
+_THUMBNAIL = 480
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,12 +150,12 @@ class Percept:
             lines += describe(self.grounding)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def _repr_png_(self) -> bytes:
-        """The overlay for a notebook, at most 640 pixels wide and high."""
+    def _repr_jpeg_(self) -> bytes:
+        """The overlay as a notebook shows it, at most 480 pixels wide and high."""
         picture = Image.fromarray(self.overlay())
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        picture.save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
 

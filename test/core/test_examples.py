@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -37,3 +43,40 @@ def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith("tabletop: [")
     assert done.stdout.strip().endswith(", 64]")
+
+
+def run_cell(source: str, names: dict[str, Any]) -> tuple[str, object]:
+    """What a notebook's cell prints, and the value of its last expression."""
+    cell = ast.parse(source)
+    last = cell.body.pop() if isinstance(cell.body[-1], ast.Expr) else None
+    printed, value = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
+        exec(compile(cell, "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return printed.getvalue(), value
+
+
+def test_the_notebook_runs_and_shows_what_it_has_stored() -> None:
+    notebook = json.loads((ROOT / "examples/perception.ipynb").read_text())
+    assert len(notebook["cells"]) == 10
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        printed, value = run_cell("".join(cell["source"]), names)
+        stored = {
+            kind for output in cell["outputs"] for kind in output.get("data", {"stdout": ""})
+        }
+        shown = {"stdout"} if printed else set()
+        for kind, method in (("image/jpeg", "_repr_jpeg_"), ("image/png", "_repr_png_")):
+            if kind in stored:
+                assert getattr(value, method)()
+                shown |= {kind, "text/plain"}
+        assert shown == stored
+    assert [item.phrase for item in names["seen"].objects] == ["red block", "yellow plate"]
+    assert names["block"].sum() > 10_000
+    assert names["listed"].presence["red cup"] < 0.5 < names["listed"].presence["파란 블록"]
+    assert list(names["views"]) == ["front", "wrist"]
+    cosines = names["vectors"] @ names["vectors"].T
+    np.testing.assert_array_less(cosines[2, :2], cosines[0, 1])
