@@ -554,8 +554,8 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
 
 def _checked(name: str, value: object) -> Any:
     """An option, held against the node's parameter of the same meaning."""
-    parameter = BY_NAME[name]
-    return replace(parameter, name=name.replace(".", "_")).check(value)
+    parameter = replace(BY_NAME[name], name=name.replace(".", "_"))
+    return parameter.check(value.item() if isinstance(value, np.generic) else value)
 
 
 def _positive(name: str, value: object) -> int:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from siglip_perception import contracts
 from siglip_perception.commands import main
+from siglip_perception.types import Box
 
 ROOT = Path(__file__).parents[2]
 DIM = contracts.get("tabletop").dim
@@ -57,7 +59,8 @@ def run_cell(source: str, names: dict[str, Any]) -> tuple[str, object]:
     return printed.getvalue(), value
 
 
-def test_the_notebook_runs_and_shows_what_it_has_stored() -> None:
+def test_the_notebook_runs_and_shows_what_it_has_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
     notebook = json.loads((ROOT / "examples/perception.ipynb").read_text())
     assert len(notebook["cells"]) == 10
     names: dict[str, Any] = {}
@@ -74,9 +77,19 @@ def test_the_notebook_runs_and_shows_what_it_has_stored() -> None:
                 assert getattr(value, method)()
                 shown |= {kind, "text/plain"}
         assert shown == stored
-    assert [item.phrase for item in names["seen"].objects] == ["red block", "yellow plate"]
-    assert names["block"].sum() > 10_000
-    assert names["listed"].presence["red cup"] < 0.5 < names["listed"].presence["파란 블록"]
+    assert [item.phrase for item in names["seen"].objects] == ["red cup", "orange plate"]
+    assert names["cup"].sum() > 10_000
+    assert names["listed"].presence["green apple"] < 0.5 < names["listed"].presence["파란 자동차"]
     assert list(names["views"]) == ["front", "wrist"]
     cosines = names["vectors"] @ names["vectors"].T
     np.testing.assert_array_less(cosines[2, :2], cosines[0, 1])
+
+
+def test_the_readmes_first_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    section = (ROOT / "README.md").read_text().partition("\n## From Python\n")[2]
+    names: dict[str, Any] = {}
+    run_cell(section.partition("```python\n")[2].partition("```")[0], names)
+    (cup,) = names["seen"].objects
+    assert cup.phrase == "red cup"
+    assert cup.box.iou(Box(57, 78, 161, 161)) > 0.9

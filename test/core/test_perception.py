@@ -349,7 +349,7 @@ def test_thresholds_can_be_changed(perception: Perception, image: UInt8Array) ->
         perception.threshold = 0.0
         everything = perception.look(image, "red cup").objects
         assert len(everything) > 1
-        perception.max_objects = 1
+        perception.max_objects = np.int64(1)  # type: ignore[assignment]
         assert len(perception.look(image, "red cup").objects) == 1
         with pytest.raises(PerceptionError, match="threshold is -1"):
             perception.threshold = -1
