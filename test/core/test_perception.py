@@ -23,7 +23,7 @@ from siglip_perception.images.inputs import to_picture
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import UInt8Array, join
 
-OPTIONS = {"backend": "torch", "device": "cpu", "precision": "fp32"}
+OPTIONS: dict[str, Any] = {"backend": "torch", "device": "cpu", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
