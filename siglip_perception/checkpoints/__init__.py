@@ -23,21 +23,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipConfig, SiglipModel
-
-from siglip_perception.checkpoints.build import Loaded, build
 from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
 from siglip_perception.checkpoints.layout import Layout, Source, discover, quiet
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
-from siglip_perception.checkpoints.tokenizer import (
-    CONFIG,
-    FAST,
-    SENTENCEPIECE,
-    TokenizerFiles,
-    load_tokenizer,
-)
 from siglip_perception.contracts import (
     Contract,
     EncoderFacts,
@@ -47,6 +37,13 @@ from siglip_perception.contracts import (
 )
 from siglip_perception.errors import CheckpointError
 from siglip_perception.util.files import write_atomically
+
+if TYPE_CHECKING:
+    # PyTorch and transformers take seconds: a wrong name or folder is told before.
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
+
+    from siglip_perception.checkpoints.build import Loaded
+    from siglip_perception.checkpoints.tokenizer import TokenizerFiles
 
 __all__ = [
     "EMBEDDED",
@@ -136,6 +133,11 @@ class Checkpoint:
         A contract is needed for weights that come without a configuration, timm's or a policy's.
         Raises CheckpointError in one sentence if it cannot be loaded.
         """
+        # First: the others import transformers too.
+        from siglip_perception.checkpoints.offline import transformers  # isort: split
+        from siglip_perception.checkpoints.build import build
+        from siglip_perception.checkpoints.tokenizer import load_tokenizer
+
         folder = self._folder
         loaded: dict[EncoderName, Loaded] = {}
         siglip, tokenizer = None, None
@@ -145,13 +147,13 @@ class Checkpoint:
                 spec = next((spec for spec in contract.encoders if spec.name == name), None)
                 if spec is None:
                     continue
-            if isinstance(source.config, SiglipConfig):
+            if isinstance(source.config, transformers.SiglipConfig):
                 # Before the weights, which take seconds: a tokenizer's error is told at once.
                 tokenizer = load_tokenizer(
                     _tokenizer_files(folder, source), source.config.text_config
                 )
             loaded[name] = build(folder, source, spec)
-            if isinstance(loaded[name].whole, SiglipModel):
+            if isinstance(loaded[name].whole, transformers.SiglipModel):
                 siglip = loaded[name].whole
         grounding = folder.read_json(GROUNDING) if folder.has(GROUNDING) else {}
         return Models(
@@ -166,6 +168,13 @@ class Checkpoint:
 
 
 def _tokenizer_files(folder: Folder, source: Source) -> TokenizerFiles:
+    from siglip_perception.checkpoints.tokenizer import (
+        CONFIG,
+        FAST,
+        SENTENCEPIECE,
+        TokenizerFiles,
+    )
+
     part = source.part
     fast, pieces = (
         folder.read(f"{part}{name}") if folder.has(f"{part}{name}") else None

@@ -22,6 +22,7 @@ from transformers import (
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
 from siglip_perception.checkpoints.layout import CLASSES, Source, quiet
+from siglip_perception.checkpoints.offline import transformers
 from siglip_perception.checkpoints.tensors import quantized
 from siglip_perception.contracts import EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
@@ -78,7 +79,7 @@ def build(folder: Folder, source: Source, spec: EncoderSpec | None) -> Loaded:
     tensors, digests = _tensors(folder, source)
     path = folder.path / next(iter(source.files))
     if source.config is not None:
-        kind = CLASSES[source.name][source.raw["model_type"]][1]
+        kind: Any = getattr(transformers, CLASSES[source.name][source.raw["model_type"]][1])
         config, state = source.config, dict(tensors)
         # Old SigLIP checkpoints store this buffer; the classes make it themselves.
         for key in [key for key in state if key.endswith(_POSITION_IDS)]:

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-# Before transformers is imported: it reads the variable then, and only then.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-from transformers import (
-    Dinov2Config,
-    Dinov2Model,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    DINOv3ViTConfig,
-    DINOv3ViTModel,
-    SiglipConfig,
-    SiglipModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
-from transformers.utils import logging as _logging
 
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
@@ -39,18 +21,19 @@ from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts
 from siglip_perception.contracts.contract import ENCODERS
 from siglip_perception.errors import CheckpointError
 
-# The classes of transformers that are loaded, by the model_type in config.json. Never an Auto
-# class: it would run what an untrusted folder names.
-CLASSES: Mapping[EncoderName, Mapping[str, tuple[Any, Any]]] = {
+# The classes of transformers that are loaded, configuration and model, by the model_type in
+# config.json. Never an Auto class: it would run what an untrusted folder names. By name, as
+# transformers takes seconds to import: what is wrong with a folder is told before.
+CLASSES: Mapping[EncoderName, Mapping[str, tuple[str, str]]] = {
     "siglip": {
-        "siglip": (SiglipConfig, SiglipModel),
-        "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
+        "siglip": ("SiglipConfig", "SiglipModel"),
+        "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel"),
     },
     "dinov2": {
-        "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
-        "dinov2": (Dinov2Config, Dinov2Model),
+        "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
+        "dinov2": ("Dinov2Config", "Dinov2Model"),
     },
-    "dinov3": {"dinov3_vit": (DINOv3ViTConfig, DINOv3ViTModel)},
+    "dinov3": {"dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTModel")},
 }
 # Keys of a config.json that make transformers fetch or run code from elsewhere.
 _REMOTE_CODE_KEYS = frozenset(
@@ -67,7 +50,6 @@ _REMOTE_CODE_KEYS = frozenset(
     }
 )
 _PREFIXED_PATCHES = "embeddings.patch_embedding.weight"
-_transformers_logging: Any = _logging
 
 
 @dataclass(frozen=True)
@@ -205,7 +187,9 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
             " unquantized model."
         )
     raw = _without_remote_code(fields)
-    kind: Any = CLASSES[name][str(found)][0]
+    from siglip_perception.checkpoints.offline import transformers
+
+    kind: Any = getattr(transformers, CLASSES[name][str(found)][0])
     try:
         with quiet():
             config = kind.from_dict(raw)
@@ -390,13 +374,16 @@ def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' progress bars and load reports: errors say what matters."""
-    verbosity = _transformers_logging.get_verbosity()
-    bars = _transformers_logging.is_progress_bar_enabled()
-    _transformers_logging.set_verbosity_error()
-    _transformers_logging.disable_progress_bar()
+    from siglip_perception.checkpoints.offline import transformers
+
+    logs: Any = transformers.utils.logging
+    verbosity = logs.get_verbosity()
+    bars = logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
     try:
         yield
     finally:
-        _transformers_logging.set_verbosity(verbosity)
+        logs.set_verbosity(verbosity)
         if bars:
-            _transformers_logging.enable_progress_bar()
+            logs.enable_progress_bar()

@@ -14,28 +14,32 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 
 from siglip_perception.checkpoints.identify import content_error
 from siglip_perception.errors import CheckpointError
 
+if TYPE_CHECKING:
+    # Headers are looked at without it: it takes seconds to import.
+    import torch
+
 # The library's own limit on a header.
 _MAX_HEADER = 100_000_000
 _CHUNK = 1 << 22
+# The format's name of a dtype -> PyTorch's, and its bytes.
 _DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
 
 
@@ -78,6 +82,8 @@ def read(path: Path, wanted: Callable[[str], bool], *, whole_digest: bool) -> Re
 
     Raises CheckpointError for a file that is not whole, OSError if it cannot be read.
     """
+    import torch
+
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
     with path.open("rb") as file:
@@ -100,7 +106,7 @@ def read(path: Path, wanted: Callable[[str], bool], *, whole_digest: bool) -> Re
             digests[name] = hashlib.sha256(content).hexdigest()
             if entry.dtype not in _DTYPES:
                 raise quantized(path, name, entry.dtype)
-            flat = torch.from_numpy(stored).view(_DTYPES[entry.dtype])
+            flat = torch.from_numpy(stored).view(getattr(torch, _DTYPES[entry.dtype][0]))
             tensors[name] = flat.reshape(entry.shape)
     return Read(tensors, digests, total.hexdigest() if whole_digest else "")
 
@@ -157,7 +163,7 @@ def _entry(value: Any, path: Path) -> Entry:
     except (TypeError, KeyError, ValueError) as error:
         raise _broken(path, "its header is malformed") from error
     if entry.dtype in _DTYPES:
-        wanted = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+        wanted = math.prod(entry.shape) * _DTYPES[entry.dtype][1]
         if wanted != end - begin:
             raise _broken(path, "a tensor's size is not what its shape says")
     return entry

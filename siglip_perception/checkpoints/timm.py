@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import (
-    Dinov2Config,
-    Dinov2WithRegistersConfig,
-    SiglipVisionConfig,
-)
+from typing import TYPE_CHECKING, Any
 
 from siglip_perception.contracts import EncoderFacts, EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
+
+if TYPE_CHECKING:
+    # It takes seconds to import, and what tensors' names and shapes say needs none of it.
+    from torch import Tensor
 
 PATCHES = "patch_embed.proj.weight"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -96,6 +91,8 @@ def config(spec: EncoderSpec, shapes: Shapes) -> Any:
 
     Raises CheckpointError where the contract leaves open what the tensors do not say.
     """
+    from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig
+
     if not (spec.heads and spec.hidden_act):
         raise CheckpointError(
             f"The contract does not say how many heads and which activation {spec.name} has, and"
@@ -131,6 +128,8 @@ def convert(tensors: Mapping[str, Tensor], spec: EncoderSpec) -> dict[str, Tenso
 
 
 def _dinov2(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+    import torch
+
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         found = _BLOCK.fullmatch(name)
@@ -153,6 +152,9 @@ def _dinov2(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
 
 def _positions(tensors: Mapping[str, Tensor], grid: int) -> Tensor:
     """[1, 1 + grid * grid, D]: timm's bicubic resampling with antialias, in float32."""
+    import torch
+    from torch.nn import functional
+
     stored = tensors["pos_embed"].float()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     first = _class_positions(shapes)
@@ -168,6 +170,8 @@ def _positions(tensors: Mapping[str, Tensor], grid: int) -> Tensor:
 
 
 def _siglip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    import torch
+
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         found = _BLOCK.fullmatch(name)

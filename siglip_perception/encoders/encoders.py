@@ -6,16 +6,19 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.encoders import onednn, triton_kernels
 from siglip_perception.encoders.transformer import from_transformers
 from siglip_perception.images.preprocess import EncoderInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
 
 Segment = Callable[[Tensor], Tensor]
 Job = Callable[[], tuple[Tensor, Tensor]]

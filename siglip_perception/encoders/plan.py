@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase, SiglipModel
+from typing import TYPE_CHECKING
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
@@ -16,6 +15,9 @@ from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.errors import ContractError
 from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, SiglipModel
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,17 @@ equal), with what depends on the weights alone done once, at load:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from siglip_perception.contracts import EncoderSpec
 from siglip_perception.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # GELU's two forms by transformers' names, and SiLU.
 _ACTIVATIONS = {

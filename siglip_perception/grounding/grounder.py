@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import SiglipModel
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.grounding.components import split_pieces
@@ -26,6 +25,9 @@ from siglip_perception.grounding.region_head import RegionHead
 from siglip_perception.images.geometry import Geometry, spread
 from siglip_perception.types import Box, FloatArray, GroundedObject, Role, UInt8Array
 from siglip_perception.util.device import to_host, upload
+
+if TYPE_CHECKING:
+    from transformers import SiglipModel
 
 # ProxyCLIP (Lan et al. 2024) keeps the affinities above 1.2 times their mean.
 _PROXYCLIP_BETA = 1.2

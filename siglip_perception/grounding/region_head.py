@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from siglip_perception.encoders.onednn import lay_out
 from siglip_perception.encoders.transformer import Linear, Norm, mlp_of
+
+if TYPE_CHECKING:
+    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 
 @dataclass(frozen=True)
