@@ -10,6 +10,7 @@ from siglip_perception import contracts
 from siglip_perception.checkpoints.folder import readable
 from siglip_perception.checkpoints.identify import describe_file, snapshot
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.suggest import did_you_mean
 
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDED = ("tabletop",)
@@ -68,13 +69,19 @@ def resolve(model: str) -> Path:
                 )
             mend = f"run `siglip-perception fetch {model}`, or " if "/" in model else ""
         raise CheckpointError(
-            f"There is no model folder {_short(model)}: {mend}give a folder with siglip/ and"
-            f" dinov2/ in it, the name of a fetched one, or one of: {', '.join(EMBEDDED)}."
+            f"There is no model folder {_short(model)}{did_you_mean(model, _names())}: {mend}"
+            "give a folder with siglip/ and dinov2/ in it, the name of a fetched one, or one of:"
+            f" {', '.join(EMBEDDED)}."
         )
     with readable(path):
         if path.is_file():
             raise CheckpointError(describe_file(path))
         return snapshot(path)
+
+
+def _names() -> list[str]:
+    """The names that models go by here: the packaged, and the contracts' that can be fetched."""
+    return [*EMBEDDED, *contracts.names()]
 
 
 def _existing(model: str) -> Path | None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siglip_perception.commands.arguments import (
+    check_model,
+    input_folder,
+    input_path,
+    number,
+    output_file,
+    output_picture,
+)
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
@@ -36,20 +43,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="objects in a scene (default: 2 6)",
     )
     parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
-    parser.add_argument("--threshold", type=float, default=Settings.threshold)
-    parser.add_argument("--coco", type=Path, metavar="JSON", help="your images' boxes, as COCO's")
+    parser.add_argument("--threshold", type=number(float, 0, 1), default=Settings.threshold)
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="the folder of those images (default: beside)"
+        "--coco", type=input_path, metavar="JSON", help="your images' boxes, as COCO's"
+    )
+    parser.add_argument(
+        "--images",
+        type=input_folder,
+        metavar="DIR",
+        help="the folder of those images (default: beside)",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
         help="stop at the first image or annotation that cannot be used",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--failures", type=Path, metavar="PNG", help="write the worst as a sheet")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there")
     parser.add_argument(
-        "--ablation", type=Path, metavar="MD", help="turn each switch, write the table there"
+        "--failures", type=output_picture, metavar="PNG", help="write the worst as a sheet"
+    )
+    parser.add_argument(
+        "--ablation",
+        type=output_file,
+        metavar="MD",
+        help="turn each switch, write the table there",
     )
 
 
@@ -63,19 +80,11 @@ def run(args: argparse.Namespace) -> int:
     if args.coco is None and (args.images is not None or args.strict):
         option = "--strict" if args.images is None else "--images"
         raise PerceptionError(f"{option} has an effect only with --coco JSON.")
-    for path in (args.json, args.failures, args.ablation):
-        if path is not None and not path.parent.is_dir():
-            raise PerceptionError(f"There is no folder {path.parent} to write {path.name} into.")
-    from siglip_perception.commands.run import write_picture
     from siglip_perception.datasets.skips import SkipReport
-    from siglip_perception.evaluation import baselines, metrics
+    from siglip_perception.evaluation import metrics
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
-    from siglip_perception.evaluation.contact_sheet import sheet
-    from siglip_perception.evaluation.measure import measure
     from siglip_perception.evaluation.samples import generated
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
-    from siglip_perception.util.files import write_atomically
 
     samples: Iterable[Sample]
     report = SkipReport(args.strict)
@@ -86,6 +95,15 @@ def run(args: argparse.Namespace) -> int:
         detections = Detections(folder.phrases)
     else:
         samples, total = generated(args.scenes, least, most, args.seed), args.scenes
+    check_model(args)
+    # PyTorch's part, once it is known that there is something to measure on.
+    from siglip_perception.commands.run import write_picture
+    from siglip_perception.evaluation import baselines
+    from siglip_perception.evaluation.contact_sheet import sheet
+    from siglip_perception.evaluation.measure import measure
+    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.util.files import write_atomically
+
     pipeline = Pipeline.load(
         PipelineOptions(
             model=args.model,

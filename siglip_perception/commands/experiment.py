@@ -7,6 +7,7 @@ import importlib
 import time
 from pathlib import Path
 
+from siglip_perception.commands.arguments import output_folder
 from siglip_perception.errors import PerceptionError
 from siglip_perception.experiments.report import (
     Options,
@@ -24,6 +25,8 @@ QUESTIONS = {
     "signals": "What do contrastive and self-supervised training each teach an image encoder?",
 }
 
+_EXPERIMENTS = "siglip_perception.experiments"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `siglip-perception experiment`."""
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         "-o",
-        type=Path,
+        type=output_folder,
         default=Path("out/experiments"),
         metavar="DIR",
         help="folder for NAME.json, NAME.png and NAME.md (default: %(default)s)",
@@ -51,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one experiment, or all of them, and write what they found."""
-    need_matplotlib()
     if args.seed < 0:
         raise PerceptionError("Experiments need a --seed of 0 or more.")
+    need_matplotlib()
     options = Options(args.model, args.seed, args.quick)
     for name in QUESTIONS if args.name == "all" else (args.name,):
         print(f"{name}: {QUESTIONS[name]}", flush=True)
-        module = importlib.import_module(f"siglip_perception.experiments.{name.replace('-', '_')}")
+        module = importlib.import_module(f"{_EXPERIMENTS}.{name.replace('-', '_')}")
         began = time.monotonic()
         outcome = module.run(options)
         files = save(name, QUESTIONS[name], outcome, args.output)

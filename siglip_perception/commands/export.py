@@ -9,26 +9,18 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.onnx_export import (
-    INPUT,
-    OPSET,
-    OUTPUT,
-    RECIPE,
-    Graph,
-    Run,
-    export,
-    narrow,
-)
-from siglip_perception.backends.select import choose
-from siglip_perception.encoders.encoders import Encoders, Tower
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.commands.arguments import input_path, number
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import PRECISIONS, Precision
 from siglip_perception.util import requirements
+
+if TYPE_CHECKING:
+    # They import PyTorch, which takes seconds: only once there is something to export.
+    from siglip_perception.backends.onnx_export import Graph
+    from siglip_perception.encoders.encoders import Encoders, Tower
+    from siglip_perception.encoders.plan import Plan
 
 # Largest error of an exported fp32 graph, as a share of the output's RMS: 27 blocks of float32 in
 # another order of summation keep 1e-5.
@@ -60,12 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibrate",
-        type=Path,
+        type=input_path,
         metavar="BAG",
         help="for int8: a bag, or a folder of images, from the camera that it is to serve",
     )
     parser.add_argument(
-        "--frames", type=int, default=_FRAMES, metavar="N", help="of it (default: %(default)s)"
+        "--frames",
+        type=number(int, 1),
+        default=_FRAMES,
+        metavar="N",
+        help="of it (default: %(default)s)",
     )
     parser.add_argument(
         "--least-cosine",
@@ -91,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encoders(args: argparse.Namespace) -> tuple[Encoders, Plan]:
+    from siglip_perception.encoders.encoders import Encoders
+    from siglip_perception.encoders.plan import Plan
+
     plan = Plan.make(args.model, args.contract, args.grounding_model, args.grounding_contract)
     return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding), plan
 
@@ -105,6 +104,8 @@ def _onnx(args: argparse.Namespace) -> int:
         raise PerceptionError("int8 is made with --backend openvino: ONNX is fp32, bf16 or fp16.")
     if args.batch is not None and args.batch < 1:
         raise PerceptionError("--batch has to be 1 or more.")
+    from siglip_perception.backends.onnx_export import OPSET, export, narrow
+
     precision: Precision = "fp32" if args.precision == "auto" else args.precision
     encoders, plan = _encoders(args)
     wanted = {key: key in encoders.reads for key in encoders.towers}
@@ -135,6 +136,10 @@ def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) ->
         import onnxruntime
     except ImportError:
         return "written, not checked: onnxruntime is not installed"
+    import torch
+
+    from siglip_perception.backends.onnx_export import INPUT, OUTPUT, Run
+
     run = Run(towers[graph.tower], graph.start, graph.stop)
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(run.example().shape, generator=generator)
@@ -154,6 +159,8 @@ def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) ->
 def _manifest(
     graphs: list[Graph], plan: Plan, precision: Precision, batch: int | None
 ) -> dict[str, object]:
+    from siglip_perception.backends.onnx_export import INPUT, OPSET, OUTPUT, RECIPE
+
     return {
         "contract": plan.contract.name,
         "fingerprint": plan.fingerprint,
@@ -177,16 +184,19 @@ def _manifest(
 
 
 def _int8(args: argparse.Namespace) -> int:
-    from siglip_perception.backends.openvino import int8
     from siglip_perception.bags.calibration_frames import read_frames
     from siglip_perception.util.progress import progress
 
-    choose(args.backend, "auto", args.precision)
+    if args.backend != "openvino":
+        raise BackendError(f"{args.backend} does not run int8: use --backend openvino.")
     if args.calibrate is None:
         raise PerceptionError(
             "int8 is calibrated on frames of your own: name a bag or a folder with --calibrate."
         )
-    frames = read_frames(args.calibrate, max(args.frames, 1))
+    frames = read_frames(args.calibrate, args.frames)
+    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.openvino import int8
+
     encoders, _ = _encoders(args)
     cache = EngineCache()
     drawn = progress(sys.stderr, "graph")
@@ -196,7 +206,8 @@ def _int8(args: argparse.Namespace) -> int:
 
 
 def _engines(args: argparse.Namespace) -> int:
-    from siglip_perception.backends import start
+    from siglip_perception.backends import choose, start
+    from siglip_perception.backends.cache import EngineCache
 
     choice = choose(args.backend, "auto", args.precision)
     encoders, _ = _encoders(args)

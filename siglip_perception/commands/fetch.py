@@ -19,6 +19,7 @@ from typing import Any
 
 from siglip_perception import contracts
 from siglip_perception.errors import PerceptionError
+from siglip_perception.util.suggest import did_you_mean
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WEIGHTS = "model.safetensors"
@@ -59,9 +60,9 @@ def parts_of(model: str) -> tuple[Part, ...]:
     if _REPOSITORY.fullmatch(model):
         return (Part("", model),)
     raise FetchError(
-        f"There is no model {model[:80]!a} to fetch: name a contract"
-        f" ({', '.join(n for n in contracts.names() if n != 'tabletop')}) or a repository, as in"
-        " google/siglip2-base-patch16-224."
+        f"There is no model {model[:80]!a} to fetch{did_you_mean(model, contracts.names())}: name"
+        f" a contract ({', '.join(n for n in contracts.names() if n != 'tabletop')}) or a"
+        " repository, as in google/siglip2-base-patch16-224."
     )
 
 

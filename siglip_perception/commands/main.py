@@ -10,6 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siglip_perception import __version__
+from siglip_perception.commands.arguments import (
+    Parser,
+    as_options,
+    check_model,
+    number,
+    output_file,
+    output_folder,
+    output_picture,
+)
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
@@ -45,6 +54,8 @@ _DELEGATED = {
     "export": "siglip_perception.commands.export",
     "bench": "siglip_perception.commands.bench",
 }
+# These look at their models themselves: at none here, or after the data.
+_LATER = ("fetch", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     spin_briefly()
     given = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in given if not word.startswith("-")), "")
+    if command != "fetch":
+        # Before anything imports the Hub's library, which reads the variable then.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         code = _run(_parser(command).parse_args(given))
         sys.stdout.flush()
         return code
     except PerceptionError as error:
-        print(f"siglip-perception: {error}", file=sys.stderr)
+        print(f"siglip-perception: {as_options(str(error))}", file=sys.stderr)
         return 2
     except ImportError as error:
         sentence = requirements.explain(error)
@@ -75,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.command not in _LATER:
+        check_model(args)
     if args.command in _DELEGATED:
         return int(importlib.import_module(_DELEGATED[args.command]).run(args))
     if args.command == "doctor":
@@ -87,8 +103,8 @@ def _run(args: argparse.Namespace) -> int:
     return programs[args.command](args)
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(command: str) -> Parser:
+    parser = Parser(
         prog="siglip-perception",
         description="Fused SigLIP and DINOv2 tokens, and the objects that an instruction names.",
     )
@@ -115,7 +131,7 @@ def _tokens(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_file,
         required=True,
         metavar="TOKENS.npz",
         help="arrays tokens float32 [rows * cols, dim], grid [rows, cols], contract, fingerprint",
@@ -129,7 +145,10 @@ def _ground(parser: argparse.ArgumentParser) -> None:
     _threshold(parser)
     parser.add_argument("--json", action="store_true", help="print JSON; boxes are [x, y, w, h]")
     parser.add_argument(
-        "--overlay", type=Path, metavar="OUT", help="write the marked image, .png or .jpg"
+        "--overlay",
+        type=output_picture,
+        metavar="OUT",
+        help="write the marked image, .png or .jpg",
     )
 
 
@@ -142,7 +161,7 @@ def _image(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mono16-white",
-        type=_uint16,
+        type=number(int, 0, 65535),
         default=Settings.mono16_white,
         metavar="VALUE",
         help="gray value that is white in a 16-bit gray file, 1 to 65535 (default: such a file "
@@ -183,7 +202,7 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mono16-white",
-        type=_uint16,
+        type=number(int, 0, 65535),
         default=Settings.mono16_white,
         metavar="WHITE",
         help="value of 16-bit gray images (mono16, 16UC1) that is white, 1 to 65535"
@@ -209,7 +228,7 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grounding-rate",
-        type=_rate,
+        type=number(float, 0, 1000),
         default=Settings.grounding_rate,
         metavar="HZ",
         help="images a second, by their stamps, in which objects are looked for"
@@ -233,11 +252,11 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         help="sensor_msgs/CameraInfo of the depth images",
     )
     parser.add_argument(
-        "--overlay", type=Path, metavar="DIR", help="write marked images as JPEG into DIR"
+        "--overlay", type=output_folder, metavar="DIR", help="write marked images as JPEG into DIR"
     )
     parser.add_argument(
         "--overlay-every",
-        type=_positive,
+        type=number(int, 1),
         default=10,
         metavar="N",
         help="write one of every N images with objects (default: %(default)s)",
@@ -282,46 +301,18 @@ def _threshold(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=_probability,
+        type=number(float, 0, 1),
         default=Settings.threshold,
         metavar="P",
         help="least score of an object, in [0, 1] (default: %(default)s)",
     )
     parser.add_argument(
         "--max-objects",
-        type=_positive,
+        type=number(int, 1),
         default=Settings.max_objects,
         metavar="N",
         help="most objects in one image, up to 255 (default: %(default)s)",
     )
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
-
-
-def _uint16(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 65535]")
-    return value
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1000.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1000]")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from siglip_perception import checkpoints, contracts
-from siglip_perception.backends import without_bf16
 from siglip_perception.checkpoints import Checkpoint
-from siglip_perception.encoders.plan import choose
+from siglip_perception.commands.arguments import input_file, output_file
 from siglip_perception.errors import PerceptionError
-from siglip_perception.parity.compare import LIMITS, compare, sample_images
-from siglip_perception.parity.random_weights import write_random
-from siglip_perception.parity.reference import need_reference
 from siglip_perception.util.files import write_atomically
+
+# Those that parity.compare has limits for: it imports PyTorch.
+_PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @contextmanager
 def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, str]]:
     """The folder to compare on, its contract, and what its weights are."""
+    from siglip_perception.encoders.plan import choose
+    from siglip_perception.parity.random_weights import write_random
+    from siglip_perception.parity.reference import need_reference
+
     if model:
         folder = checkpoints.resolve(model)
         kept = contract or choose("", Checkpoint(folder)).name
         need_reference(contracts.get(kept))
         yield folder, kept, str(model)
         return
-    if not contract:
-        raise PerceptionError("Name a --contract, or a --model that keeps one.")
     wanted = contracts.get(contract)
     need_reference(wanted)
     with tempfile.TemporaryDirectory(prefix="parity.") as folder_name:
@@ -49,21 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="", help="model or policy folder (default: random weights at real size)"
     )
     parser.add_argument(
-        "--image", type=Path, action="append", default=[], help="camera image (default: made ones)"
+        "--image",
+        type=input_file,
+        action="append",
+        default=[],
+        help="camera image (default: made ones)",
     )
     parser.add_argument(
         "--precision",
-        choices=tuple(LIMITS),
+        choices=_PRECISIONS,
         action="append",
         default=None,
         help="default: fp32, and bf16 where this CPU is fast in it",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there")
 
 
 def _precisions() -> list[str]:
     """Those to compare where none was named; what is left out is said."""
+    import torch
+
+    from siglip_perception.backends import without_bf16
+
     why_not = without_bf16(torch.device("cpu"))
     if not why_not:
         return ["fp32", "bf16"]
@@ -75,14 +82,19 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; 1 where the tokens are not the reference's."""
     from siglip_perception.images.files import read_image
 
-    images = [read_image(path).pixels for path in args.image] or sample_images(args.seed)
+    if not (args.model or args.contract):
+        raise PerceptionError("Name a --contract, or a --model that keeps one.")
+    pictures = [read_image(path).pixels for path in args.image]
+    from siglip_perception.parity.compare import LIMITS, compare, sample_images
+
+    images = pictures or sample_images(args.seed)
     rows = []
     with _weights(args.model, args.contract, args.seed) as (folder, contract, weights):
         for precision in args.precision or _precisions():
             row = compare(contract, folder, images, precision, weights)
             rows.append(row)
             error, cosine = LIMITS[precision]
-            limit = f" (limit {error:g})" if np.isfinite(error) else ""
+            limit = f" (limit {error:g})" if math.isfinite(error) else ""
             print(
                 f"{row.contract} against {row.reference}, {precision}, weights {row.weights}:"
                 f" {row.images} x {row.tokens} x {row.dim} tokens,"

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from siglip_perception.bags import replay as bag_replay
+from siglip_perception.commands.arguments import as_options
 from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.grounding.tracking import TrackingOptions
@@ -25,6 +26,10 @@ from siglip_perception.perception import Perception, describe, read_instruction
 from siglip_perception.types import Grounding, UInt8Array
 from siglip_perception.util.files import write_atomically
 from siglip_perception.util.progress import progress
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and rosbags a part of one: only once they are to run.
+    from siglip_perception.bags import replay as bag_replay
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -77,6 +82,8 @@ def replay(args: argparse.Namespace) -> int:
 
     The bag is looked at before the model is loaded, so that what is wrong with it is said at once.
     """
+    from siglip_perception.bags import replay as bag_replay
+
     bag_replay.check_paths(args.bag, args.output)
     if args.instruction:
         instruction.parse(args.instruction)
@@ -115,7 +122,7 @@ def replay(args: argparse.Namespace) -> int:
             )
     print("\n".join(_report(summary, args.output)))
     if not pipeline.can_ground:
-        print(f"no objects: {pipeline.grounding}")
+        print(f"no objects: {as_options(pipeline.grounding)}")
     elif summary.instructions and not summary.objects:
         print("no objects: no image that could be taken came while an instruction held")
     return 0

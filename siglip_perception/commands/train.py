@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from siglip_perception.contrastive.training import autocast, finetune, tabletop
+from siglip_perception.commands.arguments import input_file, output_folder
+from siglip_perception.contrastive.training import autocast
 from siglip_perception.contrastive.training.finetune_options import (
     add_arguments as add_pair_arguments,
 )
-from siglip_perception.contrastive.training.model_io import refuse_foreign
+from siglip_perception.contrastive.training.finetune_options import check_numbers
+from siglip_perception.contrastive.training.output_folder import refuse_foreign
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
-from siglip_perception.contrastive.training.run_state import steps_done
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements
 
@@ -25,8 +24,12 @@ _STEPS = 2400
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `siglip-perception train`."""
-    parser.add_argument("--output", "-o", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--runs", type=Path, help="folder of checkpoints (default: OUTPUT.runs)")
+    parser.add_argument(
+        "--output", "-o", type=output_folder, required=True, help="model folder to write"
+    )
+    parser.add_argument(
+        "--runs", type=output_folder, help="folder of checkpoints (default: OUTPUT.runs)"
+    )
     parser.add_argument("--steps", type=int, help="default: 2400 of each tower, 1000 with --data")
     parser.add_argument("--batch", type=int, help="images a step (default: 32)")
     parser.add_argument(
@@ -44,7 +47,7 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     scenes = parser.add_argument_group("the embedded model's recipe (without --data)")
     scenes.add_argument(
         "--recipe",
-        type=Path,
+        type=input_file,
         metavar="YAML",
         help="what to do, for each tower, as in config/train_tabletop.yaml",
     )
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.data and args.tune == "lora":
         requirements.require("--tune lora", "peft")
     try:
-        return finetune.run(args) if args.data else _run_recipe(args)
+        return _run_pairs(args) if args.data else _run_recipe(args)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -81,6 +84,20 @@ def run(args: argparse.Namespace) -> int:
             f"The run stopped: {error.filename or 'a file'} cannot be read or written"
             f" ({error.strerror or error}); mend that, and run it again to go on."
         ) from error
+
+
+def _run_pairs(args: argparse.Namespace) -> int:
+    """Look at what was named, which takes no PyTorch, then train on it."""
+    from siglip_perception.contrastive.data.open import expand
+
+    check_numbers(args)
+    refuse_foreign(args.output.absolute())
+    if args.classes is not None:
+        input_file(str(args.classes))
+    expand(args.data)
+    from siglip_perception.contrastive.training import finetune
+
+    return finetune.run(args)
 
 
 def _run_recipe(args: argparse.Namespace) -> int:
@@ -93,8 +110,6 @@ def _run_recipe(args: argparse.Namespace) -> int:
             "The embedded model's recipe runs in one process: start it without torchrun, and the"
             " towers side by side with --tower."
         )
-    if args.threads:
-        torch.set_num_threads(args.threads)
     recipes = (
         read_recipes(args.recipe)
         if args.recipe
@@ -109,6 +124,13 @@ def _run_recipe(args: argparse.Namespace) -> int:
     output: Path = args.output.absolute()
     refuse_foreign(output)
     runs: Path = args.runs or output.with_name(output.name + ".runs")
+    import torch
+
+    from siglip_perception.contrastive.training import tabletop
+    from siglip_perception.contrastive.training.run_state import steps_done
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
     bf16 = autocast.wants_bf16(args, torch.device("cpu"))
     for tower in TOWERS if args.tower == "both" else (args.tower,):
         tabletop.train_tower(

@@ -28,6 +28,7 @@ from siglip_perception.contracts.contract import (
 from siglip_perception.contracts.parse import parse
 from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
 from siglip_perception.errors import ContractError
+from siglip_perception.util.suggest import did_you_mean
 
 __all__ = [
     "Contract",
@@ -75,6 +76,8 @@ def path(name: str) -> Path:
         kind = f"There is no token contract {_shown(name)}"
         if file is not None:
             kind = f"There is no contract file {_shown(name)}"
+        else:
+            kind += did_you_mean(name, names())
         raise ContractError(
             f"{kind}: use one of {', '.join(names())}, or the path of a .yaml file."
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siglip_perception.scenes.samples import through_jpeg
 from siglip_perception.scenes.scenes import Rendered, Scene, render, sample_scene
 from siglip_perception.scenes.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
 from siglip_perception.types import Box, UInt8Array
@@ -66,6 +65,8 @@ def generated(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[
     Each is asked for every phrase that names one of its objects, and for as many that name none:
     half of those differ from an object in color or in kind only.
     """
+    from siglip_perception.scenes.samples import through_jpeg  # it imports PyTorch
+
     for number in range(scenes):
         rng = np.random.default_rng((seed, number))
         twins = number % _TWINS == _TWINS - 1

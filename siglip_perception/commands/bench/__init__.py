@@ -26,8 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from siglip_perception.commands.arguments import output_file
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util.files import write_atomically
+from siglip_perception.util.suggest import did_you_mean
 
 BASE = Path(__file__).with_name("base.yaml")
 # Size -> contract; an empty one is the embedded model's own.
@@ -161,19 +163,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=20.0,
         help="for all; what does not end in it is left out (default: 20)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows there")
+    parser.add_argument(
+        "--markdown", type=output_file, metavar="FILE", help="write the table there"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write it where that is asked for."""
+    batches = tuple(args.batch or (1, 4))
+    if not all(1 <= batch <= MOST_IMAGES for batch in batches):
+        raise PerceptionError(f"--batch has to be 1 to {MOST_IMAGES}.")
+    for name in args.backend or ():
+        if name not in (*ON_CPU, *ON_GPU):
+            meant = did_you_mean(name, (*ON_CPU, *ON_GPU))
+            raise PerceptionError(
+                f"There is no candidate {name!r}{meant}: use {', '.join(ON_CPU)}."
+            )
     device = _device(args.device)
     hardware = describe(device)
     rows: list[Row] = []
     names, left_out = _candidates(args.backend, device)
-    batches = tuple(args.batch or (1, 4))
-    if not all(1 <= batch <= MOST_IMAGES for batch in batches):
-        raise PerceptionError(f"--batch has to be 1 to {MOST_IMAGES}.")
     until = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory(prefix="bench.") as work:
         for size in args.size or SIZES:
@@ -204,9 +214,6 @@ def _candidates(asked: list[str] | None, device: str) -> tuple[list[str], list[s
     """Those that were asked for, or that make sense here; and what is left out, a line each."""
     names = ON_GPU if device == "cuda" else ON_CPU
     if asked:
-        unknown = next((name for name in asked if name not in (*ON_CPU, *ON_GPU)), None)
-        if unknown is not None:
-            raise PerceptionError(f"There is no candidate {unknown!r}: use {', '.join(names)}.")
         return asked, []
     why_not = _without_bf16(device)
     sensible = [name for name in names if not (why_not and name.endswith(" bf16"))]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from siglip_perception.contrastive.data.source_bag import NO_CAPTION_YET, BagOptions, bag_to_shard
 from siglip_perception.contrastive.data.source_files import open_folder
-from siglip_perception.contrastive.data.source_scenes import SceneSource
 from siglip_perception.contrastive.data.source_shards import ShardSource
 from siglip_perception.contrastive.data.source_tables import (
     NAMED_TABLE_SUFFIXES,
@@ -42,11 +41,8 @@ def open_data(
     whether captions are needed. strict: whether the first item that cannot be used is an error.
     Raises SourceError for what is none of them or holds nothing.
     """
-    expanded = [path for name in names for path in _expanded(name)]
+    expanded = expand(names)
     shards = [Path(name).expanduser() for name in expanded if _is_shard(name)]
-    for name in expanded:
-        if not _SCENES.fullmatch(name):
-            _check_exists(name)
     sources: dict[str, PairSource] = {}
     for number, name in enumerate(expanded):
         if not _is_shard(name):
@@ -59,6 +55,15 @@ def open_data(
                 f"There is nothing to train on in {name.split(':', 1)[1]}: {_left_out(source)}."
             )
     return next(iter(sources.values())) if len(sources) == 1 else Joined(list(sources.values()))
+
+
+def expand(names: list[str]) -> list[str]:
+    """The names as a shell would write them out; SourceError for one that is not there."""
+    expanded = [path for name in names for path in _expanded(name)]
+    for name in expanded:
+        if not _SCENES.fullmatch(name):
+            _check_exists(name)
+    return expanded
 
 
 def _is_shard(name: str) -> bool:
@@ -107,6 +112,8 @@ def _choices(text: str) -> list[str]:
 def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool) -> PairSource:
     scenes = _SCENES.fullmatch(name)
     if scenes:
+        from siglip_perception.contrastive.data.source_scenes import SceneSource  # PyTorch's
+
         return SceneSource(int(scenes[1] or _DEFAULT_SCENES), int(scenes[2] or 0))
     path = Path(name).expanduser()
     if _is_bag(path):

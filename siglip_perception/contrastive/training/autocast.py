@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-
-from siglip_perception.backends import without_bf16
+if TYPE_CHECKING:
+    import torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,8 @@ def wants_bf16(args: argparse.Namespace, device: torch.device) -> bool:
     """
     if args.bf16 or args.fp32:
         return bool(args.bf16)
+    from siglip_perception.backends import without_bf16
+
     why_not = without_bf16(device)
     if why_not:
         print(f"products are in float32 ({why_not}); --bf16 makes them in bfloat16", flush=True)

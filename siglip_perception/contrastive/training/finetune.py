@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from siglip_perception.contrastive.objectives.dino_objective import DinoObjectiv
 from siglip_perception.contrastive.objectives.pairs import PairObjective
 from siglip_perception.contrastive.training.autocast import wants_bf16
 from siglip_perception.contrastive.training.distributed import Processes, processes
+from siglip_perception.contrastive.training.finetune_options import check_numbers
 from siglip_perception.contrastive.training.loop import Plan, gather_report, train
 from siglip_perception.contrastive.training.lora import Tuning, merge, prepare
 from siglip_perception.contrastive.training.metrics_log import Journal
@@ -30,9 +30,9 @@ from siglip_perception.contrastive.training.model_io import (
     anew,
     export,
     open_start,
-    refuse_foreign,
 )
 from siglip_perception.contrastive.training.optimizers import new_optimizers
+from siglip_perception.contrastive.training.output_folder import refuse_foreign
 from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.errors import PerceptionError
@@ -51,42 +51,19 @@ _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3
 _HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
 _SPLIT_SEED = 20_231
-_STEPS, _BATCH = 1000, 32
-_POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
-_NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads")
 _DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillation.patch_center.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train on the pairs that were named, or go on; figures and a model folder at the end."""
-    defaults = {"steps": _STEPS, "batch": _BATCH, "seed": 0}
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
     output: Path = args.output.absolute()
     refuse_foreign(output)
     with processes(args.device) as own:
-        _check(args, own)
+        check_numbers(args, own.world)
         if args.threads:
             torch.set_num_threads(args.threads)
         _Run(args, output, own).go()
     return 0
-
-
-def _check(args: argparse.Namespace, own: Processes) -> None:
-    for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
-        for name in names:
-            value = getattr(args, name)
-            if value is not None and not least <= value < math.inf:
-                raise PerceptionError(f"--{name.replace('_', '-')} has to be {least} or more.")
-    if args.lr is not None and not 0 < args.lr < math.inf:
-        raise PerceptionError(f"--lr {args.lr} is no learning rate: it has to be above 0.")
-    pieces = own.world * args.accumulate
-    if args.batch < 2 or args.batch % pieces:
-        raise PerceptionError(
-            f"--batch {args.batch} has to be 2 or more and a multiple of {pieces}: of"
-            f" {own.world} processes times --accumulate {args.accumulate}."
-        )
 
 
 class _Run:

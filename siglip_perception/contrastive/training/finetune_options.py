@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+
+from siglip_perception.errors import PerceptionError
+
+_STEPS, _BATCH = 1000, 32
+_POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
+_NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,4 +129,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         how.add_argument(
             option, type=int, default=value, metavar="N", help=f"{text} (default: %(default)s)"
+        )
+
+
+def check_numbers(args: argparse.Namespace, world: int = 1) -> None:
+    """Fill in the defaults; PerceptionError for a number that is out of its range.
+
+    world: how many processes train together.
+    """
+    for name, value in {"steps": _STEPS, "batch": _BATCH, "seed": 0}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not least <= value < math.inf:
+                raise PerceptionError(f"--{name.replace('_', '-')} has to be {least} or more.")
+    if args.lr is not None and not 0 < args.lr < math.inf:
+        raise PerceptionError(f"--lr {args.lr} is no learning rate: it has to be above 0.")
+    pieces = world * args.accumulate
+    if args.batch < 2 or args.batch % pieces:
+        raise PerceptionError(
+            f"--batch {args.batch} has to be 2 or more and a multiple of {pieces}: of"
+            f" {world} processes times --accumulate {args.accumulate}."
         )

@@ -24,7 +24,7 @@ from transformers import (
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.contracts import EncoderName, Interpolation, Triple
-from siglip_perception.errors import CheckpointError, PerceptionError
+from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
 
 _HALF: Triple = (0.5, 0.5, 0.5)
@@ -193,28 +193,6 @@ def replacing(output: Path) -> Iterator[Path]:
     if output.exists():
         shutil.rmtree(output)
     fresh.replace(output)
-
-
-def refuse_foreign(output: Path) -> None:
-    """A model folder is replaced as a whole: one that holds anything else is left alone."""
-    if not output.exists():
-        return
-    whole = output.is_dir() and (output / checkpoints.MANIFEST).is_file()
-    listed = _listed(output) if whole else set()
-    found = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
-    if not output.is_dir() or found - listed:
-        raise PerceptionError(
-            f"{output} holds something else than a model: name a new folder with --output."
-        )
-
-
-def _listed(folder: Path) -> set[str]:
-    """The files that a folder's manifest lists, and the manifest."""
-    try:
-        files = json.loads((folder / checkpoints.MANIFEST).read_bytes())["files"]
-    except (ValueError, KeyError, TypeError):
-        return set()
-    return {*files, checkpoints.MANIFEST}
 
 
 def export(start: Start, output: Path, trained: Mapping[EncoderName, PreTrainedModel]) -> None:

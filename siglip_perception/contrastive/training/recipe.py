@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from siglip_perception.contrastive.training.loop import Plan
-from siglip_perception.contrastive.training.optimizers import OptimizerName
 from siglip_perception.errors import PerceptionError
+
+if TYPE_CHECKING:
+    # They import PyTorch: what is wrong with a recipe is told before.
+    from siglip_perception.contrastive.training.loop import Plan
+    from siglip_perception.contrastive.training.optimizers import OptimizerName
 
 TOWERS = ("siglip", "dinov2")
 
@@ -45,6 +49,8 @@ class Recipe:
 
     def plan(self, save_every: int = 100) -> Plan:
         """The loop's plan."""
+        from siglip_perception.contrastive.training.loop import Plan
+
         return Plan(
             steps=self.steps,
             batch=self.batch,
