@@ -10,7 +10,7 @@ from siglip_perception.backends import bf16
 from siglip_perception.backends.tensorrt import probe
 from siglip_perception.errors import BackendError
 from siglip_perception.types import BACKENDS, PRECISIONS, BackendName, Precision
-from siglip_perception.util import requirements
+from siglip_perception.util.backend_names import refuse_impossible
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -49,16 +49,12 @@ def choose(backend: str, device: str, precision: str) -> Choice:
 
     Raises BackendError, one sentence, for what is not there and was asked for by name.
     """
-    if backend == "auto":
-        name: BackendName = "openvino" if precision == "int8" else "torch"
-    elif backend in BACKENDS:
+    refuse_impossible(backend, device, precision)
+    name: BackendName = "openvino" if precision == "int8" else "torch"
+    if backend != "auto":
         name = next(known for known in BACKENDS if known == backend)
-    else:
-        raise BackendError(f"There is no backend {backend!r}: use auto, {', '.join(BACKENDS)}.")
     where, why = _device(device, name)
     how, reason = _precision(precision, name, where)
-    if name == "openvino":
-        requirements.require("backend: openvino", "openvino", kind=BackendError)
     if name == "tensorrt" and not probe.is_installed():
         raise BackendError(probe.probe().trouble)
     why_so = "; ".join(filter(None, [*why, reason]))
@@ -74,8 +70,6 @@ def without_bf16(device: torch.device) -> str:
 
 
 def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
-    if name not in ("auto", "cpu", "cuda"):
-        raise BackendError(f"There is no device {name!r}: use auto, cpu or cuda.")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise BackendError(
@@ -83,14 +77,12 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
             " that torch.version.cuda is set, or use device: cpu."
         )
     if backend == "openvino":
-        if name == "cuda":
-            raise BackendError("OpenVINO runs on a CPU: use device: cpu, or backend: torch.")
         return torch.device("cpu"), []
     if backend == "tensorrt":
-        if name == "cpu" or not available:
+        if not available:
             raise BackendError(
-                "TensorRT needs a CUDA GPU, which PyTorch does not see or device: cpu rules out:"
-                " check nvidia-smi and torch.version.cuda, or use backend: torch."
+                "TensorRT needs a CUDA GPU, and PyTorch sees none: check nvidia-smi and"
+                " torch.version.cuda, or use backend: torch."
             )
         return torch.device("cuda"), []
     if name != "auto":
@@ -105,13 +97,9 @@ def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[P
         if why_not := without_bf16(device):
             return "fp32", why_not
         return "bf16", "half precision on a GPU" if device.type == "cuda" else str(bf16.speed())
-    found = next((known for known in PRECISIONS if known == name), None)
-    if found is None:
-        raise BackendError(f"There is no precision {name!r}: use auto, {', '.join(PRECISIONS)}.")
+    found = next(known for known in PRECISIONS if known == name)
     if found == "fp16" and device.type == "cpu":
         raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
     if found == "bf16" and device.type == "cpu" and (why_not := without_bf16(device)):
         return found, f"{why_not}: precision auto or fp32 is faster"
-    if found == "int8" and backend != "openvino":
-        raise BackendError(f"{backend} does not run int8: use backend: openvino, or bf16.")
     return found, ""

@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
-from siglip_perception.checkpoints.layout import Layout, Source, discover, quiet
+from siglip_perception.checkpoints.layout import (
+    Layout,
+    Source,
+    discover,
+    quiet,
+    refuse_no_model,
+)
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
 from siglip_perception.contracts import (
     Contract,
@@ -53,6 +59,7 @@ __all__ = [
     "Checkpoint",
     "Models",
     "fingerprint",
+    "glance",
     "load",
     "quiet",
     "resolve",
@@ -184,6 +191,12 @@ def _tokenizer_files(folder: Folder, source: Source) -> TokenizerFiles:
     # Older folders state the special tokens there alone.
     maps = folder.read_json(f"{part}{_MAPS}") if folder.has(f"{part}{_MAPS}") else {}
     return TokenizerFiles(folder.path / part, {**maps, **settings}, fast, pieces)
+
+
+def glance(path: Path) -> None:
+    """Raise CheckpointError where a folder is no model's by the names in it; nothing is loaded."""
+    with readable(path):
+        refuse_no_model(Folder(path, required=path.parent == MODELS))
 
 
 def load(path: Path, contract: Contract | None = None) -> Models:

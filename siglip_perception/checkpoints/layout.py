@@ -106,10 +106,9 @@ def discover(folder: Folder) -> Layout:
             else:
                 found[name] = _lone_timm(folder, part, name)
         return Layout(found, None, trained=False)
+    refuse_no_model(folder)
     if not folder.has("config.json"):
-        if folder.has(WEIGHTS) or folder.has(INDEX):
-            return _policy(folder, {})
-        raise CheckpointError(describe_folder(folder.path))
+        return _policy(folder, {})
     kind = _model_type(folder, "")
     lone = _encoder_of_type(kind)
     if lone is not None:
@@ -118,6 +117,14 @@ def discover(folder: Folder) -> Layout:
     if advice:
         raise CheckpointError(f"{folder.path} is {advice}.")
     return _policy(folder, folder.read_json("config.json"))
+
+
+def refuse_no_model(folder: Folder) -> None:
+    """Raise CheckpointError where the names in the folder are no model's; nothing is read."""
+    if any(_is_part(folder.path / name) for name in ENCODERS):
+        return
+    if not any(folder.has(name) for name in ("config.json", WEIGHTS, INDEX)):
+        raise CheckpointError(describe_folder(folder.path))
 
 
 def _is_part(path: Path) -> bool:

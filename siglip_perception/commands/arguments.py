@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from siglip_perception.errors import PerceptionError
+from siglip_perception.types import BACKENDS, PRECISIONS
+from siglip_perception.util.backend_names import refuse_impossible
 from siglip_perception.util.suggest import closest
 
 _Number = TypeVar("_Number", int, float)
@@ -181,24 +183,30 @@ def output_folder(text: str) -> Path:
 
 
 def check_model(args: argparse.Namespace) -> None:
-    """Hold the models and contracts that a command names against those that there are.
+    """Hold what a command names to run against what there is: models, contracts, a backend.
 
-    Raises CheckpointError or ContractError, one sentence each, without importing PyTorch.
+    Raises CheckpointError, ContractError or BackendError, one sentence each, without importing
+    PyTorch.
     """
     from siglip_perception import checkpoints, contracts
 
     values = vars(args)
     for name in ("model", "grounding_model"):
         if values.get(name):
-            checkpoints.resolve(values[name])
+            folder = checkpoints.resolve(values[name])
+            if args.command != "doctor":  # which reports what is wrong with a model
+                checkpoints.glance(folder)
     for name in ("contract", "grounding_contract"):
         if values.get(name):
             contracts.get(values[name])
+    if values.keys() >= {"backend", "device", "precision"}:
+        refuse_impossible(args.backend, args.device, args.precision)
 
 
 # As errors write parameters for a node's user, in YAML -> as options of a command line.
 _PARAMETERS = ("model", "contract", "backend", "device", "precision", "threshold", "max_objects")
-_IN_YAML = re.compile(rf"\b({'|'.join(_PARAMETERS)}): (?=[a-z0-9]+\b)")
+_VALUES = ("auto", *BACKENDS, "cpu", "cuda", *PRECISIONS)
+_IN_YAML = re.compile(rf"\b(backend|device|precision): (?=(?:{'|'.join(_VALUES)})\b)")
 _PLAIN = re.compile(r"\buse (backend|device|precision) (?=auto\b)")
 _BY_NAME = re.compile(rf"\bthe parameter ({'|'.join(_PARAMETERS)}|grounding\.\w+)\b")
 _DOTTED = re.compile(r"(?<![\w./-])grounding\.(model|contract|rate)\b")
@@ -212,7 +220,7 @@ def as_options(sentence: str) -> str:
     text = _BY_NAME.sub(lambda found: "--" + re.sub(r"[._]", "-", found[1]), sentence)
     text = text.replace("that the parameter max_pixels allows", "that are read")  # no option
     text = _PLAIN.sub(r"use --\1 ", text)
-    text = _IN_YAML.sub(lambda found: f"--{found[1].replace('_', '-')} ", text)
+    text = _IN_YAML.sub(r"--\1 ", text)
     return _DOTTED.sub(r"--grounding-\1", text)
 
 

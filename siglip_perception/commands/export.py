@@ -15,6 +15,7 @@ from siglip_perception.commands.arguments import input_path, number
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import PRECISIONS, Precision
 from siglip_perception.util import requirements
+from siglip_perception.util.backend_names import refuse_impossible
 
 if TYPE_CHECKING:
     # They import PyTorch, which takes seconds: only once there is something to export.
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     requirements.require("The export", *modules, kind=BackendError)
     if args.backend == "onnx":
         return _onnx(args)
+    refuse_impossible(args.backend, "auto", args.precision)
     if args.precision == "int8":
         return _int8(args)
     return _engines(args)
@@ -187,8 +189,6 @@ def _int8(args: argparse.Namespace) -> int:
     from siglip_perception.bags.calibration_frames import read_frames
     from siglip_perception.util.progress import progress
 
-    if args.backend != "openvino":
-        raise BackendError(f"{args.backend} does not run int8: use --backend openvino.")
     if args.calibrate is None:
         raise PerceptionError(
             "int8 is calibrated on frames of your own: name a bag or a folder with --calibrate."

@@ -25,7 +25,7 @@ from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
 from siglip_perception.util.threads import spin_briefly
 
-_HELP = {
+COMMANDS = {
     "tokens": "fused tokens of one image -> .npz",
     "ground": "find what an instruction names in one image",
     "phrases": "what an instruction is understood to name, without a model or an image",
@@ -55,7 +55,7 @@ _DELEGATED = {
     "bench": "siglip_perception.commands.bench",
 }
 # These look at their models themselves: at none here, or after the data.
-_LATER = ("fetch", "evaluate")
+_LATER = ("fetch", "evaluate", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +112,7 @@ def _parser(command: str) -> Parser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     added = {
         name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        for name, text in _HELP.items()
+        for name, text in COMMANDS.items()
     }
     _tokens(added["tokens"])
     _ground(added["ground"])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from siglip_perception.commands.arguments import input_file, output_folder
+from siglip_perception.commands.arguments import check_model, input_file, output_folder
 from siglip_perception.contrastive.training import autocast
 from siglip_perception.contrastive.training.finetune_options import (
     add_arguments as add_pair_arguments,
@@ -95,6 +95,7 @@ def _run_pairs(args: argparse.Namespace) -> int:
     if args.classes is not None:
         input_file(str(args.classes))
     expand(args.data)
+    check_model(args)
     from siglip_perception.contrastive.training import finetune
 
     return finetune.run(args)

@@ -367,4 +367,5 @@ def test_the_embedded_model_is_whole_and_keeps_its_contract() -> None:
 
 
 def test_the_network_is_switched_off() -> None:
+    checkpoints.Checkpoint(checkpoints.resolve("tabletop"))
     assert os.environ["HF_HUB_OFFLINE"] == "1"

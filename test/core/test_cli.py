@@ -435,6 +435,8 @@ def test_the_core_loads_no_ros() -> None:
     assert set(core) <= loaded
     ros = {"rclpy", "sensor_msgs", "std_msgs", "siglip_perception_msgs", "ament_index_python"}
     assert not {name.split(".")[0] for name in loaded} & ros
+    # Loading a model takes transformers, at seconds; the rest of the core does without it.
+    assert not loaded & {"transformers", "scipy", "sympy"}
 
 
 def test_help_is_quick_and_a_policys_import_light() -> None:

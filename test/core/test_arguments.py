@@ -1,0 +1,201 @@
+"""What is wrong with a command line is told before PyTorch is imported, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from siglip_perception.commands.arguments import as_options
+from siglip_perception.commands.main import COMMANDS
+from siglip_perception.util.suggest import closest, did_you_mean
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "transformers", "scipy", "openvino", "matplotlib"}
+# Runs the command lines on stdin, one after the other; says of each how it ended, what it wrote
+# on stderr and what it printed.
+_RUNNER = """
+import contextlib, io, json, sys
+from siglip_perception.commands import main
+ended = []
+for argv in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main.main(argv)
+        except SystemExit as stop:
+            code = stop.code
+    ended.append([code, err.getvalue(), out.getvalue(), sorted(sys.modules)])
+print(json.dumps(ended))
+"""
+
+
+def run_all(folder: Path, lines: Sequence[Sequence[str]]) -> list[tuple[int, str, str, set[str]]]:
+    """Exit code, stderr, stdout, and the modules loaded by then, of each command line."""
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    done = subprocess.run(
+        [sys.executable, "-c", _RUNNER],
+        input=json.dumps(lines),
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [(code, err, out, set(names)) for code, err, out, names in json.loads(done.stdout)]
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["gorund", "a.png", "cup"], "no command 'gorund': did you mean ground?"),
+    (["--hlep"], "no option --hlep: did you mean --help?"),
+    (["ground", "a.png", "cup", "--threshhold", "0.5"], "did you mean --threshold?"),
+    (["tokens", "a.png", "--ouput", "x.npz"], "did you mean --output?"),
+    (["ground", "a.png", "red", "cup"], "put an instruction of several words in quotes"),
+    (["ground", "a.png", "cup", "--threshold", "2"], "--threshold has to be a number from 0 to 1"),
+    (["ground", "a.png", "cup", "--threshold", "nan"], "--threshold has to be"),
+    (["ground", "a.png", "cup", "--max-objects", "0"], "--max-objects has to be a whole number"),
+    (["ground", "a.png", "cup", "--threshold"], "--threshold needs a value"),
+    (["ground", "a.png", "cup", "--backend", "tensort"], "did you mean tensorrt?"),
+    (["ground", "a.png", "cup", "--model", "tabeltop"], "did you mean tabletop?"),
+    (["ground", "a.png", "cup", "--grounding-model", "none"], "no model folder 'none'"),
+    (["ground", "a.png", "cup", "--contract", "openvla-22"], "did you mean openvla-224?"),
+    (["ground", "a.png", "cup", "--overlay", "x.gif"], "x.gif: name a .png or .jpg file"),
+    (["ground", "a.png", "cup", "--overlay", "none/x.png"], "There is no folder none"),
+    (
+        ["ground", "a.png", "cup", "--precision", "int8", "--backend", "torch"],
+        "--backend openvino",
+    ),
+    (["ground", "a.png", "cup", "--precision", "fp16", "--device", "cpu"], "--precision auto"),
+    (["ground", "a.png", "cup", "--backend", "tensorrt", "--device", "cpu"], "--device cuda"),
+    (["ground", "a.png", " "], "names no object"),
+    (["ground", "none.png", "cup"], "no image file none.png"),
+    (["tokens", "a.png"], "--output has to be given"),
+    (["tokens", "a.png", "-o", "none/x.npz"], "There is no folder none to write x.npz into"),
+    (["tokens", "a.png", "-o", "folder"], "folder is a folder: name the file"),
+    (["tokens", "a.png", "-o", "x.npz", "--model", "folder"], "holds no model"),
+    (["replay", "none", "-o", "out"], "There is no bag none"),
+    (["replay", "folder", "-o", "out", "--model", "none"], "no model folder 'none'"),
+    (["replay", "folder", "-o", "out", "--overlay", "a.png"], "a.png is a file"),
+    (["train", "--data", "none", "-o", "out"], "no none to train on"),
+    (["train", "--data", "folder", "-o", "out", "--batch", "1"], "--batch 1"),
+    (["train", "--data", "scenes", "-o", "out", "--model", "none"], "no model folder 'none'"),
+    (["train", "--data", "scenes", "-o", "out", "--classes", "none"], "no file none"),
+    (["train", "-o", "out", "--recipe", "none.yaml"], "no file none.yaml"),
+    (["train", "-o", "a.png"], "a.png is a file"),
+    (["evaluate", "--coco", "none.json"], "no file or folder none.json"),
+    (["evaluate", "--coco", "text.json"], "text.json is not JSON"),
+    (["evaluate", "--scenes", "0"], "--scenes"),
+    (["evaluate", "--model", "none"], "no model folder 'none'"),
+    (["evaluate", "--json", "none/x.json"], "There is no folder none"),
+    (["export"], "--output"),
+    (["export", "--backend", "openvino", "--precision", "int8", "--calibrate", "none"], "none"),
+    (["export", "-o", "out", "--contract", "openvla-22"], "did you mean openvla-224?"),
+    (["bench", "--backend", "torch fp23"], "did you mean torch fp32?"),
+    (["bench", "--json", "none/x.json"], "There is no folder none"),
+    (["parity"], "--contract"),
+    (["parity", "--contract", "tabletop", "--image", "none.png"], "no file none.png"),
+    (["parity", "--contract", "tabletop", "--json", "none/x"], "There is no folder none"),
+    (["experiment", "matrxi"], "did you mean matrix?"),
+    (["experiment", "matrix", "--seed", "-1"], "--seed"),
+    (["fetch", "openvla-22"], "did you mean openvla-224?"),
+    (["demo", "--rate", "0"], "--rate is 1 to 60"),
+    (["demo", "--model", "none"], "no model folder 'none'"),
+    (["phrases"], "has to be given"),
+    (["contracts", "openvla-22"], "did you mean openvla-224?"),
+    (["contracts", "none.yaml"], "no contract file 'none.yaml'"),
+    (["doctor", "--model", "none"], "no model folder 'none'"),
+]
+
+
+def test_what_is_wrong_is_one_sentence_told_before_pytorch_is_imported(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.json").write_text("{")
+    assert {line[0] for line, _ in WRONG} >= set(COMMANDS)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    ended = run_all(tmp_path, [line for line, _ in WRONG])
+    for (line, words), (code, said, printed, loaded) in zip(WRONG, ended, strict=True):
+        assert code == 2, (line, said)
+        assert said.startswith("siglip-perception: "), line
+        assert said.count("\n") == 1, said
+        assert words in said
+        assert not printed, line
+        assert not loaded & HEAVY, (line, loaded & HEAVY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_help_of_every_command_loads_no_heavy_library(tmp_path: Path) -> None:
+    lines = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
+    for line, (code, said, printed, loaded) in zip(lines, run_all(tmp_path, lines), strict=True):
+        assert code == 0
+        assert not said, line
+        assert printed, line
+        assert not loaded & HEAVY, (line, loaded & HEAVY)
+
+
+def test_the_package_alone_loads_nothing(tmp_path: Path) -> None:
+    code = "import sys, siglip_perception; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & (HEAVY | {"numpy", "cv2", "PIL", "yaml"})
+
+
+def test_fetch_is_not_put_offline_by_its_own_package(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "siglip_perception.commands.main", "fetch", "a/siglip", "-o", "x"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "check the network" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sentence", "options"),
+    [
+        ("use device: cpu, or backend: torch.", "use --device cpu, or --backend torch."),
+        ("use precision auto, fp32 or bf16.", "use --precision auto, fp32 or bf16."),
+        ("with the parameter contract to", "with --contract to"),
+        ("the parameter grounding.contract.", "--grounding-contract."),
+        ("name a SigLIP in grounding.model.", "name a SigLIP in --grounding-model."),
+        ("something else than a model: name", "something else than a model: name"),
+        ("/data/grounding.model is no folder", "/data/grounding.model is no folder"),
+    ],
+)
+def test_a_sentence_names_options_in_place_of_parameters(sentence: str, options: str) -> None:
+    assert as_options(sentence) == options
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("openvla-22", "openvla-224"), ("OpenVLA-224", "openvla-224"), ("tabletop2", "tabletop")],
+)
+def test_the_nearest_name_is_suggested(word: str, name: str) -> None:
+    names = ("tabletop", "openvla-224", "openvla-224-letterbox", "pi0-224")
+    assert closest(word, names) == name
+    assert did_you_mean(word, names) == f" (did you mean {name}?)"
+
+
+def test_nothing_is_suggested_for_a_word_like_none() -> None:
+    assert closest("fly", ("tokens", "ground", "fetch")) == ""
+    assert did_you_mean("fly", ()) == ""
+
+
+@given(st.text(max_size=300))
+def test_any_word_gets_a_name_of_the_list_or_none(word: str) -> None:
+    names = ("tabletop", "openvla-224")
+    assert closest(word, names) in ("", *names)
