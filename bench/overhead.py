@@ -27,10 +27,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import simplejpeg
+
+if TYPE_CHECKING:
+    from siglip_perception.config import Settings
+    from siglip_perception.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((640, 480), (1920, 1080))
@@ -146,24 +150,24 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     from rclpy.serialization import deserialize_message, serialize_message
 
     from siglip_perception.config import Settings
-    from siglip_perception.node.accounting import Ledger
-    from siglip_perception.node.conversions import to_frame
+    from siglip_perception.node.conversions import decode_message
     from siglip_perception.node.executor import NodeExecutor
-    from siglip_perception.node.mailbox import Item
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.outputs import NodeOutputs
     from siglip_perception.node.pipeline_loader import load_pipeline
     from siglip_perception.node.qos import QosWatch
+    from siglip_perception.stream.accounting import Ledger
+    from siglip_perception.stream.camera_stream import CameraStream
 
     pipelines: list[TimedPipeline] = []
     failures: list[str] = []
     latencies: list[float] = []
     loaded, finished = threading.Event(), threading.Event()
 
-    def load(settings: Settings) -> TimedPipeline:
+    def load(settings: Settings) -> Pipeline:
         pipelines.append(TimedPipeline(load_pipeline(settings)))
         loaded.set()
-        return pipelines[-1]
+        return cast("Pipeline", pipelines[-1])
 
     rclpy.init()
     given = {
@@ -210,11 +214,12 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         outputs = NodeOutputs(node, QosWatch(node))
         outputs.create([""])
         outputs.open()
-        item = Item("", message, Ledger().receive())
+        stream = CameraStream("", "", decode_message, lambda: settings, lambda: 0)
+        pending = stream.admit(message, stream.ledger.receive())
         result = pipelines[0].last
         receive = timed(lambda: deserialize_message(wire, type(message)), frames)
-        convert = timed(lambda: to_frame(message, "", settings), frames)
-        publish_ms = timed(lambda: outputs.publish(item, result, False), frames)
+        convert = timed(lambda: stream.frame(pending, settings), frames)
+        publish_ms = timed(lambda: outputs.publish(pending, result, False), frames)
     finally:
         Ledger._publish = publish  # type: ignore[method-assign]
         camera.kill()

@@ -5,40 +5,44 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING
 
-from siglip_perception.stream.depth_feed import DepthFeed
+from siglip_perception.stream.camera_stream import PendingFrame
 
-Waiting = TypeVar("Waiting")
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds.
+    from siglip_perception.pipeline import Query
 
 # A depth image that comes more than this after its color image is not waited for.
 _LONGEST_WAIT_NS = 300_000_000
 
+Waiting = tuple[PendingFrame, "Query | None"]
+
 
 @dataclass
-class DepthWait(Generic[Waiting]):
-    """What waits, oldest first. Times are the bag's and the headers', never a clock's."""
+class DepthWait:
+    """Frames that wait, each with the query that held when it came, oldest first.
 
-    feed: DepthFeed = field(default_factory=lambda: DepthFeed(clock=lambda: 0.0))
-    _queue: deque[tuple[int, int, Waiting]] = field(default_factory=deque)
+    Times are the bag's and the headers', never a clock's.
+    """
 
-    def put(self, received_ns: int, stamp_ns: int, what: Waiting) -> None:
-        """received_ns: the bag's time of it; stamp_ns: its header's."""
-        self._queue.append((received_ns, stamp_ns, what))
+    _queue: deque[Waiting] = field(default_factory=deque)
+
+    def put(self, pending: PendingFrame, query: Query | None) -> None:
+        self._queue.append((pending, query))
 
     def ready(self, now_ns: int) -> Iterator[Waiting]:
-        """What need not wait any longer at the bag's time now_ns, in its order."""
-        newest = self.feed.newest_ns()
+        """The frames that need not wait any longer at the bag's time now_ns, in their order."""
         while self._queue:
-            received, stamp, what = self._queue[0]
+            pending, _ = self._queue[0]
+            newest = pending.stream.depth.newest_ns()
             # A depth image of its own time or later is there: no nearer one is to come.
-            complete = newest is not None and newest >= stamp
-            if not complete and now_ns - received <= _LONGEST_WAIT_NS:
+            complete = newest is not None and newest >= pending.stamp_ns
+            if not complete and now_ns - pending.received_ns <= _LONGEST_WAIT_NS:
                 return
-            self._queue.popleft()
-            yield what
+            yield self._queue.popleft()
 
     def rest(self) -> Iterator[Waiting]:
-        """What still waits at the end of the bag."""
+        """The frames that still wait at the end of the bag."""
         while self._queue:
-            yield self._queue.popleft()[2]
+            yield self._queue.popleft()

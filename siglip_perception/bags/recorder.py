@@ -1,11 +1,10 @@
-"""One replay: what holds while a bag is read, and what becomes of each of its messages."""
+"""Writes what a bag's messages lead to: each camera's stream runs as it does in the node."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rosbags.interfaces import Connection
@@ -13,30 +12,23 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys.store import Typestore
 
 from siglip_perception.bags.depth_wait import DepthWait
-from siglip_perception.bags.messages import (
-    PACKAGE,
-    RAW,
-    BagTopic,
-    decode_image,
-    deserialize,
-    image_type,
-)
+from siglip_perception.bags.messages import PACKAGE, RAW, BagTopic, decode_image, deserialize
 from siglip_perception.bags.topics import under
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
-from siglip_perception.errors import ImageError, InstructionError
-from siglip_perception.grounding.tracking import Tracker, TrackingOptions
-from siglip_perception.language import instruction
-from siglip_perception.language.instruction_ids import Numbering
+from siglip_perception.errors import ImageError
+from siglip_perception.grounding.tracking import TrackingOptions
+from siglip_perception.images.files import Picture
+from siglip_perception.language.instruction import parse
 from siglip_perception.messages import wire
-from siglip_perception.stream.depth_feed import nanoseconds
-from siglip_perception.stream.rate_limit import RateLimiter
-from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array, join
+from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
+from siglip_perception.stream.content import CameraJoin, published_objects
+from siglip_perception.stream.instruction import CurrentInstruction
+from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array
 
 if TYPE_CHECKING:
     # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
     from siglip_perception.pipeline import Pipeline, Query
 
-_Pending = tuple[BagTopic, int, Any, "Query | None"]
 Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 
 
@@ -44,7 +36,7 @@ Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 class ReplayOptions:
     """What of a bag is replayed.
 
-    image_topics: empty takes every camera's, see bag_topics.choose_cameras().
+    image_topics: empty takes every camera's, see bags.topics.choose_cameras().
     instruction: the one that holds until the first message on instruction_topic.
     mono16_white: the value of 16-bit gray images that is white; 0: they are dropped.
     grounding_rate: images a second, by their stamps, in which objects are looked for; 0: in all.
@@ -96,21 +88,20 @@ class Summary:
     doubts: dict[str, str] = field(default_factory=dict)
     grounded: Counter[str] = field(default_factory=Counter)
     found: dict[str, Counter[str]] = field(default_factory=dict)
-    depth: Mapping[str, int] = field(default_factory=dict)
+    depth: Counter[str] = field(default_factory=Counter)
 
     @property
     def dropped(self) -> Counter[str]:
         """The number of images dropped for each reason, of all topics."""
         return sum(self.drops.values(), Counter[str]())
 
-    def drop(self, topic: str, reason: str, text: str) -> None:
-        """Count an image that is dropped; text: one sentence about it."""
-        self.drops.setdefault(topic, Counter())[reason] += 1
-        self.examples.setdefault((topic, reason), text)
 
+class BagRecorder:
+    """Runs the streams of a bag's cameras, and writes the messages that they lead to.
 
-class Run:
-    """The state of one replay."""
+    cameras: the camera's name of each image topic. Raises InstructionError where the options'
+    instruction is refused.
+    """
 
     def __init__(
         self,
@@ -120,187 +111,199 @@ class Run:
         writer: Writer,
         cameras: Mapping[str, str],
     ) -> None:
-        self.summary = Summary()
+        self._summary = Summary()
         self._pipeline = pipeline
         self._options = options
+        self._settings = _settings(options, pipeline)
         self._store = store
         self._writer = writer
-        self._cameras = cameras
         self._types = wire.rosbags_types(store)
-        self._pace = RateLimiter(lambda: options.grounding_rate)
-        self._joins = pipeline.contract.join_cameras and len(cameras) > 1
-        self._waiting: dict[str, tuple[Any, TokenGrid]] = {}
-        self._outputs = {
-            (topic, "objects"): self._output(under(camera, "objects"), "GroundedObjectArray")
-            for topic, camera in cameras.items()
+        self._now_ns = 0
+        self._streams = {topic: self._stream(camera, topic) for topic, camera in cameras.items()}
+        joins = pipeline.contract.join_cameras and len(cameras) > 1
+        self._join = CameraJoin(list(cameras.values())) if joins else None
+        self._objects = {
+            camera: self._output(under(camera, "objects"), "GroundedObjectArray")
+            for camera in cameras.values()
         }
-        if self._joins:
+        if joins:
             joined = self._output(under("", "tokens"), "TokenSequence")
-            self._outputs |= {(topic, "tokens"): joined for topic in cameras}
+            self._tokens = dict.fromkeys(cameras.values(), joined)
         else:
-            self._outputs |= {
-                (topic, "tokens"): self._output(under(camera, "tokens"), "TokenSequence")
-                for topic, camera in cameras.items()
+            self._tokens = {
+                camera: self._output(under(camera, "tokens"), "TokenSequence")
+                for camera in cameras.values()
             }
-        self._query: Query | None = None
-        self._numbering = Numbering()
-        self._trackers: dict[str, Tracker] = {}
-        self._shown = 0
-        self._wait: DepthWait[_Pending] = DepthWait()
+        self._instruction = CurrentInstruction()
+        self._instruction.start(pipeline.query, "")
+        self._overlays = 0
+        self._wait = DepthWait()
         if options.instruction:
-            self.instruct(options.instruction, refuse=True)
+            parse(options.instruction)
+            self.instruct(options.instruction)
 
-    def _output(self, topic: str, kind: str) -> Connection:
-        return self._writer.add_connection(topic, f"{PACKAGE}/{kind}", typestore=self._store)
+    @property
+    def received(self) -> int:
+        """Images so far."""
+        return sum(stream.ledger.counts().received for stream in self._streams.values())
 
-    def instruct(self, text: str, *, refuse: bool = False) -> None:
+    def instruct(self, text: str) -> None:
         """Take an instruction; a rejected one leaves none, so that no stale goal is sought."""
-        try:
-            parsed = instruction.parse(text)
-        except InstructionError:
-            if refuse:
-                raise
-            self.summary.rejected += 1
-            self._numbering.withdraw()
-            self._query = None
+        self._instruction.hear(text)
+        state = self._instruction.state
+        if state.state == "instruction_rejected":
+            self._summary.rejected += 1
             return
-        self.summary.instructions += 1
-        if parsed.text and parsed.explanation:
-            self.summary.doubts[parsed.text] = parsed.explanation
-        number = self._numbering.accept(parsed.text)
-        able = parsed.phrases and self._pipeline.can_ground
-        self._query = self._pipeline.query(parsed, number) if able else None
+        self._summary.instructions += 1
+        if state.text and state.explanation:
+            self._summary.doubts[state.text] = state.explanation
 
     def hear(self, topic: BagTopic, data: bytes) -> None:
         """Take an instruction's message; count one that cannot be read, which changes nothing."""
         try:
             text = deserialize(self._store, topic, data).data
         except ImageError:
-            self.summary.unread[topic.name] += 1
+            self._summary.unread[topic.name] += 1
             return
         self.instruct(text)
 
-    def image(self, topic: BagTopic, stamp: int, data: bytes) -> None:
-        """Process one image message, or count why it was dropped."""
-        self.summary.images += 1
+    def image(self, topic: BagTopic, received_ns: int, data: bytes) -> None:
+        """Process one image message, now or once its depth is there, or count why it is dropped.
+
+        received_ns: the bag's time of it.
+        """
+        stream = self._streams[topic.name]
+        self._now_ns = received_ns
+        ticket = stream.ledger.receive()
         try:
             message = deserialize(self._store, topic, data)
         except ImageError as error:
-            self.summary.drop(topic.name, error.reason, str(error))
+            ticket.drop(error.reason, str(error))
             return
-        self._wait.put(stamp, nanoseconds(message), (topic, stamp, message, self._query))
-        if not self._options.depth_topic:
-            self.finish()
+        pending = stream.admit(message, ticket)
+        if self._settings.depth_enabled:
+            self._wait.put(pending, self._instruction.query)
+        else:
+            self._process(pending, self._instruction.query)
 
     def depth(self, topic: BagTopic, data: bytes) -> None:
         """Take a depth image or a camera info; one that cannot be read is counted."""
         try:
             message = deserialize(self._store, topic, data)
         except ImageError:
-            self.summary.unread[topic.name] += 1
+            self._summary.unread[topic.name] += 1
             return
+        (stream,) = self._streams.values()  # one camera alone has depth, see choose_depth()
         if topic.type == RAW:
-            self._wait.feed.receive_image(message)
+            stream.depth.receive_image(message)
         else:
-            self._wait.feed.receive_info(message)
+            stream.depth.receive_info(message)
 
     def settle(self, now_ns: int) -> None:
         """Process the images that need not wait for their depth any longer."""
-        for waiting in self._wait.ready(now_ns):
-            self._process(*waiting)
+        for pending, query in self._wait.ready(now_ns):
+            self._process(pending, query)
 
-    def finish(self) -> None:
-        """Process every image that still waits."""
-        for waiting in self._wait.rest():
-            self._process(*waiting)
-        self.summary.depth = self._wait.feed.view().counts
+    def finish(self) -> Summary:
+        """Process every image that still waits; what became of all."""
+        for pending, query in self._wait.rest():
+            self._process(pending, query)
+        summary = self._summary
+        for stream in self._streams.values():
+            counts = stream.ledger.counts()
+            summary.images += counts.received
+            summary.repaired.update(counts.repaired)
+            if counts.dropped:
+                summary.drops[stream.topic] = Counter(counts.dropped)
+            for reason, text in counts.examples.items():
+                summary.examples[stream.topic, reason] = text
+            summary.depth.update(stream.depth.view().counts)
+        return summary
 
-    def _process(self, topic: BagTopic, stamp: int, message: Any, asked: Query | None) -> None:
-        camera = self._cameras[topic.name]
-        header = message.header
-        try:
-            frame = self._frame(topic, message, camera)
-            due = asked is not None and self._pace.due(camera, frame.stamp_ns or stamp)
-            query = asked if due else None
-            result = self._pipeline.process(frame, query, with_mask=due and self._with_mask())
-        except ImageError as error:
-            self.summary.drop(topic.name, error.reason, str(error))
+    def _stream(self, camera: str, topic: str) -> CameraStream:
+        # Nothing of a replay depends on how long it takes: the monotonic clock stands still.
+        return CameraStream(
+            camera, topic, _decode, lambda: self._settings, lambda: self._now_ns, lambda: 0.0
+        )
+
+    def _output(self, topic: str, kind: str) -> Connection:
+        return self._writer.add_connection(topic, f"{PACKAGE}/{kind}", typestore=self._store)
+
+    def _process(self, pending: PendingFrame, query: Query | None) -> None:
+        stream, settings, options = pending.stream, self._settings, self._options
+        frame = stream.decode(pending, settings)
+        if frame is None:
             return
-        except FloatingPointError as error:
-            self.summary.drop(topic.name, "not_finite", str(error))
+        with_mask = options.with_mask or options.overlay is not None
+        task = stream.task(pending, frame, query, settings, with_mask=with_mask)
+        (outcome,) = self._pipeline.process_batch([task])
+        result = stream.finish(pending, frame, outcome, settings)
+        if result is None:
             return
         if result.tokens is not None:
-            self._tokens(topic.name, stamp, header, result.tokens)
-        if result.grounding is None:
-            return
-        grounding = self._tracked(frame, result.grounding, stamp)
-        self._count(grounding)
-        if self._options.overlay is not None:
-            self._shown += 1
-            self._options.overlay(camera, self._shown, frame.image, grounding)
-        if not self._options.with_mask:
-            grounding = replace(grounding, mask=None)
-        objects = wire.objects_message(self._types, header, grounding)
-        self._write(topic.name, "objects", stamp, objects)
-        self.summary.objects += 1
+            self._write_tokens(pending, result.tokens)
+        if result.grounding is not None:
+            self._count(result.grounding)
+            self._write_objects(pending, frame, result.grounding)
+        pending.ticket.publish()
 
-    def _tokens(self, topic: str, stamp: int, header: Any, grid: TokenGrid) -> None:
+    def _write_tokens(self, pending: PendingFrame, grid: TokenGrid) -> None:
         """The tokens of one image, or of all cameras once each has a new one."""
-        if self._joins:
-            self._waiting[topic] = header, grid
-            if len(self._waiting) < len(self._cameras):
+        header = pending.message.header
+        if self._join is None:
+            message = wire.tokens_message(self._types, header, grid)
+        else:
+            joined = self._join.add(pending.camera, header, grid)
+            if joined is None:
                 return
-            ordered = [self._waiting[topic] for topic in self._cameras]
-            self._waiting.clear()
-            headers = [header for header, _ in ordered]
-            oldest = min(headers, key=lambda one: (one.stamp.sec, one.stamp.nanosec))
-            header = self._types.Header(stamp=oldest.stamp, frame_id=headers[0].frame_id)
-            grid = join([grid for _, grid in ordered])
-        message = wire.tokens_message(self._types, header, grid)
-        self._write(topic, "tokens", stamp, message)
-        self.summary.tokens += 1
+            message = joined.message(self._types)
+        self._write(self._tokens[pending.camera], pending, message)
+        self._summary.tokens += 1
 
-    def _with_mask(self) -> bool:
-        return self._options.with_mask or self._options.overlay is not None
+    def _write_objects(self, pending: PendingFrame, frame: Frame, grounding: Grounding) -> None:
+        options = self._options
+        if options.overlay is not None:
+            self._overlays += 1
+            options.overlay(pending.camera, self._overlays, frame.image, grounding)
+        message = published_objects(
+            self._types, pending.message.header, grounding, with_mask=options.with_mask
+        )
+        self._write(self._objects[pending.camera], pending, message)
+        self._summary.objects += 1
 
     def _count(self, grounding: Grounding) -> None:
-        self.summary.grounded[grounding.instruction] += 1
-        found = self.summary.found.setdefault(
+        self._summary.grounded[grounding.instruction] += 1
+        found = self._summary.found.setdefault(
             grounding.instruction, Counter(dict.fromkeys(grounding.phrases, 0))
         )
         found.update({answer.phrase for answer in grounding.objects})
 
-    def _tracked(self, frame: Frame, grounding: Grounding, received_ns: int) -> Grounding:
-        if self._options.tracking is None:
-            return grounding
-        return self._trackers.setdefault(frame.camera, Tracker()).update(
-            grounding,
-            frame.stamp_ns or received_ns,
-            (frame.width, frame.height),
-            self._options.tracking,
-            self._pipeline.max_objects,
-        )
+    def _write(self, connection: Connection, pending: PendingFrame, message: Any) -> None:
+        data = self._store.serialize_cdr(message, connection.msgtype)
+        self._writer.write(connection, pending.received_ns, data)
 
-    def _frame(self, topic: BagTopic, message: Any, camera: str) -> Frame:
-        options = self._options
-        picture = decode_image(
-            message, image_type(topic), options.max_pixels, options.mono16_white
-        )
-        self.summary.repaired.update(picture.repairs)
-        frame = Frame(picture.pixels, nanoseconds(message), message.header.frame_id, camera)
-        if not self._options.depth_topic:
-            return frame
-        depth = partial(
-            self._wait.feed.depth,
-            frame.stamp_ns,
-            frame.width,
-            frame.height,
-            self._options.depth_tolerance,
-        )
-        return replace(frame, depth=depth)
 
-    def _write(self, topic: str, part: str, stamp: int, message: Any) -> None:
-        connection = self._outputs[topic, part]
-        self._writer.write(
-            connection, stamp, self._store.serialize_cdr(message, connection.msgtype)
-        )
+def _decode(message: Any, settings: Settings) -> Picture:
+    return decode_image(message, message.__msgtype__, settings.max_pixels, settings.mono16_white)
+
+
+def _settings(options: ReplayOptions, pipeline: Pipeline) -> Settings:
+    """The node's parameters that a replay has; of a recording, no image is too old."""
+    settings = Settings(
+        threshold=pipeline.threshold,
+        max_objects=pipeline.max_objects,
+        grounding_rate=options.grounding_rate,
+        max_age=0.0,
+        max_pixels=options.max_pixels,
+        mono16_white=options.mono16_white,
+        depth_enabled=bool(options.depth_topic),
+        depth_tolerance=options.depth_tolerance,
+    )
+    if options.tracking is None:
+        return settings
+    return replace(
+        settings,
+        tracking_enabled=True,
+        tracking_max_lost=options.tracking.max_lost,
+        tracking_smoothing=options.tracking.smoothing,
+    )

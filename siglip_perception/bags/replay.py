@@ -18,7 +18,7 @@ from rosbags.interfaces import Connection
 
 from siglip_perception.bags.files import Recording, reading, writing
 from siglip_perception.bags.messages import COMPRESSED, MESSAGES, STRING, BagTopic, typestore
-from siglip_perception.bags.recorder import ReplayOptions, Run, Summary
+from siglip_perception.bags.recorder import BagRecorder, ReplayOptions, Summary
 from siglip_perception.bags.topics import (
     Cameras,
     camera_names,
@@ -149,21 +149,20 @@ def replay_recording(
     cameras = camera_names(selection.cameras.names)
     read_counts: Counter[BagTopic] = Counter()
     with deterministic(), writing(out, recording.storage) as writer:
-        run = Run(pipeline, options, typestore(), writer, cameras)
+        recorder = BagRecorder(pipeline, options, typestore(), writer, cameras)
         for topic, stamp, data in recording.messages([*images, *instructions, *depth]):
             read_counts[topic] += 1
             if topic in instructions:
-                run.hear(topic, data)
+                recorder.hear(topic, data)
                 continue
             if topic in depth:
-                run.depth(topic, data)
+                recorder.depth(topic, data)
             else:
-                run.image(topic, stamp, data)
-            run.settle(stamp)
+                recorder.image(topic, stamp, data)
+            recorder.settle(stamp)
             if progress is not None and topic not in depth:
-                progress(run.summary.images, total)
-        run.finish()
-        summary = run.summary
+                progress(recorder.received, total)
+        summary = recorder.finish()
         for topic in (*images, *instructions, *depth):
             promised = max(topic.count, topic.promised or 0)
             if read_counts[topic] < promised:

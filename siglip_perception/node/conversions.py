@@ -24,10 +24,10 @@ from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import check_size
 from siglip_perception.images.decode import convert, decode_compressed
 from siglip_perception.images.encodings import ENCODINGS, refused_encoding
+from siglip_perception.images.files import Picture
 from siglip_perception.messages.wire import MessageTypes, as_array, as_float_array, as_uint_array
+from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Frame, Grounding, UInt8Array
-
-NANOSECONDS = 1_000_000_000
 
 
 def rclpy_types() -> MessageTypes:
@@ -48,25 +48,28 @@ def rclpy_types() -> MessageTypes:
     )
 
 
-def stamp_ns(header: Any) -> int:
-    """The header's stamp in nanoseconds; 0 where the camera sets none."""
-    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
-
-
-def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
-    """A sensor_msgs/Image or CompressedImage as a Frame; raises ImageError."""
-    repairs: tuple[str, ...] = ()
+def decode_message(message: Any, settings: Settings) -> Picture:
+    """The picture of a sensor_msgs/Image or CompressedImage; raises ImageError."""
     if isinstance(message, CompressedImage):
-        picture = decode_compressed(
+        return decode_compressed(
             message.format,
             message.data,
             max_pixels=settings.max_pixels,
             mono16_white=settings.mono16_white,
         )
-        image, repairs = picture.pixels, picture.repairs
-    else:
-        image = _raw(message, settings)
-    return Frame(image, stamp_ns(message.header), message.header.frame_id, camera, repairs=repairs)
+    return Picture(_raw(message, settings), 1, message.encoding)
+
+
+def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
+    """A sensor_msgs/Image or CompressedImage that is not of a stream; raises ImageError."""
+    picture = decode_message(message, settings)
+    return Frame(
+        picture.pixels,
+        stamp_ns(message.header),
+        message.header.frame_id,
+        camera,
+        repairs=picture.repairs,
+    )
 
 
 def _raw(message: Image, settings: Settings) -> UInt8Array:

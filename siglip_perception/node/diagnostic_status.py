@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from siglip_perception.node.accounting import Level
-from siglip_perception.node.cameras import CameraView
 from siglip_perception.node.frame_processor import ModelState
-from siglip_perception.node.instruction_state import InstructionState
 from siglip_perception.node.qos import Mismatch
+from siglip_perception.stream.accounting import Level
+from siglip_perception.stream.camera_stream import CameraView
+from siglip_perception.stream.instruction import InstructionState
 
 # A dropped frame colors its camera's status for so long, in seconds.
 RECENT = 2.0

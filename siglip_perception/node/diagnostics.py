@@ -10,8 +10,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from siglip_perception.node.accounting import Level
 from siglip_perception.node.diagnostic_status import Status
+from siglip_perception.stream.accounting import Level
 
 PERIOD = 1.0
 # How often changes are looked for: a silent camera is told at most so much later, in seconds.

@@ -8,27 +8,27 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from siglip_perception.config import Settings
-from siglip_perception.errors import ImageError, InstructionError, PerceptionError
+from siglip_perception.errors import InstructionError, PerceptionError
 from siglip_perception.language.instruction import from_phrases
-from siglip_perception.node.accounting import Clock
-from siglip_perception.node.continuity import Continuity
-from siglip_perception.node.conversions import stamp_ns, to_frame
-from siglip_perception.node.instruction_state import InstructionState, Listener
-from siglip_perception.node.mailbox import Item
-from siglip_perception.node.oom import (
+from siglip_perception.node.pipeline_loader import Loader
+from siglip_perception.stream.accounting import Clock
+from siglip_perception.stream.camera_stream import PendingFrame
+from siglip_perception.stream.content import CameraJoin, JoinedTokens
+from siglip_perception.stream.instruction import CurrentInstruction, InstructionState
+from siglip_perception.types import Frame, Grounding, Task
+from siglip_perception.util.oom import (
     free_memory,
     is_out_of_memory,
     keep_what_is_loaded,
     let_go_of_what_was_loaded,
 )
-from siglip_perception.node.pipeline_loader import Loader, PipelineLike
-from siglip_perception.node.stamp_check import too_old
-from siglip_perception.stream.depth_feed import DepthFeed
-from siglip_perception.stream.rate_limit import RateLimiter
-from siglip_perception.types import Frame, Grounding, Task, TokenGrid
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds.
+    from siglip_perception.pipeline import Pipeline, Result
 
 MAX_NOT_FINITE = 3
 MAX_FAILURES = 3
@@ -47,13 +47,15 @@ class Outputs(Protocol):
     def wants_objects(self, camera: str) -> bool:
         """Whether someone listens to the camera's objects, in whatever form."""
 
-    def publish_joined(self, items: Sequence[Item], grids: Sequence[TokenGrid]) -> bool:
+    def publish_joined(self, tokens: JoinedTokens) -> bool:
         """The cameras' tokens as one sequence; whether it was published."""
 
-    def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
+    def publish(self, pending: PendingFrame, result: Result, publish_mask: bool) -> bool:
         """Tokens and objects, both or neither; whether they were published."""
 
-    def publish_overlay(self, item: Item, frame: Frame, result: Any, quality: int) -> None:
+    def publish_overlay(
+        self, pending: PendingFrame, frame: Frame, result: Result, quality: int
+    ) -> None:
         """The overlay, where someone looks at it."""
 
 
@@ -71,10 +73,9 @@ class ModelState:
     trouble_at: float = 0.0
 
 
-class Perceiver:
+class FrameProcessor:
     """Owns the pipeline and the query. But for the two states, call it on the worker's thread.
 
-    now_ns: the node's clock. epoch: the mailbox's, of a camera. depth: a camera's feed of depth.
     report: logs an error. fatal: called with a sentence where only a new process can help.
     clock: monotonic seconds.
     """
@@ -84,9 +85,6 @@ class Perceiver:
         outputs: Outputs,
         load: Loader,
         settings: Callable[[], Settings],
-        now_ns: Callable[[], int],
-        epoch: Callable[[str], int],
-        depth: Callable[[str], DepthFeed],
         report: Callable[[str], None],
         fatal: Callable[[str], None],
         clock: Clock = time.monotonic,
@@ -94,16 +92,12 @@ class Perceiver:
         self._outputs = outputs
         self._load = load
         self._settings = settings
-        self._now_ns = now_ns
-        self._epoch = epoch
-        self._continuity = Continuity(depth, now_ns)
         self._report = report
         self._fatal = fatal
         self._clock = clock
         self._reported: dict[str, float] = {}
-        self._listener = Listener(self._tell, clock)
-        self._pace = RateLimiter(lambda: settings().grounding_rate)
-        self._pipeline: PipelineLike | None = None
+        self._instruction = CurrentInstruction(self._tell, clock)
+        self._pipeline: Pipeline | None = None
         self._not_finite = 0
         self._failures = 0
         self._out_of_memory: deque[float] = deque(maxlen=MAX_OUT_OF_MEMORY)
@@ -112,7 +106,7 @@ class Perceiver:
 
     @property
     def instruction_state(self) -> InstructionState:
-        return self._listener.state
+        return self._instruction.state
 
     @property
     def model_state(self) -> ModelState:
@@ -125,7 +119,7 @@ class Perceiver:
     @property
     def joins(self) -> bool:
         """Whether the contract joins the cameras' tokens into one sequence."""
-        return self._pipeline is not None and bool(self._pipeline.contract.join_cameras)
+        return self._pipeline is not None and self._pipeline.contract.join_cameras
 
     def load(self) -> None:
         """Loads the model, and encodes the instruction anew; raises PerceptionError."""
@@ -137,161 +131,165 @@ class Perceiver:
             ModelState(
                 loaded=True,
                 backend=pipeline.backend,
-                contract=str(pipeline.contract.name),
+                contract=pipeline.contract.name,
                 grounding=pipeline.grounding,
                 fingerprint=pipeline.fingerprint,
             )
         )
-        self._listener.start(pipeline.query, settings.instruction, settings.phrases)
+        self._instruction.start(pipeline.query, settings.instruction, settings.phrases)
         keep_what_is_loaded()
 
     def unload(self) -> None:
         """Frees the model and its memory; the instruction is kept."""
         self._pipeline = None
-        self._listener.stop()
+        self._instruction.stop()
         self._set_model_state(ModelState())
         let_go_of_what_was_loaded()
 
     def hear(self, text: str) -> None:
         """Takes an instruction from the topic: encodes it if it differs from the one before."""
-        self._listener.hear(text)
+        self._instruction.hear(text)
 
-    def serve(self, items: Sequence[Item]) -> None:
+    def serve(self, batch: Sequence[PendingFrame]) -> None:
         """Frames of different cameras, from their messages to their outputs, in one pass.
 
         Each is published or dropped with a reason. Where the contract joins the cameras' tokens,
         they are published all together or not at all.
         """
         settings = self._settings()
-        taken = [(item, frame) for item in items if (frame := self._frame(item, settings))]
-        joined = self.joins and len(items) > 1
-        if joined and len(taken) < len(items):
-            _drop_rest([item for item, _ in taken])
+        frames = [(item, frame) for item in batch if (frame := self._decode(item, settings))]
+        joined = self.joins and len(batch) > 1
+        if joined and len(frames) < len(batch):
+            _drop_rest([pending for pending, _ in frames])
             return
-        if not taken:
+        if not frames:
             return
-        results = self._process(taken, settings)
+        outcomes = self._process(frames, settings)
+        if not outcomes:
+            return
         served = []
-        for (item, frame), result in zip(taken, results, strict=True):
-            if result is None:
-                continue
-            if item.epoch != self._epoch(item.camera):
-                item.ticket.drop("time_jump", "time jumped back while the frame was processed")
-                continue
-            served.append((item, frame, self._continuity.tracked(frame, result, settings)))
-        if joined and not self._publish_joined(served, len(items)):
+        for (pending, frame), outcome in zip(frames, outcomes, strict=True):
+            result = pending.stream.finish(pending, frame, outcome, settings)
+            if result is not None:
+                served.append((pending, frame, result))
+        self._note(outcomes)
+        if joined and not self._publish_joined(served, len(batch)):
             return
-        for item, frame, result in served:
-            self._publish(item, frame, result, settings)
+        for pending, frame, result in served:
+            self._publish(pending, frame, result, settings)
 
-    def _frame(self, item: Item, settings: Settings) -> Frame | None:
-        """The item's frame; None where it was dropped."""
-        old = too_old(stamp_ns(item.message.header), self._now_ns(), settings.max_age)
-        if old is not None:
-            item.ticket.drop(old.reason, old.text, old.level)
-            return None
+    def _decode(self, pending: PendingFrame, settings: Settings) -> Frame | None:
+        """The message's frame; None where it was dropped."""
         try:
-            frame = to_frame(item.message, item.camera, settings)
-            item.ticket.note_repairs(frame.repairs)
-            return self._continuity.with_depth(frame, settings)
-        except ImageError as error:
-            item.ticket.drop(error.reason, str(error))
+            return pending.stream.decode(pending, settings)
         except Exception as error:  # noqa: BLE001 - whatever an image leads to, the camera goes on
-            if self._drop(item, error, "an image could not be converted"):
+            if self._drop(pending, error, "an image could not be converted"):
                 self._count_out_of_memory()
         return None
 
-    def _publish_joined(self, served: list[tuple[Item, Frame, Any]], wanted: int) -> bool:
+    def _publish_joined(
+        self, served: list[tuple[PendingFrame, Frame, Result]], cameras: int
+    ) -> bool:
         """The joined tokens; whether they were published, else all are dropped."""
-        items = [item for item, _, _ in served]
-        if len(items) < wanted:
-            _drop_rest(items)
+        batch = [pending for pending, _, _ in served]
+        if len(batch) < cameras:
+            _drop_rest(batch)
             return False
         try:
-            grids = [result.tokens for _, _, result in served]
-            published = self._outputs.publish_joined(items, grids)
+            join = CameraJoin([pending.camera for pending in batch])
+            tokens = None
+            for pending, _, result in served:
+                assert result.tokens is not None
+                tokens = join.add(pending.camera, pending.message.header, result.tokens)
+            assert tokens is not None
+            published = self._outputs.publish_joined(tokens)
         except Exception as error:  # noqa: BLE001 - the next frames may be published again
-            dropped = [self._drop(i, error, "joined tokens could not be published") for i in items]
+            what = "joined tokens could not be published"
+            dropped = [self._drop(pending, error, what) for pending in batch]
             if any(dropped):
                 self._count_out_of_memory()
             return False
         if not published:
-            for item in items:
-                item.ticket.drop("inactive")
+            for pending in batch:
+                pending.ticket.drop("inactive")
         return published
 
-    def _publish(self, item: Item, frame: Frame, result: Any, settings: Settings) -> None:
+    def _publish(
+        self, pending: PendingFrame, frame: Frame, result: Result, settings: Settings
+    ) -> None:
         try:
-            published = self._outputs.publish(item, result, settings.publish_mask)
+            published = self._outputs.publish(pending, result, settings.publish_mask)
         except Exception as error:  # noqa: BLE001 - the next frame may be published again
-            if self._drop(item, error, "a frame's results could not be published"):
+            if self._drop(pending, error, "a frame's results could not be published"):
                 self._count_out_of_memory()
             return
         if not published:
-            item.ticket.drop("inactive")
+            pending.ticket.drop("inactive")
             return
-        item.ticket.publish()
-        if result.grounding is None and self._listener.query is not None:
+        pending.ticket.publish()
+        if result.grounding is None and self._instruction.query is not None:
             return  # its objects were not due: the picture of those before stays
         try:
-            self._outputs.publish_overlay(item, frame, result, settings.overlay_quality)
+            self._outputs.publish_overlay(pending, frame, result, settings.overlay_quality)
         except Exception as error:  # noqa: BLE001 - a picture for people must not end the node
             if is_out_of_memory(error):
                 free_memory()
             self._tell("the overlay could not be drawn")
 
-    def _drop(self, item: Item, error: Exception, what: str) -> bool:
+    def _drop(self, pending: PendingFrame, error: Exception, what: str) -> bool:
         """Drops a frame for the exception that is being handled; whether memory was used up."""
         self._tell(what)
         if is_out_of_memory(error):
-            item.ticket.drop("out_of_memory", _sentence(error))
+            pending.ticket.drop("out_of_memory", _sentence(error))
             return True
-        item.ticket.drop("failed", _sentence(error))
+        pending.ticket.drop("failed", _sentence(error))
         return False
 
-    def _process(self, taken: Sequence[tuple[Item, Frame]], settings: Settings) -> list[Any]:
-        """The pipeline's results; None for a frame that was dropped."""
-        nothing: list[Any] = [None] * len(taken)
+    def _process(
+        self, frames: Sequence[tuple[PendingFrame, Frame]], settings: Settings
+    ) -> list[Result | FloatingPointError]:
+        """The pipeline's outcomes, one for each frame; none where all of them were dropped."""
         pipeline = self._pipeline
         if pipeline is None:
-            for item, _ in taken:
-                item.ticket.drop("inactive")
-            return nothing
-        self._listener.fix(settings.phrases)
-        self._listener.retry()
+            for pending, _ in frames:
+                pending.ticket.drop("inactive")
+            return []
+        self._instruction.fix(settings.phrases)
+        self._instruction.retry()
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
         try:
-            results = pipeline.process_batch([self._task(*pair, settings) for pair in taken])
+            outcomes = pipeline.process_batch([self._task(*pair, settings) for pair in frames])
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the cameras go on
-            dropped = [self._drop(item, error, "the model failed on a frame") for item, _ in taken]
+            what = "the model failed on a frame"
+            dropped = [self._drop(pending, error, what) for pending, _ in frames]
             if any(dropped):
                 self._count_out_of_memory()
             else:
                 self._count_failure()
-            return nothing
+            return []
         self._failures = 0
-        for (item, _), result in zip(taken, results, strict=True):
-            if isinstance(result, FloatingPointError):
-                item.ticket.drop("not_finite", str(result))
-        finite = [None if isinstance(result, FloatingPointError) else result for result in results]
-        good = next((result for result in finite if result is not None), None)
-        if good is None:
-            del pipeline  # loaded anew there: two of them would take twice the memory
-            self._count_not_finite()
-            return finite
-        self._not_finite = 0
-        with self._lock:
-            self._model_state = replace(self._model_state, timings=good.timings)
-        return finite
+        return outcomes
 
-    def _task(self, item: Item, frame: Frame, settings: Settings) -> Task:
-        query = self._listener.query
-        wanted = settings.publish_mask or self._outputs.wants_mask(item.camera)
-        if query is None or not self._outputs.wants_objects(item.camera):
-            return Task(frame)
-        due = self._pace.due(item.camera, frame.stamp_ns or self._now_ns())
-        return Task(frame, query if due else None, wanted and due)
+    def _task(self, pending: PendingFrame, frame: Frame, settings: Settings) -> Task:
+        listened = self._outputs.wants_objects(pending.camera)
+        return pending.stream.task(
+            pending,
+            frame,
+            self._instruction.query if listened else None,
+            settings,
+            with_mask=settings.publish_mask or self._outputs.wants_mask(pending.camera),
+        )
+
+    def _note(self, outcomes: Sequence[Result | FloatingPointError]) -> None:
+        """Keeps the timings of a pass; loads the model anew where it gave only NaN for long."""
+        for outcome in outcomes:
+            if not isinstance(outcome, FloatingPointError):
+                self._not_finite = 0
+                with self._lock:
+                    self._model_state = replace(self._model_state, timings=outcome.timings)
+                return
+        self._count_not_finite()
 
     def _count_not_finite(self) -> None:
         self._not_finite += 1
@@ -321,16 +319,11 @@ class Perceiver:
             self._fatal(f"the model failed on {MAX_FAILURES} frames in a row; the node ends.")
 
     def ground(
-        self,
-        phrases: list[str],
-        message: Any,
-        camera: str,
-        with_mask: bool,
-        with_depth: bool = False,
+        self, phrases: Sequence[str], decode: Callable[[Settings], Frame], *, with_mask: bool
     ) -> Grounding:
         """What the phrases name in this image; raises PerceptionError with one sentence.
 
-        with_depth: the image is the camera's own, so that its depth belongs to it.
+        decode: gives the image's frame; raises ImageError.
         """
         pipeline = self._pipeline
         if pipeline is None:
@@ -342,9 +335,7 @@ class Perceiver:
         pipeline.threshold = settings.threshold
         pipeline.max_objects = settings.max_objects
         try:
-            frame = to_frame(message, camera, settings)
-            if with_depth:
-                frame = self._continuity.with_depth(frame, settings)
+            frame = decode(settings)
             query = pipeline.query(instruction, 0)
             result = pipeline.process(frame, query, with_tokens=False, with_mask=with_mask)
         except FloatingPointError as error:
@@ -354,8 +345,8 @@ class Perceiver:
                 raise
             free_memory()
             raise PerceptionError("there is not enough memory for this image.") from error
-        grounding: Grounding = result.grounding
-        return grounding
+        assert result.grounding is not None  # there was a query
+        return result.grounding
 
     def _tell(self, what: str) -> None:
         """Logs the exception that is being handled, each `what` once in REPORT_SECONDS."""
@@ -378,10 +369,10 @@ class Perceiver:
             )
 
 
-def _drop_rest(items: Sequence[Item]) -> None:
-    """What cannot be joined, as another camera's frame of the same moment was dropped."""
-    for item in items:
-        item.ticket.drop("incomplete", "a frame to be joined with it was dropped")
+def _drop_rest(batch: Sequence[PendingFrame]) -> None:
+    """Drops what cannot be joined, as another camera's frame of the same moment was dropped."""
+    for pending in batch:
+        pending.ticket.drop("incomplete", "a frame to be joined with it was dropped")
 
 
 def _sentence(error: BaseException) -> str:

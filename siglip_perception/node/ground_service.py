@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.messages.wire import objects_message
-from siglip_perception.node.conversions import rclpy_types
-from siglip_perception.node.frame_processor import Perceiver
+from siglip_perception.node.conversions import rclpy_types, to_frame
+from siglip_perception.node.frame_processor import FrameProcessor
 from siglip_perception.node.lifecycle import ACTIVE, ManagedNode
 from siglip_perception.node.worker import Worker, WorkerStoppedError
+from siglip_perception.stream.camera_stream import PendingFrame
+from siglip_perception.types import Frame
 
 
 class GroundService:
     """The service's callback; it waits for the worker, so give it a callback group of its own.
 
-    newest: a camera's name, or an empty one -> its newest message and its name; raises
-    PerceptionError.
+    newest: a camera's name, or an empty one -> its newest frame; raises PerceptionError.
     """
 
     def __init__(
         self,
         node: ManagedNode,
         worker: Worker,
-        perceiver: Perceiver,
-        newest: Callable[[str], tuple[Any, str]],
+        processor: FrameProcessor,
+        newest: Callable[[str], PendingFrame],
     ) -> None:
         self._node = node
         self._worker = worker
-        self._perceiver = perceiver
+        self._processor = processor
         self._newest = newest
         self._types = rclpy_types()
 
@@ -50,13 +53,14 @@ class GroundService:
     def _answer(self, request: Any, response: Any) -> None:
         if self._node.state_id != ACTIVE:
             raise PerceptionError(f"the node is {self._node.state_label}; activate it first.")
-        message, camera = request.image, request.camera
-        own = message.width == 0 and len(message.data) == 0
-        if own:
-            message, camera = self._newest(camera)
+        message = request.image
+        decode: Callable[[Settings], Frame] = partial(to_frame, message, request.camera)
+        if message.width == 0 and len(message.data) == 0:
+            pending = self._newest(request.camera)
+            message, decode = pending.message, partial(pending.stream.frame, pending)
         grounding = self._worker.call(
-            lambda: self._perceiver.ground(
-                list(request.phrases), message, camera, request.with_mask, with_depth=own
+            lambda: self._processor.ground(
+                list(request.phrases), decode, with_mask=request.with_mask
             )
         )
         response.result = objects_message(self._types, message.header, grounding)

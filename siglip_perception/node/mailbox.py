@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from siglip_perception.node.accounting import Ticket
-
-
-@dataclass(frozen=True)
-class Item:
-    """A frame that waits: its message as it came, undecoded, so that dropping it costs nothing.
-
-    epoch: its camera's when it was put in; it grows with every flush.
-    """
-
-    camera: str
-    message: Any
-    ticket: Ticket
-    epoch: int = 0
+from siglip_perception.stream.camera_stream import PendingFrame
 
 
 class Mailbox:
@@ -31,32 +16,32 @@ class Mailbox:
     fast camera gains nothing over a slow one. What waits is served together, in one batch.
     """
 
-    def __init__(self, serve: Callable[[list[Item]], None], notify: Callable[[], None]) -> None:
+    def __init__(
+        self, serve: Callable[[list[PendingFrame]], None], notify: Callable[[], None]
+    ) -> None:
         self._serve = serve
         self._notify = notify
         self._together: tuple[str, ...] = ()
         self._lock = threading.Lock()
-        self._slots: OrderedDict[str, Item] = OrderedDict()
-        self._epochs: Counter[str] = Counter()
+        self._slots: OrderedDict[str, PendingFrame] = OrderedDict()
         self._open = False
 
-    def epoch(self, camera: str) -> int:
-        with self._lock:
-            return self._epochs[camera]
-
-    def put(self, camera: str, message: Any, ticket: Ticket) -> None:
-        """Puts a frame into its camera's slot; what was there is dropped as `superseded`."""
+    def put(self, frame: PendingFrame) -> None:
+        """Puts a frame into its camera's slot; what was there is dropped as `superseded`, or as
+        `time_jump` where it is stale."""
         with self._lock:
             if not self._open:
-                ticket.drop("inactive")
+                frame.ticket.drop("inactive")
                 return
-            waiting = self._slots.get(camera)
-            self._slots[camera] = Item(camera, message, ticket, self._epochs[camera])
-            if waiting is not None:
+            waiting = self._slots.get(frame.camera)
+            self._slots[frame.camera] = frame
+            if waiting is not None and waiting.stale:
+                waiting.ticket.drop("time_jump", waiting.stream.jump)
+            elif waiting is not None:
                 waiting.ticket.drop("superseded")
         self._notify()
 
-    def take(self) -> list[Item]:
+    def take(self) -> list[PendingFrame]:
         """All frames that wait, that of the camera that has waited longest first.
 
         Of cameras that are served together: none before each has one, and in their order.
@@ -82,17 +67,17 @@ class Mailbox:
         """Drops what waits as `inactive`, and so everything that is put in from now on."""
         with self._lock:
             self._open = False
-            for item in self._slots.values():
-                item.ticket.drop("inactive")
+            for frame in self._slots.values():
+                frame.ticket.drop("inactive")
             self._slots.clear()
 
-    def flush(self, camera: str, reason: str, text: str) -> None:
-        """Drops what waits of this camera for this reason and begins a new epoch of it."""
+    def drop_stale(self) -> None:
+        """Drops what waits of cameras whose time has jumped back since."""
         with self._lock:
-            self._epochs[camera] += 1
-            waiting = self._slots.pop(camera, None)
-            if waiting is not None:
-                waiting.ticket.drop(reason, text)
+            for camera, frame in list(self._slots.items()):
+                if frame.stale:
+                    del self._slots[camera]
+                    frame.ticket.drop("time_jump", frame.stream.jump)
 
     def delay(self) -> float | None:
         """0 where frames can be served, None otherwise."""
@@ -101,6 +86,6 @@ class Mailbox:
 
     def run(self) -> None:
         """Serves what waits, on the worker's thread."""
-        items = self.take()
-        if items:
-            self._serve(items)
+        frames = self.take()
+        if frames:
+            self._serve(frames)

@@ -1,4 +1,4 @@
-"""The node's wiring: topics, services and timers -> cameras -> mailbox -> worker -> outputs."""
+"""The node's wiring: topics, services and timers -> streams -> mailbox -> worker -> outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -18,7 +19,7 @@ from siglip_perception_msgs.srv import Ground
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.node.cameras import CameraFeed
+from siglip_perception.node.conversions import decode_message
 from siglip_perception.node.diagnostic_status import (
     NodeView,
     Status,
@@ -28,9 +29,8 @@ from siglip_perception.node.diagnostic_status import (
     topics_status,
 )
 from siglip_perception.node.diagnostics import WATCH_PERIOD, Diagnostics
-from siglip_perception.node.frame_processor import Perceiver
+from siglip_perception.node.frame_processor import FrameProcessor
 from siglip_perception.node.ground_service import GroundService
-from siglip_perception.node.instruction_mailbox import InstructionSlot
 from siglip_perception.node.instruction_topic import InstructionTopic
 from siglip_perception.node.lifecycle import (
     INACTIVE,
@@ -46,6 +46,7 @@ from siglip_perception.node.pipeline_loader import Loader, load_pipeline
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
 from siglip_perception.parameter import ConfigError
+from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 
 # ~/ground does not answer from a frame that came longer ago than this.
 NEWEST_SECONDS = 2.0
@@ -78,32 +79,30 @@ class PerceptionNode(ManagedNode):
         self._watch = QosWatch(self)
         self._outputs = NodeOutputs(self, self._watch)
         self._worker = Worker(self._crashed)
-        self._perceiver = Perceiver(
+        self._processor = FrameProcessor(
             self._outputs,
             load,
             self._settings.get,
-            self._now_ns,
-            lambda camera: self._mailbox.epoch(camera),
-            lambda camera: self._feeds[camera].depth,
             self.get_logger().error,
             self._give_up,
         )
-        self._mailbox = Mailbox(self._perceiver.serve, self._worker.notify)
-        self._instructions = InstructionSlot(self._perceiver.hear, self._worker.notify)
+        self._mailbox = Mailbox(self._processor.serve, self._worker.notify)
+        self._instructions = InstructionTopic(
+            self, self._watch, self._processor.hear, self._worker.notify
+        )
         self._worker.add(self._instructions)
         self._worker.add(self._mailbox)
-        self._feeds: dict[str, CameraFeed] = {}
+        self._streams: dict[str, CameraStream] = {}
         self._image_subscriptions: list[Any] = []
 
         self._diagnostics = Diagnostics(self, self._statuses)
-        self._topic = InstructionTopic(self, self._watch, self._instructions.offer)
-        ground = GroundService(self, self._worker, self._perceiver, self._newest)
+        ground = GroundService(self, self._worker, self._processor, self._newest)
         self.create_service(
             Ground, "~/ground", ground, callback_group=MutuallyExclusiveCallbackGroup()
         )
         # A timer on simulated time would stand still with it, and so would the watch on silence.
         self.create_timer(WATCH_PERIOD, self._diagnostics.watch, clock=self._steady)
-        self.create_timer(WATCH_PERIOD, self._topic.watch, clock=self._steady)
+        self.create_timer(WATCH_PERIOD, self._instructions.watch, clock=self._steady)
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -165,12 +164,12 @@ class PerceptionNode(ManagedNode):
     def _configure(self) -> None:
         settings = self._settings.get()
         self.get_logger().info(f"loading the model {settings.model!a}")
-        self._worker.call(self._perceiver.load)
-        self._joined = self._perceiver.joins and len(settings.cameras) > 1
+        self._worker.call(self._processor.load)
+        self._joined = self._processor.joins and len(settings.cameras) > 1
         self._outputs.create(settings.cameras, joined=self._joined)
-        self._feeds = {name: self._feed(name, settings) for name in settings.cameras}
+        self._streams = {name: self._stream(name, settings) for name in settings.cameras}
         self._instructions.open()
-        model = self._perceiver.model_state
+        model = self._processor.model_state
         self.get_logger().info(
             f"loaded: {model.backend}; contract {model.contract}; objects: {model.grounding}"
         )
@@ -180,11 +179,11 @@ class PerceptionNode(ManagedNode):
         settings = self._settings.get()
         self._mailbox.open(settings.cameras if self._joined else ())
         try:
-            for feed in self._feeds.values():
-                feed.start()
-                self._image_subscriptions.append(self._subscribe_images(feed, settings))
+            for stream in self._streams.values():
+                stream.start()
+                self._image_subscriptions.append(self._subscribe_images(stream, settings))
                 if settings.depth_enabled:
-                    self._image_subscriptions += self._subscribe_depth(feed)
+                    self._image_subscriptions += self._subscribe_depth(stream)
         except ConfigError:
             self._deactivate()
             raise
@@ -196,41 +195,54 @@ class PerceptionNode(ManagedNode):
         # The frame that is being processed is still published: wait for it.
         self._worker.call(lambda: None)
         self._outputs.close()
-        for feed in self._feeds.values():
-            feed.stop()
-            self._watch.clear(feed.topic)
+        for stream in self._streams.values():
+            stream.stop()
+            self._watch.clear(stream.topic)
 
     def _cleanup(self) -> None:
         self._instructions.close()
-        self._worker.call(self._perceiver.unload)
+        self._worker.call(self._processor.unload)
         self._outputs.destroy()
 
     def _release(self) -> None:
         self._deactivate()
         self._cleanup()
 
-    def _feed(self, name: str, settings: Settings) -> CameraFeed:
-        """The camera's feed, with the counts that it has where its topic is the same."""
+    def _stream(self, name: str, settings: Settings) -> CameraStream:
+        """The camera's stream, with the counts that it has where its topic is the same."""
         topic = f"{name}/image" if name else "image"
         if settings.image_transport == "compressed":
             topic += "/compressed"
         resolved = self.resolve_topic_name(topic)
-        known = self._feeds.get(name)
+        known = self._streams.get(name)
         if known is not None and known.topic == resolved:
             return known
-        return CameraFeed(name, resolved, self._mailbox, self._settings.get, self._now_ns)
-
-    def _subscribe_images(self, feed: CameraFeed, settings: Settings) -> Any:
-        return self._subscribe(
-            CompressedImage if settings.image_transport == "compressed" else Image,
-            feed.topic,
-            feed.receive,
-            image_qos(settings.image_reliability),
-            self._watch.subscription(feed.topic, feed.ledger.lose),
+        return CameraStream(
+            name,
+            resolved,
+            decode_message,
+            self._settings.get,
+            self._now_ns,
+            # No number of an object is used twice.
+            tracker=None if known is None else known.tracker,
         )
 
-    def _subscribe_depth(self, feed: CameraFeed) -> list[Any]:
-        prefix = f"{feed.name}/" if feed.name else ""
+    def _receive(self, stream: CameraStream, message: Any) -> None:
+        pending = stream.receive(message)
+        if pending is not None:
+            self._mailbox.put(pending)
+
+    def _subscribe_images(self, stream: CameraStream, settings: Settings) -> Any:
+        return self._subscribe(
+            CompressedImage if settings.image_transport == "compressed" else Image,
+            stream.topic,
+            partial(self._receive, stream),
+            image_qos(settings.image_reliability),
+            self._watch.subscription(stream.topic, stream.ledger.lose),
+        )
+
+    def _subscribe_depth(self, stream: CameraStream) -> list[Any]:
+        prefix = f"{stream.name}/" if stream.name else ""
         return [
             self._subscribe(
                 kind,
@@ -240,8 +252,8 @@ class PerceptionNode(ManagedNode):
                 self._watch.subscription(self.resolve_topic_name(topic)),
             )
             for kind, topic, receive in (
-                (Image, f"{prefix}depth", feed.depth.receive_image),
-                (CameraInfo, f"{prefix}camera_info", feed.depth.receive_info),
+                (Image, f"{prefix}depth", stream.depth.receive_image),
+                (CameraInfo, f"{prefix}camera_info", stream.depth.receive_info),
             )
         ]
 
@@ -265,40 +277,41 @@ class PerceptionNode(ManagedNode):
                 f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."
             ) from error
 
-    def _newest(self, camera: str) -> tuple[Any, str]:
-        """The newest message of a camera, the first one's where no name is given, and its name."""
-        feeds = self._feeds
-        if camera and camera not in feeds:
-            known = ", ".join(name for name in feeds if name) or "none has a name"
+    def _newest(self, camera: str) -> PendingFrame:
+        """The newest frame of a camera, of the first one where no name is given."""
+        streams = self._streams
+        if camera and camera not in streams:
+            known = ", ".join(name for name in streams if name) or "none has a name"
             raise PerceptionError(f"there is no camera {camera[:40]!a}; cameras: {known}.")
-        feed = feeds[camera] if camera else next(iter(feeds.values()))
-        message, since = feed.newest()
-        if message is None:
-            raise PerceptionError(f"no usable frame has come on {feed.topic} yet.")
+        stream = streams[camera] if camera else next(iter(streams.values()))
+        pending, since = stream.newest()
+        if pending is None:
+            raise PerceptionError(f"no usable frame has come on {stream.topic} yet.")
         if since > NEWEST_SECONDS:
-            raise PerceptionError(f"the newest frame on {feed.topic} came {since:.1f} s ago.")
-        return message, feed.name
+            raise PerceptionError(f"the newest frame on {stream.topic} came {since:.1f} s ago.")
+        return pending
 
     def _statuses(self) -> list[Status]:
         now = time.monotonic()
         rate = self._settings.get().expected_rate
         mismatches = self._watch.mismatches()
-        feeds = list(self._feeds.values())
+        streams = list(self._streams.values())
         cameras = [
-            camera_status(feed.view(), now, rate, mismatches.pop(feed.topic, None))
-            for feed in feeds
+            camera_status(stream.view(), now, rate, mismatches.pop(stream.topic, None))
+            for stream in streams
         ]
-        view = NodeView(self.state_label, self._error, self._perceiver.model_state, self._fatal)
+        view = NodeView(self.state_label, self._error, self._processor.model_state, self._fatal)
         return [
             node_status(view, now),
-            instruction_status(self._perceiver.instruction_state, self._instructions.superseded),
+            instruction_status(self._processor.instruction_state, self._instructions.superseded),
             topics_status(list(mismatches.values())),
             *cameras,
         ]
 
     def _on_clock_jump(self, jump: Any) -> None:
-        for feed in self._feeds.values():
-            feed.flush("the clock jumped back")
+        for stream in self._streams.values():
+            stream.flush("the clock jumped back")
+        self._mailbox.drop_stale()
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

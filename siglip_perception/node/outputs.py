@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
@@ -14,11 +14,16 @@ from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
 from siglip_perception.images.overlay import draw
-from siglip_perception.messages.wire import as_array, objects_message, tokens_message
+from siglip_perception.messages.wire import as_array, tokens_message
 from siglip_perception.node.conversions import detection_type, detections_message, rclpy_types
-from siglip_perception.node.mailbox import Item
 from siglip_perception.node.qos import QosWatch, output_qos, overridable
-from siglip_perception.types import Frame, Grounding, TokenGrid, join
+from siglip_perception.stream.camera_stream import PendingFrame
+from siglip_perception.stream.content import JoinedTokens, published_objects
+from siglip_perception.types import Frame, Grounding
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds.
+    from siglip_perception.pipeline import Result
 
 
 @dataclass(frozen=True)
@@ -108,27 +113,23 @@ class NodeOutputs:
             for publisher in self._publishers[camera].of_objects()
         )
 
-    def publish_joined(self, items: Sequence[Item], grids: Sequence[TokenGrid]) -> bool:
-        headers = [item.message.header for item in items]
-        oldest = min(headers, key=lambda header: (header.stamp.sec, header.stamp.nanosec))
-        header = self._types.Header(stamp=oldest.stamp, frame_id=headers[0].frame_id)
-        message = tokens_message(self._types, header, join(grids))
+    def publish_joined(self, tokens: JoinedTokens) -> bool:
+        message = tokens.message(self._types)
         with self._lock:
             if self._open and self._joined is not None:
                 self._joined.publish(message)
             return self._open
 
-    def publish(self, item: Item, result: Any, publish_mask: bool) -> bool:
-        header = item.message.header
-        publishers = self._publishers[item.camera]
+    def publish(self, pending: PendingFrame, result: Result, publish_mask: bool) -> bool:
+        header = pending.message.header
+        publishers = self._publishers[pending.camera]
         tokens = None
-        if publishers.tokens is not None:
+        if publishers.tokens is not None and result.tokens is not None:
             tokens = tokens_message(self._types, header, result.tokens)
-        grounding: Grounding | None = result.grounding
+        grounding = result.grounding
         objects = detections = None
         if grounding is not None:
-            shown = grounding if publish_mask else replace(grounding, mask=None)
-            objects = objects_message(self._types, header, shown)
+            objects = published_objects(self._types, header, grounding, with_mask=publish_mask)
             if publishers.detections is not None:
                 detections = detections_message(header, grounding)
         with self._lock:
@@ -142,15 +143,18 @@ class NodeOutputs:
                 publishers.detections.publish(detections)
         return True
 
-    def publish_overlay(self, item: Item, frame: Frame, result: Any, quality: int) -> None:
-        overlay = self._publishers[item.camera].overlay
+    def publish_overlay(
+        self, pending: PendingFrame, frame: Frame, result: Result, quality: int
+    ) -> None:
+        overlay = self._publishers[pending.camera].overlay
         if overlay.get_subscription_count() == 0:
             return
-        grounding = result.grounding or Grounding("", 0, (), (), (), result.tokens.contract)
+        contract = result.tokens.contract if result.tokens is not None else ""
+        grounding = result.grounding or Grounding("", 0, (), (), (), contract)
         picture = draw(frame.image, grounding)
         data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality)
         message = CompressedImage(
-            header=item.message.header,
+            header=pending.message.header,
             format="jpeg",
             data=as_array(np.frombuffer(data, np.uint8)),
         )

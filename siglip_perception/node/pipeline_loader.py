@@ -1,47 +1,21 @@
-"""What the node asks of a model, and how it gets one."""
+"""How the node gets its pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from siglip_perception.config import Settings
-from siglip_perception.language.instruction import Instruction
-from siglip_perception.types import Frame, Task
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which takes seconds.
+    from siglip_perception.pipeline import Pipeline
+
+Loader = Callable[[Settings], "Pipeline"]
 
 
-class PipelineLike(Protocol):
-    """What the node needs of pipeline.Pipeline."""
-
-    contract: Any
-    fingerprint: str
-    grounding: str
-    threshold: float
-    max_objects: int
-
-    @property
-    def backend(self) -> str:
-        """What runs the encoders now, in words; read from any thread."""
-
-    def query(self, instruction: Instruction, instruction_id: int = 0) -> Any: ...
-
-    def process(
-        self,
-        frame: Frame,
-        query: Any,
-        *,
-        with_tokens: bool = True,
-        with_mask: bool = False,
-    ) -> Any: ...
-
-    def process_batch(self, tasks: Sequence[Task]) -> list[Any]: ...
-
-
-Loader = Callable[[Settings], PipelineLike]
-
-
-def load_pipeline(settings: Settings) -> PipelineLike:
-    """The real pipeline. Imports PyTorch, which takes seconds: call it on the worker's thread."""
+def load_pipeline(settings: Settings) -> Pipeline:
+    """Load the pipeline of these settings. Imports PyTorch: call it on the worker's thread."""
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     return Pipeline.load(

@@ -21,7 +21,8 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from siglip_perception.node.instruction_mailbox import DEPTH
+# Instructions that each of their two subscriptions queues at most.
+INSTRUCTION_DEPTH = 10
 
 
 def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
@@ -47,7 +48,7 @@ def output_qos() -> QoSProfile:
 def instruction_qos(latched: bool) -> QoSProfile:
     """One of the two subscriptions: a volatile reader gets no stored sample, and a transient-local
     one does not match a volatile writer."""
-    return _profile(DEPTH, reliable=True, latched=latched)
+    return _profile(INSTRUCTION_DEPTH, reliable=True, latched=latched)
 
 
 def overridable() -> QoSOverridingOptions:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from siglip_perception.grounding.depth import DepthError, depth_of
+from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Depth
 
 # Depth images that wait for their color image, undecoded.
@@ -45,7 +46,7 @@ class DepthFeed:
     def receive_image(self, message: Any) -> None:
         """Keeps a sensor_msgs/Image of depth."""
         with self._lock:
-            self._images.append((nanoseconds(message), message))
+            self._images.append((stamp_ns(message.header), message))
 
     def receive_info(self, message: Any) -> None:
         """Keeps a sensor_msgs/CameraInfo, until the next one."""
@@ -99,9 +100,3 @@ class DepthFeed:
                 f" tolerance is {tolerance:g} s.",
             )
         return message, info
-
-
-def nanoseconds(message: Any) -> int:
-    """A message's stamp in nanoseconds; 0 where none was set."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 # A frame that comes this much before its time is in time: cameras jitter.
 _EARLY_NS = 2_000_000
 
 
 class RateLimiter:
-    """rate: in Hz, asked for at each frame; 0: every frame is due."""
+    """Chooses the frames of one camera in which objects are looked for."""
 
-    def __init__(self, rate: Callable[[], float]) -> None:
-        self._rate = rate
-        self._next: dict[str, tuple[int, int]] = {}
+    def __init__(self) -> None:
+        self._newest_ns: int | None = None
+        self._next_ns = 0
 
-    def due(self, camera: str, stamp_ns: int) -> bool:
-        """Whether the camera's frame of this time is due; one that is counts as served.
+    def due(self, stamp_ns: int, rate: float) -> bool:
+        """Whether the frame of this time is due; one that is counts as served.
 
-        Time that jumps back begins anew.
+        rate: in Hz; 0: every frame is due. Time that jumps back begins anew.
         """
-        rate = self._rate()
         if rate <= 0:
             return True
         period = round(1e9 / rate)
-        last, at = self._next.get(camera, (stamp_ns, stamp_ns))
-        jumped = stamp_ns < last
-        if not jumped and stamp_ns < at - _EARLY_NS:
-            self._next[camera] = stamp_ns, at
+        if self._newest_ns is None:
+            self._newest_ns = self._next_ns = stamp_ns
+        jumped = stamp_ns < self._newest_ns
+        self._newest_ns = stamp_ns
+        if not jumped and stamp_ns < self._next_ns - _EARLY_NS:
             return False
-        late = jumped or stamp_ns - at >= period
-        self._next[camera] = stamp_ns, (stamp_ns if late else at) + period
+        late = jumped or stamp_ns - self._next_ns >= period
+        self._next_ns = (stamp_ns if late else self._next_ns) + period
         return True

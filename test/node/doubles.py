@@ -12,6 +12,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from siglip_perception.config import Settings
+from siglip_perception.node.conversions import decode_message
+from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 from siglip_perception.types import Frame, GroundedObject, Grounding, Task, TokenGrid
 
 
@@ -33,6 +36,17 @@ def image_message(stamp: float = 5.0, height: int = 4, width: int = 6, **changes
     for name, value in changes.items():
         setattr(message, name, value)
     return message
+
+
+def camera_stream(name: str = "") -> CameraStream:
+    """A camera's stream at second 10."""
+    return CameraStream(name, "/image", decode_message, Settings, lambda: 10_000_000_000)
+
+
+def pending_frame(stream: CameraStream, message: Any = None) -> PendingFrame:
+    """A message of the stream that is counted and on its way, whatever its stamp."""
+    message = image_message() if message is None else message
+    return stream.admit(message, stream.ledger.receive())
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,9 @@ class FakePipeline:
                 self.objects(frame),
                 "fake",
             )
-        tokens = TokenGrid(np.zeros((4, 3), np.float32), "float32", 2, 2, "fake", "f00d")
+        # Whose tokens they are can be told: they hold the frame's stamp in seconds.
+        data = np.full((4, 3), frame.stamp_ns / 1e9, np.float32)
+        tokens = TokenGrid(data, "float32", 2, 2, "fake", "f00d")
         return FakeResult(tokens if with_tokens else None, grounding, {"encode": 0.01})
 
     def process_batch(self, tasks: Sequence[Task]) -> list[Any]:
@@ -106,7 +122,7 @@ class FakePipeline:
 
 @dataclass
 class FakeOutputs:
-    """Follows perceiver.Outputs. `fail` and `fail_overlay` are raised, where there are any."""
+    """Follows frame_processor.Outputs; `fail` and `fail_overlay` are raised where they are set."""
 
     is_open: bool = True
     overlay: bool = False
@@ -123,11 +139,11 @@ class FakeOutputs:
     def wants_objects(self, camera: str) -> bool:
         return self.listened
 
-    def publish_joined(self, items: Any, grids: Any) -> bool:
+    def publish_joined(self, tokens: Any) -> bool:
         if self.fail is not None:
             raise self.fail
         if self.is_open:
-            self.joined.append((items, grids))
+            self.joined.append(tokens)
         return self.is_open
 
     def publish(self, item: Any, result: Any, publish_mask: bool) -> bool:

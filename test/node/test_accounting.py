@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from doubles import ManualClock
+from doubles import ManualClock, camera_stream, image_message, pending_frame
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from siglip_perception.node.accounting import REASONS, Ledger, Level
-from siglip_perception.node.mailbox import Item, Mailbox
+from siglip_perception.node.mailbox import Mailbox
+from siglip_perception.stream.accounting import REASONS, Ledger, Level
+from siglip_perception.stream.camera_stream import PendingFrame
 
 CAMERAS = ("", "wrist", "front")
 cameras = st.sampled_from(CAMERAS)
@@ -22,27 +23,27 @@ class Frames(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledgers = {camera: Ledger() for camera in CAMERAS}
+        self.streams = {camera: camera_stream(camera) for camera in CAMERAS}
         self.mailbox = Mailbox(lambda items: None, lambda: None)
         self.mailbox.open()
         self.is_open = True
-        self.taken: list[Item] = []
+        self.taken: list[PendingFrame] = []
         self.received: Counter[str] = Counter()
-        self.newest: dict[str, int] = {}
-        self.number = 0
+        self.newest: dict[str, PendingFrame] = {}
 
     @rule(camera=cameras)
     def receive(self, camera: str) -> None:
-        self.number += 1
-        self.mailbox.put(camera, self.number, self.ledgers[camera].receive())
+        frame = pending_frame(self.streams[camera])
+        self.mailbox.put(frame)
         self.received[camera] += 1
         if self.is_open:
-            self.newest[camera] = self.number
+            self.newest[camera] = frame
 
     @rule()
     def take(self) -> None:
         items = self.mailbox.take()
-        assert {item.camera: item.message for item in items} == self.newest
+        assert {item.camera: item for item in items} == self.newest
+        assert not any(item.stale for item in items)
         assert len(items) == len(self.newest)
         self.newest.clear()
         self.taken += items
@@ -60,9 +61,11 @@ class Frames(RuleBasedStateMachine):
 
     @rule(camera=cameras)
     def flush(self, camera: str) -> None:
-        before = self.mailbox.epoch(camera)
-        self.mailbox.flush(camera, "time_jump", "")
-        assert self.mailbox.epoch(camera) == before + 1
+        before = self.streams[camera].epoch
+        self.streams[camera].flush("the clock jumped back")
+        self.mailbox.drop_stale()
+        assert self.streams[camera].epoch == before + 1
+        assert all(item.stale for item in self.taken if item.camera == camera)
         self.newest.pop(camera, None)
 
     @rule(is_open=st.booleans())
@@ -76,8 +79,8 @@ class Frames(RuleBasedStateMachine):
 
     @invariant()
     def every_frame_is_accounted_for(self) -> None:
-        for camera, ledger in self.ledgers.items():
-            counts = ledger.counts()
+        for camera, stream in self.streams.items():
+            counts = stream.ledger.counts()
             held = [item for item in self.taken if item.camera == camera]
             assert counts.in_flight == len(held) + (camera in self.newest)
             assert counts.received == self.received[camera]
@@ -97,45 +100,68 @@ def test_a_frame_cannot_be_counted_twice() -> None:
         ticket.drop("superseded")
 
 
+def seconds(frames: list[PendingFrame]) -> list[tuple[str, int]]:
+    """Each frame's camera and stamp."""
+    return [(frame.camera, frame.message.header.stamp.sec) for frame in frames]
+
+
 def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
-    mailbox, ledger, told = Mailbox(lambda items: None, lambda: told.append(1)), Ledger(), []
+    mailbox, told = Mailbox(lambda items: None, lambda: told.append(1)), []
     mailbox.open()
-    for camera, message in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:
-        mailbox.put(camera, message, ledger.receive())
-    served = mailbox.take()
-    assert [(item.camera, item.message) for item in served] == [("slow", 3), ("fast", 5)]
+    streams = {name: camera_stream(name) for name in ("slow", "fast")}
+    for camera, second in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:
+        mailbox.put(pending_frame(streams[camera], image_message(stamp=second)))
+    assert seconds(mailbox.take()) == [("slow", 3), ("fast", 5)]
     assert mailbox.take() == []
-    assert ledger.counts().dropped == {"superseded": 3}
+    assert streams["slow"].ledger.counts().dropped == {"superseded": 1}
+    assert streams["fast"].ledger.counts().dropped == {"superseded": 2}
     assert len(told) == 5
 
 
 def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
-    mailbox, ledger = Mailbox(lambda items: None, lambda: None), Ledger()
+    mailbox = Mailbox(lambda items: None, lambda: None)
     mailbox.open()
+    fast, slow = camera_stream("fast"), camera_stream("slow")
+    message = image_message()
     served: Counter[str] = Counter()
     for tick in range(3000):  # frames every 1 and every 10 ticks, inference takes 20
-        mailbox.put("fast", tick, ledger.receive())
+        mailbox.put(pending_frame(fast, message))
         if tick % 10 == 0:
-            mailbox.put("slow", tick, ledger.receive())
+            mailbox.put(pending_frame(slow, message))
         if tick % 20 == 19:
             served.update(item.camera for item in mailbox.take())
     assert served == {"fast": 150, "slow": 150}
 
 
 def test_cameras_that_are_joined_wait_for_each_other_and_come_in_their_order() -> None:
-    mailbox, ledger = Mailbox(lambda items: None, lambda: None), Ledger()
+    mailbox = Mailbox(lambda items: None, lambda: None)
     mailbox.open(together=("front", "wrist"))
-    mailbox.put("wrist", 1, ledger.receive())
+    front, wrist = camera_stream("front"), camera_stream("wrist")
+    mailbox.put(pending_frame(wrist, image_message(stamp=1)))
     assert mailbox.take() == []
     assert mailbox.delay() is None
-    mailbox.put("wrist", 2, ledger.receive())
-    mailbox.put("front", 3, ledger.receive())
+    mailbox.put(pending_frame(wrist, image_message(stamp=2)))
+    mailbox.put(pending_frame(front, image_message(stamp=3)))
     assert mailbox.delay() == 0
-    assert [(item.camera, item.message) for item in mailbox.take()] == [("front", 3), ("wrist", 2)]
-    assert ledger.counts().dropped == {"superseded": 1}
-    mailbox.put("front", 4, ledger.receive())
+    assert seconds(mailbox.take()) == [("front", 3), ("wrist", 2)]
+    assert wrist.ledger.counts().dropped == {"superseded": 1}
+    mailbox.put(pending_frame(front, image_message(stamp=4)))
     mailbox.close()
-    assert ledger.counts().dropped == {"superseded": 1, "inactive": 1}
+    assert front.ledger.counts().dropped == {"inactive": 1}
+
+
+def test_of_joined_cameras_a_jump_back_of_one_leaves_the_others_frame_waiting() -> None:
+    mailbox = Mailbox(lambda items: None, lambda: None)
+    mailbox.open(together=("front", "wrist"))
+    front, wrist = camera_stream("front"), camera_stream("wrist")
+    mailbox.put(pending_frame(wrist, image_message(stamp=8)))
+    wrist.flush("the clock jumped back")
+    mailbox.drop_stale()
+    assert wrist.ledger.counts().drops["time_jump"].text == "the clock jumped back"
+    mailbox.put(pending_frame(front, image_message(stamp=3)))
+    assert mailbox.delay() is None
+    mailbox.put(pending_frame(wrist, image_message(stamp=2)))
+    assert seconds(mailbox.take()) == [("front", 3), ("wrist", 2)]
 
 
 def test_rates_periods_and_latencies() -> None:
@@ -179,6 +205,7 @@ def test_drops_are_remembered_with_their_level_and_text() -> None:
         Level.WARN,
         "still none",
     )
+    assert counts.examples == {"too_old": "3 s old", "corrupt": "no JPEG"}
     assert counts.streak == {"too_old": 1, "corrupt": 2}
     assert counts.lost == 7
     ledger.receive().publish()

@@ -23,9 +23,9 @@ from siglip_perception.errors import ImageError
 from siglip_perception.node.conversions import (
     cv_bridge,
     detections_message,
-    stamp_ns,
     to_frame,
 )
+from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Box, GroundedObject, Grounding
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 from doubles import ManualClock
 
-from siglip_perception.node.accounting import Ledger, Level
-from siglip_perception.node.cameras import CameraView
 from siglip_perception.node.diagnostic_status import (
     NodeView,
     Status,
@@ -18,9 +16,11 @@ from siglip_perception.node.diagnostic_status import (
     topics_status,
 )
 from siglip_perception.node.frame_processor import ModelState
-from siglip_perception.node.instruction_state import InstructionState
 from siglip_perception.node.qos import Mismatch
+from siglip_perception.stream.accounting import Ledger, Level
+from siglip_perception.stream.camera_stream import CameraView
 from siglip_perception.stream.depth_feed import DepthFeed, DepthView
+from siglip_perception.stream.instruction import InstructionState
 
 MISMATCH = Mismatch("/image", "RELIABILITY", "publisher")
 

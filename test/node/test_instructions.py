@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from doubles import ManualClock
 
-from siglip_perception.node.instruction_mailbox import InstructionSlot
+from siglip_perception.node.instruction_topic import InstructionTopic
+from siglip_perception.node.qos import QosWatch
 
-Made = tuple[InstructionSlot, list[str], ManualClock]
+Made = tuple[InstructionTopic, list[str], ManualClock]
+
+
+class FakeNode:
+    """Follows rclpy.node.Node, as far as subscriptions go; a test offers what comes itself."""
+
+    def resolve_topic_name(self, name: str) -> str:
+        return f"/{name}"
+
+    def create_subscription(self, *arguments: Any, **options: Any) -> object:
+        return object()
 
 
 @pytest.fixture
 def made() -> Made:
     accepted: list[str] = []
-    clock = ManualClock()
-    slot = InstructionSlot(accepted.append, lambda: None, clock)
-    slot.open()
-    return slot, accepted, clock
+    clock, node = ManualClock(), FakeNode()
+    topic = InstructionTopic(node, QosWatch(node), accepted.append, lambda: None, clock)
+    topic.open()
+    return topic, accepted, clock
 
 
-def serve(slot: InstructionSlot) -> None:
+def serve(slot: InstructionTopic) -> None:
     while slot.delay() == 0.0:
         slot.run()
 
@@ -72,7 +84,7 @@ def test_what_comes_while_closed_is_kept(made: Made) -> None:
     ],
 )
 def test_a_latched_publisher_is_heard_twice_and_taken_once(
-    made: Made, deliver: Callable[[InstructionSlot], object]
+    made: Made, deliver: Callable[[InstructionTopic], object]
 ) -> None:
     slot, accepted, _ = made
     deliver(slot)

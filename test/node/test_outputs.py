@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from doubles import image_message
+from doubles import camera_stream, image_message, pending_frame
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -19,10 +19,9 @@ from sensor_msgs.msg import CompressedImage
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
 from siglip_perception.node import outputs as module
-from siglip_perception.node.accounting import Ledger
-from siglip_perception.node.mailbox import Item
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.qos import QosWatch
+from siglip_perception.stream.camera_stream import PendingFrame
 from siglip_perception.types import Frame, Grounding, TokenGrid
 
 TIMEOUT = 30.0
@@ -75,8 +74,8 @@ class Ear:
         return self.until(lambda: self.heard)[-1]
 
 
-def item(camera: str = "") -> Item:
-    return Item(camera, image_message(stamp=3.0), Ledger().receive())
+def item(camera: str = "") -> PendingFrame:
+    return pending_frame(camera_stream(camera), image_message(stamp=3.0))
 
 
 @pytest.mark.parametrize(("camera", "prefix"), [("", "outputs/"), ("wrist", "outputs/wrist/")])

@@ -8,12 +8,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from doubles import FakeOutputs, FakePipeline, ManualClock, image_message
+from doubles import FakeOutputs, FakePipeline, ManualClock, image_message, pending_frame
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from siglip_perception.config import Settings
@@ -24,44 +25,39 @@ from siglip_perception.errors import (
     InstructionError,
     PerceptionError,
 )
-from siglip_perception.node import frame_processor as module
-from siglip_perception.node.accounting import Ledger, Level
-from siglip_perception.node.frame_processor import REPORT_SECONDS, Perceiver
-from siglip_perception.node.instruction_state import RETRY_S
-from siglip_perception.node.mailbox import Item
-from siglip_perception.node.oom import is_out_of_memory
+from siglip_perception.node.conversions import decode_message, to_frame
+from siglip_perception.node.frame_processor import REPORT_SECONDS, FrameProcessor
 from siglip_perception.node.pipeline_loader import load_pipeline
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.stream.depth_feed import DepthFeed
-from siglip_perception.types import Box, GroundedObject
+from siglip_perception.stream.accounting import Counts, Level
+from siglip_perception.stream.camera_stream import CameraStream, Decode
+from siglip_perception.stream.instruction import RETRY_S
+from siglip_perception.types import Box, GroundedObject, Grounding
+from siglip_perception.util.oom import is_out_of_memory
 
 NOW_NS = 10_000_000_000
 
 
 @dataclass
 class Bench:
-    """A Perceiver with everything around it in a test's hands."""
+    """A FrameProcessor with everything around it in a test's hands."""
 
     pipeline: FakePipeline = field(default_factory=FakePipeline)
     outputs: FakeOutputs = field(default_factory=FakeOutputs)
-    ledger: Ledger = field(default_factory=Ledger)
     values: dict[str, Any] = field(default_factory=dict)
-    epochs: Counter[str] = field(default_factory=Counter)
+    streams: dict[str, CameraStream] = field(default_factory=dict)
+    decode: Decode = decode_message
     reports: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
-    depth: DepthFeed = field(default_factory=DepthFeed)
     loads: int = 0
     load_error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.perceiver = Perceiver(
+        self.processor = FrameProcessor(
             self.outputs,
             self.load,
             lambda: Settings.of(self.values),
-            lambda: NOW_NS,
-            lambda camera: self.epochs[camera],
-            lambda camera: self.depth,
             self.reports.append,
             self.ends.append,
             self.clock,
@@ -73,30 +69,62 @@ class Bench:
         self.loads += 1
         return self.pipeline
 
+    def stream(self, name: str = "") -> CameraStream:
+        return self.streams.setdefault(
+            name,
+            CameraStream(
+                name,
+                "/image",
+                lambda message, settings: self.decode(message, settings),
+                lambda: Settings.of(self.values),
+                lambda: NOW_NS,
+                self.clock,
+            ),
+        )
+
     def serve(self, **message: Any) -> None:
-        item = Item("", image_message(**message), self.ledger.receive(), self.epochs[""])
-        self.perceiver.serve([item])
+        self.serve_message(image_message(**message))
+
+    def serve_message(self, message: Any) -> None:
+        self.processor.serve([pending_frame(self.stream(), message)])
 
     def serve_together(self, *messages: Any) -> None:
         """A frame of each camera "0", "1", ... at once."""
-        self.perceiver.serve(
-            [Item(str(n), message, self.ledger.receive()) for n, message in enumerate(messages)]
+        self.processor.serve(
+            [pending_frame(self.stream(str(n)), message) for n, message in enumerate(messages)]
         )
 
+    def ground(self, phrases: list[str], message: Any, *, with_mask: bool) -> Grounding:
+        return self.processor.ground(phrases, partial(to_frame, message, ""), with_mask=with_mask)
+
+    def all_counts(self) -> list[Counts]:
+        return [stream.ledger.counts() for stream in self.streams.values()]
+
+    def counts(self) -> Counts:
+        """Those of the camera without a name."""
+        return self.stream().ledger.counts()
+
+    def published(self) -> int:
+        return sum(counts.published for counts in self.all_counts())
+
     def dropped(self) -> dict[str, int]:
-        counts = self.ledger.counts()
-        assert counts.in_flight == 0
-        return dict(counts.dropped)
+        """Of all cameras, once nothing is in flight."""
+        dropped: Counter[str] = Counter()
+        for counts in self.all_counts():
+            assert counts.in_flight == 0
+            assert counts.received == counts.published + sum(counts.dropped.values())
+            dropped.update(counts.dropped)
+        return dict(dropped)
 
     @property
     def state(self) -> str:
-        return self.perceiver.instruction_state.state
+        return self.processor.instruction_state.state
 
 
 @pytest.fixture
 def bench() -> Bench:
     made = Bench()
-    made.perceiver.load()
+    made.processor.load()
     return made
 
 
@@ -112,19 +140,19 @@ def test_a_frame_is_published_with_its_message(bench: Bench) -> None:
     )
     assert result.grounding is None
     assert not mask
-    assert bench.ledger.counts().published == 1
-    assert bench.perceiver.model_state.timings == {"encode": 0.01}
+    assert bench.published() == 1
+    assert bench.processor.model_state.timings == {"encode": 0.01}
 
 
 def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
     bench.pipeline.backend = "torch (TensorRT engines are being built: 40%)"
-    assert bench.perceiver.model_state.backend == bench.pipeline.backend
+    assert bench.processor.model_state.backend == bench.pipeline.backend
     bench.pipeline.backend = "tensorrt"
     bench.serve()
-    state = bench.perceiver.model_state
+    state = bench.processor.model_state
     assert (state.backend, state.timings) == ("tensorrt", {"encode": 0.01})
-    bench.perceiver.unload()
-    assert bench.perceiver.model_state.backend == ""
+    bench.processor.unload()
+    assert bench.processor.model_state.backend == ""
 
 
 def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +166,7 @@ def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) 
 
 def test_text_is_encoded_when_it_changes_and_never_for_a_frame(bench: Bench) -> None:
     for text in ("find the cup.", "find the cup.", "find the plate."):
-        bench.perceiver.hear(text)
+        bench.processor.hear(text)
         bench.serve()
         bench.serve()
     assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
@@ -148,7 +176,7 @@ def test_text_is_encoded_when_it_changes_and_never_for_a_frame(bench: Bench) -> 
 
 def test_the_parameter_instruction_is_the_first_one() -> None:
     bench = Bench(values={"instruction": "find the cup."})
-    bench.perceiver.load()
+    bench.processor.load()
     assert bench.pipeline.encoded == [("find the cup.", 1)]
     assert bench.state == "instruction"
 
@@ -158,16 +186,16 @@ def test_a_loaded_model_is_not_walked_for_garbage_and_cleanup_frees_it(bench: Be
     bench.pipeline.itself = bench.pipeline  # type: ignore[attr-defined]
     alive = weakref.ref(bench.pipeline)
     bench.pipeline = FakePipeline()
-    bench.perceiver.unload()
+    bench.processor.unload()
     assert gc.get_freeze_count() == 0
     assert alive() is None
 
 
 def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
-    bench.perceiver.unload()
-    assert not bench.perceiver.model_state.loaded
-    bench.perceiver.load()
+    bench.processor.hear("find the cup.")
+    bench.processor.unload()
+    assert not bench.processor.model_state.loaded
+    bench.processor.load()
     assert bench.pipeline.encoded == [("find the cup.", 1)] * 2
 
 
@@ -186,30 +214,30 @@ def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:
 def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
     bench: Bench, text: str, state: str, level: Level, words: str
 ) -> None:
-    bench.perceiver.hear("find the cup.")
-    bench.perceiver.hear(text)
+    bench.processor.hear("find the cup.")
+    bench.processor.hear(text)
     assert bench.state == state
-    assert bench.perceiver.instruction_state.level == level
-    assert words in bench.perceiver.instruction_state.detail
+    assert bench.processor.instruction_state.level == level
+    assert words in bench.processor.instruction_state.detail
     bench.serve()
     assert bench.outputs.published[0][1].grounding is None
-    assert bench.ledger.counts().published == 1
+    assert bench.published() == 1
 
 
 def test_a_guess_is_answered_with_a_warning_that_says_how_it_was_read(bench: Bench) -> None:
-    bench.perceiver.hear("prends la tasse rouge sur la table")
-    found = bench.perceiver.instruction_state
+    bench.processor.hear("prends la tasse rouge sur la table")
+    found = bench.processor.instruction_state
     assert (found.state, found.level) == ("instruction", Level.WARN)
     assert "is a guess" in found.detail
     assert "parameter phrases" in found.detail
-    bench.perceiver.hear("take the red cup")
-    assert bench.perceiver.instruction_state.level == Level.OK
+    bench.processor.hear("take the red cup")
+    assert bench.processor.instruction_state.level == Level.OK
 
 
 def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench) -> None:
     bench.pipeline.truncate = ("plate",)
-    bench.perceiver.hear("find the cup\u202e and the plate")
-    found = bench.perceiver.instruction_state
+    bench.processor.hear("find the cup\u202e and the plate")
+    found = bench.processor.instruction_state
     assert (found.state, found.level) == ("instruction", Level.WARN)
     assert "bidi" in found.detail
     assert "cut: plate" in found.detail
@@ -231,11 +259,11 @@ def test_bad_images_are_dropped_with_their_reason(
     made = image_message()
     for name, value in message.items():
         setattr(made, name, value)
-    bench.perceiver.serve([Item("", made, bench.ledger.receive())])
+    bench.serve_message(made)
     bench.serve()
     assert bench.dropped() == {reason: 1}
     assert len(bench.outputs.published) == 1
-    assert bench.ledger.counts().drops[reason].text.endswith(".")
+    assert bench.counts().drops[reason].text.endswith(".")
 
 
 def test_a_webcams_frame_without_its_end_is_published_and_counted(bench: Bench) -> None:
@@ -243,8 +271,8 @@ def test_a_webcams_frame_without_its_end_is_published_and_counted(bench: Bench) 
     for kept in (len(data), len(data) - 2, len(data) // 2):
         message = CompressedImage(header=image_message().header, format="jpeg")
         message.data.frombytes(data[:kept])
-        bench.perceiver.serve([Item("", message, bench.ledger.receive())])
-    counts = bench.ledger.counts()
+        bench.serve_message(message)
+    counts = bench.counts()
     assert counts.repaired == {"jpeg_repaired": 1}
     assert counts.published == len(bench.outputs.published) == 2
     assert bench.dropped() == {"corrupt": 1}
@@ -255,11 +283,11 @@ def test_a_frame_that_waited_too_long_is_dropped(bench: Bench) -> None:
     bench.serve(stamp=9.0)
     bench.serve(stamp=9.8)
     assert bench.dropped() == {"too_old": 1}
-    assert bench.ledger.counts().published == 1
+    assert bench.published() == 1
 
 
 def test_a_frame_of_before_a_jump_is_not_published(bench: Bench) -> None:
-    bench.pipeline.fail = lambda frame: bench.epochs.update([""])
+    bench.pipeline.fail = lambda frame: bench.stream().flush("the clock jumped back")
     bench.serve()
     assert bench.dropped() == {"time_jump": 1}
     assert bench.outputs.published == []
@@ -279,13 +307,13 @@ def raising(error: Exception) -> Callable[[Any], None]:
 
 
 def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.pipeline.fail = raising(FloatingPointError("nan"))
     for expected in (1, 1, 2):
         bench.serve()
         assert bench.loads == expected
     assert bench.dropped() == {"not_finite": 3}
-    assert "NaN" in bench.perceiver.model_state.trouble
+    assert "NaN" in bench.processor.model_state.trouble
     assert bench.outputs.published == []
     bench.pipeline.fail = lambda frame: None
     bench.serve()
@@ -309,8 +337,8 @@ def test_a_model_that_is_loaded_anew_does_not_stand_beside_the_old_one(
 
     monkeypatch.setattr(Bench, "load", load)
     bench = Bench()
-    del bench.pipeline  # only the perceiver holds one
-    bench.perceiver.load()
+    del bench.pipeline  # only the processor holds one
+    bench.processor.load()
     for _ in range(3):
         bench.serve()
     assert alive == [0, 0]
@@ -373,7 +401,7 @@ def test_a_failing_model_is_reported_and_ends_the_node_at_the_third_frame(bench:
     bench.serve()
     assert len(bench.ends) == 1
     assert bench.dropped() == {"failed": 3}
-    assert bench.ledger.counts().drops["failed"].text == "ValueError: bad shape"
+    assert bench.counts().drops["failed"].text == "ValueError: bad shape"
 
 
 @pytest.mark.parametrize(
@@ -381,21 +409,19 @@ def test_a_failing_model_is_reported_and_ends_the_node_at_the_third_frame(bench:
     [(ImportError("numpy"), "failed"), (MemoryError(), "out_of_memory")],
 )
 def test_an_image_that_breaks_its_conversion_is_dropped_and_the_camera_goes_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    bench: Bench, error: Exception, reason: str
 ) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(module, "to_frame", lambda *_: raising(error)(None))
-        bench.serve()
+    bench.decode = lambda *_: raising(error)(None)
+    bench.serve()
+    bench.decode = decode_message
     assert bench.dropped() == {reason: 1}
     assert "converted" in bench.reports[0]
     bench.serve()
     assert len(bench.outputs.published) == 1
 
 
-def test_images_that_break_their_conversion_never_end_the_node(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "to_frame", lambda *_: raising(ValueError("bad"))(None))
+def test_images_that_break_their_conversion_never_end_the_node(bench: Bench) -> None:
+    bench.decode = lambda *_: raising(ValueError("bad"))(None)
     for _ in range(10):
         bench.serve()
     assert bench.dropped() == {"failed": 10}
@@ -418,7 +444,7 @@ def test_results_that_cannot_be_published_are_dropped_and_the_camera_goes_on(
     assert bench.dropped() == {reason: 1}
     bench.outputs.fail = None
     bench.serve()
-    assert bench.ledger.counts().published == 1
+    assert bench.published() == 1
     assert bench.outputs.overlays == 0
 
 
@@ -431,7 +457,7 @@ def test_an_overlay_that_fails_is_reported_and_the_frame_is_published_once(
     for _ in range(5):
         bench.serve()
     assert bench.dropped() == {}
-    assert bench.ledger.counts().published == 5
+    assert bench.published() == 5
     assert len(bench.reports) == 1
     assert "overlay" in bench.reports[0]
     assert bench.ends == []
@@ -447,10 +473,10 @@ def test_an_overlay_that_fails_is_reported_and_the_frame_is_published_once(
 def test_an_instruction_that_cannot_be_encoded_is_told_and_tried_again(
     bench: Bench, error: Exception, words: str
 ) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.pipeline.fail_text = raising(error)
-    bench.perceiver.hear("find the plate.")
-    state = bench.perceiver.instruction_state
+    bench.processor.hear("find the plate.")
+    state = bench.processor.instruction_state
     assert (state.state, state.level) == ("instruction_failed", Level.ERROR)
     assert words in state.detail
     bench.serve()
@@ -462,7 +488,7 @@ def test_an_instruction_that_cannot_be_encoded_is_told_and_tried_again(
     bench.serve()
     assert bench.outputs.published[-1][1].grounding.instruction_id == 2
     assert bench.state == "instruction"
-    assert bench.ledger.counts().published == 3
+    assert bench.published() == 3
     assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
     assert bench.ends == []
 
@@ -471,22 +497,22 @@ def test_an_instruction_that_could_not_be_encoded_is_taken_when_it_is_said_again
     bench: Bench,
 ) -> None:
     bench.pipeline.fail_text = raising(MemoryError())
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.pipeline.fail_text = lambda instruction: None
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     assert bench.pipeline.encoded == [("find the cup.", 1)]
 
 
 def test_numbers_follow_the_rule_of_replays(bench: Bench) -> None:
     numbers = []
     for text in ("cup", "cup", "", "cup", "plate", "x" * 2000, "plate", " plate "):
-        bench.perceiver.hear(text)
-        numbers.append(bench.perceiver.instruction_state.instruction_id)
+        bench.processor.hear(text)
+        numbers.append(bench.processor.instruction_state.instruction_id)
     assert numbers == [1, 1, 0, 2, 3, 0, 4, 4]
 
 
 def test_settings_are_read_for_every_frame(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.values.update({"threshold": 0.25, "max_objects": 3, "publish_mask": True})
     bench.serve()
     assert (bench.pipeline.threshold, bench.pipeline.max_objects) == (0.25, 3)
@@ -498,7 +524,7 @@ def test_settings_are_read_for_every_frame(bench: Bench) -> None:
 
 
 def test_the_overlay_gets_a_mask_of_its_own(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.outputs.overlay = True
     bench.serve()
     assert bench.pipeline.calls[-1]["with_mask"]
@@ -507,12 +533,12 @@ def test_the_overlay_gets_a_mask_of_its_own(bench: Bench) -> None:
 
 
 def test_ground_disturbs_neither_counts_nor_instruction(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
-    grounding = bench.perceiver.ground(["plate", "접시"], image_message(), "", True)
+    bench.processor.hear("find the cup.")
+    grounding = bench.ground(["plate", "접시"], image_message(), with_mask=True)
     assert (grounding.phrases, grounding.instruction_id) == (("plate", "접시"), 0)
     assert bench.pipeline.calls[-1]["with_mask"]
     assert not bench.pipeline.calls[-1]["with_tokens"]
-    assert bench.ledger.counts().received == 0
+    assert bench.counts().received == 0
     bench.serve()
     assert bench.outputs.published[0][1].grounding.phrases == ("cup",)
 
@@ -531,7 +557,7 @@ def test_ground_refuses_in_one_sentence(
     bench: Bench, phrases: list[str], message: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error) as caught:
-        bench.perceiver.ground(phrases, image_message(**message), "", False)
+        bench.ground(phrases, image_message(**message), with_mask=False)
     assert "\n" not in str(caught.value)
 
 
@@ -540,13 +566,13 @@ def test_frames_that_wait_are_served_in_one_pass_each_with_its_own_header(bench:
     assert bench.pipeline.batches == [2]
     stamps = [item.message.header.stamp.sec for item, _, _ in bench.outputs.published]
     assert stamps == [5, 6]
-    assert bench.ledger.counts().published == 2
+    assert bench.published() == 2
 
 
 def test_one_bad_frame_of_a_batch_costs_no_other(bench: Bench) -> None:
     bench.serve_together(image_message(step=1), image_message(), image_message())
     assert bench.pipeline.batches == [2]
-    assert bench.ledger.counts().published == 2
+    assert bench.published() == 2
     assert bench.dropped() == {"malformed": 1}
 
     def fail(frame: Any) -> None:
@@ -555,12 +581,12 @@ def test_one_bad_frame_of_a_batch_costs_no_other(bench: Bench) -> None:
 
     bench.pipeline.fail = fail
     bench.serve_together(image_message(), image_message(), image_message())
-    assert bench.ledger.counts().published == 4
+    assert bench.published() == 4
     assert bench.dropped() == {"malformed": 1, "not_finite": 1}
 
 
 def test_nobody_who_listens_to_objects_nothing_is_looked_for(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.outputs.listened = False
     bench.serve()
     assert bench.pipeline.calls[-1]["query"] is None
@@ -572,42 +598,42 @@ def test_nobody_who_listens_to_objects_nothing_is_looked_for(bench: Bench) -> No
 def test_objects_are_looked_for_at_their_own_rate(bench: Bench) -> None:
     bench.values["grounding.rate"] = 10.0
     bench.outputs.overlay = True
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     for number in range(31):
         bench.serve(stamp=5.0 + number / 30)
     asked = [call["query"] is not None for call in bench.pipeline.calls]
     assert asked == ([True, False, False] * 11)[:31]
-    assert bench.ledger.counts().published == 31
+    assert bench.published() == 31
     assert bench.outputs.overlays == 11  # the others would be a picture without objects
 
 
 def test_a_model_that_cannot_ground_says_so_and_tokens_go_on(bench: Bench) -> None:
     bench.pipeline.fail_text = raising(BackendError("name one in grounding.model."))
-    bench.perceiver.hear("find the cup.")
-    found = bench.perceiver.instruction_state
+    bench.processor.hear("find the cup.")
+    found = bench.processor.instruction_state
     assert (found.state, found.level) == ("no_grounding", Level.WARN)
     assert "grounding.model" in found.detail
     bench.serve()
-    assert bench.ledger.counts().published == 1
+    assert bench.published() == 1
     assert bench.reports == []
 
 
 def test_a_contract_that_joins_publishes_all_or_none(bench: Bench) -> None:
     bench.pipeline.contract.join_cameras = True
     bench.serve_together(image_message(stamp=6.0), image_message(stamp=5.0))
-    ((items, grids),) = bench.outputs.joined
-    assert [item.camera for item in items] == ["0", "1"]
-    assert len(grids) == 2
-    assert bench.ledger.counts().published == 2
+    (tokens,) = bench.outputs.joined
+    assert (tokens.stamp.sec, tokens.frame_id) == (5, "optical")
+    assert (tokens.grid.rows, tokens.grid.cols) == (2 * 2, 2)
+    assert tokens.grid.data[:, 0].tolist() == [6.0] * 4 + [5.0] * 4
+    assert bench.published() == 2
     bench.serve_together(image_message(step=1), image_message())
     assert len(bench.outputs.joined) == 1
     assert bench.dropped() == {"malformed": 1, "incomplete": 1}
-    bench.pipeline.fail = lambda frame: bench.epochs.update(["1"])
+    bench.pipeline.fail = lambda frame: bench.stream("1").flush("the clock jumped back")
     bench.serve_together(image_message(), image_message())
     assert len(bench.outputs.joined) == 1
     assert bench.dropped() == {"malformed": 1, "incomplete": 2, "time_jump": 1}
     bench.pipeline.fail = lambda frame: None
-    bench.epochs.clear()
     bench.outputs.is_open = False
     bench.serve_together(image_message(), image_message())
     assert bench.dropped()["inactive"] == 2
@@ -622,7 +648,7 @@ def test_a_contract_that_joins_publishes_all_or_none(bench: Bench) -> None:
 def test_ground_says_why_a_model_gives_no_answer(bench: Bench, error: Exception) -> None:
     bench.pipeline.fail = raising(error)
     with pytest.raises(PerceptionError):
-        bench.perceiver.ground(["cup"], image_message(), "", False)
+        bench.ground(["cup"], image_message(), with_mask=False)
 
 
 def cup(x: int) -> GroundedObject:
@@ -636,14 +662,14 @@ def published(bench: Bench) -> list[tuple[GroundedObject, ...]]:
 def test_tracked_objects_keep_their_id_until_another_instruction(bench: Bench) -> None:
     bench.values["tracking.enabled"] = True
     bench.pipeline.objects = lambda frame: (cup(1),)
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.serve(stamp=7.0)
     bench.serve(stamp=7.1)
     bench.pipeline.objects = lambda frame: ()
     bench.serve(stamp=7.2)
     bench.serve(stamp=7.5)
     bench.pipeline.objects = lambda frame: (cup(1),)
-    bench.perceiver.hear("find a cup.")
+    bench.processor.hear("find a cup.")
     bench.serve(stamp=7.6)
     shown = [[(found.id, found.lost > 0) for found in objects] for objects in published(bench)]
     assert shown == [[(1, False)], [(1, False)], [(1, True)], [], [(2, False)]]
@@ -652,7 +678,7 @@ def test_tracked_objects_keep_their_id_until_another_instruction(bench: Bench) -
 def test_a_jump_back_in_time_and_switching_off_begin_anew(bench: Bench) -> None:
     bench.values["tracking.enabled"] = True
     bench.pipeline.objects = lambda frame: (cup(1),)
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     for stamp in (7.0, 5.0, 5.1):
         bench.serve(stamp=stamp)
     bench.values["tracking.enabled"] = False
@@ -662,10 +688,10 @@ def test_a_jump_back_in_time_and_switching_off_begin_anew(bench: Bench) -> None:
 
 def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
     meters = np.full((4, 6), 0.5, dtype=np.float32)
-    bench.depth.receive_image(
+    bench.stream().depth.receive_image(
         image_message(7.02, encoding="32FC1", step=24, data=array("B", meters.tobytes()))
     )
-    bench.depth.receive_info(
+    bench.stream().depth.receive_info(
         CameraInfo(height=4, width=6, k=[5.0, 0.0, 3.0, 0.0, 5.0, 2.0, 0.0, 0.0, 1.0])
     )
     bench.serve(stamp=7.0)
@@ -676,16 +702,16 @@ def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
     np.testing.assert_array_equal(depth.meters, meters)
     bench.serve(stamp=7.5)
     assert bench.pipeline.calls[-1]["frame"].depth() is None
-    assert bench.depth.view().counts == {"used": 1, "missing": 1}
+    assert bench.stream().depth.view().counts == {"used": 1, "missing": 1}
     assert len(bench.outputs.published) == 3
 
 
 def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench) -> None:
-    bench.perceiver.hear("find the cup.")
+    bench.processor.hear("find the cup.")
     bench.values["phrases"] = ["", "the red cup left of it", "접시"]
     bench.serve()
     assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
-    bench.perceiver.hear("find the ball.")
+    bench.processor.hear("find the ball.")
     bench.serve()
     assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
     bench.values["phrases"] = [f"cup {n}" for n in range(200)]
@@ -715,5 +741,5 @@ def test_ground_refuses_phrases_in_one_sentence(
     bench: Bench, phrases: list[str], words: str
 ) -> None:
     with pytest.raises(PerceptionError, match=words) as caught:
-        bench.perceiver.ground(phrases, image_message(), "", with_mask=False)
+        bench.ground(phrases, image_message(), with_mask=False)
     assert "\n" not in str(caught.value)

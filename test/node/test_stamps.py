@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from siglip_perception.node.accounting import Level
-from siglip_perception.node.stamp_check import StampCheck, too_old
+from siglip_perception.stream.accounting import Level
+from siglip_perception.stream.stamp_check import StampCheck, too_old
 
 S = 1_000_000_000
 MS = 1_000_000

@@ -61,6 +61,7 @@ class Counts:
     repaired: frames whose files had faults that were mended, by fault; they count among the
     published or the dropped ones all the same.
     streak: frames dropped since the last one published, by reason.
+    drops: the last drop for each reason. examples: the first one's text.
     """
 
     received: int
@@ -71,6 +72,7 @@ class Counts:
     lost: int
     streak: Mapping[str, int]
     drops: Mapping[str, Drop]
+    examples: Mapping[str, str]
     last_arrival: float | None
     period: float | None
     received_rate: float
@@ -119,6 +121,7 @@ class Ledger:
         self._repaired: Counter[str] = Counter()
         self._streak: Counter[str] = Counter()
         self._drops: dict[str, Drop] = {}
+        self._examples: dict[str, str] = {}
         self._last_arrival: float | None = None
         self._arrivals: deque[float] = deque(maxlen=WINDOW)
         self._publishings: deque[float] = deque(maxlen=WINDOW)
@@ -159,6 +162,7 @@ class Ledger:
                 lost=self._lost,
                 streak=dict(self._streak),
                 drops=dict(self._drops),
+                examples=dict(self._examples),
                 last_arrival=self._last_arrival,
                 period=_period(self._arrivals),
                 received_rate=_rate(self._arrivals, now),
@@ -189,6 +193,7 @@ class Ledger:
             self._dropped[reason] += 1
             self._streak[reason] += 1
             self._drops[reason] = Drop(self._clock(), level, text)
+            self._examples.setdefault(reason, text)
 
 
 def _rate(times: deque[float], now: float) -> float:

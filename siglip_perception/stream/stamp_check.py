@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from siglip_perception.node.accounting import REASONS, Level
+from siglip_perception.stream.accounting import REASONS, Level
 
 FUTURE_NS = 50_000_000
 # A smaller step back is a frame that was overtaken on its way; a larger one is a bag that loops.
@@ -12,9 +13,14 @@ JUMP_NS = 500_000_000
 VERY_OLD_NS = 1_000_000_000
 
 
+def stamp_ns(header: Any) -> int:
+    """The header's stamp in nanoseconds; 0 where the camera sets none."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a stamp. reason: one of counters.REASONS."""
+    """What is wrong with a stamp. reason: one of accounting.REASONS."""
 
     reason: str
     text: str
