@@ -1,0 +1,175 @@
+"""One camera's stream, as the node and a replay run it: its counts, stamps, rate and objects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siglip_perception.config import Settings
+from siglip_perception.errors import ImageError
+from siglip_perception.images.files import Picture
+from siglip_perception.stream.camera_stream import CameraStream
+from siglip_perception.stream.content import CameraJoin
+from siglip_perception.stream.instruction import CurrentInstruction
+from siglip_perception.types import TokenGrid
+
+S = 10**9
+NAN = FloatingPointError("The tokens hold NaN.")
+
+
+def header(stamp_ns: int, frame_id: str = "optical") -> Any:
+    time = SimpleNamespace(sec=stamp_ns // S, nanosec=stamp_ns % S)
+    return SimpleNamespace(stamp=time, frame_id=frame_id)
+
+
+def message(stamp_ns: int) -> Any:
+    return SimpleNamespace(header=header(stamp_ns), format="jpeg")
+
+
+def decode(message: Any, settings: Settings) -> Picture:
+    if message.format != "jpeg":
+        raise ImageError("encoding", "it is no JPEG.")
+    return Picture(np.zeros((4, 6, 3), np.uint8), 1, "JPEG", ("jpeg_repaired",))
+
+
+def stream(settings: Settings, now_ns: int = 100 * S) -> CameraStream:
+    return CameraStream("", "/image", decode, lambda: settings, lambda: now_ns, lambda: 0.0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 101 * S),
+            st.sampled_from(["jpeg", "gif"]),
+            st.sampled_from(["result", "nan", "jump"]),
+        )
+    )
+)
+def test_received_is_published_and_dropped_and_in_flight(
+    frames: list[tuple[int, str, str]],
+) -> None:
+    settings = Settings(max_age=20.0)
+    camera = stream(settings)
+    pending = []
+    for stamp_ns, kind, outcome in frames:
+        arrived = message(stamp_ns)
+        arrived.format = kind
+        taken = camera.receive(arrived)
+        if taken is not None:
+            pending.append((taken, outcome))
+        counts = camera.ledger.counts()
+        assert counts.in_flight == len(pending)
+        assert counts.received == sum(counts.dropped.values()) + counts.in_flight
+    published = 0
+    for taken, outcome in pending:
+        frame = camera.decode(taken, settings)
+        if frame is None:
+            continue
+        if outcome == "jump":
+            camera.flush("the clock jumped back")
+        result: Any = NAN if outcome == "nan" else SimpleNamespace(grounding=None)
+        if camera.finish(taken, frame, result, settings) is not None:
+            published += 1
+            taken.ticket.publish()
+    counts = camera.ledger.counts()
+    assert (counts.in_flight, counts.published) == (0, published)
+    assert counts.received == len(frames) == published + sum(counts.dropped.values())
+
+
+def test_a_pending_frame_knows_that_time_has_jumped_back_since() -> None:
+    camera = stream(Settings())
+    before = camera.receive(message(90 * S))
+    after = camera.receive(message(80 * S))
+    assert before is not None
+    assert after is not None
+    assert (before.stale, after.stale) == (True, False)
+    assert camera.jump == "its stamps jumped back"
+
+
+def test_a_recording_is_taken_whatever_its_stamps_are() -> None:
+    camera = stream(Settings())
+    for stamp_ns in (90 * S, 200 * S, S, 0):
+        pending = camera.admit(message(stamp_ns), camera.ledger.receive())
+        frame = camera.decode(pending, Settings(max_age=0.0))
+        assert frame is not None
+        assert frame.stamp_ns == stamp_ns
+        assert pending.time_ns == (stamp_ns or 100 * S)
+    counts = camera.ledger.counts()
+    assert (counts.in_flight, counts.repaired) == (4, {"jpeg_repaired": 4})
+
+
+def test_objects_are_asked_for_at_the_rate_of_the_frames_times() -> None:
+    settings = Settings(grounding_rate=1.0)
+    camera = stream(settings)
+    query: Any = object()
+    asked = []
+    for tenth in range(0, 30, 5):
+        pending = camera.receive(message(50 * S + tenth * S // 10))
+        assert pending is not None
+        frame = camera.decode(pending, settings)
+        assert frame is not None
+        task = camera.task(pending, frame, query, settings, with_mask=True)
+        assert task.with_mask == (task.query is not None)
+        asked.append(task.query is query)
+    assert asked == [True, False] * 3
+
+
+def grid(value: float) -> TokenGrid:
+    return TokenGrid(np.full((4, 3), value, np.float32), "float32", 2, 2, "fake", "f00d")
+
+
+def test_joined_tokens_have_the_oldest_stamp_and_the_first_cameras_frame() -> None:
+    join = CameraJoin(["front", "wrist"])
+    assert join.add("wrist", header(7 * S, "wrist"), grid(1)) is None
+    assert join.add("wrist", header(8 * S, "wrist"), grid(2)) is None
+    joined = join.add("front", header(9 * S, "front"), grid(3))
+    assert joined is not None
+    assert (joined.stamp.sec, joined.frame_id) == (8, "front")
+    assert joined.grid.data[:, 0].tolist() == [3.0] * 4 + [2.0] * 4
+    assert join.add("front", header(10 * S, "front"), grid(4)) is None
+
+
+def test_numbers_grow_and_a_goal_given_again_is_a_new_one() -> None:
+    encoded: list[tuple[str, int]] = []
+
+    def encode(instruction: Any, number: int) -> Any:
+        encoded.append((instruction.text, number))
+        return SimpleNamespace(phrases=instruction.phrases, truncated=(False,))
+
+    instruction = CurrentInstruction()
+    instruction.start(encode, "")
+    numbers = []
+    for text in ("red cup", "red cup", "", "red cup", "x" * 2000, "red cup"):
+        instruction.hear(text)
+        numbers.append(instruction.state.instruction_id)
+        assert (instruction.query is None) == (numbers[-1] == 0)
+    assert numbers == [1, 1, 0, 2, 0, 3]
+    assert encoded == [("red cup", 1), ("red cup", 2), ("red cup", 3)]
+
+
+def test_without_a_report_what_the_encoder_raises_is_raised() -> None:
+    def encode(instruction: Any, number: int) -> Any:
+        raise MemoryError
+
+    instruction = CurrentInstruction()
+    instruction.start(encode, "")
+    with pytest.raises(MemoryError):
+        instruction.hear("red cup")
+    assert instruction.query is None
+
+
+def test_depth_is_offered_only_where_it_is_enabled() -> None:
+    settings = Settings()
+    camera = stream(settings)
+    pending = camera.admit(message(50 * S), camera.ledger.receive())
+    assert camera.frame(pending, settings).depth is None
+    depth = camera.frame(pending, replace(settings, depth_enabled=True)).depth
+    assert depth is not None
+    assert depth() is None
+    assert camera.depth.view().counts == {"info": 1}
