@@ -497,6 +497,27 @@ def test_depth_is_waited_for_and_gives_positions(
     assert points == pytest.approx([0.5] * len(points))
 
 
+@pytest.mark.parametrize(
+    ("options", "pinned"),
+    [
+        (
+            {"tracking": TrackingOptions()},
+            "8561512ab386c5186a6a2606cfd770a5b21a526483806d01a7fea3c817dcdd3c",
+        ),
+        (
+            {"tracking": TrackingOptions(), "grounding_rate": 15.0, "with_mask": True},
+            "b87c0a46254a47ef1c4ff54326757dca2ed2015cb9890ee6f50baaa198ebc53a",
+        ),
+    ],
+)
+def test_what_a_replay_with_depth_and_tracking_writes_is_pinned(
+    pipeline: Pipeline, tmp_path: Path, options: dict[str, Any], pinned: str
+) -> None:
+    depth_bag(tmp_path / "in", 20_000_000)
+    replay.replay(tmp_path / "in", tmp_path / "out", pipeline, replace(DEPTH, **options))
+    assert structure(tmp_path / "out") == pinned
+
+
 def test_without_usable_depth_objects_go_out_all_the_same(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
