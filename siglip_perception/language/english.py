@@ -89,6 +89,8 @@ class _Parser(NounReader):
         if j >= self.count:
             return j
         word = self.at(j)
+        if word in words.LEAVING and self._is_contrast(i, j):
+            return self._order(j + 1, "avoid", True, known=True, action=False)
         if word in words.NEGATIVE_VERBS:
             return self._avoid(j)
         if word in ENDS:
@@ -140,6 +142,26 @@ class _Parser(NounReader):
             return self._lead(j, place, after, negated)
         return self._names(j, negated)
 
+    def _is_contrast(self, i: int, j: int) -> bool:
+        """ "wipe the table but leave the cups": what is left is not acted on."""
+        said = self.words[max(i - 1, 0) : j]
+        return "but" in said and any(clause.verb for clause in self.clause_list)
+
+    def _is_plan(self, i: int) -> bool:
+        """ "I need to leave. Bring me the coat": what the speaker does, before what is asked."""
+        if not courtesies.length(courtesies.PLAN, self.words, i):
+            return False
+        end = next((k for k in range(i, self.count) if self.at(k) in ENDS), self.count)
+        return end + 1 < self.count and self.at(end) != "?" and self._is_verb(end + 1)
+
+    def _is_result(self, i: int) -> bool:
+        """ "move the chair so the cart can pass": after an order, "so" says what comes of it."""
+        clause = self.clause_list[-1] if self.clause_list else None
+        if clause is None or clause.kind is not Kind.ORDER:
+            return False
+        k = i + 1 + (self.at(i + 1) == "that")
+        return not (self._is_verb(k) or courtesies.length(courtesies.COURTESY, self.words, k))
+
     def _opening(self, i: int) -> tuple[bool, bool, int]:
         """Fillers, courtesies and negations before a clause: (negated, asked, where it begins)."""
         negated, asked, fresh = False, False, True
@@ -155,6 +177,8 @@ class _Parser(NounReader):
                 i, asked = i + taken, True
             elif taken := courtesies.length(courtesies.FORBIDDING, self.words, i):
                 i, negated, asked = i + taken, True, True
+            elif self._is_plan(i):
+                break
             elif taken := courtesies.length(courtesies.COURTESY, self.words, i):
                 i, asked = i + taken, True
             elif word in ("don't", "dont", "never", "not", "no", "neither") and (
@@ -194,7 +218,7 @@ class _Parser(NounReader):
                 )  # "end effector reaching knife"
             elif fresh and word in words.GREETED and self.at(i + 1) in (",", "please", ""):
                 i += 1
-            elif word == "so" and self.at(i + 1) in ("that", "i", "we"):
+            elif word == "so" and (self.at(i + 1) in ("that", "i", "we") or self._is_result(i)):
                 break
             elif (
                 word in words.FILLERS
@@ -306,6 +330,9 @@ class _Parser(NounReader):
         ):
             j += 1
         verb = verb_of(self.at(j))
+        if self._is_plan(i):
+            self.clause_list.append(Clause(Kind.TALK, action=False))
+            return self._skip_clause(j)
         if self.at(i) in ("i", "we", "i'd", "we'd") and verb in words.WISHES:
             return self._order(j + 1, "want", self.carried, known=True)
         if self.at(j) in words.MOVES and self.at(i) in words.ANAPHORS:
@@ -445,7 +472,7 @@ class _Parser(NounReader):
                 if self.at(k) in ("it", "they") and self.at(k + 1) in words.IS:
                     j = k + 2  # "so that it is next to the cup" says where to
                     continue
-                if self.at(j + 1) in ("that", "i", "we", "the") or self.at(k) in words.SUBJECTS:
+                if self.at(k) in words.SUBJECTS or self._is_result(j):
                     return j
             if word in words.ASIDES or (word in words.WHEN and word != "after"):
                 return j
@@ -678,6 +705,8 @@ class _Parser(NounReader):
         if word in words.NOUN_TOO and not goes_on:
             return ""
         clause = self.clause_list[-1]
+        if clause.kind is Kind.TALK:
+            return "skip"  # "we're about to eat"
         if clause.verb == "use":
             clause.verb, clause.action = "with", False  # "use the tongs to flip the sausage"
             return word

@@ -8,6 +8,12 @@ _ASK = (
     r"(?:please |just |kindly |maybe |perhaps |possibly |also |quickly |now |then |go ahead and "
     r"|help me(?: to)? )*"
 )
+# The speaker's own: an order, unless another one follows.
+_PLAN = (
+    r"(?:(?:i|we) (?:want|need|have|would like|wanna|gotta) to (?!have |see )"
+    r"|(?:i'd|we'd|i'll|we'll) (?:like|love|need) to (?!have |see )"
+    r"|(?:i|we) (?:should|must) (?!see |have ))"
+)
 # An order follows; each ends in a space.
 _COURTESIES = (
     r"(?:would|do) you mind ",
@@ -21,10 +27,8 @@ _COURTESIES = (
     + _ASK,
     r"(?:i'd|we'd) (?:really )?(?:like|love|want|need|appreciate) (?:it if )?(?:you|the robot)"
     r" (?:to |could |would )?" + _ASK,
-    r"(?:i|we) (?:want|need|have|would like|wanna|gotta) to (?!have |see )",
-    r"(?:i'd|we'd|i'll|we'll) (?:like|love|need) to (?!have |see )",
-    r"(?:i|we) (?:should|must) (?!see |have )",
-    r"(?:i'm|i am|we're) (?:going to|asking you to|telling you to) ",
+    _PLAN,
+    r"(?:i'm|i am|we're) (?:asking you to|telling you to) ",
     r"(?:let's|lets|let us|lemme|let me)(?: see (?:you|if you can|how you))? (?!have |see )",
     r"(?:make|be) sure (?:that )?(?:you |to |and )?(?!not |don't )",
     r"(?:be careful|take care) (?:to |and |when you )",
@@ -63,6 +67,7 @@ _COURTESIES = (
     r"(?:next|then|now|finally) you (?:should |can |must |need to |have to )?",
 )
 COURTESY = re.compile("|".join(f"(?:{courtesy})" for courtesy in _COURTESIES))
+PLAN = re.compile(_PLAN)
 # What follows is forbidden.
 FORBIDDING = re.compile(
     r"(?:(?:you|robot|the robot|we) (?:cannot|can't|mustn't|shouldn't|must never|should never"

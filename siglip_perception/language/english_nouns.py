@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from siglip_perception.language import english_words as words
-from siglip_perception.language.english_clauses import Clause, Noun, Place
+from siglip_perception.language.english_clauses import Clause, Kind, Noun, Place
 from siglip_perception.language.english_tokens import ENDS, Token, is_gerund, verb_of
 from siglip_perception.types import Link
 
@@ -66,8 +66,10 @@ _PHRASES: dict[tuple[str, ...], tuple[str, Link | None]] = {
         ("further from", "away", Link.FAR_FROM),
         ("farther away from", "away", Link.FAR_FROM),
         ("further away from", "away", Link.FAR_FROM),
-        ("farthest from", "away", Link.FAR_FROM),
-        ("furthest from", "away", Link.FAR_FROM),
+        ("farthest from", "farthest", Link.FAR_FROM),
+        ("farthest away from", "farthest", Link.FAR_FROM),
+        ("furthest from", "farthest", Link.FAR_FROM),
+        ("furthest away from", "farthest", Link.FAR_FROM),
         ("away from", "away", Link.FAR_FROM),
         ("clear of", "away", Link.FAR_FROM),
         ("in front of", "front", Link.IN_FRONT_OF),
@@ -296,6 +298,8 @@ class NounReader:
                         j += 2
                         continue
                     parts.append(j)
+                elif describes and word in ("front", "back", "rear") and following in words.BUILT:
+                    parts.append(j)
                 elif (
                     describes
                     and word in words.SELECTORS
@@ -410,14 +414,14 @@ class NounReader:
             if which or rank or (determined and j > i):
                 return Noun("", i, which, rank, many, thing=False, it="one" if rank else "them"), j
             return None, i
+        if all(self.at(k) in words.DAYS for k in parts):
+            return Noun("", i, thing=False), j
         if which == "all" and self.at(parts[0]) in words.TIMES:
             return Noun("", i, thing=False), j
         head = self.at(parts[-1])
         text = self._text(parts)
         if self.at(j) == "of" and j < limit:
-            if (len(parts) == 1 and head in words.PARTS_SAID) or (
-                which in ("left", "right") and head == "side"
-            ):
+            if len(parts) == 1 and head in words.PARTS_SAID:
                 inner, after = self.noun(j + 1, end)
                 if inner is not None and inner.text:
                     return inner, after
@@ -445,8 +449,9 @@ class NounReader:
         if head in words.NEVER_THINGS and self.at(j) == "to" and self.at(j + 1) in words.VERBS:
             j += 2  # "something to drink"
         thing = not (head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS))
-        if head in ("gripper", "grippers") or all(
-            self.at(k) in words.BODY or self.at(k) in words.BODY_WORDS for k in parts
+        if head in ("gripper", "grippers") or (
+            any(self.at(k) in words.BODY for k in parts)
+            and all(self.at(k) in words.BODY or self.at(k) in words.BODY_WORDS for k in parts)
         ):
             thing = False
         many |= head.endswith("s") and not head.endswith(words.SINGULAR_S)
@@ -671,6 +676,9 @@ class NounReader:
             return i
         if clause.verb in words.FILLING:
             return i
+        whole = clause.verb in words.AS_IS | (words.PLACING - words.WITH_MATERIAL)
+        if clause.kind is Kind.ORDER and clause.verb and not (whole or part):
+            return i
         if clause.verb in words.PLACING and definite and head not in words.PARTS:
             return i
         if self.at(after) in ("on", "in") and self.at(after + 1) in ("it", "them"):
@@ -808,8 +816,8 @@ class NounReader:
         if corner in words.SELECTORS and side in ("top", "bottom", "upper", "lower"):
             which = words.SELECTORS[corner]
         if self.at(k) == "of" or (self.at(k) == "from" and side in ("left", "right")):
-            if side in ("surface", "base", "foot", "border"):
-                return None
+            if self._is_part(word, side) and not corner:
+                return None  # "the edge of the table" is where it goes
             link = _side_link(word, side)
             if cornered:
                 link = words.PREPOSITIONS[word]
@@ -833,6 +841,13 @@ class NounReader:
             return Place(word, _side_link(word, side), start, [it]), k
         return Place(word, None, start, side=which or "side", goal=word in words.GOAL), k
 
+    @staticmethod
+    def _is_part(word: str, side: str) -> bool:
+        """Tell whether a side is named as a part of a thing, and not as what lies beside it."""
+        if side in words.SIDE_PARTS:
+            return True
+        return side in words.FACES and word not in ("to", "toward", "towards", "by")
+
     def _other(
         self, start: int, i: int, word: str, clause: Clause | None
     ) -> tuple[Place | None, int]:
@@ -849,8 +864,7 @@ class NounReader:
         inner_head = inner.text.rsplit(" ", 1)[-1].lower()
         place = Place(word, None, start)
         seeking = clause is not None and clause.verb in words.SEEKING
-        indefinite = self.at(j) not in words.DETERMINERS or self.at(j) in ("a", "an", "some")
-        bare = indefinite and not seeking and word == "for"
+        bare = not seeking and word == "for"
         if (
             inner.thing
             and not bare

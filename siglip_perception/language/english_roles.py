@@ -157,8 +157,8 @@ class _Reader:
                 phrase.link = place.link
                 phrase.of = of
                 taken.append(phrase)
-        if place.word == "nearest" and of is not None:
-            of.which = of.which or "nearest"
+        if place.word in ("nearest", "farthest") and of is not None:
+            of.which = of.which or place.word
         return taken
 
     def _place_noun(
@@ -440,7 +440,7 @@ class _Order:
             return Role.UNKNOWN, of
         if word == "away" and (verb in words.PLACING or verb in words.GOING):
             return Role.PLACE, of
-        if word == "nearest":
+        if word in ("nearest", "farthest"):
             return Role.UNKNOWN, self.last or of
         if verb == "put" and word == "on" and not self.acted and _head(place) in words.WORN:
             return Role.TARGET, None
@@ -458,9 +458,20 @@ class _Order:
             if verb in words.WORKING | words.ACTING or not self.clause.known:
                 return Role.TARGET, None
             return Role.UNKNOWN, None
+        held = self.pronoun and self.object is self.last  # a place cannot tell "it" apart
+        if (held or self._is_worked_at(link)) and verb not in words.TAKING:
+            return Role.PLACE, of
         if (link in (Link.AROUND, Link.AGAINST) or word == "over") and verb not in words.TAKING:
             return Role.PLACE, of  # what goes over, around or against something goes there
         return Role.UNKNOWN, self.last or of
+
+    def _is_worked_at(self, link: Link | None) -> bool:
+        """Tell whether the verb says what is done there: "warm the bread in the oven"."""
+        if link not in (Link.ON, Link.IN, Link.UNDER, Link.ABOVE):
+            return False
+        if self.verb == "wash" and link is Link.ON:
+            return False
+        return self.verb in words.WORKED_AT or not self.clause.known
 
     def _inside(self, link: Link) -> None:
         """ "and put the bowl inside": into what a step before acted on."""

@@ -297,6 +297,13 @@ TIMES = _words(
     christmas weekend beginning end start s ms instant
     """
 )
+DAYS = _words(
+    """
+    morning evening afternoon night noon midnight today tomorrow tonight yesterday weekend week
+    weeks monday tuesday wednesday thursday friday saturday sunday mondays fridays sundays
+    mornings evenings
+    """
+)
 UNITS = _words(
     """
     degree degrees deg radian radians time times inch inches in foot feet ft yard yards cm mm m
@@ -790,8 +797,7 @@ AFTER_NAMES = _words(
 )
 PARTS_SAID = _words(
     """
-    position positions location locations place places top bottom side sides edge edges corner
-    corners end middle center front rest
+    position positions location locations place places middle center rest
     """
 )
 PART_SIDES = _words(
@@ -937,5 +943,37 @@ SHAPES = _words(
 )
 DEFINITE = _words("the that this your my its")
 BEFORE_MANNERS = _words("in by into with at to on under")
+# "the edge of the table", and after "on", "in", "at": "the back of the chair".
+SIDE_PARTS = _words("surface base foot border edge edges corner corners end ends rim underside")
+FACES = _words("side sides back rear front bottom")
+# "the back door" is a door of its own kind, and not one of several.
+BUILT = _words(
+    """
+    desk door doors doorbell yard pocket pockets seat seats wheel wheels garden porch gate office
+    room cover page panel entrance exit bumper window windows wall lawn light lights brake gear
+    stairs step steps stage teeth leg legs pack support burner
+    """
+) - {"burner"}
+# What is left, as the rest is acted on: "but leave the cups".
+LEAVING = _words("leave keep spare")
+# Where it is done: "warm the bread in the oven", "hold the flask above the burner".
+WORKED_AT = _words(
+    """
+    heat warm boil melt cook bake fry toast grill simmer steam microwave roast reheat broil poach
+    brew cool chill freeze thaw dry rinse wash soak drill hold hang stick draw write carve knead
+    build construct engrave print stamp punch dissolve wait assemble make cut slice chop dice
+    grate mince sift sketch mash crush grind
+    """
+)
+# What stands "with" something after these has it: "pick up the cup with a lid".
+AS_IS = (
+    TAKING | LOOKING | GOING | _words("give hand pass show open close press lift touch hold turn")
+) - {"use", "measure", "help", "follow"}
+WITH_MATERIAL = _words(
+    """
+    wrap pack load stuff spread bury attach fix assemble smear tie bundle connect fasten nail
+    replace line secure strap glue screw prop slather tape paste feed install hang balance
+    """
+)
 # "the bottom right corner of the board" is a part of it, and not under it.
 CORNERS = _words("corner corners edge edges end ends area region")
