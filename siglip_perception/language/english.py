@@ -121,7 +121,8 @@ class _Parser(NounReader):
             return self._order(j + 1, verb_of(word), negated, known=True)
         if word in words.QUESTIONS:
             return self._question(j)
-        if word in words.CONTRACTED:
+        there = word == "there" and self.at(j + 1) in words.IS
+        if word in words.CONTRACTED or (there and self._leads_to_order(j)):
             return self._talk(j)
         if (
             word in words.AUXILIARIES
@@ -149,8 +150,10 @@ class _Parser(NounReader):
 
     def _is_plan(self, i: int) -> bool:
         """ "I need to leave. Bring me the coat": what the speaker does, before what is asked."""
-        if not courtesies.length(courtesies.PLAN, self.words, i):
-            return False
+        return bool(courtesies.length(courtesies.PLAN, self.words, i)) and self._leads_to_order(i)
+
+    def _leads_to_order(self, i: int) -> bool:
+        """Tell whether another sentence follows this one, and orders something."""
         end = next((k for k in range(i, self.count) if self.at(k) in ENDS), self.count)
         return end + 1 < self.count and self.at(end) != "?" and self._is_verb(end + 1)
 
@@ -177,7 +180,9 @@ class _Parser(NounReader):
                 i, asked = i + taken, True
             elif taken := courtesies.length(courtesies.FORBIDDING, self.words, i):
                 i, negated, asked = i + taken, True, True
-            elif self._is_plan(i):
+            elif self._is_plan(i) or (
+                word == "there" and self.at(i + 1) in words.IS and self._leads_to_order(i)
+            ):
                 break
             elif taken := courtesies.length(courtesies.COURTESY, self.words, i):
                 i, asked = i + taken, True

@@ -9,6 +9,8 @@ from siglip_perception.language import korean_words as words
 from siglip_perception.language.korean_forms import (
     Ending,
     Verb,
+    ends_in,
+    is_adnominal,
     is_joined_form,
     is_protected,
     kind_of,
@@ -84,6 +86,13 @@ class _Parser:
                 reader.pause()
             self.i = i + 1
             return
+        if self._is_called(token):
+            self.i = i + 2
+            return
+        if self._time(token):
+            return
+        if self._english_verb(token, following):
+            return
         noun, particle = split_particle(token)
         if self._amount(token, noun, particle, following):
             return
@@ -96,6 +105,83 @@ class _Parser:
         if self._verb(token, noun, particle):
             return
         self._noun(token, noun, particle, following)
+
+    def _is_called(self, token: str) -> bool:
+        """A name before the first comma: 민수야, 두리, 컵을 집어."""
+        i = self.i
+        first = i == 0 or self.at(i - 1) in ".!?。"
+        if not first or self.at(i + 1) != "," or not _HANGUL.match(token) or len(token) < 2:
+            return False
+        final = (ord(token[-1]) - 0xAC00) % 28
+        before = (ord(token[-2]) - 0xAC00) % 28
+        calling = (token[-1] == "야" and not before) or (token[-1] == "아" and before)
+        if calling or token.endswith(("씨", "님")):
+            return verb(token) is None
+        if is_protected(token) or verb(token) is not None:
+            return False
+        end = next((k for k in range(i, len(self.tokens)) if self.at(k) in ".!?。"), len(self.tokens))
+        rest = self.tokens[i + 2 : end]
+        named = token[-1] == "이" and final == 0 and before
+        if split_particle(token)[1] and not named:
+            return False
+        acts = bool(rest) and verb(rest[-1]) is not None
+        return acts and "," not in rest
+
+    def _time(self, token: str) -> bool:
+        """내일 아침에, 30분 뒤에, 다음 주 월요일까지: when, and no thing."""
+        i, reader = self.i, self.reader
+        if reader.has_noun:
+            return False
+        if token in words.TIME_WORDS:
+            self.i = i + 1
+            return True
+        if token in ("이번", "다음", "지난") and self.at(i + 1).startswith(("주", "달", "날", "해")):
+            if split_particle(self.at(i + 1))[0] in ("주", "달", "날", "해", "주말"):
+                self.i = i + 2
+                return True
+        time = next((word for word in words.DAY_TIMES if token.startswith(word)), "")
+        if not time:
+            return False
+        rest = token[len(time) :]
+        if rest in words.TIME_PARTICLES:
+            self.i = i + 1
+            return True
+        following = self.at(i + 1)
+        if rest or not following or following in _BREAKS:
+            return False
+        if time in words.MEALS:
+            after = verb(following)
+            noun = split_particle(following)[1] in words.OBJECT and i == 0 and False
+            if (after is not None and after.ending is not Ending.NOUN) or noun:
+                return False
+            if following.startswith(("식사", "밥", "먹", "상", "메뉴")):
+                return False
+        self.i = i + 1
+        return True
+
+    def _english_verb(self, token: str, following: str) -> bool:
+        """close 해 줘, pick up 해: an English verb, and 하다 with its ending."""
+        if not token.isascii() or not token.isalpha():
+            return False
+        i, particle = self.i, 0
+        if following.lower() in english_words.PARTICLES:
+            particle, following = 1, self.at(i + 2)
+        word = token.lower()
+        done = verb(following) if following.startswith(("해", "하", "했", "할")) else None
+        if word not in english_words.VERBS or done is None or done.stems[:1] != ("하",):
+            return False
+        stem = "옮기" if word == "move" else "놓" if word in english_words.PLACING else "집"
+        stem = stem if word in english_words.PLACING | english_words.TAKING else "열"
+        self.verbs.append(f"{token} {following}")
+        self.i = i + 2 + particle
+        chained = done.bare and self.at(self.i).startswith(words.AUXILIARIES)
+        self.i += chained
+        ending = done.ending
+        if chained:
+            auxiliary = verb(self.at(self.i - 1))
+            ending = auxiliary.ending if auxiliary is not None else Ending.FINAL
+        self.reader.verb(Verb((stem,), ending), negated=False)
+        return True
 
     # Numbers
 
@@ -319,13 +405,17 @@ class _Parser:
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
         if token in words.FILLERS and not token.startswith(("앞", "뒤")):
             return False
+        if token.startswith(("중이", "중인")) and reader.has_noun:
+            reader.drop()  # 요리 중인데
+            self.i = i + 1
+            return True
         form = self._verb_form(token, noun, particle, following)
         if form is None:
             return False
         self.verbs.append(token)
         when = following.startswith("때") or following in _WHILE
         if form.ending is Ending.NOUN and when:
-            reader.drop()
+            reader.drop(until=following.startswith("때까지"))
             self.i = i + 2
             return True
         if form.ending is Ending.NOUN:
@@ -394,8 +484,14 @@ class _Parser:
     def _verb_form(self, token: str, noun: str, particle: str, following: str) -> Verb | None:
         """The verb that a word is: listed, made of a noun (청소해), or by where it stands."""
         reader = self.reader
+        if token == "해가":
+            return None  # 해가 지면
         if following.startswith("때") and token.endswith("를"):
             return verb(token)
+        if following.startswith("때") and is_adnominal(token) and len(token) > 0:
+            return verb(token) or Verb((token,), Ending.NOUN)
+        if following in ("수", "수가", "수는", "수도") and is_adnominal(token):
+            return verb(token) or Verb((token,), Ending.NOUN)
         if token.endswith("지") and following.startswith(("마", "않", "못")):
             return verb(token) or Verb((token[:-1],), Ending.NOT)
         later = following in words.AFTERWARDS or following in _ABILITY
@@ -448,7 +544,7 @@ class _Parser:
             )
         else:
             joined = token.endswith("서") and is_joined_form(token[:-1])
-            fits = joined or token.endswith(words.CONNECTING_ENDINGS)
+            fits = joined or ends_in(token, words.CONNECTING_ENDINGS)
         if len(token) > 1 and fits:
             reader.guessed = True
             bare = is_joined_form(token) and bool(following)
@@ -471,10 +567,14 @@ class _Parser:
             self.i = i + 2
             return True
         if following in _ABILITY:
-            reader.verb(Verb(form.stems, Ending.FINAL), negated=False)
             self.i = i + 2
+            ending = Ending.FINAL
             while self.at(self.i).startswith(("있", "없", "알")):
+                able = verb(self.at(self.i))
+                leads = able is not None and able.ending in (Ending.FOR, Ending.IF, Ending.BECAUSE)
+                ending = able.ending if able is not None and leads else ending
                 self.i += 1
+            reader.verb(Verb(form.stems, ending), negated=False)
             return True
         if following in ("대신", "대신에"):
             reader.verb(Verb(form.stems, Ending.AND), negated=True, action=False)

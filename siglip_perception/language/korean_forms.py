@@ -54,7 +54,12 @@ def split_particle(token: str) -> tuple[str, str]:
     for size in range(min(5, len(token) - 1), 0, -1):
         noun, particle = token[:-size], token[-size:]
         if _fits(noun, particle):
-            if (particle.startswith("들") or particle in words.AMBIGUOUS) and not _is_whole(noun):
+            if particle.startswith("들"):
+                if f"{noun}들" in words.NAMED_WITH_PLURAL or (
+                    particle == "들" and not _is_whole(noun)
+                ):
+                    continue
+            elif particle in words.AMBIGUOUS and not _is_whole(noun):
                 continue
             return noun, particle
     return token, ""
@@ -63,6 +68,7 @@ def split_particle(token: str) -> tuple[str, str]:
 def _is_whole(noun: str) -> bool:
     """Tell whether it can stand alone: 핸들 is no plural of 핸, 복도 is not 복 with 도."""
     known = noun in words.SHORT_NOUNS or noun in words.THINGS or noun in words.COUNTERS
+    known |= noun in words.UNITS
     return len(noun) > 1 or known or not _HANGUL.match(noun)
 
 
@@ -84,12 +90,28 @@ def is_joined_form(token: str) -> bool:
     return len(last) == 2 and last[1] in "\u1161\u1165\u1162\u1167\u116a\u116f\u116c"
 
 
+def ends_in(token: str, endings: tuple[str, ...]) -> bool:
+    """Tell whether a word ends so, also inside its last syllable: 시린데 in ᆫ데."""
+    return _jamo(token).endswith(tuple(map(_jamo, endings)))
+
+
+def is_adnominal(token: str) -> bool:
+    """Tell whether it can end as a verb does before a noun: 날, 꺼낸, 굴러다니는, 걸린."""
+    last = unicodedata.normalize("NFD", token[-1:])
+    return len(last) == 3 and last[2] in "\u11ab\u11af"
+
+
 @lru_cache(maxsize=4096)
 def is_protected(token: str) -> bool:
     """Tell whether it is a noun that looks like one with a particle, or like a verb."""
     if token in words.PROTECTED:
         return True
-    return any(token[-size:] in words.PROTECTED for size in range(2, len(token)))
+    if token in words.NAMED_WITH_PARTICLE:
+        return True
+    return any(
+        token[-size:] in words.PROTECTED and token[-size:] not in words.WHOLE_ONLY
+        for size in range(2, len(token))
+    )
 
 
 def _jamo(text: str) -> str:
@@ -138,7 +160,10 @@ def _tables() -> tuple[
             decomposed = _jamo(stem)
             last, base = decomposed[-1], decomposed[:-1]
             if last == _FINAL_L:
-                whole |= {base + _jamo(e): stem for e in _AFTER_DROPPED_L}
+                short = len(stem) < 2  # 머신 is no form of 멀다
+                whole |= {
+                    base + _jamo(e): stem for e in _AFTER_DROPPED_L if not (short and e == "신")
+                }
             elif last == _FINAL_B and any(f.endswith(("워", "와")) for f in entries):
                 whole |= {base + _jamo("우") + _jamo(e): stem for e in _AFTER_U}
             elif last == _FINAL_S and any(

@@ -138,6 +138,7 @@ _TAKING = frozenset(
         "꺼내오",
     ]
 )
+_SUBJECTS = ("이", "가")
 _PASSIVE = ("히", "리", "기", "이", "지", "우")
 _INTRANSITIVE = frozenset(
     [
@@ -391,12 +392,21 @@ class Reader:
         self.chunk.clear()
         self._person = True
 
-    def drop(self) -> None:
-        """What is named only says when: 빵 자를 때."""
+    def drop(self, *, until: bool = False) -> None:
+        """What is named only says when: 빵 자를 때; but 버튼을 before 불이 켜질 때까지 stays."""
         self.chunk.clear()
-        self.waiting.clear()
+        kept = self._before_subject(self.waiting)
+        if until and not any(noun.particle in words.SUBJECT for noun in self.waiting):
+            self._topic = self._topic or self.waiting
+        self.waiting = kept
         self.marks.clear()
         self._clear_next()
+
+    @staticmethod
+    def _before_subject(nouns: list[_Noun]) -> list[_Noun]:
+        """Objects before the subject of a clause of time or reason belong to the order after it."""
+        subject = max((k for k, noun in enumerate(nouns) if noun.particle in _SUBJECTS), default=0)
+        return [noun for noun in nouns[:subject] if noun.particle in ("을", "를")]
 
     def exclude(self) -> None:
         """말고, 대신, 아니라: the noun before is not the one that is meant."""
@@ -555,8 +565,15 @@ class Reader:
                 or (bool(stems) and set(stems) <= _FEELINGS and not question)
             )
         ):
-            if nouns:
-                self._topic = nouns
+            self.waiting = self._before_subject(nouns)
+            acts = verb.ending is Ending.FOR and not set(stems) & _STATES
+            told = [
+                noun
+                for noun in nouns
+                if noun not in self.waiting and not (acts and noun.particle in _SUBJECTS)
+            ]
+            if told:
+                self._topic = told
             return
         if (
             verb.stems

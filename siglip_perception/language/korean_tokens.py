@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from siglip_perception.language import english_words
 from siglip_perception.language import korean_words as words
 from siglip_perception.language.english_tokens import unwrap
 from siglip_perception.language.korean_forms import (
@@ -14,6 +15,8 @@ from siglip_perception.language.korean_forms import (
     verb,
 )
 
+_SEPARATORS = re.compile(r"(?<=[^\W\d_])\s*[/·ㆍ・]\s*(?=[^\W\d_])")
+_ENGLISH_DONE = re.compile(r"([A-Za-z]+)((?:하|해|했|할|한)[가-힣]*)")
 _TOKEN = re.compile(r"\d+(?:\.\d+)?(?:[^\W\d_]+)?|[^\W_]+(?:['’\-&][^\W_]+)*|[.,;:!?、。~]")
 _QUOTES = re.compile("[\"“”「」『』‘’'`]")  # "컵"을: the particle belongs to the word in quotes
 _HANGUL = re.compile(r"[가-힣]")
@@ -43,7 +46,12 @@ _PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..
 def tokens(text: str) -> list[str]:
     """The words and marks of a sentence."""
     sentence: list[str] = []
-    for token in _TOKEN.findall(_QUOTES.sub("", _LABEL.sub("", unwrap(text)))):
+    bare = _QUOTES.sub("", _LABEL.sub("", unwrap(text)))
+    for token in _TOKEN.findall(_SEPARATORS.sub(", ", bare)):
+        done = _ENGLISH_DONE.fullmatch(token)
+        if done and done[1].lower() in english_words.VERBS:
+            sentence += [done[1], done[2]]  # open해
+            continue
         if (
             token in _LONE
             and sentence

@@ -98,6 +98,22 @@ PROTECTED = _words(
     파리채 뒤집개
     """
 )
+# Of those, they are no end of a longer word: 양말이, 사과도, 딸기와, 들어가게, 편지도.
+WHOLE_ONLY = _words(
+    """
+    말이 간이 모이 소이 옹이 봉이 도로 화로 미로 경로 지도 태도 과도 식도 장도 목도 상의 하의
+    우의 수의 회의 의자 기와 한과 약과 다과 모과 견과 청과 가게 주게 휴가 작가 화가 상가 요가 보라
+    하나 사랑 오만 가지 나무 고기 먹이 아이 오이
+    """
+)
+NAMED_WITH_PARTICLE = _words(
+    """
+    계란말이 김말이 두루마리 강아지 나뭇가지 소나무 참나무 대나무 통나무 불고기 물고기 소고기
+    돼지고기 닭고기 안락의자 흔들의자 회전의자 청오이 카페의자
+    """
+)
+# Names that end in 들: no plurals of 핸 and 샌.
+NAMED_WITH_PLURAL = _words("핸들 샌들 캔들 번들 패들 니들 미들 버들 산들 반들 스핸들")
 # Nouns of one syllable, whose plural is 컵들; 핸들 and 샌들 are none.
 SHORT_NOUNS = _words(
     """
@@ -202,6 +218,21 @@ NOTHINGS = _words(
     무리 문제 조심 준비 완료 보관 정리 알람 신호 전체 사람들
     """
 )
+# When: alone, or before a particle that says when.
+TIME_WORDS = _words(
+    """
+    아직 이미 벌써 어제 오늘 내일 모레 그저께 매일 매주 매번 항상 늘 방금 아까 지금 이따 이따가 금방
+    당장 오전 오후 새벽 어젯밤 오늘밤 내일밤 요즘 최근 최근에 언제나 이제
+    """
+)
+DAY_TIMES = _words(
+    """
+    오늘 내일 어제 모레 아침 점심 저녁 밤 새벽 오전 오후 주말 평일 월요일 화요일 수요일 목요일 금요일
+    토요일 일요일 휴일 정오 자정
+    """
+)
+MEALS = _words("아침 점심 저녁 밤")
+TIME_PARTICLES = _words("에 에는 엔 까지 까지는 부터 마다 쯤 쯤에 에만")
 NUMERALS = _words(
     """
     몇 여러 한 두 세 네 다섯 여섯 일곱 여덟 아홉 열 하나 둘 셋 넷 반 석 넉 서너 두어 스무 1 2 3
@@ -440,7 +471,7 @@ AUXILIARIES = _words("줘 주 줄 줬 봐 볼 보 놔 놓 둬 두 버려 버리 
 CONNECTING_ENDINGS = _words(
     """
     고 아서 어서 여서 해서 와서 워서 려서 켜서 펴서 쳐서 져서 춰서 내서 러서 겨서 가서 혀서 며
-    면서 면 니까 다가 려고 도록 지만 는데
+    면서 면 니까 다가 려고 도록 지만 는데 은데 ᆫ데 라서 길래 네 잖아 거든
     """
 )
 # Any noun makes a verb with one of these: 청소해, 정렬하세요; 하고 alone can be "and".
