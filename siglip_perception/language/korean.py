@@ -91,6 +91,10 @@ class _Parser:
             return
         if self._time(token):
             return
+        if self._is_manner(token, following):
+            self.reader.close("")
+            self.i = i + 1
+            return
         if self._english_verb(token, following):
             return
         noun, particle = split_particle(token)
@@ -126,6 +130,36 @@ class _Parser:
             return False
         acts = bool(rest) and verb(rest[-1]) is not None
         return acts and "," not in rest
+
+    def _is_manner(self, token: str, following: str) -> bool:
+        """송송, 차곡차곡; and any bare word between an object and its verb: 번쩍."""
+        if not following or following in _BREAKS or not _HANGUL.match(token):
+            return False
+        half = len(token) // 2
+        doubled = len(token) in (2, 4) and (
+            token[:half] == token[half:] or (half == 2 and token[0] == token[1] and token[2] == token[3])
+        )
+        if doubled and verb(token) is None and not is_protected(token):
+            return True
+        noun, particle = split_particle(token)
+        if noun in ("반", "절반") and particle in ("만", "쯤") and verb(following) is not None:
+            return True
+        reader = self.reader
+        if not reader.fresh or reader.last_particle not in ("을", "를") or particle:
+            return False
+        acts = verb(following)
+        return (
+            acts is not None
+            and acts.ending is not Ending.NOUN
+            and verb(token) is None
+            and not following.startswith(("해", "하", "부탁", "했", "할", "시"))
+            and not is_protected(token)
+            and token not in words.SHORT_NOUNS
+            and token not in words.NUMERALS
+            and split_side(token) is None
+            and token not in words.ALL
+            and not token.endswith(("번째", "지", *words.DOING))
+        )
 
     def _time(self, token: str) -> bool:
         """내일 아침에, 30분 뒤에, 다음 주 월요일까지: when, and no thing."""
@@ -348,6 +382,15 @@ class _Parser:
         if joined:
             reader.word(joined)
         which, link = words.SIDES[name]
+        part = name in words.PART_SIDES or (
+            name in words.FACES and (particle in ("을", "를") or self._is_acted_on(particle))
+        )
+        if part and reader.has_noun and not joined:
+            reader.word(name)  # 상자 모서리
+            if particle or not _is_named(following):
+                reader.close(particle)
+            self.i = i + 1
+            return True
         pointed = self.at(i - 1) in words.POINTING and not joined and not reader.has_noun
         if (
             name in words.KEPT_SIDES
@@ -398,12 +441,19 @@ class _Parser:
             self.i += 1
         return True
 
+    def _is_acted_on(self, particle: str) -> bool:
+        """냉장고 안쪽 닦아: without a particle, before the verb."""
+        acts = verb(self.at(self.i + 1))
+        wipes = acts is not None and acts.stems[-1] in ("닦", "청소하", "씻", "쓸", "잡", "누르")
+        return not particle and wipes
+
     # Verbs
 
     def _verb(self, token: str, noun: str, particle: str) -> bool:
         i, reader = self.i, self.reader
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
-        if token in words.FILLERS and not token.startswith(("앞", "뒤")):
+        rolls = token in ("말아", "말아라") and reader.marked  # 카펫을 말아
+        if token in words.FILLERS and not token.startswith(("앞", "뒤")) and not rolls:
             return False
         if token.startswith(("중이", "중인")) and reader.has_noun:
             reader.drop()  # 요리 중인데
@@ -455,6 +505,10 @@ class _Parser:
             reader.spare()
             return True
         known = verb(following)
+        if form.bare and following in _KEPT and _is_named(self.at(i + 2)):
+            self.i = i + 2  # 걸쳐 둔 외투
+            reader.relative(f"{token} {following}", form.stems[-1])
+            return True
         chained = (
             known is not None
             and (
@@ -473,7 +527,10 @@ class _Parser:
             reader.chain(form.stems)
             return True
         question = any(self.at(k).startswith(_QUESTIONS) for k in range(len(self.tokens)))
-        if form.stems[-1] in words.USING and (token.endswith("고") or not following):
+        carries = known is not None and set(known.stems) & set(words.CARRYING)
+        if form.stems[-1] == "가지" and token.endswith("고") and following and not carries:
+            form = Verb(("이용하",), Ending.AND)  # 수건을 가지고 닦아
+        elif form.stems[-1] in words.USING and (token.endswith("고") or not following):
             form = Verb(("쥐",), form.ending, form.past, form.bare)  # 가위를 쓰고 나서
         question |= self.at(self.i) == "?" and reader.has_subject
         reader.verb(form, negated=False, question=question)
@@ -484,8 +541,12 @@ class _Parser:
     def _verb_form(self, token: str, noun: str, particle: str, following: str) -> Verb | None:
         """The verb that a word is: listed, made of a noun (청소해), or by where it stands."""
         reader = self.reader
-        if token == "해가":
-            return None  # 해가 지면
+        first = self.i == 0 or self.at(self.i - 1) in _BREAKS
+        if token == "해가" or (first and token in _NAMES_IN_GO and _is_named(following)):
+            return None  # 해가 지면, 차고 문
+        if self._is_participle(token, following):
+            happens = token in ("간", "난", "선", "센", "찬")  # 금이 간 접시
+            return Verb((token,), Ending.NOUN) if happens else verb(token) or Verb((token,), Ending.NOUN)
         if following.startswith("때") and token.endswith("를"):
             return verb(token)
         if following.startswith("때") and is_adnominal(token) and len(token) > 0:
@@ -506,6 +567,10 @@ class _Parser:
         listed = verb(token)
         if listed is not None:
             if len(token) == 1 and listed.ending is Ending.NOUN and not later:
+                if token in ("산", "판") and (reader.has_noun or not _is_named(following)):
+                    return None
+                if token in ("산", "판") and not self._is_owned():
+                    return None
                 return listed if token in _SHORT_PARTICIPLES else None
             if token in ("개", "차", "새", "자", "배", "사", "파", "타", "매") and not (
                 (following.startswith(words.AUXILIARIES) or verb(following) is not None)
@@ -533,7 +598,8 @@ class _Parser:
         if last and reader.goes_on and is_joined_form(token) and len(token) > 1:
             return Verb((token,), Ending.FINAL)  # 넣고 봉해
         certain = reader.has_noun and token.endswith(_CERTAIN)
-        if (not reader.marked or named) and not certain:
+        bodied = not reader.has_noun and split_particle(self.at(self.i - 1))[0] in words.BODY
+        if (not (reader.marked or bodied) or named) and not certain:
             return None
         if not following or self.at(self.i + 1) in _BREAKS:
             fits = token.endswith(words.LAST_ENDINGS) or is_joined_form(token)
@@ -555,6 +621,34 @@ class _Parser:
                 ending = Ending.NOT
             return Verb((token,), ending, bare=bare)
         return None
+
+    def _is_owned(self) -> bool:
+        """Who or when stands before: 어제 산, 엄마가 산."""
+        before = self.at(self.i - 1)
+        noun, particle = split_particle(before)
+        return (
+            before in words.TIME_WORDS
+            or noun in words.PERSONS
+            or particle in (*words.SUBJECT, *words.FROM_PLACE)
+            or before in ("새로", "내가", "제가")
+        )
+
+    def _is_participle(self, token: str, following: str) -> bool:
+        """An unlisted verb between a noun with a particle and a noun: 바닥에 굴러다니는 연필."""
+        last = self.reader.last_particle
+        if not last or not self.reader.fresh or not _is_named(following) or is_protected(token):
+            return False
+        if last in ("이", "가"):
+            return token in words.MODIFIERS or (
+                is_adnominal(token) and token.endswith(words.PARTICIPLE_ENDINGS)
+            )
+        if last not in (*words.TO_PLACE, *words.FROM_PLACE) or len(token) < 2:
+            return False
+        if token in words.MODIFIERS or split_particle(token)[1] in ("은",):
+            return False
+        return token.endswith(words.PARTICIPLE_ENDINGS) and (
+            not token.endswith("는") or token.endswith(words.ROAMING)
+        )
 
     def _describe(self, token: str, form: Verb, following: str) -> bool:
         """A verb before the noun that it describes, or before 다음에, 수 있니, 것."""
@@ -630,7 +724,7 @@ class _Parser:
         if noun in words.PERSONS:
             reader.drop_chunk()
             return
-        if noun in words.BODY and not reader.chunk:
+        if (noun in words.BODY or noun.lower() in english_words.BODY) and not reader.chunk:
             reader.body(particle)
             return
         if token.isascii() and not token.isupper() and _is_english_filler(token):
@@ -679,7 +773,9 @@ def _acts(following: str) -> bool:
     )
 
 
-_SHORT_PARTICIPLES = frozenset(["든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"])
+_SHORT_PARTICIPLES = frozenset(["판", "산", "든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"])
+_KEPT = frozenset(["둔", "놓은", "있는", "있던", "버린", "준", "뒀던", "놨던", "논", "본"])
+_NAMES_IN_GO = frozenset(["차고", "사고", "재고", "보고", "비고", "최고", "경고"])
 _WHILE = frozenset(["동안", "동안에", "중에", "중", "도중에"])
 _THANKING = ("좋겠", "감사", "고맙", "되", "돼", "될", "안")
 _ABILITY = frozenset(

@@ -138,6 +138,7 @@ _TAKING = frozenset(
         "꺼내오",
     ]
 )
+_CARRIED = frozenset(["옮기", "가", "오", "가져가", "가져오", "이동하", "보내"])
 _SUBJECTS = ("이", "가")
 _PASSIVE = ("히", "리", "기", "이", "지", "우")
 _INTRANSITIVE = frozenset(
@@ -235,6 +236,11 @@ class Reader:
             *words.FROM_PLACE,
         )
         return not self.chunk and bool(self.waiting) and self.waiting[-1].particle in leading
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last noun was closed just before, with nothing between."""
+        return self._fresh and not self.chunk
 
     @property
     def has_subject(self) -> bool:
@@ -485,8 +491,9 @@ class Reader:
 
     def relative(self, token: str, stem: str) -> None:
         """A verb that describes the noun after it: 접시에 놓인, 뚜껑이 달린, 구르는."""
+        moved = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE or stem == token
         if self.chunk:
-            if stem in words.OWNING:
+            if stem in words.OWNING or moved or stem in words.GOING:
                 self.word(token)
             else:
                 self.chunk.clear()
@@ -505,18 +512,25 @@ class Reader:
                     break
                 joined.insert(0, noun)
             if not last.side:
-                last.link = words.LYING.get(stem)
+                last.link = _lying(stem)
             for noun in joined:
                 noun.link = last.link
             self._tell(joined)
             return
-        if last is not None and last.particle in words.SUBJECT and stem in words.OWNING:
+        if last is not None and last.particle in words.FROM_PLACE:
+            last.link = Link.FROM
+            self._tell([last])  # 통에서 꺼낸 쿠키
+            return
+        worn = last is not None and last.particle in ("을", "를")
+        worn &= token in words.WORN_PARTICIPLES
+        owned = last is not None and last.particle in words.SUBJECT
+        owned &= moved or stem in words.OWNING or stem in words.GOING or stem in _STATES
+        if last is not None and (owned or worn):
             self.waiting.pop()
             self.chunk = [*last.words[:-1], last.words[-1] + last.particle, token]
             self.start = last.position
             self.marks = last.marks
             return
-        moved = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE
         if last is not None and last.particle in (*words.OBJECT, *words.SUBJECT) and not moved:
             self.waiting.pop()
             return
@@ -656,6 +670,13 @@ class Reader:
             told.of = phrase
         self.phrases.append(phrase)
         return phrase
+
+
+def _lying(stem: str) -> Link | None:
+    """How a noun lies that a verb describes after 에: 벽에 걸린 on, 통에 담아 둔 in."""
+    if stem in ("있", "없", "보이"):
+        return None
+    return words.LYING.get(stem, Link.IN if stem in words.IN_STEMS else Link.ON)
 
 
 class _Settle:
@@ -845,6 +866,11 @@ class _Settle:
             other is not noun and other.particle in (*words.TO_PLACE, *words.TOWARDS)
             for other in self.nouns
         )
+        lands = any(
+            other is not noun and other.particle in words.TO_PLACE for other in self.nouns
+        )
+        if lands and self._has_object() and not any(stem in _CARRIED for stem in self.stems):
+            return Role.UNKNOWN, Link.WITH  # 대야에 물을 바가지로 담아
         if tool and (goal or not any(stem in ("옮기", "가", "가져가") for stem in self.stems)):
             return Role.UNKNOWN, Link.WITH
         return Role.PLACE, Link.TO

@@ -39,6 +39,9 @@ _COUNTED = re.compile(
     rf"([가-힣]{{1,8}}?)(한|두|세|네|다섯|여섯|열|\d+)"
     rf"((?:{'|'.join(sorted(words.COUNTERS, key=len, reverse=True))})(?:만|씩|을|를|이)?)"
 )
+_SELECTING = re.compile(
+    r"(?:첫|두|세|네|다섯)번째|(?:맨)?(?:왼|오른)쪽|맨(?:위|아래)(?=[가-힣]{2})|가운데|반대쪽|양쪽|모든|제일큰|가장큰"
+)
 _OBJECTS = re.compile(r"(?<=.)(?:을|를)(?=..)")
 _PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..)")
 
@@ -95,6 +98,11 @@ def _spaced(token: str) -> list[str]:
     noun, particle = split_particle(token)
     if particle and ((len(noun) < 6 and is_protected(noun)) or len(noun) < 3):
         return [token]
+    selecting = _SELECTING.match(token)
+    if selecting and len(token) > len(selecting[0]) + 1:
+        rest = token[len(selecting[0]) :]
+        if rest not in words.ANY_PARTICLES and split_particle(f"쪽{rest}")[1] != rest:
+            return [selecting[0], *_spaced(rest)]  # 첫번째서랍닫아
     # The last verb: the longest end of the word that is one.
     for start in range(1, len(token)):
         tail = token[start:]

@@ -140,6 +140,8 @@ MODIFIERS = _words(
 SIDES: dict[str, tuple[str, Link | None]] = {
     word: (which, link)
     for which, link, text in (
+        ("other", None, "반대쪽"),
+        ("all", None, "양쪽 양편"),
         ("right", Link.RIGHT_OF, "오른쪽 오른편 우측"),
         ("left", Link.LEFT_OF, "왼쪽 왼편 좌측"),
         ("", None, "모서리 가장자리 구석 바닥면 맞은편 건너편 반대편"),
@@ -163,6 +165,9 @@ SIDES: dict[str, tuple[str, Link | None]] = {
 }
 # Before a noun they name a part of furniture and stay in the phrase: 위쪽 서랍, 아래 칸.
 KEPT_SIDES = _words("위 위쪽 아래 아래쪽 밑")
+# After a noun they are a part of it, with any particle; the faces where they are acted on.
+PART_SIDES = _words("모서리 가장자리 구석 바닥면 끝 옆면")
+FACES = _words("안쪽 바깥쪽 앞쪽 뒤쪽 뒷쪽 위쪽 아래쪽 바깥 꼭대기")
 # 접시에 가까운 컵, 멀리 있는 컵.
 NEARNESS = {"가까운": "nearest", "가까이": "nearest", "가까이에": "nearest"} | {
     "먼": "farthest",
@@ -211,7 +216,7 @@ BODY = _words(
 NOTHINGS = _words(
     """
     짝 짝꿍 순 크기순 색깔순 아침 점심 저녁 밤 낮 오늘 내일 모레 지금 나중 오전 오후 식사 간식
-    방향 시계방향 반시계방향 시계 힘 속도 정도 순서 차례 끝 좌우 위아래 앞뒤 상하 반 절반 조각
+    방향 시계방향 반시계방향 힘 속도 정도 순서 차례 끝 좌우 위아래 앞뒤 상하 반 절반 조각
     번 마디 각도 세로 가로 대각선 수직 수평 동시 처음 마지막 일렬 한줄 한번 두번 세번 원래
     제자리 원위치 이용 사용 시간 분간 초간 동안 이상 이하 간격 높이 크기 색 색깔 색상 종류 모양
     무게 개수 갯수 도움 부탁 명령 지시 작업 일 말 생각 여유 시작 나 저 소리 맛 냄새 기분 상태
@@ -442,6 +447,11 @@ TOOLS = _words(
 OWNING = _words(
     "달리 들 있 없 담기 그리 그려지 적히 붙 차 크 작 많 묻 새 섞 쓰이 입 쓰 꽂히 끼 길 짧"
 )
+# The last syllables of a verb before its noun: 구겨진, 걸린, 굴러다니는.
+PARTICIPLE_ENDINGS = _words("는 진 린 힌 긴 된 한 친 간 온 난 둔 운 른 던 든 뜬 킨 낀 인 큰 긴 찬 센")
+ROAMING = _words("니는 하는 되는 지는 리는 기는 있는 없는 나는 오는 가는 치는 르는 우는 이는 히는")
+# After an object they are of the look of what they describe: 모자를 쓴 인형.
+WORN_PARTICIPLES = _words("쓴 입은 신은 낀 두른 든 멘 담은")
 # What says whose or which one was used, and not what it looks like.
 USED = _words(
     "쓰 사용하 이용하 보 말하 필요하 원하 좋아하 사 주 놓 두 찾 고르 만들 쓰이 먹 마시 하"
