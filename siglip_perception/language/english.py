@@ -155,7 +155,13 @@ class _Parser(NounReader):
     def _leads_to_order(self, i: int) -> bool:
         """Tell whether another sentence follows this one, and orders something."""
         end = next((k for k in range(i, self.count) if self.at(k) in ENDS), self.count)
-        return end + 1 < self.count and self.at(end) != "?" and self._is_verb(end + 1)
+        if end + 1 >= self.count or self.at(end) == "?":
+            return False
+        k = end + 1
+        while self.at(k) in words.FILLERS:
+            k += 1
+        asks = courtesies.length(courtesies.COURTESY, self.words, k)
+        return self._is_verb(k) or (bool(asks) and not self._is_plan(k))
 
     def _is_result(self, i: int) -> bool:
         """ "move the chair so the cart can pass": after an order, "so" says what comes of it."""
@@ -225,6 +231,8 @@ class _Parser(NounReader):
                 i += 1
             elif word == "so" and (self.at(i + 1) in ("that", "i", "we") or self._is_result(i)):
                 break
+            elif word in words.FILLERS & words.VERBS and self.at(i + 1) in OPENERS:
+                break  # "cool the drinks"
             elif (
                 word in words.FILLERS
                 and not (
@@ -385,6 +393,11 @@ class _Parser(NounReader):
         if not clause.items:
             return j
         self._tell_apart(clause)
+        told = self.at(i) in words.ARTICLES | words.POSSESSIVES
+        if told and word in ENDS and self._leads_to_order(i):
+            clause.kind = Kind.TALK  # "My back hurts. Pick up the sock."
+            clause.subject = [item for item in clause.items if isinstance(item, Noun)]
+            return j
         modal = word in words.MODALS or word in ("needs", "has", "have")
         if modal:
             k = j + 1

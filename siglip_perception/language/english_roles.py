@@ -16,6 +16,11 @@ _LIKELY = 0.7
 def read(clauses: Sequence[Clause]) -> list[Phrase]:
     """The phrases of all clauses, in the order in which the sentence first names them."""
     reader = _Reader()
+    orders = [clause for clause in clauses if clause.kind is Kind.ORDER and clause.verb]
+    for clause in orders:
+        stays = all(isinstance(item, Noun) for item in clause.items) and clause.inside is None
+        if clause.verb == "leave" and clause.items and stays and len(orders) > 1:
+            clause.negated, clause.action = True, False  # "leave the red one and move the other"
     for clause in clauses:
         reader.clause(clause)
     if not reader.phrases and reader.topic:
@@ -434,6 +439,8 @@ class _Order:
             if (place.goal and self.acted) or verb in words.PLACING:
                 return Role.PLACE, of
             if not self.acted:
+                if verb in words.HOVERING and word == "at":
+                    return Role.PLACE, None  # "wait at the front desk"
                 if word in ("to", "toward", "towards", "into", "onto") and verb not in words.AIMED:
                     return Role.PLACE, None
                 return Role.TARGET, None

@@ -972,7 +972,8 @@ AS_IS = (
 WITH_MATERIAL = _words(
     """
     wrap pack load stuff spread bury attach fix assemble smear tie bundle connect fasten nail
-    replace line secure strap glue screw prop slather tape paste feed install hang balance
+    replace line secure strap glue screw prop slather tape paste feed install hang balance plug
+    sprinkle scatter drizzle pin clip pile file scrub blot soak spike block mend
     """
 )
 # "the bottom right corner of the board" is a part of it, and not under it.

@@ -86,8 +86,8 @@ class _Parser:
                 reader.pause()
             self.i = i + 1
             return
-        if self._is_called(token):
-            self.i = i + 2
+        if called := self._called(token):
+            self.i = i + called
             return
         if self._time(token):
             return
@@ -110,26 +110,29 @@ class _Parser:
             return
         self._noun(token, noun, particle, following)
 
-    def _is_called(self, token: str) -> bool:
-        """A name before the first comma: 민수야, 두리, 컵을 집어."""
+    def _called(self, token: str) -> int:
+        """How many words a call takes that begins a sentence: 민수야, 두리, 철수 씨,."""
         i = self.i
-        first = i == 0 or self.at(i - 1) in ".!?。"
-        if not first or self.at(i + 1) != "," or not _HANGUL.match(token) or len(token) < 2:
-            return False
-        final = (ord(token[-1]) - 0xAC00) % 28
-        before = (ord(token[-2]) - 0xAC00) % 28
-        calling = (token[-1] == "야" and not before) or (token[-1] == "아" and before)
+        if (i and self.at(i - 1) not in ".!?。") or len(token) < 2 or not _HANGUL.match(token[-2:]):
+            return 0
+        following = self.at(i + 1)
+        if following in ("씨", "님") and self.at(i + 2):
+            return 2 + (self.at(i + 2) == ",")
+        if not following or verb(token) is not None or is_protected(token):
+            return 0
+        before = (ord(token[-2]) - 0xAC00) % 28 if _HANGUL.match(token[-2]) else 0
+        calling = token[-1] == ("아" if before else "야")
+        if following != ",":
+            return int(calling and len(token) > 2)
         if calling or token.endswith(("씨", "님")):
-            return verb(token) is None
-        if is_protected(token) or verb(token) is not None:
-            return False
-        end = next((k for k in range(i, len(self.tokens)) if self.at(k) in ".!?。"), len(self.tokens))
-        rest = self.tokens[i + 2 : end]
-        named = token[-1] == "이" and final == 0 and before
-        if split_particle(token)[1] and not named:
-            return False
-        acts = bool(rest) and verb(rest[-1]) is not None
-        return acts and "," not in rest
+            return 2
+        if split_particle(token)[1] and not (token[-1] == "이" and before):
+            return 0
+        rest = self.tokens[i + 2 :]
+        end = next((k for k, word in enumerate(rest) if word in ".!?。"), len(rest))
+        order = rest[:end]
+        listed = "," in order or any(split_particle(w)[1] in words.JOINING for w in order[:-1])
+        return 2 if order and verb(order[-1]) is not None and not listed else 0
 
     def _is_manner(self, token: str, following: str) -> bool:
         """송송, 차곡차곡; and any bare word between an object and its verb: 번쩍."""
@@ -455,6 +458,10 @@ class _Parser:
         rolls = token in ("말아", "말아라") and reader.marked  # 카펫을 말아
         if token in words.FILLERS and not token.startswith(("앞", "뒤")) and not rolls:
             return False
+        if token.endswith("서") and following.startswith(("그러", "그런")) and not reader.waiting:
+            reader.drop()  # 바빠서 그러는데
+            self.i = i + 2
+            return True
         if token.startswith(("중이", "중인")) and reader.has_noun:
             reader.drop()  # 요리 중인데
             self.i = i + 1
@@ -477,6 +484,9 @@ class _Parser:
             self.i = i + 2
             forbidding = verb(following)
             ending = forbidding.ending if forbidding else kind_of(following)
+            if following.startswith(_SO_THAT) and reader.has_subject:
+                reader.drop()  # 물이 넘치지 않게
+                return True
             if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
                 ending = Ending.AND
             reader.verb(Verb(form.stems, ending), negated=not asking, action=False)
@@ -505,9 +515,11 @@ class _Parser:
             reader.spare()
             return True
         known = verb(following)
-        if form.bare and following in _KEPT and _is_named(self.at(i + 2)):
-            self.i = i + 2  # 걸쳐 둔 외투
-            reader.relative(f"{token} {following}", form.stems[-1])
+        leads = known is not None and known.ending is Ending.NOUN and len(following) > 1
+        if form.bare and (following in _KEPT or leads) and _is_named(self.at(i + 2)):
+            self.i = i + 2  # 걸쳐 둔 외투, 굴러 들어간 구슬
+            stem = known.stems[-1] if known is not None and leads else form.stems[-1]
+            reader.relative(f"{token} {following}", stem)
             return True
         chained = (
             known is not None
@@ -542,7 +554,9 @@ class _Parser:
         """The verb that a word is: listed, made of a noun (청소해), or by where it stands."""
         reader = self.reader
         first = self.i == 0 or self.at(self.i - 1) in _BREAKS
-        if token == "해가" or (first and token in _NAMES_IN_GO and _is_named(following)):
+        short = len(token) == 2 and token[1] == "가" and token[0] in words.SHORT_NOUNS
+        short &= not (self.reader.waiting or self.reader.has_noun)
+        if token == "해가" or short or (first and token in _NAMES_IN_GO and _is_named(following)):
             return None  # 해가 지면, 차고 문
         if self._is_participle(token, following):
             happens = token in ("간", "난", "선", "센", "찬")  # 금이 간 접시
@@ -590,7 +604,8 @@ class _Parser:
             and len(token) > 2
             and _is_named(following)
         ):
-            return Verb((token,), Ending.NOUN) if token.endswith(("하는", "되는")) else None
+            does = token.endswith(("하는", "되는")) or reader.person
+            return Verb((token,), Ending.NOUN) if does else None
         if particle in words.SUBJECT and not following.startswith(("줘", "주")):
             return None
         named = particle in (*words.OBJECT, *words.TO_PLACE, *words.TOWARDS)
@@ -721,7 +736,7 @@ class _Parser:
             if token.startswith(_QUESTIONS):
                 reader.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
             return
-        if noun in words.PERSONS:
+        if noun in words.PERSONS or (particle in ("이", "가") and not reader.has_noun and noun in words.PEOPLE):
             reader.drop_chunk()
             return
         if (noun in words.BODY or noun.lower() in english_words.BODY) and not reader.chunk:
@@ -776,6 +791,7 @@ def _acts(following: str) -> bool:
 _SHORT_PARTICIPLES = frozenset(["판", "산", "든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"])
 _KEPT = frozenset(["둔", "놓은", "있는", "있던", "버린", "준", "뒀던", "놨던", "논", "본"])
 _NAMES_IN_GO = frozenset(["차고", "사고", "재고", "보고", "비고", "최고", "경고"])
+_SO_THAT = ("않게", "않도록", "못하게", "못하도록", "않으니", "않는데", "않아서", "않으면")
 _WHILE = frozenset(["동안", "동안에", "중에", "중", "도중에"])
 _THANKING = ("좋겠", "감사", "고맙", "되", "돼", "될", "안")
 _ABILITY = frozenset(
@@ -822,7 +838,8 @@ def _is_named(following: str) -> bool:
     """Tell whether a noun follows, that a word before it can be part of."""
     if not following or following in _BREAKS or not following[0].isalnum():
         return False
-    if verb(following) is not None and not is_protected(following):
+    named = is_protected(following) or is_protected(split_particle(following)[0])
+    if verb(following) is not None and not named:
         return False
     return split_side(following) is None and following not in words.FILLERS
 

@@ -209,6 +209,8 @@ class Reader:
         self._among: list[_Noun] = []
         self._person = False
         self._directed = False
+        self._held = False  # the robot's own hand is what moves: 그리퍼를 컵 위로 옮겨
+        self._unmade: list[tuple[Phrase, bool]] = []  # of 닫지 말고, and whether it is an object
         self._fresh = False  # a noun was closed just before
         self._after_verb = False
         self.last: list[Phrase] = []  # what the last verb settled
@@ -236,6 +238,11 @@ class Reader:
             *words.FROM_PLACE,
         )
         return not self.chunk and bool(self.waiting) and self.waiting[-1].particle in leading
+
+    @property
+    def person(self) -> bool:
+        """Whether somebody has just been named: 친구가."""
+        return self._person
 
     @property
     def fresh(self) -> bool:
@@ -393,6 +400,7 @@ class Reader:
 
     def body(self, particle: str) -> None:
         self._fresh = False
+        self._held = particle in words.OBJECT
 
     def drop_chunk(self) -> None:
         self.chunk.clear()
@@ -492,6 +500,7 @@ class Reader:
     def relative(self, token: str, stem: str) -> None:
         """A verb that describes the noun after it: 접시에 놓인, 뚜껑이 달린, 구르는."""
         moved = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE or stem == token
+        moved &= stem not in ("빌리", "맡기", "잃어버리")
         if self.chunk:
             if stem in words.OWNING or moved or stem in words.GOING:
                 self.word(token)
@@ -566,7 +575,7 @@ class Reader:
         directed, self._directed = self._directed, False
         self._clear_next()
         self._person = False
-        if not nouns and self._after_verb and set(stems) <= _AUXILIARY:
+        if not (nouns or self._unmade) and self._after_verb and set(stems) <= _AUXILIARY:
             return
         self._after_verb = True
         quoted = any(noun.particle.endswith("라고") for noun in nouns)
@@ -608,11 +617,28 @@ class Reader:
             )
             self._step += not idle
         self.last = settles.settle()
+        self._held = False
+        self._turn_to(verb, nouns, settles, negated=negated)
         if negated:
             for phrase in self.either:  # "들거나 옮기지 마": neither
                 phrase.role = Role.UNKNOWN
         self.either = []
         self.guessed = False
+
+    def _turn_to(
+        self, verb: Verb, nouns: list[_Noun], settles: _Settle, *, negated: bool
+    ) -> None:
+        """문을 쾅 닫지 말고 살살 닫아: what is not done in one way is done in another."""
+        before, self._unmade = self._unmade, []
+        if negated and verb.ending is Ending.AND:
+            self._unmade = [
+                (phrase, noun.particle in (*words.OBJECT, *words.TOPIC, ""))
+                for noun, phrase in zip(nouns, self.last, strict=False)
+            ]
+        elif not negated and not nouns and not (settles.going or settles.state):
+            for phrase, is_object in before:
+                if is_object:
+                    phrase.role = Role.TARGET
 
     def _name_deed(self, noun: _Noun) -> None:
         """책상 정리 (좀 해줘): what is done is no part of the name."""
@@ -884,7 +910,7 @@ class _Settle:
             other is not noun and not other.side and other.particle not in words.FROM_PLACE
             for other in self.nouns
         )
-        known = self.reader._target is not None or bool(self.reader._topic)
+        known = self.reader._target is not None or bool(self.reader._topic) or self.reader._held
         return named or known or noun.link in (Link.TO, Link.NEAR, Link.NEXT_TO, Link.IN)
 
     def _has_object(self) -> bool:

@@ -43,6 +43,7 @@ _SELECTING = re.compile(
     r"(?:첫|두|세|네|다섯)번째|(?:맨)?(?:왼|오른)쪽|맨(?:위|아래)(?=[가-힣]{2})|가운데|반대쪽|양쪽|모든|제일큰|가장큰"
 )
 _OBJECTS = re.compile(r"(?<=.)(?:을|를)(?=..)")
+_INSIDE = re.compile(r"(?<=[가-힣]{2})에(?=[가-힣]{2})")
 _PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..)")
 
 
@@ -109,7 +110,7 @@ def _spaced(token: str) -> list[str]:
         if len(tail) > 10:
             continue
         known = verb(tail)
-        if tail in ("하고", "지나", "가지", "이고"):
+        if tail in ("하고", "지나", "가지", "이고", "까지"):
             continue
         short = len(tail) < 2 and tail not in _SHORT_VERBS
         if known is None or short or (known.ending in (Ending.NOUN, Ending.NOT) and start < 2):
@@ -137,6 +138,9 @@ def _spaced(token: str) -> list[str]:
                 ("서", "는", "도", "만", "의")
             ):
                 return [token[: match.end()], *_spaced(rest)]
+    inside = _INSIDE.search(token)
+    if inside and not token[inside.end() :].startswith(("서", "게", "는", "도", "만", "다", "의")):
+        return [token[: inside.end()], *_spaced(token[inside.end() :])]
     if "좀" in token[1:-1]:
         head, _, tail = token.partition("좀")
         if verb(tail) is not None:

@@ -95,7 +95,7 @@ PROTECTED = _words(
     수저 젓가락 스티커 베어링 나침반 컨베이어 컨베이어벨트 소이 모이 먹이 미끼 간이 넥타이
     바나나우유 파이프 우동 냅킨 망치 김치 참치 멸치 갈치 삼치 꽁치 시금치 넙치 송곳 세제 오이지
     단무지 편지 바지 반지 봉지 간지 먼지 도라지 돼지 송아지 망아지 아버지 핸드폰 골프채 채
-    파리채 뒤집개
+    파리채 뒤집개 복숭아 파파야 아보카도 마카롱
     """
 )
 # Of those, they are no end of a longer word: 양말이, 사과도, 딸기와, 들어가게, 편지도.
@@ -205,6 +205,12 @@ PRONOUNS = _words(
 )
 PERSONS = _words(
     "나 저 너 우리 그 그녀 내 제 네 니 당신 누구 손님 자네 여러분 로봇 너희 얘 누나 엄마 아빠"
+)
+PEOPLE = _words(
+    """
+    친구 동생 형 언니 오빠 할머니 할아버지 아버지 어머니 선생님 사장님 고객 고객님 직원 아기 사람
+    사람들 학생 아저씨 아주머니 삼촌 이모 고모 이웃 옆집 동료 남편 아내 딸 아들
+    """
 )
 BODY = _words(
     """
@@ -454,7 +460,7 @@ ROAMING = _words("니는 하는 되는 지는 리는 기는 있는 없는 나는
 WORN_PARTICIPLES = _words("쓴 입은 신은 낀 두른 든 멘 담은")
 # What says whose or which one was used, and not what it looks like.
 USED = _words(
-    "쓰 사용하 이용하 보 말하 필요하 원하 좋아하 사 주 놓 두 찾 고르 만들 쓰이 먹 마시 하"
+    "빌리 받 주문하 맡기 잃어버리 쓰 사용하 이용하 보 말하 필요하 원하 좋아하 사 주 놓 두 찾 고르 만들 쓰이 먹 마시 하"
 )
 # How the noun after a participle lies: 상자에 든 배터리.
 LYING = {
