@@ -231,8 +231,10 @@ class _Parser(NounReader):
                 i += 1
             elif word == "so" and (self.at(i + 1) in ("that", "i", "we") or self._is_result(i)):
                 break
-            elif word in words.FILLERS & words.VERBS and self.at(i + 1) in OPENERS:
-                break  # "cool the drinks"
+            elif (word, self.at(i + 1)) == ("next", "to") or (
+                word in words.FILLERS & words.VERBS and self.at(i + 1) in OPENERS
+            ):
+                break  # "next to the lamp", "cool the drinks"
             elif (
                 word in words.FILLERS
                 and not (
@@ -449,14 +451,15 @@ class _Parser(NounReader):
         excluded = False
         while j < self.count:
             word = self.at(j)
-            if word in ENDS or word == ";":
+            if word in ENDS or word == ":":
                 return j
             if word == "," or word in words.CONJUNCTIONS:
                 end, j, excluded = self._joint(j, clause, excluded)
                 if end:
                     return j
                 continue
-            if taken := self.amount(j):
+            shaped = j == i and clause.verb in words.SHAPING and word in words.ARTICLES
+            if not shaped and (taken := self.amount(j)):
                 j += taken
                 continue
             if word in words.EXCEPTIONS or (word, self.at(j + 1)) in _EXCEPTION_PAIRS:
@@ -586,6 +589,7 @@ class _Parser(NounReader):
                 noun.text = noun.text.rsplit(" ", 1)[0]  # "get the oven hot"
             if " " in noun.text and last in words.VERBS and clause.verb in ("let", "make"):
                 noun.text = noun.text.rsplit(" ", 1)[0]  # "let the dough rest"
+            noun.thing |= clause.verb in words.SHAPING and last in words.SHAPES
             noun.excluded, noun.asked = excluded, clause.asked
             j = self.described(after, noun, clause)
             clause.items.append(noun)

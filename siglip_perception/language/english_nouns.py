@@ -631,6 +631,9 @@ class NounReader:
         if inner is None:
             return i
         word = self.at(after)
+        if word in ("on", "in", "inside") and self.at(after + 1) in ("it", "them"):
+            noun.text += f" {' '.join(self.said[i : after + 2])}"
+            return after + 2  # "the box with the star on it"
         absolute = (
             is_gerund(word)
             or (word in words.STATES | words.DIRECTIONS | {"up", "down", "on", "off", "side"})
@@ -816,7 +819,8 @@ class NounReader:
         if corner in words.SELECTORS and side in ("top", "bottom", "upper", "lower"):
             which = words.SELECTORS[corner]
         if self.at(k) == "of" or (self.at(k) == "from" and side in ("left", "right")):
-            if self._is_part(word, side) and not corner:
+            fixes = clause is not None and clause.verb in words.FIXING
+            if self._is_part("on" if fixes else word, side) and not corner:
                 return None  # "the edge of the table" is where it goes
             link = _side_link(word, side)
             if cornered:

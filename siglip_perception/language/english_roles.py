@@ -18,8 +18,13 @@ def read(clauses: Sequence[Clause]) -> list[Phrase]:
     reader = _Reader()
     orders = [clause for clause in clauses if clause.kind is Kind.ORDER and clause.verb]
     for clause in orders:
-        stays = all(isinstance(item, Noun) for item in clause.items) and clause.inside is None
-        if clause.verb == "leave" and clause.items and stays and len(orders) > 1:
+        others = any(other.action for other in orders if other is not clause)
+        stays = (
+            others
+            and all(isinstance(item, Noun) for item in clause.items)
+            and clause.inside is None
+        )
+        if clause.verb in words.LEAVING and clause.items and stays:
             clause.negated, clause.action = True, False  # "leave the red one and move the other"
     for clause in clauses:
         reader.clause(clause)
@@ -452,7 +457,7 @@ class _Order:
         if verb == "put" and word == "on" and not self.acted and _head(place) in words.WORN:
             return Role.TARGET, None
         placing = (verb in words.PLACING and verb not in words.TAKING) or self.clause.turned
-        if placing and self.object is not None and link in (Link.ON, Link.NEXT_TO, Link.BETWEEN):
+        if placing and self.object is not None:
             fixed = self.object.text.rsplit(" ", 1)[-1].lower() in words.FIXED
             placing = not (fixed and verb in ("push", "pull", "turn", "flip", "press"))
         if placing and not self.goals:

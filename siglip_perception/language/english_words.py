@@ -345,7 +345,7 @@ STATES = _words(
     """
     vertical horizontal closed shut open opened clean dry flat empty full upright straight ajar
     level apart together ready free loose tight smooth wide halfway safe straightened neat tidy
-    firm steady lengthwise crosswise
+    firm steady lengthwise crosswise separate separated intact untouched
     """
 )
 # Said of a thing, they are no part of its name: "is the bottle empty?".
@@ -696,7 +696,10 @@ WORN = _words(
 )
 # They stay where they are when they are pushed: what lies next to them tells them apart.
 FIXED = _words(
-    "button buttons switch switches knob knobs lever levers handle handles doorbell pedal trigger"
+    """
+    plug plugs cord cords cable cables button buttons switch switches knob knobs lever levers
+    handle handles doorbell pedal trigger
+    """
 )
 PROPERTIES = _words(
     """
@@ -956,6 +959,7 @@ BUILT = _words(
 ) - {"burner"}
 # What is left, as the rest is acted on: "but leave the cups".
 LEAVING = _words("leave keep spare")
+FIXING = _words("tape glue attach stick fasten pin clip nail screw staple paste mount tie strap")
 # Where it is done: "warm the bread in the oven", "hold the flask above the burner".
 WORKED_AT = _words(
     """
@@ -965,6 +969,8 @@ WORKED_AT = _words(
     grate mince sift sketch mash crush grind
     """
 )
+# They make a shape of what they work on: "draw a circle", "carve a notch".
+SHAPING = _words("draw paint trace carve cut drill sketch write punch make build form")
 # What stands "with" something after these has it: "pick up the cup with a lid".
 AS_IS = (
     TAKING | LOOKING | GOING | _words("give hand pass show open close press lift touch hold turn")

@@ -113,11 +113,16 @@ class _Parser:
     def _called(self, token: str) -> int:
         """How many words a call takes that begins a sentence: 민수야, 두리, 철수 씨,."""
         i = self.i
-        if (i and self.at(i - 1) not in ".!?。") or len(token) < 2 or not _HANGUL.match(token[-2:]):
-            return 0
         following = self.at(i + 1)
+        if i and self.at(i - 1) not in ".!?。":
+            return 0
+        if len(token) < 2 or not _HANGUL.match(token[-2:]):
+            titled = self.at(i + 2) == "," and following.endswith(("님", "씨"))
+            return 3 if titled else 0
         if following in ("씨", "님") and self.at(i + 2):
             return 2 + (self.at(i + 2) == ",")
+        if self.at(i + 2) == "," and following.endswith(("님", "씨")) and len(following) > 1:
+            return 3  # 박 대리님,
         if not following or verb(token) is not None or is_protected(token):
             return 0
         before = (ord(token[-2]) - 0xAC00) % 28 if _HANGUL.match(token[-2]) else 0
@@ -140,7 +145,8 @@ class _Parser:
             return False
         half = len(token) // 2
         doubled = len(token) in (2, 4) and (
-            token[:half] == token[half:] or (half == 2 and token[0] == token[1] and token[2] == token[3])
+            token[:half] == token[half:]
+            or (half == 2 and token[0] == token[1] and token[2] == token[3])
         )
         if doubled and verb(token) is None and not is_protected(token):
             return True
@@ -148,8 +154,10 @@ class _Parser:
         if noun in ("반", "절반") and particle in ("만", "쯤") and verb(following) is not None:
             return True
         reader = self.reader
-        if not reader.fresh or reader.last_particle not in ("을", "를") or particle:
+        if reader.has_noun or not reader.last_particle or not reader.has_object or particle:
             return False
+        if following.startswith(words.AUXILIARIES) and is_joined_form(token):
+            return False  # 감싸 줘
         acts = verb(following)
         return (
             acts is not None
@@ -159,6 +167,7 @@ class _Parser:
             and not is_protected(token)
             and token not in words.SHORT_NOUNS
             and token not in words.NUMERALS
+            and token not in words.NEARNESS
             and split_side(token) is None
             and token not in words.ALL
             and not token.endswith(("번째", "지", *words.DOING))
@@ -172,10 +181,10 @@ class _Parser:
         if token in words.TIME_WORDS:
             self.i = i + 1
             return True
-        if token in ("이번", "다음", "지난") and self.at(i + 1).startswith(("주", "달", "날", "해")):
-            if split_particle(self.at(i + 1))[0] in ("주", "달", "날", "해", "주말"):
-                self.i = i + 2
-                return True
+        spans = split_particle(self.at(i + 1))[0] in ("주", "달", "날", "해", "주말")
+        if spans and token in ("이번", "다음", "지난"):
+            self.i = i + 2
+            return True
         time = next((word for word in words.DAY_TIMES if token.startswith(word)), "")
         if not time:
             return False
@@ -188,8 +197,7 @@ class _Parser:
             return False
         if time in words.MEALS:
             after = verb(following)
-            noun = split_particle(following)[1] in words.OBJECT and i == 0 and False
-            if (after is not None and after.ending is not Ending.NOUN) or noun:
+            if after is not None and after.ending is not Ending.NOUN:
                 return False
             if following.startswith(("식사", "밥", "먹", "상", "메뉴")):
                 return False
@@ -456,6 +464,7 @@ class _Parser:
         i, reader = self.i, self.reader
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
         rolls = token in ("말아", "말아라") and reader.marked  # 카펫을 말아
+        rolls |= token in ("나면", "나서") and reader.last_particle in ("이", "가")  # 김이 나면
         if token in words.FILLERS and not token.startswith(("앞", "뒤")) and not rolls:
             return False
         if token.endswith("서") and following.startswith(("그러", "그런")) and not reader.waiting:
@@ -515,6 +524,11 @@ class _Parser:
             reader.spare()
             return True
         known = verb(following)
+        must = known if known is not None and self.at(i + 1) == following else None
+        if token.endswith("야") and must is not None and must.stems in (("하",), ("되",)):
+            form = Verb(form.stems, must.ending)  # 해야 하니까
+            self.i = i + 2
+            known = None
         leads = known is not None and known.ending is Ending.NOUN and len(following) > 1
         if form.bare and (following in _KEPT or leads) and _is_named(self.at(i + 2)):
             self.i = i + 2  # 걸쳐 둔 외투, 굴러 들어간 구슬
@@ -560,7 +574,11 @@ class _Parser:
             return None  # 해가 지면, 차고 문
         if self._is_participle(token, following):
             happens = token in ("간", "난", "선", "센", "찬")  # 금이 간 접시
-            return Verb((token,), Ending.NOUN) if happens else verb(token) or Verb((token,), Ending.NOUN)
+            return (
+                Verb((token,), Ending.NOUN)
+                if happens
+                else verb(token) or Verb((token,), Ending.NOUN)
+            )
         if following.startswith("때") and token.endswith("를"):
             return verb(token)
         if following.startswith("때") and is_adnominal(token) and len(token) > 0:
@@ -643,6 +661,7 @@ class _Parser:
         noun, particle = split_particle(before)
         return (
             before in words.TIME_WORDS
+            or before.startswith(words.DAY_TIMES)
             or noun in words.PERSONS
             or particle in (*words.SUBJECT, *words.FROM_PLACE)
             or before in ("새로", "내가", "제가")
@@ -660,7 +679,7 @@ class _Parser:
         if last not in (*words.TO_PLACE, *words.FROM_PLACE) or len(token) < 2:
             return False
         if token in words.MODIFIERS or split_particle(token)[1] in ("은",):
-            return False
+            return token == "젖은"
         return token.endswith(words.PARTICIPLE_ENDINGS) and (
             not token.endswith("는") or token.endswith(words.ROAMING)
         )
@@ -736,7 +755,9 @@ class _Parser:
             if token.startswith(_QUESTIONS):
                 reader.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
             return
-        if noun in words.PERSONS or (particle in ("이", "가") and not reader.has_noun and noun in words.PEOPLE):
+        if noun in words.PERSONS or (
+            particle in ("이", "가") and not reader.has_noun and noun in words.PEOPLE
+        ):
             reader.drop_chunk()
             return
         if (noun in words.BODY or noun.lower() in english_words.BODY) and not reader.chunk:
@@ -788,7 +809,9 @@ def _acts(following: str) -> bool:
     )
 
 
-_SHORT_PARTICIPLES = frozenset(["판", "산", "든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"])
+_SHORT_PARTICIPLES = frozenset(
+    ["판", "산", "든", "둔", "쓸", "쓴", "찬", "뜬", "낀", "깬", "준", "온"]
+)
 _KEPT = frozenset(["둔", "놓은", "있는", "있던", "버린", "준", "뒀던", "놨던", "논", "본"])
 _NAMES_IN_GO = frozenset(["차고", "사고", "재고", "보고", "비고", "최고", "경고"])
 _SO_THAT = ("않게", "않도록", "못하게", "못하도록", "않으니", "않는데", "않아서", "않으면")

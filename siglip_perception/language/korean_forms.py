@@ -223,7 +223,26 @@ def _is_past(tail: str, stem_endings: frozenset[str]) -> bool:
 
 
 _NOUN_ENDINGS = frozenset(
-    map(_jamo, ("는", "은", "ᆫ", "ᆯ", "을", "던", "있는", "있던", "진", "고있는", "둔", "놓은"))
+    map(
+        _jamo,
+        (
+            "는",
+            "은",
+            "ᆫ",
+            "ᆯ",
+            "을",
+            "던",
+            "있는",
+            "있던",
+            "진",
+            "고있는",
+            "둔",
+            "놓은",
+            "시는",
+            "으시는",
+            "으신",
+        ),
+    )
 )
 _FOR_ENDINGS = frozenset(map(_jamo, ("게", "도록", "려고", "으려고", "러", "으러", "려", "으려")))
 _AND_ENDINGS = frozenset(

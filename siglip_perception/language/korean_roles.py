@@ -85,6 +85,28 @@ _FEELINGS = frozenset(
         "지저분하",
         "시끄럽",
         "귀찮",
+        "많",
+        "적",
+        "부족하",
+        "바쁘",
+        "미끄럽",
+        "무섭",
+        "힘들",
+        "시리",
+        "흐리",
+        "맑",
+        "좁",
+        "넓",
+        "높",
+        "낮",
+        "두껍",
+        "얇",
+        "따뜻하",
+        "시원하",
+        "조용하",
+        "답답하",
+        "불편하",
+        "복잡하",
         "졸리",
     ]
 )
@@ -238,6 +260,11 @@ class Reader:
             *words.FROM_PLACE,
         )
         return not self.chunk and bool(self.waiting) and self.waiting[-1].particle in leading
+
+    @property
+    def has_object(self) -> bool:
+        """Whether 컵을 waits for its verb."""
+        return any(noun.particle in ("을", "를") for noun in self.waiting)
 
     @property
     def person(self) -> bool:
@@ -418,7 +445,7 @@ class Reader:
 
     @staticmethod
     def _before_subject(nouns: list[_Noun]) -> list[_Noun]:
-        """Objects before the subject of a clause of time or reason belong to the order after it."""
+        """Objects before the subject of a clause of time or reason: they are of the order."""
         subject = max((k for k, noun in enumerate(nouns) if noun.particle in _SUBJECTS), default=0)
         return [noun for noun in nouns[:subject] if noun.particle in ("을", "를")]
 
@@ -625,9 +652,7 @@ class Reader:
         self.either = []
         self.guessed = False
 
-    def _turn_to(
-        self, verb: Verb, nouns: list[_Noun], settles: _Settle, *, negated: bool
-    ) -> None:
+    def _turn_to(self, verb: Verb, nouns: list[_Noun], settles: _Settle, *, negated: bool) -> None:
         """문을 쾅 닫지 말고 살살 닫아: what is not done in one way is done in another."""
         before, self._unmade = self._unmade, []
         if negated and verb.ending is Ending.AND:
@@ -794,11 +819,18 @@ class _Settle:
         """The noun's particle; of joined nouns that of the last."""
         particle = self.nouns[number].particle
         if particle in words.JOINING or particle == ",":
+            paired = sum(noun.particle in ("랑", "이랑", "하고", "들하고") for noun in self.nouns)
             for noun in self.nouns[number + 1 :]:
+                away = noun.particle in (*words.TO_PLACE, *words.TOWARDS, *words.FROM_PLACE)
+                if paired > 1 and away and not self._has_marked_object():
+                    return "을"  # 빗이랑 거울이랑 가방에 넣어
                 if noun.particle not in words.JOINING and noun.particle != ",":
                     return noun.particle if not noun.side else "을"
             return ""
         return particle
+
+    def _has_marked_object(self) -> bool:
+        return any(noun.particle in words.OBJECT for noun in self.nouns)
 
     def _split(self) -> list[_Noun]:
         """People leave 을 out: "파란 병 쓰레기통에 버려" names two things."""
@@ -892,9 +924,7 @@ class _Settle:
             other is not noun and other.particle in (*words.TO_PLACE, *words.TOWARDS)
             for other in self.nouns
         )
-        lands = any(
-            other is not noun and other.particle in words.TO_PLACE for other in self.nouns
-        )
+        lands = any(other is not noun and other.particle in words.TO_PLACE for other in self.nouns)
         if lands and self._has_object() and not any(stem in _CARRIED for stem in self.stems):
             return Role.UNKNOWN, Link.WITH  # 대야에 물을 바가지로 담아
         if tool and (goal or not any(stem in ("옮기", "가", "가져가") for stem in self.stems)):

@@ -21,7 +21,8 @@ ANY_PARTICLES = _words(
     에 에다 에다가 에서 에서부터 에서의 에게 에게로 에게서 에는 에도 에만 에서는 에서만 에서도
     한테 한테로 한테서 께 의 도 만 만을 만은 하고 하고는 처럼 같이 만큼 보다 부터 까지 까지만
     까지의 마다 밖에 대신 대신에 말고 빼고 제외하고 들을 들이 들은 들도 들만 들과 들에 들의
-    들하고 들끼리 끼리 씩 씩만 쯤 이라고 이라니까 좀 치고
+    들하고 들부터 들까지 들에서 들로 들이랑 들에게 들처럼 들의 들끼리 끼리 씩 씩만 쯤 이라고
+    이라니까 좀 치고
     """
 )
 AFTER_CONSONANT = _words(
@@ -36,15 +37,19 @@ AFTER_RIEUL = _words("로 로부터 로는 로만")
 # After one syllable these are often its noun's own end: 복도, 사과.
 AMBIGUOUS = _words("도 나 과 와 랑 의 만 로 야 든 든지")
 # What particles say of a noun: what is acted on, what is spoken of, one of several, where to.
-OBJECT = _words("을 를 만을 도 만 들을 들도 들만 부터 씩 씩만 쯤 좀")
+OBJECT = _words("들부터 을 를 만을 도 만 들을 들도 들만 부터 씩 씩만 쯤 좀")
 TOPIC = _words("은 는 들은 만은")
 SUBJECT = _words("이 가 이요 요 들이 이라고 라고 끼리 들끼리 이야 야 이라니까")
-JOINING = _words("나 이나 과 와 하고 이랑 랑 과의 와의 들과 들하고 이든 든 이든지 든지 이랑은")
+JOINING = _words(
+    "들이랑 나 이나 과 와 하고 이랑 랑 과의 와의 들과 들하고 이든 든 이든지 든지 이랑은"
+)
 TO_PLACE = _words("에 에다 에다가 에는 에도 에만 마다 들에 까지 까지만")
-TOWARDS = _words("로 으로 로는 으로는 로만 으로만")
-FROM_PLACE = _words("에서 에서부터 에서는 에서의 에서만 에서도 로부터 으로부터 에게서 한테서")
+TOWARDS = _words("들로 로 으로 로는 으로는 로만 으로만")
+FROM_PLACE = _words(
+    "들에서 에서 에서부터 에서는 에서의 에서만 에서도 로부터 으로부터 에게서 한테서"
+)
 TO_PERSON = _words("에게 에게로 한테 한테로 께")
-LIKENESS = _words("처럼 같이 만큼 보다 치고")
+LIKENESS = _words("들처럼 처럼 같이 만큼 보다 치고")
 # They take the noun before them out: 빨간 컵 말고, 컵이 아니라, 칼 없이.
 EXCLUDING = _words(
     """
@@ -232,13 +237,16 @@ NOTHINGS = _words(
 # When: alone, or before a particle that says when.
 TIME_WORDS = _words(
     """
-    아직 이미 벌써 어제 오늘 내일 모레 그저께 매일 매주 매번 항상 늘 방금 아까 지금 이따 이따가 금방
+    아직 이미 벌써 어제 오늘 내일 모레 그저께 매일 매주 매번 항상 늘 방금 아까 지금 이따 이따가
+    금방
     당장 오전 오후 새벽 어젯밤 오늘밤 내일밤 요즘 최근 최근에 언제나 이제
     """
 )
 DAY_TIMES = _words(
     """
-    오늘 내일 어제 모레 아침 점심 저녁 밤 새벽 오전 오후 주말 평일 월요일 화요일 수요일 목요일 금요일
+    지난주 이번주 다음주 지난달 다음달 아침시간 점심시간 저녁시간 점심때 저녁때 쉬는시간 작년 올해
+    오늘 내일 어제 모레 아침 점심 저녁 밤 새벽 오전 오후 주말 평일 월요일 화요일 수요일 목요일
+    금요일
     토요일 일요일 휴일 정오 자정
     """
 )
@@ -402,7 +410,13 @@ ACTING = _verbs(
     솎:솎아 캐:캐 꺾:꺾어 쪼개:쪼개 빻:빻아 으깨:으깨 다지:다져 채썰:채썰어 저미:저며 엮:엮어
     꿰:꿰어 꿰매:꿰매 땋:땋아 여미:여며 채:채워 매만지:매만져 다루:다뤄 조작하:조작해
     옮겨주:옮겨줘 뒤섞:뒤섞어 휘젓:휘저어 튕:튕겨 던:던져 흔:흔들어 기울:기울여 벌:벌려 모:모아
-    눌:눌러
+    눌:눌러 많:많아 적:적어 부족하:부족해 바쁘:바빠 미끄럽:미끄러워 무섭:무서워 힘들:힘들어
+    시리:시려
+    흐리:흐려 맑:맑아 좁:좁아 넓:넓어 높:높아 낮:낮아 두껍:두꺼워 얇:얇아 가렵:가려워 따뜻하:따뜻해
+    시원하:시원해 조용하:조용해 눅눅하:눅눅해 그치:그쳐 멎:멎어 변하:변해 끝나:끝나 시작되:시작돼
+    막히:막혀 흐르:흘러 짙:짙어 답답하:답답해 불편하:불편해 복잡하:복잡해 낡:낡아 헐겁:헐거워
+    터지:터져
+    쓰러지:쓰러져 넘어지:넘어져 엎질러지:엎질러져 감싸:감싸
     """
 )
 # How 에 lies after these: 상자에 넣어 is in it.
@@ -454,13 +468,16 @@ OWNING = _words(
     "달리 들 있 없 담기 그리 그려지 적히 붙 차 크 작 많 묻 새 섞 쓰이 입 쓰 꽂히 끼 길 짧"
 )
 # The last syllables of a verb before its noun: 구겨진, 걸린, 굴러다니는.
-PARTICIPLE_ENDINGS = _words("는 진 린 힌 긴 된 한 친 간 온 난 둔 운 른 던 든 뜬 킨 낀 인 큰 긴 찬 센")
+PARTICIPLE_ENDINGS = _words(
+    "는 진 린 힌 긴 된 한 친 간 온 난 둔 운 른 던 든 뜬 킨 낀 인 큰 긴 찬 센"
+)
 ROAMING = _words("니는 하는 되는 지는 리는 기는 있는 없는 나는 오는 가는 치는 르는 우는 이는 히는")
 # After an object they are of the look of what they describe: 모자를 쓴 인형.
 WORN_PARTICIPLES = _words("쓴 입은 신은 낀 두른 든 멘 담은")
 # What says whose or which one was used, and not what it looks like.
 USED = _words(
-    "빌리 받 주문하 맡기 잃어버리 쓰 사용하 이용하 보 말하 필요하 원하 좋아하 사 주 놓 두 찾 고르 만들 쓰이 먹 마시 하"
+    "빌리 받 주문하 맡기 잃어버리 "
+    "쓰 사용하 이용하 보 말하 필요하 원하 좋아하 사 주 놓 두 찾 고르 만들 쓰이 먹 마시 하"
 )
 # How the noun after a participle lies: 상자에 든 배터리.
 LYING = {
