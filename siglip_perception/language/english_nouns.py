@@ -271,11 +271,7 @@ class NounReader:
                 break
             j += 1
         parts: list[int] = []
-        if (
-            determined
-            and self.at(j) in ("inside", "outside", "underside")
-            and self.at(j + 1) == "of"
-        ):
+        if determined and self.at(j) in ("inside", "outside") and self.at(j + 1) == "of":
             return self.noun(j + 2, end)
         while j < limit:
             word, following = self.at(j), self.at(j + 1)

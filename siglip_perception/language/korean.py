@@ -17,7 +17,7 @@ from siglip_perception.language.korean_forms import (
     split_particle,
     verb,
 )
-from siglip_perception.language.korean_roles import Reader
+from siglip_perception.language.korean_roles import FEELINGS, Reader
 from siglip_perception.language.korean_tokens import tokens
 from siglip_perception.language.phrase import Phrase, Reading
 from siglip_perception.types import Link
@@ -389,6 +389,8 @@ class _Parser:
         side = split_side(token)
         if side is None:
             return False
+        if side[1] == "끝" and side[2] in ("이", "가") and _is_named(self.at(i + 2)):
+            return False  # 끝이 뾰족한 막대
         joined, name, particle = side
         if joined:
             reader.word(joined)
@@ -804,7 +806,7 @@ def _acts(following: str) -> bool:
         or (
             known is not None
             and known.ending in (Ending.AND, Ending.FINAL)
-            and known.stems[-1] not in _BEING
+            and known.stems[-1] not in FEELINGS | _BEING
         )
     )
 

@@ -182,7 +182,7 @@ def verb(token: str) -> Verb | None:
         return Verb((words.STATES[token],), Ending.NOUN)
     if len(token) > _LONGEST_VERB or not _HANGUL.match(token):
         return None
-    match = _match(_jamo(token), 3)
+    match = _match(_jamo(token.replace("하여", "해")), 3)
     if match is None:
         return None
     stems, ending = match

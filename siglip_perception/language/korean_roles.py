@@ -60,7 +60,7 @@ _STATES = frozenset(
 )
 _HELPING = frozenset(["주", "보", "버리", "드리", "달", "있", "하", "싶"])
 _HELPED = (("도와주",), ("돕",), ("부탁하",))
-_FEELINGS = frozenset(
+FEELINGS = frozenset(
     [
         "목마르",
         "배고프",
@@ -160,6 +160,7 @@ _TAKING = frozenset(
         "꺼내오",
     ]
 )
+_SITTING = (("앉",), ("눕",))
 _CARRIED = frozenset(["옮기", "가", "오", "가져가", "가져오", "이동하", "보내"])
 _SUBJECTS = ("이", "가")
 _PASSIVE = ("히", "리", "기", "이", "지", "우")
@@ -322,7 +323,8 @@ class Reader:
         self.chunk[-1] = owner
         text = self.chunk[:]
         self.chunk.clear()
-        if (text[-1] in words.NOTHINGS and len(text) == 1) or particle in words.LIKENESS:
+        nothing = text[-1] in words.NOTHINGS and (text[-1], particle) != ("끝", "이")
+        if (nothing and len(text) == 1) or particle in words.LIKENESS:
             self._directed = True
             self._clear_next()
             self._loose()
@@ -553,6 +555,11 @@ class Reader:
                 noun.link = last.link
             self._tell(joined)
             return
+        if last is not None and last.particle in words.TOWARDS and not last.side:
+            self.waiting.pop()  # 나무로 만든 상자
+            self.chunk = [*last.words[:-1], last.words[-1] + last.particle, token]
+            self.start, self.marks = last.position, last.marks
+            return
         if last is not None and last.particle in words.FROM_PLACE:
             last.link = Link.FROM
             self._tell([last])  # 통에서 꺼낸 쿠키
@@ -612,7 +619,7 @@ class Reader:
             and (
                 verb.ending in (Ending.BECAUSE, Ending.FOR, Ending.IF)
                 or (verb.past and verb.ending is Ending.FINAL and not question)
-                or (bool(stems) and set(stems) <= _FEELINGS and not question)
+                or (bool(stems) and set(stems) <= FEELINGS and not question)
             )
         ):
             self.waiting = self._before_subject(nouns)
@@ -638,7 +645,7 @@ class Reader:
         settles = _Settle(self, nouns, stems, negated=negated, question=question)
         if action and not negated and not settles.state:
             idle = (
-                set(stems) <= _FEELINGS
+                set(stems) <= FEELINGS
                 or (not nouns and stems[:1] in _HELPED)
                 or (not nouns and not directed and set(stems) <= set(words.GOING))
             )
@@ -891,7 +898,7 @@ class _Settle:
         if particle in words.TO_PLACE:
             if self.state or self.seeing:
                 return Role.UNKNOWN, noun.link
-            if self.placing or self.going or self._gives():
+            if self.placing or self.going or self._gives() or self.stems[-1:] in _SITTING:
                 if noun.link is not None:
                     return Role.PLACE, noun.link
                 return Role.PLACE, self._lies()

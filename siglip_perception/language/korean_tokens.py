@@ -37,7 +37,7 @@ _SHORT_VERBS = frozenset(["줘", "놔", "둬", "봐"])
 _ENDINGS_ALONE = frozenset(["꺼", "켜", "줘", "놔", "둬", "써", "빼", "펴", "쳐", "떼"])
 _COUNTED = re.compile(
     rf"([가-힣]{{1,8}}?)(한|두|세|네|다섯|여섯|열|\d+)"
-    rf"((?:{'|'.join(sorted(words.COUNTERS, key=len, reverse=True))})(?:만|씩|을|를|이)?)"
+    rf"((?:{'|'.join(sorted(words.COUNTERS, key=len, reverse=True))}|번|바퀴)(?:만|씩|을|를|이)?)"
 )
 _SELECTING = re.compile(
     r"(?:첫|두|세|네|다섯)번째|(?:맨)?(?:왼|오른)쪽|맨(?:위|아래)(?=[가-힣]{2})|가운데|반대쪽|양쪽|모든|제일큰|가장큰"
