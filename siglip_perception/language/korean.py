@@ -323,7 +323,9 @@ class _Parser:
                 return True
             return False
         if token in words.ALL or (noun in words.ALL and particle in words.OBJECT):
-            if not following.startswith(("되", "됐", "된", "돼", "끝")):
+            acts = verb(following)
+            finished = acts is not None and acts.ending in (Ending.BECAUSE, Ending.IF)
+            if not (finished or following.startswith(("되", "됐", "된", "돼", "끝"))):
                 reader.all()
             self.i = i + 1
             return True
@@ -483,7 +485,7 @@ class _Parser:
         self.verbs.append(token)
         when = following.startswith("때") or following in _WHILE
         if form.ending is Ending.NOUN and when:
-            reader.drop(until=following.startswith("때까지"))
+            reader.drop(topic=following.startswith("때까지"))
             self.i = i + 2
             return True
         if form.ending is Ending.NOUN:
@@ -496,7 +498,7 @@ class _Parser:
             forbidding = verb(following)
             ending = forbidding.ending if forbidding else kind_of(following)
             if following.startswith(_SO_THAT) and reader.has_subject:
-                reader.drop()  # 물이 넘치지 않게
+                reader.drop(topic=True)  # 물이 넘치지 않게
                 return True
             if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
                 ending = Ending.AND
@@ -511,6 +513,10 @@ class _Parser:
             return True
         if form.ending is Ending.BEFORE:
             before = following.startswith("전")
+            if before and reader.has_subject:
+                reader.drop()  # 얼음이 녹기 전에
+                self.i = i + 2
+                return True
             then = Verb(form.stems, Ending.AND if before else Ending.FOR)
             reader.verb(then, negated=False, action=bool(reader.waiting or reader.has_noun))
             self.i += before
@@ -783,6 +789,8 @@ class _Parser:
 
     def _is_dropped(self, token: str, noun: str, following: str) -> bool:
         dropped = (*words.DETERMINERS, *words.FILLERS)
+        if token == "자" and following == "," and self.at(self.i - 2) == ",":
+            return False  # 볼펜, 자, 풀
         if token in dropped:
             return True
         if noun in words.FILLERS and len(noun) > 1 and not is_protected(token):

@@ -68,7 +68,7 @@ def split_particle(token: str) -> tuple[str, str]:
 def _is_whole(noun: str) -> bool:
     """Tell whether it can stand alone: 핸들 is no plural of 핸, 복도 is not 복 with 도."""
     known = noun in words.SHORT_NOUNS or noun in words.THINGS or noun in words.COUNTERS
-    known |= noun in words.UNITS
+    known |= noun in words.UNITS or noun in words.BODY
     return len(noun) > 1 or known or not _HANGUL.match(noun)
 
 

@@ -375,6 +375,9 @@ class Reader:
             if not noun.particle or noun.particle in (*words.OBJECT, *words.TOPIC, *words.SUBJECT):
                 noun.which, noun.many = noun.which or "all", True
                 return
+        for noun in self._topic:
+            if noun.particle in (*words.SUBJECT, *words.TOPIC):
+                noun.which, noun.many = noun.which or "all", True  # 구슬이 많네, 다 주워
 
     def near(self, which: str) -> None:
         """가까운, 먼: tells the next noun apart, by the noun before if that is marked."""
@@ -435,12 +438,12 @@ class Reader:
         self.chunk.clear()
         self._person = True
 
-    def drop(self, *, until: bool = False) -> None:
+    def drop(self, *, topic: bool = False) -> None:
         """What is named only says when: 빵 자를 때; but 버튼을 before 불이 켜질 때까지 stays."""
         self.chunk.clear()
         kept = self._before_subject(self.waiting)
-        if until and not any(noun.particle in words.SUBJECT for noun in self.waiting):
-            self._topic = self._topic or self.waiting
+        if topic and not kept:
+            self._topic = self._topic or self.waiting  # an order without an object is of it
         self.waiting = kept
         self.marks.clear()
         self._clear_next()
