@@ -345,7 +345,9 @@ class _Parser(NounReader):
         ):
             j += 1
         verb = verb_of(self.at(j))
-        if self._is_plan(i):
+        end = next((k for k in range(i, self.count) if self.at(k) in ENDS), self.count)
+        so = next((k for k in range(j, end) if self.at(k) == "so"), 0)
+        if self._is_plan(i) or (so and self._is_verb(so + 1)):
             self.clause_list.append(Clause(Kind.TALK, action=False))
             return self._skip_clause(j)
         if self.at(i) in ("i", "we", "i'd", "we'd") and verb in words.WISHES:

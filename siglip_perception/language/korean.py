@@ -324,7 +324,8 @@ class _Parser:
             return False
         if token in words.ALL or (noun in words.ALL and particle in words.OBJECT):
             acts = verb(following)
-            finished = acts is not None and acts.ending in (Ending.BECAUSE, Ending.IF)
+            ending = kind_of(following) if acts is None else acts.ending
+            finished = ending in (Ending.BECAUSE, Ending.IF)
             if not (finished or following.startswith(("되", "됐", "된", "돼", "끝"))):
                 reader.all()
             self.i = i + 1
@@ -518,7 +519,8 @@ class _Parser:
                 self.i = i + 2
                 return True
             then = Verb(form.stems, Ending.AND if before else Ending.FOR)
-            reader.verb(then, negated=False, action=bool(reader.waiting or reader.has_noun))
+            named = reader.has_noun and reader.chunk[-1] not in words.NOTHINGS
+            reader.verb(then, negated=False, action=bool(reader.waiting) or named)
             self.i += before
             return True
         if following.startswith(_THANKING) and form.ending is Ending.IF:
@@ -567,6 +569,9 @@ class _Parser:
         elif form.stems[-1] in words.USING and (token.endswith("고") or not following):
             form = Verb(("쥐",), form.ending, form.past, form.bare)  # 가위를 쓰고 나서
         question |= self.at(self.i) == "?" and reader.has_subject
+        noticed = token.endswith(("네", "네요", "군요", "잖아")) and self.at(i + 2)
+        if noticed and self.at(i + 1) in _BREAKS and reader.has_subject:
+            form = Verb(form.stems, Ending.BECAUSE)  # 구슬이 굴러다니네, 주워 줘
         reader.verb(form, negated=False, question=question)
         if token.endswith("거나"):
             reader.either = list(reader.last)
