@@ -92,6 +92,23 @@ def test_figures(language: str) -> None:
         ("물이 끓으면 면을 넣어", "T 면"),
         ("공이 보이면 주워", "T 공"),
         ("빨간 컵 말고 파란 컵을 줘", "U 빨간 컵 | T 파란 컵"),
+        # What stays, what comes of it, and where and with what it is done.
+        ("wipe the table but leave the cups", "T table | U cups"),
+        ("move the chair so the cart can pass", "T chair"),
+        ("wrap the vase with bubble wrap", "T vase | U bubble wrap {rel=with}"),
+        ("warm the bread in the oven", "T bread | P oven {rel=in; of=bread}"),
+        ("grab the edge of the sheet", "T edge of the sheet"),
+        ("I'm going to paint. Bring me the roller.", "T roller"),
+        # A call, clauses with a subject of their own, participles, manners, parts.
+        ("민수야, 창문 좀 닫아 줘", "T 창문"),
+        ("소리가 날 때까지 뚜껑을 돌려", "T 뚜껑"),
+        ("물이 넘치지 않게 뚜껑을 열어", "T 뚜껑"),
+        ("통에서 꺼낸 쿠키를 줘", "U 통 {rel=from; of=쿠키} | T 쿠키"),
+        ("손잡이가 빨간 가위를 줘", "T 손잡이가 빨간 가위"),
+        ("상자를 번쩍 들어", "T 상자"),
+        ("식탁 가장자리를 닦아", "T 식탁 가장자리"),
+        ("문을 쾅 닫지 말고 살살 닫아", "T 문"),
+        ("첫번째서랍닫아", "T 서랍 {which=1}"),
     ],
 )
 def test_these_are_read_right(sentence: str, expected: str) -> None:
