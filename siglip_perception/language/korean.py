@@ -503,7 +503,8 @@ class _Parser:
                 return True
             if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
                 ending = Ending.AND
-            reader.verb(Verb(form.stems, ending), negated=not asking, action=False)
+            turns = following in ("말고", "말구", "않고") or following.startswith(_SO_THAT[:4])
+            reader.verb(Verb(form.stems, ending), negated=not asking, action=False, turns=turns)
             return True
         if negated:
             reader.verb(form, negated=True, action=False)
@@ -540,6 +541,8 @@ class _Parser:
             self.i = i + 2
             known = None
         leads = known is not None and known.ending is Ending.NOUN and len(following) > 1
+        leads &= self.at(i + 2) not in _ABILITY | set(words.AFTERWARDS)
+        leads &= not self.at(i + 2).startswith("때")
         if form.bare and (following in _KEPT or leads) and _is_named(self.at(i + 2)):
             self.i = i + 2  # 걸쳐 둔 외투, 굴러 들어간 구슬
             stem = known.stems[-1] if known is not None and leads else form.stems[-1]
@@ -686,7 +689,8 @@ class _Parser:
         if not last or not self.reader.fresh or not _is_named(following) or is_protected(token):
             return False
         if last in ("이", "가"):
-            return token in words.MODIFIERS or (
+            lies = split_particle(following)[1] in words.TO_PLACE
+            return (token in words.MODIFIERS and not lies) or (
                 is_adnominal(token) and token.endswith(words.PARTICIPLE_ENDINGS)
             )
         if last not in (*words.TO_PLACE, *words.FROM_PLACE) or len(token) < 2:

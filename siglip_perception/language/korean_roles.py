@@ -598,7 +598,13 @@ class Reader:
             phrase.role = Role.UNKNOWN
 
     def verb(
-        self, verb: Verb, *, negated: bool, action: bool = True, question: bool = False
+        self,
+        verb: Verb,
+        *,
+        negated: bool,
+        action: bool = True,
+        question: bool = False,
+        turns: bool = False,
     ) -> None:
         """A verb settles every noun that waits."""
         self.close("")
@@ -655,22 +661,24 @@ class Reader:
             self._step += not idle
         self.last = settles.settle()
         self._held = False
-        self._turn_to(verb, nouns, settles, negated=negated)
+        self._turn_to(nouns, settles, turns=turns)
         if negated:
             for phrase in self.either:  # "들거나 옮기지 마": neither
                 phrase.role = Role.UNKNOWN
         self.either = []
         self.guessed = False
 
-    def _turn_to(self, verb: Verb, nouns: list[_Noun], settles: _Settle, *, negated: bool) -> None:
+    def _turn_to(self, nouns: list[_Noun], settles: _Settle, *, turns: bool) -> None:
         """문을 쾅 닫지 말고 살살 닫아: what is not done in one way is done in another."""
+        if settles.negated and not (nouns or turns):
+            return  # 깨지 않게 조심해서 옮겨
         before, self._unmade = self._unmade, []
-        if negated and verb.ending is Ending.AND:
+        if turns:
             self._unmade = [
                 (phrase, noun.particle in (*words.OBJECT, *words.TOPIC, ""))
                 for noun, phrase in zip(nouns, self.last, strict=False)
             ]
-        elif not negated and not nouns and not (settles.going or settles.state):
+        elif not (settles.negated or nouns or settles.going or settles.state):
             for phrase, is_object in before:
                 if is_object:
                     phrase.role = Role.TARGET
