@@ -470,6 +470,7 @@ class _Parser:
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
         rolls = token in ("말아", "말아라") and reader.marked  # 카펫을 말아
         rolls |= token in ("나면", "나서") and reader.last_particle in ("이", "가")  # 김이 나면
+        rolls |= token == "줄래" and bool(reader.waiting or reader.has_noun)
         if token in words.FILLERS and not token.startswith(("앞", "뒤")) and not rolls:
             return False
         if token.endswith("서") and following.startswith(("그러", "그런")) and not reader.waiting:

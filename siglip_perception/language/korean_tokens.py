@@ -112,6 +112,8 @@ def _spaced(token: str) -> list[str]:
         known = verb(tail)
         if tail in ("하고", "지나", "가지", "이고", "까지"):
             continue
+        if particle and len(noun) > 2 and len(tail) == len(particle) + 1:
+            continue  # 슬리퍼도
         short = len(tail) < 2 and tail not in _SHORT_VERBS
         if known is None or short or (known.ending in (Ending.NOUN, Ending.NOT) and start < 2):
             continue
