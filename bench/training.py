@@ -45,38 +45,44 @@ def write_pictures(folder: Path) -> None:
 class Bench:
     """One model, and the two ways of going through it."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path, own: Any) -> None:
+    def __init__(self, arguments: argparse.Namespace, folder: Path, world: Any) -> None:
         from siglip_perception.contrastive.data.open import open_data
         from siglip_perception.contrastive.data.source_bag import BagOptions
-        from siglip_perception.contrastive.objectives.pairs import PairObjective
-        from siglip_perception.contrastive.training.autocast import wants_bf16
-        from siglip_perception.contrastive.training.loop import Plan
+        from siglip_perception.contrastive.objectives.pair_objective import PairObjective
+        from siglip_perception.contrastive.training.autocast import use_bf16
+        from siglip_perception.contrastive.training.loop import LoopOptions
         from siglip_perception.contrastive.training.lora import Tuning, prepare
-        from siglip_perception.contrastive.training.model_io import open_start
+        from siglip_perception.contrastive.training.model_io import load_initial_model
         from siglip_perception.contrastive.training.optimizers import new_optimizers
         from siglip_perception.contrastive.training.run_state import RunState
 
-        self.arguments, self.folder, self.own = arguments, folder, own
-        self.start = open_start(arguments.model)
-        assert self.start.siglip is not None
-        assert self.start.tokenizer is not None
-        given = self.start.inputs["siglip"]
-        model = prepare(self.start.siglip, Tuning())
+        self.arguments, self.folder, self.worldld = arguments, folder, world
+        self.initial = load_initial_model(arguments.model)
+        assert self.initial.siglip is not None
+        assert self.initial.tokenizer is not None
+        siglip_input = self.initial.inputs["siglip"]
+        model = prepare(self.initial.siglip, Tuning())
         self.objective = PairObjective(
-            model, self.start.tokenizer, given, "sigmoid", wants_bf16(arguments, own.device)
-        ).to(own.device)
+            model,
+            self.initial.tokenizer,
+            siglip_input,
+            "sigmoid",
+            use_bf16(arguments, world.device),
+        ).to(world.device)
         never = 10**9
-        self.plan = Plan(
+        self.options = LoopOptions(
             steps=never, batch=arguments.batch, lr=1e-6, log_every=never, save_every=never
         )
-        self.optimizers = new_optimizers(self.objective, self.plan.lr, self.plan.weight_decay)
+        self.optimizers = new_optimizers(
+            self.objective, self.options.lr, self.options.weight_decay
+        )
         self.state = RunState(folder, self.objective, self.optimizers, {})
         self.source = open_data([str(folder)], folder, BagOptions(), captioned=True)
 
     def batches(self) -> Iterator[Any]:
         from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
 
-        square = self.start.inputs["siglip"].square
+        square = self.initial.inputs["siglip"].square
         dataset = PairDataset(self.source, Order(len(self.source), 0), square)
         steps = WARM_UP + self.arguments.steps
         share = Share(self.arguments.batch)
@@ -85,7 +91,7 @@ class Bench:
     def wait(self) -> float:
         import torch
 
-        if self.own.device.type == "cuda":
+        if self.worldld.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
@@ -124,10 +130,10 @@ class Bench:
         train(
             self.objective,
             watched(),
-            self.plan,
+            self.options,
             self.optimizers,
             self.state,
-            self.own,
+            self.worldld,
             None,
             0,
             SkipReport(),
@@ -140,7 +146,7 @@ def main() -> int:
     import torch
 
     from siglip_perception.contrastive.training import autocast
-    from siglip_perception.contrastive.training.distributed import processes
+    from siglip_perception.contrastive.training.distributed import join_world
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tabletop", help="name or folder")
@@ -156,9 +162,9 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     rows = []
-    with tempfile.TemporaryDirectory() as name, processes(arguments.device) as own:
+    with tempfile.TemporaryDirectory() as name, join_world(arguments.device) as world:
         write_pictures(Path(name))
-        bench = Bench(arguments, Path(name), own)
+        bench = Bench(arguments, Path(name), world)
         (batch,) = itertools.islice(bench.batches(), 1)
         bench.bare(batch)
         for _ in range(arguments.rounds):

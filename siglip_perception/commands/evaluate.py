@@ -20,7 +20,7 @@ from siglip_perception.errors import PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
-    from siglip_perception.evaluation.metrics import Figures
+    from siglip_perception.evaluation.metrics import Metrics
     from siglip_perception.evaluation.samples import Sample
 
 _SEED = 5_000_000
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.evaluation import metrics
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
-    from siglip_perception.evaluation.samples import generated
+    from siglip_perception.evaluation.samples import scene_samples
 
     samples: Iterable[Sample]
     report = SkipReport(args.strict)
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         samples, total = folder, len(folder)
         detections = Detections(folder.phrases)
     else:
-        samples, total = generated(args.scenes, least, most, args.seed), args.scenes
+        samples, total = scene_samples(args.scenes, least, most, args.seed), args.scenes
     check_model(args)
     # PyTorch's part, once it is known that there is something to measure on.
     from siglip_perception.commands.run import write_picture
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     )
     others: dict[str, baselines.Method] = {}
     if pipeline.sight is not None:
-        others |= baselines.compared(pipeline.sight)
+        others |= baselines.baselines(pipeline.sight)
         if args.ablation is not None:
             others |= baselines.ablation(pipeline.sight)
     measured = measure(pipeline, samples, total, others, detections=detections)
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     for group, rows in parts[ours].items():
         print(_table(group if group != "all" else ours, rows))
     print(_table("compared", {n: p["all"]["all"] for n, p in parts.items() if n not in switches}))
-    average = detections.figures() if detections is not None else {}
+    average = detections.metrics() if detections is not None else {}
     if average:
         values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
         print(f"COCO's {values} (of what is published at the threshold)")
@@ -147,14 +147,14 @@ def run(args: argparse.Namespace) -> int:
         }
         content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
         if detections is not None:
-            content["coco"] = metrics.known(average)
+            content["coco"] = metrics.nan_to_null(average)
             content["left_out"] = report.as_json()
         write_atomically(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.failures is not None:
         write_picture(args.failures, sheet(measured.failures))
     if args.ablation is not None:
         rows = {name: parts[name]["all"]["all"] for name in parts if name in switches}
-        text = f"Measured with {title}.\n\n{_markdown(rows)}\n"
+        text = f"Measurement with {title}.\n\n{_markdown(rows)}\n"
         write_atomically(args.ablation, text.encode())
         print(_table("switches", rows))
     for line in report.lines():
@@ -174,7 +174,7 @@ _COLUMNS = (
 )
 
 
-def _cells(row: Figures) -> list[str]:
+def _cells(row: Metrics) -> list[str]:
     shown = []
     for _, key in _COLUMNS:
         value: Any = getattr(row, key)
@@ -183,7 +183,7 @@ def _cells(row: Figures) -> list[str]:
     return [*shown, str(row.present), str(row.absent)]
 
 
-def _table(title: str, rows: dict[str, Figures]) -> str:
+def _table(title: str, rows: dict[str, Metrics]) -> str:
     heads = [title, *(head for head, _ in _COLUMNS), "present", "absent"]
     lines = [heads, *([name, *_cells(row)] for name, row in rows.items())]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
@@ -196,7 +196,7 @@ def _table(title: str, rows: dict[str, Figures]) -> str:
     )
 
 
-def _markdown(rows: dict[str, Figures]) -> str:
+def _markdown(rows: dict[str, Metrics]) -> str:
     heads = ["", *(head for head, _ in _COLUMNS)]
     lines = [heads, ["---"] * len(heads)]
     lines += [[name, *_cells(row)[: len(_COLUMNS)]] for name, row in rows.items()]

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options(args.model, args.seed, args.quick)
     for name in QUESTIONS if args.name == "all" else (args.name,):
         print(f"{name}: {QUESTIONS[name]}", flush=True)
-        module = importlib.import_module(f"{_EXPERIMENTS}.{name.replace('-', '_')}")
+        module = importlib.import_module(module_of(name))
         began = time.monotonic()
         outcome = module.run(options)
         files = save(name, QUESTIONS[name], outcome, args.output)
@@ -68,3 +68,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(outcome.findings))
         print(f"{time.monotonic() - began:.0f} s; wrote {', '.join(map(str, files))}", flush=True)
     return 0
+
+
+def module_of(name: str) -> str:
+    """Name the module of an experiment."""
+    return f"{_EXPERIMENTS}.{name.replace('-', '_')}"

@@ -14,7 +14,7 @@ from siglip_perception.contrastive.training.finetune_options import (
     add_arguments as add_pair_arguments,
 )
 from siglip_perception.contrastive.training.finetune_options import check_numbers
-from siglip_perception.contrastive.training.output_folder import refuse_foreign
+from siglip_perception.contrastive.training.output_folder import check_replaceable
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements
@@ -91,7 +91,7 @@ def _run_pairs(args: argparse.Namespace) -> int:
     from siglip_perception.contrastive.data.open import expand
 
     check_numbers(args)
-    refuse_foreign(args.output.absolute())
+    check_replaceable(args.output.absolute())
     if args.classes is not None:
         input_file(str(args.classes))
     expand(args.data)
@@ -123,7 +123,7 @@ def _run_recipe(args: argparse.Namespace) -> int:
     }
     recipes = {tower: replace(recipe, **given) for tower, recipe in recipes.items()}
     output: Path = args.output.absolute()
-    refuse_foreign(output)
+    check_replaceable(output)
     runs: Path = args.runs or output.with_name(output.name + ".runs")
     import torch
 
@@ -132,7 +132,7 @@ def _run_recipe(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    bf16 = autocast.wants_bf16(args, torch.device("cpu"))
+    bf16 = autocast.use_bf16(args, torch.device("cpu"))
     for tower in TOWERS if args.tower == "both" else (args.tower,):
         tabletop.train_tower(
             recipes[tower],

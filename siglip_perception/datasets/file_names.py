@@ -1,4 +1,4 @@
-"""From the name that a data set has for a picture to the file, however people moved it about."""
+"""Find image files by the names that a data set gives them, even if the files were moved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _MOST_FILES = 1_000_000
-"""Files that are looked at for a name: the table may lie in somebody's home, with all else."""
+"""Maximum number of files to search: the table may lie in a home folder with everything else."""
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=/)")
 
 
 class FileNameError(Exception):
-    """A name for which there is no file, or more than one; `reason` is what to count it under."""
+    """A name that matches no file, or more than one; it is counted under `reason`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}{f' ({detail})' if detail else ''}")
@@ -28,14 +28,14 @@ class FileNameError(Exception):
 
 
 class FileFinder:
-    """Finds files in and below a folder by the names that a data set has for them.
+    """Finds files in and below a folder by the names that a data set gives them.
 
-    A name is tried as it is; with / for \\; without its URL coding (%20). Where there is no such
-    file, all files below the folder are looked at, in any Unicode form and, last, in any case: one
-    whose path ends as the name does (the pictures lie a folder deeper, in images/), or whose whole
-    path ends the name (the name has the folders of another machine, or is a URL). A file that
-    only shares its last part with the name is another picture, and is not taken.
-    outside: names may lead out of the folder, by .. or as absolute paths.
+    Tries the name as it is, then with / for \\, then without URL encoding (%20). If there is no
+    such file, searches all files below the folder, in any Unicode form and finally in any case,
+    for a path that ends with the name (images lie a folder deeper, in images/) or a path that the
+    name ends with (the name has another machine's folders, or is a URL). A file that shares only
+    the base name is a different image and does not match.
+    outside: names may lead out of the folder, through .. or as absolute paths.
     """
 
     def __init__(self, folder: Path, outside: bool = False) -> None:
@@ -43,16 +43,16 @@ class FileFinder:
         self._outside = outside
 
     def find(self, name: str) -> Path:
-        """The file of that name; FileNameError where there is none, or more than one."""
+        """Return the file of that name; raise FileNameError for none or several."""
         if not name.strip():
             raise FileNameError("picture without a name")
         if "\0" in name:
             raise FileNameError("picture with a NUL in its name")
         leads_out = False
         for spelling in _spellings(name):
-            rooted = spelling.startswith("/")
-            path = Path(spelling) if rooted else self.folder / spelling
-            may_lead_out = rooted or ".." in spelling.split("/")
+            is_absolute = spelling.startswith("/")
+            path = Path(spelling) if is_absolute else self.folder / spelling
+            may_lead_out = is_absolute or ".." in spelling.split("/")
             if may_lead_out and not self._outside and not _lies_in(path, self.folder):
                 leads_out = True
                 continue
@@ -68,7 +68,7 @@ class FileFinder:
         raise FileNameError("picture missing", f"not in {self.folder}")
 
     def _matches(self, name: str) -> list[str]:
-        """Paths below the folder, as spelled there, that the name may mean."""
+        """List paths below the folder, as spelled on disk, that the name may refer to."""
         for fold in (False, True):
             matches = {
                 path: None
@@ -92,7 +92,7 @@ class FileFinder:
 
     @cached_property
     def _by_last_part(self) -> dict[str, list[str]]:
-        """Every file below the folder, as a relative path, by the folded last part of it."""
+        """Index of all files below the folder: relative paths by case-folded base name."""
         index: dict[str, list[str]] = {}
         for path in islice(files_below(self.folder), _MOST_FILES):
             relative = os.path.relpath(path, self.folder)
@@ -101,7 +101,7 @@ class FileFinder:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file in and below the folder, by name; links to folders are followed, once each."""
+    """Yield every file in and below the folder, sorted; follows each linked folder once."""
     real_folders: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -114,16 +114,16 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def same_form(name: str) -> str:
-    """The name in Unicode's form NFC: a Mac writes its files' names in NFD."""
+    """Normalize a name to Unicode NFC: macOS writes file names in NFD."""
     return unicodedata.normalize("NFC", name)
 
 
 def _spellings(name: str) -> list[str]:
-    """What the name may be as a path with /, the likeliest first."""
+    """List possible spellings of the name as a path with /, most likely first."""
     slashes = name.replace("\\", "/")
     spellings = [name, slashes, unquote(slashes)]
     if "://" in slashes:
-        with suppress(ValueError):  # of an IPv6 address that is none
+        with suppress(ValueError):  # a malformed IPv6 address
             spellings.append(unquote(urlsplit(slashes).path))
     bare = [_DRIVE.sub("", spelling, count=1) for spelling in spellings]
     return [spelling for spelling in dict.fromkeys(bare) if spelling and "\0" not in spelling]

@@ -1,4 +1,4 @@
-"""A record of what a data set holds that cannot be used: nothing is left out in silence."""
+"""Record unusable items of a data set by reason, so that nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LONGEST_NAME = 300
 
 
 class SkipReport:
-    """Items that are left out of a data set, and items that are used with a remark, by reason.
+    """Items skipped in a data set, and items used with a remark, by reason.
 
-    An item is named once for each reason, however often it comes again. Of each reason at most
-    MAX_NAMES names are kept; beyond them every occurrence counts.
-    strict: leaving an item out raises DatasetError instead.
+    An item counts once per reason, however often it recurs. At most MAX_NAMES names are stored per
+    reason; beyond that every occurrence counts.
+    strict: skipping an item raises DatasetError.
     """
 
     def __init__(self, strict: bool = False) -> None:
@@ -26,7 +26,7 @@ class SkipReport:
         self._notes = _Reasons()
 
     def skip(self, reason: str, name: str, detail: str = "") -> None:
-        """Leave an item out; DatasetError in strict mode."""
+        """Skip an item; raise DatasetError in strict mode."""
         if self.strict:
             raise DatasetError(
                 f"{describe(name, reason, detail)}; without --strict it is skipped."
@@ -34,40 +34,40 @@ class SkipReport:
         self._skips.add(reason, name, detail)
 
     def note(self, reason: str, name: str, detail: str = "") -> None:
-        """Remark on an item that is used, or on a file that is no part of the data."""
+        """Note a remark on an item that is used, or on a file that is not part of the data."""
         self._notes.add(reason, name, detail)
 
     def count(self, reason: str, times: int) -> None:
-        """Leave out items without a name, such as frames of a bag; never an error."""
-        self._skips.unnamed[reason] = self._skips.unnamed.get(reason, 0) + times
+        """Skip unnamed items, such as frames of a bag; never raises."""
+        self._skips.extra_counts[reason] = self._skips.extra_counts.get(reason, 0) + times
 
     def merge(self, other: SkipReport | Mapping[str, Any]) -> None:
-        """Add another report, or one that as_json() gave."""
+        """Add another report, or the output of as_json()."""
         content = other.as_json() if isinstance(other, SkipReport) else other
         self._skips.merge(content["skipped"])
         self._notes.merge(content["noted"])
 
     @property
     def skip_counts(self) -> dict[str, int]:
-        """How many items are left out, by reason."""
+        """Number of skipped items by reason."""
         return self._skips.counts()
 
     @property
     def note_counts(self) -> dict[str, int]:
-        """How many items have a remark, by reason."""
+        """Number of items with a remark by reason."""
         return self._notes.counts()
 
     @property
     def total(self) -> int:
-        """How many items are left out."""
+        """Total number of skipped items."""
         return sum(self.skip_counts.values())
 
     def names(self, reason: str) -> list[str]:
-        """The items that are left out for that reason, in the order in which they came."""
-        return list(self._skips.named.get(reason, ()))
+        """List the items skipped for that reason, in order of occurrence."""
+        return list(self._skips.items_by_reason.get(reason, ()))
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values: total, and for `skipped` and `noted` each reason's count and items."""
+        """Convert to JSON: total, and count and items per reason of `skipped` and `noted`."""
         return {
             "total": self.total,
             "skipped": self._skips.as_json(),
@@ -75,7 +75,7 @@ class SkipReport:
         }
 
     def lines(self) -> list[str]:
-        """The report for a person, with examples; no lines where there is nothing to say."""
+        """Format the report for people, with examples; no lines if there is nothing to report."""
         lines = []
         if self.total:
             lines += [f"left out: {self.total}", *self._skips.lines()]
@@ -84,42 +84,44 @@ class SkipReport:
         return lines
 
     def summary(self) -> str:
-        """Reasons and counts of what is left out, in one line; "" where nothing is."""
+        """Format reasons and counts of skipped items in one line; "" if there are none."""
         return ", ".join(f"{reason} {count}" for reason, count in self.skip_counts.items())
 
     def first(self) -> str:
-        """The first item that was left out, in words; "" where none was."""
-        for reason, items in self._skips.named.items():
+        """Describe the first skipped item; "" if there is none."""
+        for reason, items in self._skips.items_by_reason.items():
             for name, detail in items.items():
                 return describe(name, reason, detail)
         return ""
 
 
 class _Reasons:
-    """named: for each reason the details by name. unnamed: how many more there are."""
+    """items_by_reason: details by name, per reason. extra_counts: items beyond those."""
 
     def __init__(self) -> None:
-        self.named: dict[str, dict[str, str]] = {}
-        self.unnamed: dict[str, int] = {}
+        self.items_by_reason: dict[str, dict[str, str]] = {}
+        self.extra_counts: dict[str, int] = {}
 
     def add(self, reason: str, name: str, detail: str) -> None:
-        items = self.named.setdefault(reason, {})
+        items = self.items_by_reason.setdefault(reason, {})
         if len(items) < MAX_NAMES or name in items:
             items.setdefault(name, detail)
         else:
-            self.unnamed[reason] = self.unnamed.get(reason, 0) + 1
+            self.extra_counts[reason] = self.extra_counts.get(reason, 0) + 1
 
     def merge(self, content: Mapping[str, Any]) -> None:
         for reason, entry in content.items():
             for item in entry["items"]:
                 self.add(reason, item["name"], item["detail"])
-            more = entry["count"] - len(entry["items"])
-            if more:
-                self.unnamed[reason] = self.unnamed.get(reason, 0) + more
+            rest = entry["count"] - len(entry["items"])
+            if rest:
+                self.extra_counts[reason] = self.extra_counts.get(reason, 0) + rest
 
     def counts(self) -> dict[str, int]:
-        reasons = dict.fromkeys((*self.named, *self.unnamed))
-        return {r: len(self.named.get(r, ())) + self.unnamed.get(r, 0) for r in reasons}
+        reasons = dict.fromkeys((*self.items_by_reason, *self.extra_counts))
+        return {
+            r: len(self.items_by_reason.get(r, ())) + self.extra_counts.get(r, 0) for r in reasons
+        }
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -127,7 +129,7 @@ class _Reasons:
                 "count": count,
                 "items": [
                     {"name": name, "detail": detail}
-                    for name, detail in self.named.get(reason, {}).items()
+                    for name, detail in self.items_by_reason.get(reason, {}).items()
                 ],
             }
             for reason, count in self.counts().items()
@@ -136,20 +138,20 @@ class _Reasons:
     def lines(self) -> Iterable[str]:
         for reason, count in self.counts().items():
             yield f"  {reason}: {count}"
-            items = list(self.named.get(reason, {}).items())
+            items = list(self.items_by_reason.get(reason, {}).items())
             for name, detail in items[:_EXAMPLES]:
                 yield f"    {printable(name)}{f' ({printable(detail)})' if detail else ''}"
-            more = count - min(len(items), _EXAMPLES)
-            if items and more:
-                yield f"    and {more} more"
+            rest = count - min(len(items), _EXAMPLES)
+            if items and rest:
+                yield f"    and {rest} more"
 
 
 def describe(name: str, reason: str, detail: str = "") -> str:
-    """Name, reason and detail of an item, fit to begin or to end a sentence."""
+    """Format name, reason and detail of an item as part of a sentence."""
     return f"{printable(name)}: {reason}{f' ({printable(detail)})' if detail else ''}"
 
 
 def printable(text: str) -> str:
-    """Text of a data set, fit for a line of a terminal: no control or surrogate characters."""
+    """Make text of a data set safe to print: escapes control and surrogate characters."""
     cut = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -1,10 +1,10 @@
-"""Text files of data sets: which encoding they are in."""
+"""Detect the encoding of a data set's text files."""
 
 from __future__ import annotations
 
 import codecs
 
-# UTF-32's mark begins with UTF-16's: the longer ones first.
+# UTF-32's byte order mark begins with UTF-16's, so the longer ones come first.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -16,18 +16,18 @@ _LOOKED_AT = 4096
 
 
 def text_encoding(head: bytes) -> str:
-    """The encoding of a text by its first bytes: UTF-16 or -32 by their mark or NULs, or UTF-8."""
+    """Detect UTF-16 or UTF-32 from a byte order mark or NULs in the first bytes, else UTF-8."""
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding
     head = head[:_LOOKED_AT]
     even, odd = (sum(byte == 0 for byte in head[start::2]) for start in (0, 1))
-    # In UTF-16 of mostly ASCII every other byte is NUL; no UTF-8 text has many.
+    # Mostly ASCII text in UTF-16 has a NUL in every other byte; UTF-8 text has hardly any.
     if (even + odd) * 4 > len(head) and 0 in (even, odd):
         return "utf-16-le" if odd else "utf-16-be"
     return "utf-8"
 
 
 def decode_text(data: bytes) -> str:
-    """The text of UTF-8, -16 or -32, without its mark; UnicodeDecodeError for anything else."""
+    """Decode UTF-8, -16 or -32 without the mark; raise UnicodeDecodeError for anything else."""
     return data.decode(text_encoding(data))

@@ -1,1 +1,1 @@
-"""How well a model grounds and retrieves: metrics, baselines, samples, sheets."""
+"""Evaluation of grounding and retrieval: metrics, baselines, samples, contact sheets."""

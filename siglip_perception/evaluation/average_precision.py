@@ -1,4 +1,4 @@
-"""COCO's average precision of published objects, by faster-coco-eval."""
+"""COCO's average precision of published objects, computed by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_TRUTH = -1.0
 
 
 class Detections:
-    """What was published for every phrase on every image, and the truth.
+    """Published objects for every phrase on every image, with the ground truth.
 
-    A phrase whose truth is not wholly known on an image (Sample.unsure) does not count there.
+    A phrase whose truth is incomplete on an image (Sample.unsure) is ignored there.
     """
 
     def __init__(self, phrases: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class Detections:
     def add(
         self, sample: Sample, objects: Sequence[GroundedObject], masks: Sequence[UInt8Array]
     ) -> None:
-        """One image with all that was published, each with its mask uint8 [height, width]."""
+        """Add one image with all published objects and their masks, uint8 [height, width]."""
         height, width = sample.image.shape[:2]
         image = len(self._images) + 1
         self._images.append({"id": image, "width": width, "height": height})
@@ -48,7 +48,7 @@ class Detections:
                         "category_id": self._category[answer.phrase],
                         "bbox": [box.x, box.y, box.width, box.height],
                         "score": answer.score,
-                        "segmentation": _packed(mask),
+                        "segmentation": _encode_rle(mask),
                     }
                 )
 
@@ -56,7 +56,7 @@ class Detections:
         box = truth.box
         exact = truth.exact or (box.x, box.y, box.width, box.height)
         entry = {
-            # Ids begin at 1: matching takes 0 for no match.
+            # Ids start at 1: the matching code uses 0 for no match.
             "id": len(self._truths) + 1,
             "image_id": image,
             "category_id": self._category[phrase],
@@ -64,12 +64,12 @@ class Detections:
             "area": exact[2] * exact[3],
             "iscrowd": int(crowd),
         }
-        return entry if truth.mask is None else {**entry, "segmentation": _packed(truth.mask)}
+        return entry if truth.mask is None else {**entry, "segmentation": _encode_rle(truth.mask)}
 
-    def figures(self) -> dict[str, float]:
-        """AP over IoU 0.50 to 0.95, AP50 and AP75 of boxes, each in [0, 1]; NaN without a truth.
+    def metrics(self) -> dict[str, float]:
+        """Compute AP (IoU 0.50 to 0.95), AP50 and AP75 of boxes, in [0, 1]; NaN without truths.
 
-        mask_AP and so on: the same of masks, where every true object has one.
+        mask_AP and so on: the same for masks, if every true object has one.
         """
         boxes = self._evaluate("bbox")
         if not all("segmentation" in truth for truth in self._truths):
@@ -90,7 +90,7 @@ class Detections:
                 "categories": [{"id": n, "name": name} for name, n in self._category.items()],
             }
         )
-        # A result with a segmentation is measured by that; area ranges are not reported.
+        # The library scores a result by its segmentation if it has one, even for boxes.
         keys = {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}
         results = [{key: result[key] for key in keys} for result in self._results]
         evaluation = library.COCOeval_faster(truth, truth.loadRes(results), kind)
@@ -102,6 +102,6 @@ class Detections:
         }
 
 
-def _packed(mask: UInt8Array) -> Any:
-    """Run lengths; uint8 [height, width] of 0 and 1 in."""
+def _encode_rle(mask: UInt8Array) -> Any:
+    """Run-length encode a mask, uint8 [height, width] of 0 and 1."""
     return mask_library().encode(np.asfortranarray(mask))

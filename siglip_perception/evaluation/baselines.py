@@ -1,4 +1,4 @@
-"""Ways to score regions: this project's, each encoder alone, and others to compare with."""
+"""Methods to score regions: this project's, each encoder alone, and other baselines."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from siglip_perception.types import FloatArray
 Method = Callable[[Tensor, Tensor, Tensor], Scores]
 """SigLIP's and DINO's last patches [N, D] and phrase embeddings [P, D] -> Scores."""
 
-# Lan et al. 2024 (ProxyCLIP): entries of gamma (S - beta mean S), the negative ones left out.
+# Lan et al. 2024 (ProxyCLIP): attention from gamma (S - beta mean S), negative entries masked.
 BETA, GAMMA = 1.2, 3.0
-_NEVER = -50.0  # a logit that no threshold reaches
+_NEVER = -50.0  # a logit below every threshold
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,32 @@ class _Base:
     def grid(self) -> tuple[int, int]:
         return self.sight.grid, self.sight.grid
 
-    def logits(self, pooled: Tensor, phrases: Tensor) -> FloatArray:
-        """Pooled [R, D] and phrases [P, D] -> [P, R]."""
+    def logits(self, regions: Tensor, phrases: Tensor) -> FloatArray:
+        """Score pooled features [R, D] against phrases [P, D]: logits [P, R]."""
         siglip = self.sight.siglip
-        cosine = phrases.to(pooled.device) @ functional.normalize(pooled, dim=-1).T
-        found: FloatArray = (
+        cosine = phrases.to(regions.device) @ functional.normalize(regions, dim=-1).T
+        scores: FloatArray = (
             (cosine * siglip.logit_scale.exp() + siglip.logit_bias).float().cpu().numpy()
         )
-        return found
+        return scores
 
 
 @dataclass(frozen=True)
 class Regions(_Base):
-    """Regions that features hold together, pooled by SigLIP's head with its keys masked.
+    """Regions of similar patches, pooled by SigLIP's head with its keys masked.
 
-    by_siglip: of SigLIP's own features instead of DINO's. led: each phrase leads a region, too.
-    mlp: with the head's MLP. beta: the cut at so many times the mean affinity; None: what belongs
-    to the weights. shifts: of the cut, see grounding.regions_at. doubt: log-odds of the regions
-    of all but the first shift.
+    by_siglip: group SigLIP's own features instead of DINO's. phrase_regions: add a region per
+    phrase, grown from the patches that match it. mlp: use the head's MLP. beta: cut at this
+    multiple of the mean affinity; None takes the model's settings. cuts: offsets of the cut.
+    extra_cut_penalty: log-odds subtracted from regions of all but the first cut.
     """
 
     by_siglip: bool = False
-    led: bool = False
+    phrase_regions: bool = False
     mlp: bool = True
     beta: float | None = None
-    shifts: tuple[float, ...] = AFFINITY_CUTS
-    doubt: float = EXTRA_CUT_PENALTY
+    cuts: tuple[float, ...] = AFFINITY_CUTS
+    extra_cut_penalty: float = EXTRA_CUT_PENALTY
 
     @torch.inference_mode()
     def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
@@ -79,26 +79,26 @@ class Regions(_Base):
             settings = _cut(features, self.beta, settings)
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
-        maps, others = candidates(cosines(features).cpu(), settings, self.grid, self.shifts)
-        if self.led:
+        maps, extra_count = candidates(cosines(features).cpu(), settings, self.grid, self.cuts)
+        if self.phrase_regions:
             single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
             dense = torch.from_numpy(single).to(features.device).sigmoid()
-            led = led_regions(features, dense, settings).cpu()
-            more = split_pieces(led[led.amax(dim=1) > 0.5], self.grid)
-            maps, others = torch.cat([maps, more]), others + len(more)
+            phrase_regions = led_regions(features, dense, settings).cpu()
+            extra_maps = split_pieces(phrase_regions[phrase_regions.amax(dim=1) > 0.5], self.grid)
+            maps, extra_count = torch.cat([maps, extra_maps]), extra_count + len(extra_maps)
         weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         weights = weights.to(features.device).unsqueeze(0)
-        pooled = pool_regions(head, keys, weights, mlp=self.mlp)[0]
-        logits = self.logits(pooled, phrases)
-        logits[:, len(maps) - others : -1] -= self.doubt
+        region_features = pool_regions(head, keys, weights, mlp=self.mlp)[0]
+        logits = self.logits(region_features, phrases)
+        logits[:, len(maps) - extra_count : -1] -= self.extra_cut_penalty
         return Scores(maps.view(-1, *self.grid).numpy(), logits[:, :-1], logits[:, -1])
 
 
 @dataclass(frozen=True)
 class Saliency(_Base):
-    """DINO alone: it knows no language, so every phrase gets its most salient regions.
+    """DINO alone: it has no language, so every phrase gets the most salient regions.
 
-    Salient is what differs from the picture's border: one less the mean affinity with it.
+    Saliency is 1 minus the mean affinity with the image border.
     """
 
     @torch.inference_mode()
@@ -124,10 +124,10 @@ class Saliency(_Base):
 
 @dataclass(frozen=True)
 class Dense(_Base):
-    """A score for every patch; for each phrase what holds together around the best patch.
+    """A score per patch; a phrase's region is the component around its best patch.
 
-    affinity: values averaged by DINO's affinities (ProxyCLIP) before the head's projection;
-    without it each patch stands for itself, and the best one is the max-patch baseline.
+    affinity: average values by DINO's affinities (ProxyCLIP) before the head's projection. Without
+    it every patch stands alone, which is the max-patch baseline.
     """
 
     affinity: bool = True
@@ -147,19 +147,19 @@ class Dense(_Base):
             values = torch.einsum("nm,mhd->nhd", weights.nan_to_num(0.0), values)
         logits = self.logits(pool_single(head, values, mlp=self.mlp), phrases)
         maps = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        found = np.full((len(logits), len(logits)), _NEVER, dtype=np.float32)
-        np.fill_diagonal(found, logits.max(axis=1, initial=_NEVER))
-        shaped = maps.reshape(-1, *self.grid).astype(np.float32)
-        around = [_around_best(one) for one in shaped]
+        scores = np.full((len(logits), len(logits)), _NEVER, dtype=np.float32)
+        np.fill_diagonal(scores, logits.max(axis=1, initial=_NEVER))
+        grids = maps.reshape(-1, *self.grid).astype(np.float32)
+        regions = [_around_best(grid) for grid in grids]
         return Scores(
-            np.stack(around) if around else np.zeros((0, *self.grid), np.float32),
-            found,
+            np.stack(regions) if regions else np.zeros((0, *self.grid), np.float32),
+            scores,
             logits.max(axis=1, initial=_NEVER),
         )
 
 
-def compared(sight: GroundingModel) -> Mapping[str, Method]:
-    """The methods that this project's own is held against."""
+def baselines(sight: GroundingModel) -> Mapping[str, Method]:
+    """Baselines to compare this project's method with."""
     return {
         "SigLIP alone": Regions(sight, by_siglip=True),
         "DINO alone": Saliency(sight),
@@ -168,12 +168,12 @@ def compared(sight: GroundingModel) -> Mapping[str, Method]:
 
 
 def ablation(sight: GroundingModel) -> Mapping[str, Method]:
-    """Each switch of the grounding turned, one at a time."""
+    """Variants of the grounding with one switch changed at a time."""
     return {
         "regions of three cuts, head with MLP": Regions(sight),
-        "regions of one cut": Regions(sight, shifts=(0.0,)),
-        "regions of three cuts, none doubted": Regions(sight, doubt=0.0),
-        "regions, each phrase leads one too": Regions(sight, led=True),
+        "regions of one cut": Regions(sight, cuts=(0.0,)),
+        "regions of three cuts, none doubted": Regions(sight, extra_cut_penalty=0.0),
+        "regions, each phrase leads one too": Regions(sight, phrase_regions=True),
         "regions, head without MLP": Regions(sight, mlp=False),
         **{
             f"regions, cut at {beta:g} x mean": Regions(sight, beta=beta)
@@ -188,7 +188,7 @@ def ablation(sight: GroundingModel) -> Mapping[str, Method]:
 
 
 def _cut(features: Tensor, beta: float, settings: GroundingSettings) -> GroundingSettings:
-    """Settings that cut at beta times the mean cosine of these features."""
+    """Return settings that cut at beta times the mean cosine of these features."""
     patches = functional.normalize(features, dim=-1)
     scale = settings.affinity_scale or 20.0
     mean = float((patches @ patches.T).mean())
@@ -196,11 +196,11 @@ def _cut(features: Tensor, beta: float, settings: GroundingSettings) -> Groundin
 
 
 def _around_best(soft: FloatArray) -> FloatArray:
-    """The part of a map over one half that holds its best patch; nothing else."""
+    """Keep only the component of a map, above one half, that contains its best patch."""
     _, labels = cv2.connectedComponents((soft > 0.5).astype(np.uint8), connectivity=8)
     best = np.unravel_index(int(soft.argmax()), soft.shape)
     if soft[best] <= 0.5:
-        alone = np.zeros_like(soft)
-        alone[best] = 1.0
-        return alone
+        single = np.zeros_like(soft)
+        single[best] = 1.0
+        return single
     return np.where(labels == labels[best], soft, 0.0).astype(np.float32)

@@ -1,7 +1,7 @@
-"""A folder of images with boxes in COCO's format, as samples.
+"""Read a folder of images with COCO annotations as samples.
 
 Lin et al. 2014, https://cocodataset.org/#format-data: `bbox` is [x, y, width, height] in pixels;
-`segmentation` is polygons, or run lengths down the columns, plain or packed into a string.
+`segmentation` is polygons, or column-wise run lengths, plain or compressed into a string.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Rectangle = tuple[float, float, float, float]
 
 
 class CocoError(DatasetError):
-    """The annotations, or the folder of their images, cannot be used at all."""
+    """Unusable annotations file or image folder."""
 
 
 class _PictureError(Exception):
-    """A picture that cannot be used: it is counted under `reason`."""
+    """An unusable image; it is counted under `reason`."""
 
     def __init__(self, name: str, reason: str, detail: str) -> None:
         super().__init__(describe(name, reason, detail))
@@ -55,9 +55,9 @@ class _PictureError(Exception):
 
 @dataclass(frozen=True)
 class _Annotation:
-    """One entry of `annotations`, all checked that can be without its picture.
+    """One entry of `annotations`, checked as far as possible without its image.
 
-    box: in pixels of COCO's picture; None: the segmentation's own.
+    box: in pixels of the annotated image; None means the segmentation's bounding box.
     """
 
     name: str
@@ -69,7 +69,7 @@ class _Annotation:
 
 @dataclass(frozen=True)
 class _Image:
-    """One entry of `images`. size: COCO's width and height, None where it states none."""
+    """One entry of `images`. size: annotated width and height, None if missing."""
 
     identity: int | str
     name: str
@@ -78,11 +78,11 @@ class _Image:
 
 
 class CocoFolder:
-    """Annotations, read and checked; the pictures are read one by one.
+    """COCO annotations, read and checked at once; the images are read one by one.
 
-    images: the folder of the pictures; None: found beside the annotations. report: takes what is
-    left out. Raises CocoError for a file that is missing or not COCO's, or where no picture is
-    there; DatasetError for the first item left out if the report is strict.
+    images: image folder; None looks beside the annotations. report: collects skipped items.
+    Raises CocoError if the file is missing or not in COCO's format, or no image exists;
+    DatasetError for the first skipped item if the report is strict.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class CocoFolder:
         max_pixels: int,
         report: SkipReport | None = None,
     ) -> None:
-        evaluation_library()  # says at once where it is missing
+        evaluation_library()  # fail early if it is not installed
         self.report = report or SkipReport()
         self._file = annotations
         self._seed = seed
@@ -111,13 +111,13 @@ class CocoFolder:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """The names of the categories, each once."""
+        """Unique category names."""
         return tuple(dict.fromkeys(self._phrases.values()))
 
     def __iter__(self) -> Iterator[Sample]:
-        """Each image, asked for every category that it shows and for as many that it does not.
+        """Yield each image with questions for its categories and for as many absent ones.
 
-        A picture that cannot be read is left out; CocoError where none can.
+        Skips unreadable images; raises CocoError if none can be read.
         """
         samples, problem = 0, ""
         for image in self._images:
@@ -136,7 +136,7 @@ class CocoFolder:
         self.report.skip(reason, f"{self._file.name}, {name}", detail)
 
     def _categories(self, entries: list[Any]) -> dict[int | str, str]:
-        """The phrase of each category's id; names that are one phrase get one spelling."""
+        """Map category ids to phrases; names that differ only in case get one spelling."""
         phrases: dict[int | str, str] = {}
         spelling: dict[str, str] = {}
         ambiguous = set()
@@ -162,13 +162,13 @@ class CocoFolder:
             del phrases[identity]
         if not phrases:
             raise CocoError(
-                f"{self._file} has no category with an id and a name, and those are what the"
-                f" pictures are asked for{_because(self.report)}."
+                f"{self._file} has no category with an id and a name"
+                f"{_because(self.report)}: add the categories to ask for."
             )
         return phrases
 
     def _image_entries(self, entries: list[Any]) -> dict[int | str, Mapping[str, Any]]:
-        """The entries by their ids; ids that two different files share are left out."""
+        """Map ids to image entries; skips ids shared by two different files."""
         by_identity: dict[int | str, Mapping[str, Any]] = {}
         ambiguous = set()
         for index, entry in enumerate(entries):
@@ -188,8 +188,8 @@ class CocoFolder:
                 self._skip("image listed twice", name, f"id {identity}")
             else:
                 ambiguous.add(identity)
-                both = f"{_file_name(by_identity[identity])} and {_file_name(entry)}"
-                self._skip("image's id has two files", name, f"id {identity}: {both}")
+                files = f"{_file_name(by_identity[identity])} and {_file_name(entry)}"
+                self._skip("image's id has two files", name, f"id {identity}: {files}")
         for identity in ambiguous:
             del by_identity[identity]
         if not by_identity:
@@ -236,7 +236,7 @@ class CocoFolder:
     def _annotation(
         self, name: str, phrase: str, entry: Mapping[str, Any], unsure: set[str]
     ) -> _Annotation | None:
-        """The entry, checked; None, and its phrase unsure, where it cannot be used."""
+        """Check an entry; None if it is unusable, which makes its phrase unsure."""
         crowd = _flag(entry.get("iscrowd"))
         segmentation = entry.get("segmentation")
         raw = entry.get("bbox")
@@ -274,8 +274,8 @@ class CocoFolder:
                 path = finder.find(name)
             except FileNameError as error:
                 number = len(self._annotations[identity])
-                lost = f"; its {number} annotations go with it" if number else ""
-                self.report.skip(error.reason, name, f"{error.detail}{lost}")
+                lost_annotations = f"; its {number} annotations go with it" if number else ""
+                self.report.skip(error.reason, name, f"{error.detail}{lost_annotations}")
                 problem = problem or describe(name, error.reason)
                 continue
             images.append(_Image(identity, name, path, self._size(identity, entry)))
@@ -298,7 +298,7 @@ class CocoFolder:
         return int(numbers[0]), int(numbers[1])
 
     def _sample(self, image: _Image) -> Sample:
-        """What is asked about a picture; _PictureError where the picture cannot be used."""
+        """Read an image and make its questions; raise _PictureError if it is unusable."""
         try:
             picture = read_image(image.path, max_pixels=self._max_pixels)
         except PerceptionError as error:
@@ -319,13 +319,15 @@ class CocoFolder:
                 crowds.append((annotation.phrase, truth))
             else:
                 truths.setdefault(annotation.phrase, []).append(truth)
-        # A crowd, or an annotation that was left out: the category may be there all the same.
-        known = {*truths, *unsure, *(phrase for phrase, _ in crowds)}
-        others = [phrase for phrase in self.phrases if phrase not in known]
-        count = min(max(len(truths), 1), len(others))
+        # A category with a crowd or a skipped annotation may be present: do not ask for it.
+        possible = {*truths, *unsure, *(phrase for phrase, _ in crowds)}
+        absent_phrases = [phrase for phrase in self.phrases if phrase not in possible]
+        count = min(max(len(truths), 1), len(absent_phrases))
         rng = np.random.default_rng((self._seed, _number(image.identity)))
         absent = (
-            [others[i] for i in rng.choice(len(others), count, replace=False)] if count else []
+            [absent_phrases[i] for i in rng.choice(len(absent_phrases), count, replace=False)]
+            if count
+            else []
         )
         return Sample(
             image.name,
@@ -340,27 +342,27 @@ class CocoFolder:
         )
 
     def _turn(self, image: _Image, picture: Picture) -> _Turn:
-        """How annotations lie in the upright picture; _PictureError where sizes do not fit."""
+        """Map annotations to the upright image; raise _PictureError if the sizes do not match."""
         height, width = picture.pixels.shape[:2]
-        stored = picture.size
+        stored_size = picture.size
         if image.size in (None, (width, height)):
             return _Turn(1, width, height)
-        stated = "{} x {}".format(*image.size)
-        if image.size == stored:
+        stated_size = "{} x {}".format(*image.size)
+        if image.size == stored_size:
             self.report.note(
                 "width and height fit the picture only turned: its annotations were turned",
                 image.name,
-                f"stated as {stated}, upright {width} x {height} by EXIF's orientation"
+                f"stated as {stated_size}, upright {width} x {height} by EXIF's orientation"
                 f" {picture.orientation}",
             )
-            return _Turn(picture.orientation, *stored)
+            return _Turn(picture.orientation, *stored_size)
         is_turned = image.size == (height, width)
         raise _PictureError(
             image.name,
             "width and height fit the picture only turned"
             if is_turned
             else "width and height are not the picture's",
-            f"stated as {stated}, is {width} x {height}",
+            f"stated as {stated_size}, is {width} x {height}",
         )
 
     def _truth(self, annotation: _Annotation, turn: _Turn) -> Truth | None:
@@ -400,9 +402,9 @@ class CocoFolder:
 
 @dataclass(frozen=True)
 class _Turn:
-    """From the picture as annotations see it to the upright one, by EXIF's orientation, 1 to 8.
+    """Transform from the annotated image to the upright one, by EXIF orientation (1 to 8).
 
-    width, height: of the picture as annotations see it.
+    width, height: of the annotated image.
     """
 
     orientation: int
@@ -410,7 +412,7 @@ class _Turn:
     height: int
 
     def box(self, box: Rectangle) -> Rectangle:
-        """The rectangle in the upright picture, as upright() turns its pixels."""
+        """Transform a rectangle as upright() transforms pixels."""
         x, y, across, down = box
         width, height = self.width, self.height
         if self.orientation >= 5:
@@ -422,12 +424,12 @@ class _Turn:
         return x, y, across, down
 
     def mask(self, mask: UInt8Array) -> UInt8Array:
-        """The mask, uint8 [height, width], in the upright picture."""
+        """Transform a mask, uint8 [height, width]."""
         return upright(mask[:, :, None], self.orientation)[:, :, 0]
 
 
 def _picture_folder(annotations: Path, images: Path | None) -> Path:
-    """The folder of the pictures: the one named, or the likeliest beside the annotations."""
+    """Return the given image folder, or guess it from the annotations' path."""
     if images is not None:
         if images.is_dir():
             return images
@@ -442,7 +444,7 @@ def _picture_folder(annotations: Path, images: Path | None) -> Path:
 
 
 def _read(path: Path) -> Mapping[str, list[Any]]:
-    """The file's content with its three lists; CocoError for a file that is not COCO's."""
+    """Read the file with its three lists; raise CocoError if it is not in COCO's format."""
     if path.is_dir():
         inside = sorted(p for p in (*path.glob("*.json"), *path.glob("annotations/*.json")))
         such = f", such as {inside[0]}" if inside else ""
@@ -452,7 +454,7 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
     except OSError as error:
         raise CocoError(f"Cannot read {path} ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise CocoError(f"{path} is not JSON: it is no UTF-8 or UTF-16 text.") from error
+        raise CocoError(f"{path} is not JSON: it is neither UTF-8 nor UTF-16 text.") from error
     if not text.strip():
         raise CocoError(f"{path} is empty: name the annotations' JSON file with --coco.")
     try:
@@ -463,7 +465,7 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
         raise CocoError(
             f"{path} is not in COCO's format: its JSON is nested too deeply."
         ) from error
-    except ValueError as error:  # an integer of more digits than Python reads
+    except ValueError as error:  # an integer with more digits than Python parses
         raise CocoError(f"{path} has an integer of thousands of digits: correct it.") from error
     if isinstance(content, list):
         kind = (
@@ -476,7 +478,7 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
             " categories."
         )
     if not isinstance(content, dict):
-        raise CocoError(f"{path} is not in COCO's format: its JSON is no object.")
+        raise CocoError(f"{path} is not in COCO's format: its JSON is not an object.")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise CocoError(
@@ -513,7 +515,7 @@ def _key_problem(content: Mapping[str, Any], key: str) -> str:
 
 
 def _identity(value: Any) -> int | str | None:
-    """An id, as a number where it is one; None where it is neither a number nor a text."""
+    """Parse an id, as an integer if possible; None if it is neither number nor text."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -525,14 +527,14 @@ def _identity(value: Any) -> int | str | None:
 
 
 def _number(identity: int | str) -> int:
-    """A number of 0 or more for a random generator's seed."""
+    """Convert an id to a non-negative random seed."""
     if isinstance(identity, int) and identity >= 0:
         return identity
     return zlib.crc32(str(identity).encode("utf-8", "backslashreplace"))
 
 
 def _flag(value: Any) -> bool | None:
-    """COCO's 0 or 1, also as a boolean or a text; None for anything else."""
+    """Parse COCO's 0 or 1, also as a boolean or a string; None for anything else."""
     if value in (None, "", "0") or (isinstance(value, int | float) and value == 0):
         return False
     if value == "1" or (isinstance(value, int | float) and value == 1):
@@ -541,7 +543,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _phrase(name: Any) -> str:
-    """The phrase that a category's name is; "" where it is none."""
+    """Convert a category's name to a phrase; "" if it is not one."""
     if not isinstance(name, str):
         return ""
     try:
@@ -552,7 +554,7 @@ def _phrase(name: Any) -> str:
 
 
 def _file_name(entry: Mapping[str, Any]) -> str | None:
-    """The image's file_name or, without one, the end of its URL or path."""
+    """Return the image's file_name or, without one, its URL or path."""
     for field in _FILE_FIELDS:
         value = entry.get(field)
         if value is not None:
@@ -561,7 +563,7 @@ def _file_name(entry: Mapping[str, Any]) -> str | None:
 
 
 def _numbers(value: Any, count: int) -> list[float] | None:
-    """So many numbers, some maybe as texts; None for anything else."""
+    """Parse a list of `count` numbers, strings allowed; None for anything else."""
     if not isinstance(value, list) or len(value) != count:
         return None
     numbers = []
@@ -583,6 +585,6 @@ def _because(report: SkipReport) -> str:
 
 
 def _excerpt(value: Any) -> str:
-    """A JSON value, cut to what fits into a sentence."""
+    """Format a JSON value, shortened to fit into a sentence."""
     text = "none" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     return printable(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,4 +1,4 @@
-"""COCO's segmentations as masks, by faster-coco-eval; what it does not check is checked before."""
+"""Decode COCO segmentations with faster-coco-eval, after the checks that it does not make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siglip_perception.util import requirements
 
 
 class SegmentationError(Exception):
-    """A segmentation that cannot be used; `reason` is what to count it under."""
+    """An unusable segmentation; it is counted under `reason`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}{f' ({detail})' if detail else ''}")
@@ -23,22 +23,22 @@ class SegmentationError(Exception):
 
 @cache
 def evaluation_library() -> Any:
-    """The module faster_coco_eval; PerceptionError where it is not installed."""
+    """Import faster_coco_eval; raise PerceptionError if it is not installed."""
     requirements.load("evaluate --coco", "faster_coco_eval.core.mask")
     return requirements.load("evaluate --coco", "faster_coco_eval")
 
 
 def mask_library() -> Any:
-    """The module's functions of masks; PerceptionError where it is not installed."""
+    """Import faster_coco_eval's mask functions; raise PerceptionError if not installed."""
     return evaluation_library().core.mask
 
 
 def decode_segmentation(segmentation: Any, width: int, height: int) -> UInt8Array | None:
-    """uint8 [height, width] of 0 and 1, some pixel 1; None where there is no segmentation.
+    """Decode to uint8 [height, width] of 0 and 1, not all 0; None if there is no segmentation.
 
-    segmentation: a list of polygons [x, y, x, y, ...], one such polygon by itself, a polygon as
-    points [x, y], or run lengths, plain or packed. Raises SegmentationError for what is none of
-    them, does not fit the picture or covers nothing of it.
+    segmentation: a list of polygons [x, y, x, y, ...], a single such polygon, a polygon as points
+    [x, y], or run lengths, plain or compressed. Raises SegmentationError for anything else, a size
+    other than the image's, or an empty mask.
     """
     if segmentation is None or segmentation == []:
         return None
@@ -55,25 +55,25 @@ def decode_segmentation(segmentation: Any, width: int, height: int) -> UInt8Arra
 
 def _polygons(segmentation: list[Any]) -> list[list[float]]:
     if all(_is_number(value) for value in segmentation):
-        return [_checked(segmentation)]
+        return [_check_polygon(segmentation)]
     if not all(isinstance(polygon, list) for polygon in segmentation):
         raise SegmentationError("segmentation is not numbers")
     if len(segmentation) > 2 and all(_is_point(entry) for entry in segmentation):
-        return [_checked([number for point in segmentation for number in point])]
+        return [_check_polygon([number for point in segmentation for number in point])]
     return [
-        _checked([number for point in polygon for number in point])
+        _check_polygon([number for point in polygon for number in point])
         if polygon and all(_is_point(entry) for entry in polygon)
-        else _checked(polygon)
+        else _check_polygon(polygon)
         for polygon in segmentation
     ]
 
 
-def _checked(polygon: list[Any]) -> list[float]:
+def _check_polygon(polygon: list[Any]) -> list[float]:
     if not all(_is_number(value) for value in polygon):
         raise SegmentationError("segmentation is not numbers")
     if len(polygon) % 2:
         raise SegmentationError("segmentation has an odd number of numbers", str(len(polygon)))
-    # The library takes four numbers for a box.
+    # The library would take four numbers for a box.
     if len(polygon) < 6:
         points = f"{len(polygon) // 2}"
         raise SegmentationError("segmentation has a polygon of fewer than three points", points)
@@ -89,7 +89,8 @@ def _checked(polygon: list[Any]) -> list[float]:
 def _from_polygons(polygons: list[list[float]], width: int, height: int) -> UInt8Array:
     for polygon in polygons:
         for numbers, size in ((polygon[::2], width), (polygon[1::2], height)):
-            # An outline is drawn pixel by pixel, also where it is not seen: far points take hours.
+            # The library walks outlines pixel by pixel, outside the image too: far points take
+            # hours.
             if min(numbers) < -size or max(numbers) > 2 * size:
                 raise SegmentationError("segmentation lies far outside of the picture")
     library = mask_library()

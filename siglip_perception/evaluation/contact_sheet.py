@@ -1,4 +1,4 @@
-"""Pictures of failures, side by side, for a person to look at."""
+"""Draw failures side by side for people to look at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRUTH = (255, 255, 255)
 
 
 def sheet(failures: Sequence[Failure]) -> UInt8Array:
-    """uint8 [H, W, 3] RGB, three tiles across; white, thin boxes show where the truth is."""
+    """Draw failures in three columns, uint8 [H, W, 3] RGB; thin white boxes are the truth."""
     tiles = [_tile(failure) for failure in failures]
     blank = np.full((_TILE[1], _TILE[0], 3), 128, dtype=np.uint8)
     while len(tiles) % _COLUMNS or not tiles:
@@ -30,9 +30,9 @@ def sheet(failures: Sequence[Failure]) -> UInt8Array:
 
 
 def _tile(failure: Failure) -> UInt8Array:
-    """The overlay with what was wrong only, and the true boxes."""
+    """Draw one failure: the overlay of the wrong phrases only, and the true boxes."""
     phrases = tuple(question.phrase for question in failure.questions)
-    kept = [i for i, found in enumerate(failure.objects) if found.phrase in phrases]
+    indices = [i for i, detection in enumerate(failure.objects) if detection.phrase in phrases]
     presence = dict(zip(failure.phrases, failure.presence, strict=True))
     image = np.array(failure.sample.image)
     for question in failure.questions:
@@ -41,15 +41,15 @@ def _tile(failure: Failure) -> UInt8Array:
             corner = box.x + box.width - 1, box.y + box.height - 1
             cv2.rectangle(image, (box.x, box.y), corner, _TRUTH, 1)
     height, width = image.shape[:2]
-    shown = Grounding(
+    grounding = Grounding(
         failure.sample.name,
         0,
         phrases,
         tuple(presence[phrase] for phrase in phrases),
-        tuple(failure.objects[index] for index in kept),
+        tuple(failure.objects[index] for index in indices),
         "",
-        label_mask([failure.masks[index] for index in kept], width, height),
+        label_mask([failure.masks[index] for index in indices], width, height),
     )
     tile = np.zeros((_TILE[1], _TILE[0], 3), dtype=np.uint8)
-    cv2.resize(draw(image, shown), _TILE, dst=tile, interpolation=cv2.INTER_AREA)
+    cv2.resize(draw(image, grounding), _TILE, dst=tile, interpolation=cv2.INTER_AREA)
     return tile

@@ -1,4 +1,4 @@
-"""Every sample through a model, its regions scored in every way that is asked for."""
+"""Run a model on all samples and score its regions by every method."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.types import Frame, GroundedObject, UInt8Array
 from siglip_perception.util.progress import progress
 
-OURS = "both, by regions"
+PIPELINE_METHOD = "both, by regions"
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample in which our method was wrong, with the questions that it got wrong.
+    """A sample with the questions that the pipeline's own method got wrong.
 
-    phrases, presence: all that was asked. objects, masks: all that was published.
+    phrases, presence: of all questions. objects, masks: everything published.
     """
 
     sample: Sample
@@ -37,10 +37,10 @@ class Failure:
 
 
 @dataclass
-class Measured:
-    """answers: by method. failures: the worst ones of our method, the worst first.
+class Measurement:
+    """answers: by method. failures: of the pipeline's own method, the worst first.
 
-    samples: how many there were.
+    samples: number of samples.
     """
 
     answers: dict[str, list[Answer]] = field(default_factory=dict)
@@ -55,19 +55,18 @@ def measure(
     methods: Mapping[str, Method],
     keep: int = 12,
     detections: Detections | None = None,
-) -> Measured:
-    """All samples by our own method and by the others; `keep` failures are kept.
+) -> Measurement:
+    """Answer all questions by the pipeline's method and by `methods`; keep the worst failures.
 
-    detections: takes what our own method publishes for each of its phrases on every sample.
-
-    Raises BackendError where the model cannot ground.
+    keep: maximum number of failures. detections: collects what the pipeline's method publishes
+    for its phrases on every sample. Raises BackendError if the model cannot ground.
     """
     if pipeline.sight is None:
         raise BackendError(pipeline.grounding)
-    every: dict[str, Method] = {OURS: pipeline.grounder.score, **methods}
-    result = Measured({name: [] for name in every})
+    all_methods: dict[str, Method] = {PIPELINE_METHOD: pipeline.grounder.score, **methods}
+    measurement = Measurement({name: [] for name in all_methods})
     worst: list[tuple[float, int, Failure]] = []
-    done = asked = 0
+    sample_count = question_count = 0
     queries: dict[tuple[str, ...], Query] = {}
     tell = progress(sys.stderr)
     for batch in _batches(samples):
@@ -76,7 +75,7 @@ def measure(
             for questions in _portions(sample.questions):
                 phrases = tuple(question.phrase for question in questions)
                 query = _query(pipeline, queries, phrases)
-                for name, score in every.items():
+                for name, score in all_methods.items():
                     scores = score(siglip[place], dino[place], query.embeddings)
                     objects, masks = pipeline.meant(Frame(sample.image), query, scores)
                     presence = scores.presence()
@@ -84,24 +83,26 @@ def measure(
                         judge(question, float(probability), sample.objects, objects, masks)
                         for question, probability in zip(questions, presence, strict=True)
                     ]
-                    result.answers[name] += answers
-                    if name == OURS:
-                        asked += 1
-                        wrong = [q for q, a in zip(questions, answers, strict=True) if a.wrong]
+                    measurement.answers[name] += answers
+                    if name == PIPELINE_METHOD:
+                        question_count += 1
+                        wrong_questions = [
+                            q for q, a in zip(questions, answers, strict=True) if a.wrong
+                        ]
                         severity = max(answer.wrong for answer in answers)
                         failure = Failure(
                             sample,
-                            tuple(wrong),
+                            tuple(wrong_questions),
                             tuple(float(p) for p in presence),
                             query.phrases,
                             tuple(objects),
                             tuple(masks),
                         )
-                        heapq.heappush(worst, (severity, -asked, failure))
+                        heapq.heappush(worst, (severity, -question_count, failure))
                         if len(worst) > keep:
                             heapq.heappop(worst)
             if detections is not None:
-                published = [
+                results = [
                     pipeline.meant(
                         Frame(sample.image),
                         query,
@@ -111,17 +112,19 @@ def measure(
                 ]
                 detections.add(
                     sample,
-                    [answer for objects, _ in published for answer in objects],
-                    [mask for _, masks in published for mask in masks],
+                    [answer for objects, _ in results for answer in objects],
+                    [mask for _, masks in results for mask in masks],
                 )
-            done += 1
-            tell(done, total)
-    if 0 < done < total:  # the others could not be used
+            sample_count += 1
+            tell(sample_count, total)
+    if 0 < sample_count < total:  # the rest was skipped: complete the bar
         tell(total, total)
-    result.samples = done
-    ordered = sorted(worst, key=lambda entry: (-entry[0], -entry[1]))
-    result.failures = [failure for severity, _, failure in ordered if severity > 0]
-    return result
+    measurement.samples = sample_count
+    failures_by_severity = sorted(worst, key=lambda entry: (-entry[0], -entry[1]))
+    measurement.failures = [
+        failure for severity, _, failure in failures_by_severity if severity > 0
+    ]
+    return measurement
 
 
 def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
@@ -136,28 +139,28 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 
 def _portions(questions: tuple[Question, ...]) -> Iterator[tuple[Question, ...]]:
-    """Questions of one language, at most as many as one instruction may ask."""
+    """Split into groups of one language, each small enough for one instruction."""
     for language in dict.fromkeys(q.language for q in questions):
-        same = tuple(q for q in questions if q.language == language)
-        for start in range(0, len(same), MAX_PHRASES):
-            yield same[start : start + MAX_PHRASES]
+        of_language = tuple(q for q in questions if q.language == language)
+        for start in range(0, len(of_language), MAX_PHRASES):
+            yield of_language[start : start + MAX_PHRASES]
 
 
 def _vocabulary(
-    pipeline: Pipeline, known: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
+    pipeline: Pipeline, queries: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
 ) -> Iterator[Query]:
-    """Queries of all phrases, of as many each as one instruction may ask."""
+    """Yield queries for all phrases, each small enough for one instruction."""
     for start in range(0, len(phrases), MAX_PHRASES):
-        yield _query(pipeline, known, phrases[start : start + MAX_PHRASES])
+        yield _query(pipeline, queries, phrases[start : start + MAX_PHRASES])
 
 
 def _query(
-    pipeline: Pipeline, known: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
+    pipeline: Pipeline, queries: dict[tuple[str, ...], Query], phrases: tuple[str, ...]
 ) -> Query:
-    """The query of these phrases, as they are written."""
-    if phrases not in known:
+    """Return the cached query of these phrases, spelled as given."""
+    if phrases not in queries:
         query = pipeline.query(from_phrases(phrases))
         if len(query.phrases) != len(phrases):
             raise RuntimeError(f"the phrases of a sample are not unique: {phrases}")
-        known[phrases] = replace(query, phrases=phrases)
-    return known[phrases]
+        queries[phrases] = replace(query, phrases=phrases)
+    return queries[phrases]

@@ -1,4 +1,4 @@
-"""What was measured: answers, and the figures over them."""
+"""Answers to single questions, and the metrics over them."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from siglip_perception.evaluation.samples import Question
 from siglip_perception.types import GroundedObject, UInt8Array
 
 _BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
-RIGHT = 0.5
-"""IoU from which on a box is right."""
+IOU_THRESHOLD = 0.5
+"""Minimum IoU of a correct box."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, answered.
+    """The answer to one question.
 
     presence, score: in [0, 1]; score: of the best published object, 0 without one. iou, mask_iou:
-    of that object with the true one that it fits best, 0 without one; mask_iou is None where no
-    mask is known. hidden: of that true one. found: share of the true ones that some published
-    object has right. shown, fit: published objects, and those that have some true one right.
+    of that object with the true object it fits best, 0 without one; mask_iou is None if the true
+    mask is unknown. occlusion: of that true object. recall: share of true objects matched by a
+    published one. detections, true_positives: published objects, and those that match a true one.
+    objects: number in the image. present: whether there is a true object. detected: whether an
+    object was published.
     """
 
     language: str
     objects: int
-    hidden: float | None
+    occlusion: float | None
     present: bool
     presence: float
-    published: bool
+    detected: bool
     score: float
     iou: float
     mask_iou: float | None
-    found: float
-    shown: int
-    fit: int
+    recall: float
+    detections: int
+    true_positives: int
 
     @property
     def wrong(self) -> float:
-        """How badly: surely wrong comes first; 0 where nothing is wrong."""
+        """Severity of the error in [0, 1], highest if wrong with confidence; 0 if correct."""
         if not self.present:
             return self.score
-        if self.iou >= RIGHT:
+        if self.iou >= IOU_THRESHOLD:
             return 0.0
         return max(self.score, 1 - self.presence)
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Shares in [0, 1], NaN where nothing of the kind was asked.
 
     top1: present phrases whose best published box has an IoU of 0.5 or more with the true one.
@@ -81,82 +83,84 @@ def judge(
     objects: Sequence[GroundedObject],
     masks: Sequence[UInt8Array],
 ) -> Answer:
-    """What the published objects, each with its mask, answer. things: in the image."""
+    """Compare published objects and masks with the truth. things: objects in the image."""
     entries = [
-        (mask, found)
-        for mask, found in zip(masks, objects, strict=True)
-        if found.phrase == question.phrase
+        (mask, detection)
+        for mask, detection in zip(masks, objects, strict=True)
+        if detection.phrase == question.phrase
     ]
     truths = question.truths
     best = entries[0] if entries else None
-    iou, mask_iou, hidden = 0.0, None, None
+    iou, mask_iou, occlusion = 0.0, None, None
     if truths:
         nearest = max(truths, key=lambda t: best[1].box.iou(t.box) if best else 0.0)
-        hidden = nearest.hidden
+        occlusion = nearest.occlusion
         if nearest.mask is not None:
             mask_iou = 0.0
         if best is not None:
             iou = best[1].box.iou(nearest.box)
             if nearest.mask is not None:
                 mask_iou = _mask_iou(best[0] > 0, nearest.mask)
-    right = sum(any(o.box.iou(t.box) >= RIGHT for _, o in entries) for t in truths)
-    fit = sum(any(o.box.iou(t.box) >= RIGHT for t in truths) for _, o in entries)
+    recall_count = sum(any(o.box.iou(t.box) >= IOU_THRESHOLD for _, o in entries) for t in truths)
+    true_positives = sum(
+        any(o.box.iou(t.box) >= IOU_THRESHOLD for t in truths) for _, o in entries
+    )
     return Answer(
         language=question.language,
         objects=things,
-        hidden=hidden,
+        occlusion=occlusion,
         present=bool(truths),
         presence=presence,
-        published=best is not None,
+        detected=best is not None,
         score=best[1].score if best else 0.0,
         iou=iou,
         mask_iou=mask_iou,
-        found=right / len(truths) if truths else 0.0,
-        shown=len(entries),
-        fit=fit,
+        recall=recall_count / len(truths) if truths else 0.0,
+        detections=len(entries),
+        true_positives=true_positives,
     )
 
 
-def _mask_iou(found: Any, truth: UInt8Array) -> float:
-    common = int(np.count_nonzero(found & (truth > 0)))
-    return common / max(int(np.count_nonzero(found | (truth > 0))), 1)
+def _mask_iou(prediction: Any, truth: UInt8Array) -> float:
+    common = int(np.count_nonzero(prediction & (truth > 0)))
+    return common / max(int(np.count_nonzero(prediction | (truth > 0))), 1)
 
 
-def figures(answers: Sequence[Answer]) -> Figures:
+def compute_metrics(answers: Sequence[Answer]) -> Metrics:
     present = [a for a in answers if a.present]
     absent = [a for a in answers if not a.present]
     masks = [a.mask_iou for a in present if a.mask_iou is not None]
-    published = [a for a in answers if a.published]
-    return Figures(
+    positives = [a for a in answers if a.detected]
+    return Metrics(
         present=len(present),
         absent=len(absent),
-        top1=_mean(a.iou >= RIGHT for a in present),
-        recall=_mean(a.found for a in present),
-        precision=sum(a.fit for a in published) / sum(a.shown for a in published)
-        if published
+        top1=_mean(a.iou >= IOU_THRESHOLD for a in present),
+        recall=_mean(a.recall for a in present),
+        precision=sum(a.true_positives for a in positives) / sum(a.detections for a in positives)
+        if positives
         else float("nan"),
         mask_iou=_mean(masks),
         auroc=area_under_roc([a.presence for a in present], [a.presence for a in absent]),
-        false=_mean(a.published for a in absent),
+        false=_mean(a.detected for a in absent),
         ece=calibration_error([a.presence for a in answers], [a.present for a in answers])
         if present and absent
         else float("nan"),
         score_ece=calibration_error(
-            [a.score for a in published], [a.iou >= RIGHT for a in published]
+            [a.score for a in positives], [a.iou >= IOU_THRESHOLD for a in positives]
         ),
     )
 
 
-def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Figures]]:
-    """All of it, and by language, number of objects, and how much of the object is hidden.
+def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Metrics]]:
+    """Compute metrics overall, and by language, number of objects and occlusion.
 
-    What is absent is hidden by nothing: by occlusion the figures count present phrases only.
+    Absent phrases have no occlusion, so that breakdown covers present phrases only.
     """
     groups: dict[str, dict[str, Callable[[Answer], bool]]] = {
         "language": {x: _is("language", x) for x in sorted({a.language for a in answers}) if x},
         "objects": {str(x): _is("objects", x) for x in sorted({a.objects for a in answers})},
         "hidden": {
-            name: _hidden(low, high)
+            name: _occlusion_between(low, high)
             for name, low, high in (
                 ("under 5 %", 0.0, 0.05),
                 ("5 to 25 %", 0.05, 0.25),
@@ -164,25 +168,25 @@ def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Figures]]:
             )
         },
     }
-    result = {"all": {"all": figures(answers)}}
-    for name, kinds in groups.items():
-        rows = {kind: [a for a in answers if test(a)] for kind, test in kinds.items()}
-        filled = {kind: figures(row) for kind, row in rows.items() if row}
-        if filled:
-            result[name] = filled
+    result = {"all": {"all": compute_metrics(answers)}}
+    for name, tests in groups.items():
+        rows = {kind: [a for a in answers if test(a)] for kind, test in tests.items()}
+        metrics_by_kind = {kind: compute_metrics(row) for kind, row in rows.items() if row}
+        if metrics_by_kind:
+            result[name] = metrics_by_kind
     return result
 
 
-def as_json(parts: dict[str, dict[str, Figures]]) -> dict[str, Any]:
-    """JSON values; what was not asked for is null."""
+def as_json(parts: dict[str, dict[str, Metrics]]) -> dict[str, Any]:
+    """Convert to JSON values; undefined metrics are null."""
     return {
-        name: {kind: known(asdict(row)) for kind, row in rows.items()}
+        name: {kind: nan_to_null(asdict(row)) for kind, row in rows.items()}
         for name, rows in parts.items()
     }
 
 
-def known(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON values of figures, to five digits; null for NaN."""
+def nan_to_null(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Round metrics to five digits for JSON; NaN becomes None."""
     return {name: None if v != v else round(v, 5) for name, v in values.items()}
 
 
@@ -190,17 +194,17 @@ def _is(field: str, value: object) -> Callable[[Answer], bool]:
     return lambda answer: getattr(answer, field) == value
 
 
-def _hidden(low: float, high: float) -> Callable[[Answer], bool]:
-    return lambda answer: answer.hidden is not None and low <= answer.hidden < high
+def _occlusion_between(low: float, high: float) -> Callable[[Answer], bool]:
+    return lambda answer: answer.occlusion is not None and low <= answer.occlusion < high
 
 
 def _mean(values: Iterable[float]) -> float:
-    given = list(values)
-    return float(np.mean(given)) if given else float("nan")
+    numbers = list(values)
+    return float(np.mean(numbers)) if numbers else float("nan")
 
 
 def area_under_roc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """P(positive > negative), ties half, by ranks (Mann-Whitney); NaN where a side is empty."""
+    """P(positive > negative), ties count half, by ranks (Mann-Whitney); NaN if a side is empty."""
     if not positives or not negatives:
         return float("nan")
     values = np.array([*positives, *negatives])
@@ -210,14 +214,16 @@ def area_under_roc(positives: Sequence[float], negatives: Sequence[float]) -> fl
     return float(wins / (len(positives) * len(negatives)))
 
 
-def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> float:
-    """Mean |share that is right - mean probability| over bins, weighted by their counts."""
+def calibration_error(probabilities: Sequence[float], correct: Sequence[bool]) -> float:
+    """Expected calibration error: mean |accuracy - confidence| over bins, weighted by count."""
     if not probabilities:
         return float("nan")
-    given, truth = np.array(probabilities), np.array(right, dtype=np.float64)
-    bins = np.minimum((given * _BINS).astype(int), _BINS - 1)
+    confidence, truth = np.array(probabilities), np.array(correct, dtype=np.float64)
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     error = 0.0
     for number in np.unique(bins):
-        here = bins == number
-        error += float(here.mean()) * abs(float(truth[here].mean()) - float(given[here].mean()))
+        in_bin = bins == number
+        error += float(in_bin.mean()) * abs(
+            float(truth[in_bin].mean()) - float(confidence[in_bin].mean())
+        )
     return error

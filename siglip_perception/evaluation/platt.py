@@ -1,8 +1,8 @@
-"""SigLIP's scale and bias, set once more after training so that presence means what it says.
+"""Calibrate SigLIP's scale and bias after training, so that presence is a true probability.
 
-Training asks about regions that the generator's masks draw; at work DINOv2 finds them, and misses
-some. Platt scaling (Platt 1999) on scenes kept apart corrects both numbers: the probability that a
-phrase is in view stays sigmoid(scale * cosine + bias), only better put.
+Training uses regions from the generator's masks; at inference DINOv2 finds them, and misses some.
+Platt scaling (Platt 1999) on held-out scenes corrects both numbers: presence is still
+sigmoid(scale * cosine + bias), with a better scale and bias.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch.nn import functional
 
-from siglip_perception.evaluation.samples import generated
+from siglip_perception.evaluation.samples import scene_samples
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import FloatArray
@@ -27,9 +27,9 @@ _STEPS = 50
 
 
 def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
-    """Factor and addend on the logits that make sigmoid(factor * logit + addend) likeliest.
+    """Fit factor and addend that maximize the likelihood of sigmoid(factor * logit + addend).
 
-    logits, truths: float [N], truths of 0 and 1 with both among them.
+    logits, truths: float [N]; truths are 0 or 1, with both present.
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64) for values in (logits, truths))
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
@@ -47,28 +47,28 @@ def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
 
 
 def presence_line(model: Path, scenes: int) -> tuple[float, float]:
-    """Platt's factor and addend for a model folder's presence, from that many generated scenes.
+    """Fit Platt's factor and addend for a model's presence, on that many generated scenes.
 
-    Each is asked in both languages for what it shows and for as much that it does not.
+    Each scene has questions in both languages, half of them for absent objects.
     """
     pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
     logits, truths = [], []
-    for sample in generated(scenes, 1, 8, CALIBRATION_SEED):
+    for sample in scene_samples(scenes, 1, 8, CALIBRATION_SEED):
         siglip, dino = pipeline.features([sample.image])
         query = pipeline.query(from_phrases([question.phrase for question in sample.questions]))
         scores = pipeline.grounder.score(siglip[0], dino[0], query.embeddings)
-        asked = {phrase: number for number, phrase in enumerate(query.phrases)}
+        columns = {phrase: number for number, phrase in enumerate(query.phrases)}
         best = np.concatenate([scores.logits, scores.whole[:, None]], axis=1).max(axis=1)
         for question in sample.questions:
-            logits.append(best[asked[question.phrase]])
+            logits.append(best[columns[question.phrase]])
             truths.append(float(bool(question.truths)))
     return platt(np.array(logits, dtype=np.float32), np.array(truths, dtype=np.float32))
 
 
 def calibrate(model: Path, scenes: int) -> None:
-    """Put a model folder's SigLIP scale and bias where presence is likeliest; else as it was.
+    """Write the calibrated scale and bias into a model folder.
 
-    Presence that falls where the truth rises, of a model that learned nothing, is left alone.
+    Leaves a model unchanged that learned nothing, whose presence falls as the truth rises.
     """
     factor, addend = presence_line(model, scenes)
     if factor <= 0:

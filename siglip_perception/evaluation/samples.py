@@ -1,4 +1,4 @@
-"""What a model is asked about an image, and the truth; generated scenes as such samples."""
+"""Evaluation samples: images with questions and ground truth, here from generated scenes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siglip_perception.scenes.scenes import Rendered, Scene, render, sample_scene
+from siglip_perception.scenes.scenes import Rendering, Scene, render, sample_scene
 from siglip_perception.scenes.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
 from siglip_perception.types import Box, UInt8Array
 
 SEED = 5_000_000
 """Far from the seeds of training and of its validation batch."""
 
-_TWINS = 8  # of so many scenes, one shows two of a kind
+_TWINS = 8  # every eighth scene shows two objects of the same kind and color
 _JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class Truth:
-    """One thing that answers a phrase.
+    """One true object for a phrase.
 
-    mask: uint8 [height, width] of 0 and 1, None where only the box is known. hidden: share of its
-    outline, in [0, 1], behind others or outside the picture; None where that is not known.
-    exact: x, y, width and height before they were rounded to the box; None where they were whole.
+    mask: uint8 [height, width] of 0 and 1, None if only the box is known. occlusion: share of its
+    outline, in [0, 1], behind others or outside the image; None if unknown.
+    exact: x, y, width and height before rounding; None if the box is exact.
     """
 
     box: Box
     mask: UInt8Array | None
-    hidden: float | None
+    occlusion: float | None
     exact: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """A phrase, its language ("" where none is told), and what answers it: nothing, if absent."""
+    """A phrase, its language ("" if unknown), and its true objects: none if it is absent."""
 
     phrase: str
     language: str
@@ -44,11 +44,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is asked about it.
+    """One image with its questions.
 
-    image: uint8 [height, width, 3] RGB. objects: how many things it shows that have a name.
-    crowds: phrases with a region of many that answer them and are not told apart.
-    unsure: phrases of which not all answers are known.
+    image: uint8 [height, width, 3] RGB. objects: number of named objects that it shows.
+    crowds: phrases with a region of many matching objects that are not told apart.
+    unsure: phrases whose truth is incomplete.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Sample:
     unsure: frozenset[str] = frozenset()
 
 
-def generated(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[Sample]:
-    """Scenes of `least` to `most` objects in turn, 640x480, through the camera's JPEG.
+def scene_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[Sample]:
+    """Generate 640x480 scenes of `least` to `most` objects in turn, with JPEG artifacts.
 
-    Each is asked for every phrase that names one of its objects, and for as many that name none:
-    half of those differ from an object in color or in kind only.
+    Each has a question per object name and as many for absent ones, half of which differ from an
+    object only in color or only in kind.
     """
     from siglip_perception.scenes.samples import through_jpeg  # it imports PyTorch
 
@@ -71,38 +71,38 @@ def generated(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[
         rng = np.random.default_rng((seed, number))
         twins = number % _TWINS == _TWINS - 1
         scene = sample_scene(rng, least + number % (most - least + 1), twins=twins)
-        rendered = render(scene)
+        rendering = render(scene)
         yield Sample(
             f"scene {number}",
-            through_jpeg(rendered.image, _JPEG_QUALITY),
+            through_jpeg(rendering.image, _JPEG_QUALITY),
             len(scene.objects),
-            tuple(_questions(scene, rendered, rng)),
+            tuple(_questions(scene, rendering, rng)),
         )
 
 
-def _questions(scene: Scene, rendered: Rendered, rng: np.random.Generator) -> Iterator[Question]:
-    shown: dict[PhraseClass, list[Truth]] = {}
+def _questions(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Iterator[Question]:
+    truths_by_class: dict[PhraseClass, list[Truth]] = {}
     for index, item in enumerate(scene.objects):
-        box = rendered.box(index)
+        box = rendering.box(index)
         if box is not None:
-            mask = (rendered.instances == index + 1).astype(np.uint8)
-            truth = Truth(box, mask, rendered.hidden[index])
-            shown.setdefault(PhraseClass(item.color, item.kind), []).append(truth)
-    absent = _absent(list(shown), rng)
+            mask = (rendering.instances == index + 1).astype(np.uint8)
+            truth = Truth(box, mask, rendering.occlusion[index])
+            truths_by_class.setdefault(PhraseClass(item.color, item.kind), []).append(truth)
+    absent = _absent(list(truths_by_class), rng)
     for language in LANGUAGES:
-        for asked, truths in shown.items():
-            yield Question(asked.forms(language)[0], language, tuple(truths))
-        for missing in absent:
-            yield Question(missing.forms(language)[0], language, ())
+        for phrase, truths in truths_by_class.items():
+            yield Question(phrase.forms(language)[0], language, tuple(truths))
+        for phrase in absent:
+            yield Question(phrase.forms(language)[0], language, ())
 
 
-def _absent(shown: list[PhraseClass], rng: np.random.Generator) -> list[PhraseClass]:
-    """As many classes as are shown; every other one shares its color or kind with one shown."""
+def _absent(present: list[PhraseClass], rng: np.random.Generator) -> list[PhraseClass]:
+    """Sample as many absent classes as present ones; every other one shares a color or kind."""
     every = [PhraseClass(color, kind) for color in COLORS for kind in KINDS]
-    free = [asked for asked in every if asked not in shown]
-    near = [f for f in free if any((f.color == s.color) != (f.kind == s.kind) for s in shown)]
-    missing: list[PhraseClass] = []
-    for number in range(len(shown)):
-        pool = [f for f in (near if number % 2 == 0 else free) if f not in missing]
-        missing.append(pool[int(rng.integers(len(pool)))])
-    return missing
+    absent = [phrase for phrase in every if phrase not in present]
+    near = [f for f in absent if any((f.color == s.color) != (f.kind == s.kind) for s in present)]
+    chosen_classes: list[PhraseClass] = []
+    for number in range(len(present)):
+        pool = [f for f in (near if number % 2 == 0 else absent) if f not in chosen_classes]
+        chosen_classes.append(pool[int(rng.integers(len(pool)))])
+    return chosen_classes

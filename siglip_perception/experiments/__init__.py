@@ -1,1 +1,1 @@
-"""Questions about contrastive learning, each answered by measuring."""
+"""Experiments on contrastive learning and on the two encoders, run by one command each."""

@@ -1,9 +1,9 @@
-"""Retrieval against the number of negatives, for CLIP's softmax and SigLIP's sigmoid.
+"""Measure retrieval against the number of negatives, for CLIP's softmax and SigLIP's sigmoid.
 
-A larger batch brings more negatives, more images a step and, with the same images in all, fewer
-steps. To see the negatives alone, every run here takes the same images in the same order, as many
-in a step as every other, and only compares them within groups: B pairs of a group are each other's
-negatives. What the larger groups learn better, they learn from negatives.
+A larger batch means more negatives, but also more images per step and so fewer steps. To isolate
+the negatives, every run takes the same images in the same order with the same batch size, but
+computes the loss within groups: only pairs of a group are each other's negatives. Whatever larger
+groups learn better is due to negatives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from siglip_perception.contrastive.losses.losses import clip_loss, sigmoid_loss
 from siglip_perception.experiments.report import (
     COLORS,
-    MUTED,
+    GRAY,
     Options,
     Outcome,
     Value,
@@ -39,7 +39,7 @@ GROUPS = (2, 8, 32, 128)
 
 
 def in_groups(loss: Loss, size: int) -> Loss:
-    """The mean of the loss over groups of `size` pairs."""
+    """Average a loss over groups of `size` pairs."""
 
     def mean(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         groups = zip(torch.split(image, size), torch.split(text, size), strict=True)
@@ -55,13 +55,13 @@ LOSSES: dict[str, Loss] = {
 
 
 def run(options: Options) -> Outcome:
-    """Every loss with every size of group."""
+    """Train with every loss and group size."""
     steps = 6 if options.quick else 900
     scenes, held_out = (256, 64) if options.quick else (6000, 800)
     groups = (2, 8) if options.quick else GROUPS
     training = small_pairs(scenes, seed=options.seed + 1_000)
     test = small_pairs(held_out, seed=options.seed + 2_000, distinct=True)
-    found: dict[str, list[float]] = {name: [] for name in LOSSES}
+    recall_by_loss: dict[str, list[float]] = {name: [] for name in LOSSES}
     rows: list[dict[str, Value]] = []
     for size in groups:
         for name, loss in LOSSES.items():
@@ -69,7 +69,7 @@ def run(options: Options) -> Outcome:
             label = f"{name}, groups of {size}"
             train(model, training, in_groups(loss, size), steps, BATCH, options.seed, label)
             share = retrieval(model, test)
-            found[name].append(share)
+            recall_by_loss[name].append(share)
             print(f"{label}: R@1 {share:.1%}", flush=True)
             rows.append(
                 {
@@ -88,47 +88,51 @@ def run(options: Options) -> Outcome:
         "steps": steps,
         "seed": options.seed,
     }
-    return Outcome(settings, rows, _findings(found, groups, held_out), _plot(found, groups))
+    return Outcome(
+        settings, rows, _findings(recall_by_loss, groups, held_out), _plot(recall_by_loss, groups)
+    )
 
 
-def _findings(found: dict[str, list[float]], groups: tuple[int, ...], held_out: int) -> list[str]:
-    said = [
-        f"The same images, steps and order; of {held_out} captions the right one is found first:"
+def _findings(
+    recall_by_loss: dict[str, list[float]], groups: tuple[int, ...], held_out: int
+) -> list[str]:
+    sentences = [
+        f"R@1 among {held_out} captions, with the same images, steps and order in every run:"
     ]
-    for name, shares in found.items():
-        said.append(
-            f"{name} {shares[0]:.1%} with {groups[0] - 1} negative a pair and {shares[-1]:.1%}"
-            f" with {groups[-1] - 1}, {shares[-1] / max(shares[0], 1e-9):.1f} times as often."
+    for name, shares in recall_by_loss.items():
+        sentences.append(
+            f"{name}: {shares[0]:.1%} with {groups[0] - 1} negative per pair, {shares[-1]:.1%}"
+            f" with {groups[-1] - 1}: {shares[-1] / max(shares[0], 1e-9):.1f} times as often."
         )
     worse = [
         f"{name} from {a} to {b}"
-        for name, shares in found.items()
+        for name, shares in recall_by_loss.items()
         for a, b, x, y in zip(groups, groups[1:], shares, shares[1:], strict=False)
         if y < x
     ]
     noise = 1.96 * math.sqrt(0.25 / (2 * held_out))
-    said.append(
-        f"More negatives did not help {', '.join(worse)}."
+    sentences.append(
+        f"More negatives did not help: {', '.join(worse)}."
         if worse
         else "Every step up in negatives helped."
     )
-    said.append(
-        f"One seed, and {2 * held_out} questions: differences below about {noise:.0%} are chance."
+    sentences.append(
+        f"One seed and {2 * held_out} questions: differences below about {noise:.0%} are noise."
     )
-    return said
+    return sentences
 
 
-def _plot(found: dict[str, list[float]], groups: tuple[int, ...]) -> Figure:
+def _plot(recall_by_loss: dict[str, list[float]], groups: tuple[int, ...]) -> Figure:
     figure, axes = new_figure(6, 3.8)
     axis = axes[0, 0]
-    for color, (name, shares) in zip(COLORS, found.items(), strict=False):
+    for color, (name, shares) in zip(COLORS, recall_by_loss.items(), strict=False):
         axis.plot(groups, [s * 100 for s in shares], color=color, marker="o", label=name)
     axis.set_xscale("log", base=2)
     axis.set_xticks(groups, [str(n) for n in groups])
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("pairs that are compared with each other (each has one less negatives)")
+    axis.set_xlabel("pairs in a group (each has one negative less)")
     axis.set_ylabel("R@1 on unseen scenes, %")
     axis.set_title("The same images and steps, more negatives")
     axis.legend(frameon=False)
-    axis.tick_params(colors=MUTED)
+    axis.tick_params(colors=GRAY)
     return figure

@@ -1,11 +1,10 @@
-"""Pointing at what an instruction names, with SigLIP's features, DINOv2's and raw pixels.
+"""Point at the object that a phrase names, by features of SigLIP, DINOv2 and raw pixels.
 
-Of all patches the one that looks most like the phrase is pointed at; it is right where at least
-half of it shows the thing. SigLIP's patches are compared with the text as they are. DINOv2's and
-the pixels are not made for that: they get a linear map into SigLIP's text space, fitted by ridge
-regression to the patches of m scenes in which someone labeled every object. A fifth of the pairs
-of color and kind is never labeled: what is pointed at for those was not learned by heart. (The
-model's own training knew them all.)
+The patch closest to the phrase is points_at at; it counts as right if the object covers at least
+half of it. SigLIP's patches are compared with the text directly. DINOv2's features and raw pixels
+are not in that space: a linear map takes them there, fitted by ridge regression to the patches of
+m scenes with every object labeled. A fifth of the color-kind pairs is never labeled, to see
+whether the map generalizes. (The model's own training did include them.)
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.experiments.patch_features import Eyes, SeenScene, scenes_of
+from siglip_perception.experiments.patch_features import EncodedScene, SceneEncoder, scenes_of
 from siglip_perception.experiments.report import (
     COLORS,
-    MUTED,
+    GRAY,
     Options,
     Outcome,
     Value,
     empty_figure,
-    styled,
+    plot_style,
 )
 from siglip_perception.images.overlay import FONT
 from siglip_perception.scenes.scenes import Scene
@@ -38,38 +37,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELLED = (1, 4, 16, 64, 256)
+LABEL_COUNTS = (1, 4, 16, 64, 256)
 KINDS_OF_FEATURE = ("siglip", "dino", "pixels")
 _NAMES = {"siglip": "SigLIP", "dino": "DINOv2", "pixels": "raw pixels"}
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-Pair = tuple[str, str]
+ColorKind = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Map:
-    """Standardized features times weights, [D + 1, T]: where in text space a patch lies."""
+class LinearMap:
+    """Linear map of standardized features into text space; weights: [D + 1, T]."""
 
     mean: Tensor
     std: Tensor
     weights: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        scaled = (features - self.mean) / self.std
-        return torch.cat([scaled, scaled.new_ones(len(scaled), 1)], dim=1) @ self.weights
+        z = (features - self.mean) / self.std
+        return torch.cat([z, z.new_ones(len(z), 1)], dim=1) @ self.weights
 
 
-def fit_map(features: Tensor, wanted: Tensor, ridge: float) -> Map:
-    """Least squares with an L2 penalty of `ridge` times the number of rows."""
+def fit_map(features: Tensor, targets: Tensor, ridge: float) -> LinearMap:
+    """Fit by least squares with an L2 penalty of `ridge` times the number of rows."""
     mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-4)
-    scaled = ((features - mean) / std).double()
-    rows = torch.cat([scaled, scaled.new_ones(len(scaled), 1)], dim=1)
+    z = ((features - mean) / std).double()
+    rows = torch.cat([z, z.new_ones(len(z), 1)], dim=1)
     gram = rows.T @ rows + ridge * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype)
-    weights = torch.linalg.solve(gram, rows.T @ wanted.double())
-    return Map(mean, std, weights.float())
+    weights = torch.linalg.solve(gram, rows.T @ targets.double())
+    return LinearMap(mean, std, weights.float())
 
 
-def held_out_pairs(seed: int) -> frozenset[Pair]:
-    """A fifth of the pairs of color and kind: no color and no kind is wholly among them."""
+def held_out_pairs(seed: int) -> frozenset[ColorKind]:
+    """Select a fifth of the color-kind pairs, never all of a color or of a kind."""
     colors, kinds = list(COLOR_WORDS), list(KINDS)
     shift = seed % 5
     return frozenset(
@@ -81,67 +80,73 @@ def held_out_pairs(seed: int) -> frozenset[Pair]:
 
 
 def labeled_rows(
-    seen: Sequence[SeenScene],
+    scenes: Sequence[EncodedScene],
     feature: str,
-    targets: Mapping[Pair, Tensor],
-    held_out: frozenset[Pair],
+    targets: Mapping[ColorKind, Tensor],
+    held_out: frozenset[ColorKind],
 ) -> tuple[Tensor, Tensor]:
-    """Features [M, D] and their places in text space [M, T]; zero for the background."""
-    features, wanted = [], []
+    """Collect features [M, D] and their targets in text space [M, T]; zero for background."""
+    features, positions = [], []
     nothing = torch.zeros_like(next(iter(targets.values())))
-    for one in seen:
-        places = [*(targets[name] for name in one.names), nothing]
-        for patch, owner in enumerate(one.owners.tolist()):
-            known = owner == len(one.names) or (owner >= 0 and one.names[owner] not in held_out)
-            if known:
-                features.append(getattr(one, feature)[patch])
-                wanted.append(places[owner])
-    return torch.stack(features), torch.stack(wanted)
+    for scene in scenes:
+        places = [*(targets[name] for name in scene.names), nothing]
+        for patch, owner in enumerate(scene.owners.tolist()):
+            is_labeled = owner == len(scene.names) or (
+                owner >= 0 and scene.names[owner] not in held_out
+            )
+            if is_labeled:
+                features.append(getattr(scene, feature)[patch])
+                positions.append(places[owner])
+    return torch.stack(features), torch.stack(positions)
 
 
-def pointed(one: SeenScene, scores: Tensor, pair: Pair) -> bool:
-    """Whether the best patch of [N] shows, by half or more, an object of that name."""
+def points_at(scene: EncodedScene, scores: Tensor, pair: ColorKind) -> bool:
+    """Tell whether the best patch of [N] is at least half covered by an object of that name."""
     patch = int(scores.argmax())
-    right = [n for n, name in enumerate(one.names) if name == pair]
-    return bool(one.coverage[patch, right].sum() >= 0.5)
+    matching = [n for n, name in enumerate(scene.names) if name == pair]
+    return bool(scene.coverage[patch, matching].sum() >= 0.5)
 
 
 def run(options: Options) -> Outcome:
-    """SigLIP without a label, and everything with more and more of them."""
-    labeled = (1, 4) if options.quick else LABELLED
+    """Measure SigLIP without labels, and every feature with more and more of them."""
+    label_counts = (1, 4) if options.quick else LABEL_COUNTS
     tests = 8 if options.quick else 150
-    eyes = Eyes(options.model)
-    training = eyes.look(scenes_of(options.seed + 31_000, max(labeled)), "labeled scenes")
-    test = eyes.look(scenes_of(options.seed + 32_000, tests), "unseen scenes")
+    encoder = SceneEncoder(options.model)
+    training = encoder.encode(
+        scenes_of(options.seed + 31_000, max(label_counts)), "labeled scenes"
+    )
+    test = encoder.encode(scenes_of(options.seed + 32_000, tests), "unseen scenes")
     held_out = held_out_pairs(options.seed)
     pairs = [(color, kind) for color in COLOR_WORDS for kind in KINDS]
     text = {
         language: dict(
             zip(
                 pairs,
-                eyes.text([PhraseClass(*pair).forms(language)[0] for pair in pairs]),
+                encoder.text([PhraseClass(*pair).forms(language)[0] for pair in pairs]),
                 strict=True,
             )
         )
         for language in LANGUAGES
     }
-    # One place for both languages: what is labeled is the thing, not the word.
+    # One target for both languages: labels belong to objects, not to words.
     targets = {
         pair: functional.normalize(sum((text[x][pair] for x in LANGUAGES), torch.zeros(())), dim=0)
         for pair in pairs
     }
 
     rows: list[dict[str, Value]] = []
-    as_they_are = [eyes.pool_patches(one.siglip) for one in test]
+    as_they_are = [encoder.pool_patches(scene.siglip) for scene in test]
     rows += _rows("SigLIP as it is", 0, test, as_they_are, text, held_out)
-    maps: dict[str, Map] = {}
+    maps: dict[str, LinearMap] = {}
     for feature in KINDS_OF_FEATURE:
-        for count in labeled:
-            given = labeled_rows(training[:count], feature, targets, held_out)
-            maps[feature] = _best_map(*given)
-            placed = [maps[feature](getattr(one, feature)) for one in test]
-            rows += _rows(f"{_NAMES[feature]} + linear map", count, test, placed, text, held_out)
-    covered = float(np.mean([one.coverage.mean() for one in test]))
+        for count in label_counts:
+            rows_and_targets = labeled_rows(training[:count], feature, targets, held_out)
+            maps[feature] = _best_map(*rows_and_targets)
+            embeddings = [maps[feature](getattr(scene, feature)) for scene in test]
+            rows += _rows(
+                f"{_NAMES[feature]} + linear map", count, test, embeddings, text, held_out
+            )
+    chance = float(np.mean([scene.coverage.mean() for scene in test]))
     settings = {
         "model": options.model,
         "unseen scenes": tests,
@@ -150,110 +155,110 @@ def run(options: Options) -> Outcome:
         "of": len(pairs),
         "seed": options.seed,
     }
-    shown = _example(eyes, options.seed)
+    example = _example(encoder, options.seed)
     return Outcome(
         settings,
         rows,
-        _findings(rows, covered, max(labeled)),
-        _plot(rows, covered, shown, maps, eyes),
+        _findings(rows, chance, max(label_counts)),
+        _plot(rows, chance, example, maps, encoder),
     )
 
 
-def _best_map(features: Tensor, wanted: Tensor) -> Map:
-    """The penalty that explains the last fifth best when fitted to the rest, then all rows."""
+def _best_map(features: Tensor, targets: Tensor) -> LinearMap:
+    """Choose the penalty on the last fifth of the rows, then fit to all of them."""
     cut = max(len(features) * 4 // 5, 1)
     if cut == len(features):
-        return fit_map(features, wanted, _RIDGES[-1])
+        return fit_map(features, targets, _RIDGES[-1])
 
     def error(ridge: float) -> float:
-        fitted = fit_map(features[:cut], wanted[:cut], ridge)
-        return float((fitted(features[cut:]) - wanted[cut:]).square().mean())
+        candidate = fit_map(features[:cut], targets[:cut], ridge)
+        return float((candidate(features[cut:]) - targets[cut:]).square().mean())
 
-    return fit_map(features, wanted, min(_RIDGES, key=error))
+    return fit_map(features, targets, min(_RIDGES, key=error))
 
 
 def _rows(
     name: str,
-    labeled: int,
-    test: Sequence[SeenScene],
-    placed: Sequence[Tensor],
-    text: Mapping[Language, Mapping[Pair, Tensor]],
-    held_out: frozenset[Pair],
+    label_count: int,
+    test: Sequence[EncodedScene],
+    embeddings: Sequence[Tensor],
+    text: Mapping[Language, Mapping[ColorKind, Tensor]],
+    held_out: frozenset[ColorKind],
 ) -> list[dict[str, Value]]:
-    """Shares of questions pointed at rightly: of all, of those that were never labeled, and of
-    those where another object has the same color, so that the kind has to tell.
+    """Compute one table row: the share of correct answers among all questions, among pairs never
+    labeled, and among objects beside another of the same color, where only the kind can tell.
     """
-    row: dict[str, Value] = {"features": name, "labeled scenes": labeled}
-    unseen: list[bool] = []
-    alike: list[bool] = []
+    row: dict[str, Value] = {"features": name, "labeled scenes": label_count}
+    new_pairs: list[bool] = []
+    same_color: list[bool] = []
     for language in LANGUAGES:
-        right = []
-        for one, patches in zip(test, placed, strict=True):
-            for pair in one.names:
-                hit = pointed(one, patches @ text[language][pair], pair)
-                right.append(hit)
+        hits = []
+        for scene, patches in zip(test, embeddings, strict=True):
+            for pair in scene.names:
+                is_hit = points_at(scene, patches @ text[language][pair], pair)
+                hits.append(is_hit)
                 if pair in held_out:
-                    unseen.append(hit)
-                if sum(color == pair[0] for color, _ in one.names) > 1:
-                    alike.append(hit)
-        row[f"right, {language}, %"] = 100 * float(np.mean(right))
-    row["never labeled, %"] = 100 * float(np.mean(unseen)) if unseen else None
-    row["another of its color, %"] = 100 * float(np.mean(alike)) if alike else None
+                    new_pairs.append(is_hit)
+                if sum(color == pair[0] for color, _ in scene.names) > 1:
+                    same_color.append(is_hit)
+        row[f"right, {language}, %"] = 100 * float(np.mean(hits))
+    row["never labeled, %"] = 100 * float(np.mean(new_pairs)) if new_pairs else None
+    row["another of its color, %"] = 100 * float(np.mean(same_color)) if same_color else None
     return [row]
 
 
-def _findings(rows: Sequence[Mapping[str, Value]], covered: float, most: int) -> list[str]:
-    as_is = rows[0]
+def _findings(rows: Sequence[Mapping[str, Value]], chance: float, most_labels: int) -> list[str]:
+    siglip_row = rows[0]
 
     def figures(row: Mapping[str, Value]) -> str:
-        more = {
-            "color and kind never labeled together": row["never labeled, %"],
-            "another object of that color beside it": row["another of its color, %"],
+        shares = {
+            "pairs never labeled": row["never labeled, %"],
+            "with another object of that color": row["another of its color, %"],
         }
-        said = (
-            f"{name} {float(share):.0f} %" for name, share in more.items() if share is not None
+        details = (
+            f"{name} {float(share):.0f} %" for name, share in shares.items() if share is not None
         )
         english, korean = row["right, en, %"], row["right, ko, %"]
-        return f"{english:.0f} % in English, {korean:.0f} % in Korean ({', '.join(said)})"
+        return f"{english:.0f} % in English, {korean:.0f} % in Korean ({', '.join(details)})"
 
     return [
-        f"Pointing at random is right {100 * covered:.0f} % of the time. SigLIP, with no label"
-        f" here, points rightly at {figures(as_is)}: its patches and its text lie in one space.",
+        f"A random patch is right {100 * chance:.0f} % of the time. SigLIP, without any label,"
+        f" points right {figures(siglip_row)}: its patches and its text share one space.",
         *(
-            f"{row['features']} of {most} labeled scenes: {figures(row)}."
+            f"{row['features']}, from {most_labels} labeled scenes: {figures(row)}."
             for row in rows
-            if row["labeled scenes"] == most
+            if row["labeled scenes"] == most_labels
         ),
     ]
 
 
-def _example(eyes: Eyes, seed: int) -> SeenScene:
-    """The first unseen scene with one red cup, or else with whatever its first object is."""
+def _example(encoder: SceneEncoder, seed: int) -> EncodedScene:
+    """Encode the first unseen scene with exactly one red cup, or else the first scene."""
     scenes: list[Scene] = scenes_of(seed + 33_000, 400)
     red_cup = [s for s in scenes if [(o.color, o.kind) for o in s.objects].count(("red", "cup"))]
-    return eyes.look((red_cup or scenes)[:1], "example")[0]
+    return encoder.encode((red_cup or scenes)[:1], "example")[0]
 
 
 def _plot(
     rows: Sequence[Mapping[str, Value]],
-    covered: float,
-    example: SeenScene,
-    maps: Mapping[str, Map],
-    eyes: Eyes,
+    chance: float,
+    example: EncodedScene,
+    maps: Mapping[str, LinearMap],
+    encoder: SceneEncoder,
 ) -> Figure:
     from matplotlib.font_manager import FontProperties
 
     figure = empty_figure(11, 4.6)
     grid = figure.add_gridspec(2, 4, width_ratios=(1.6, 1.6, 1, 1))
-    with styled():
-        _plot_shares(figure.add_subplot(grid[:, :2]), rows, covered)
+    with plot_style():
+        _plot_shares(figure.add_subplot(grid[:, :2]), rows, chance)
 
     pair = ("red", "cup") if ("red", "cup") in example.names else example.names[0]
     phrase = PhraseClass(*pair).forms("ko")[0]
-    text = eyes.text([phrase])[0]
+    text = encoder.text([phrase])[0]
     side = int(len(example.coverage) ** 0.5)
     panels = {
-        "SigLIP, no label": eyes.pool_patches(example.siglip) @ text,
+        "SigLIP, no label": encoder.pool_patches(example.siglip) @ text,
         "DINOv2 + map": maps["dino"](example.dino) @ text,
         "raw pixels + map": maps["pixels"](example.pixels) @ text,
     }
@@ -274,18 +279,18 @@ def _plot(
     return figure
 
 
-def _plot_shares(axis: Axes, rows: Sequence[Mapping[str, Value]], covered: float) -> None:
+def _plot_shares(axis: Axes, rows: Sequence[Mapping[str, Value]], chance: float) -> None:
     names = dict.fromkeys(str(row["features"]) for row in rows[1:])
     counts = sorted({int(row["labeled scenes"] or 0) for row in rows[1:]})
     axis.axhline(
         float(rows[0]["right, ko, %"] or 0), color=COLORS[3], label="SigLIP as it is, no label"
     )
     for color, name in zip(COLORS, names, strict=False):
-        mine = [row for row in rows if row["features"] == name]
+        feature_rows = [row for row in rows if row["features"] == name]
         for column, style, label in (("right, ko, %", "o-", name), ("never labeled, %", ":", "")):
-            shares = [float(row[column] or 0) for row in mine]
+            shares = [float(row[column] or 0) for row in feature_rows]
             axis.plot(counts, shares, style, color=color, label=label or None)
-    axis.axhline(100 * covered, color=MUTED, linestyle="--", linewidth=1, label="at random")
+    axis.axhline(100 * chance, color=GRAY, linestyle="--", linewidth=1, label="at random")
     axis.set_xscale("log", base=4)
     axis.set_xticks(counts, [str(n) for n in counts])
     axis.set_ylim(0, 104)

@@ -1,7 +1,7 @@
-"""Peak memory and time of a loss's value and gradients against the number of pairs.
+"""Measure peak memory and time of a loss's value and gradients against the number of pairs.
 
-Each form runs in a process of its own, the forms across processes in four; per process it is the
-share of one process that is measured.
+Each form runs in a process of its own, the distributed forms in four; of those, one process's
+share is measured.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _embeddings(pairs: int, dim: int, seed: int) -> list[Tensor]:
 def _measure(
     rank: int, number: int, sizes: Sequence[int], dim: int, folder: str, results: Any
 ) -> None:
-    """In a child process: (pairs, MiB, seconds) of each size; only the first process reports."""
+    """Measure (pairs, MiB, seconds) of each size in a child process; only rank 0 reports."""
     form = FORMS[number]
     group = None
     if form.processes > 1:
@@ -94,17 +94,17 @@ def _measure(
         )
         group = distributed.group.WORLD
 
-    def step(given: Sequence[Tensor]) -> None:
-        torch.autograd.grad(form.loss(*given, group), given, allow_unused=True)
+    def step(inputs: Sequence[Tensor]) -> None:
+        torch.autograd.grad(form.loss(*inputs, group), inputs, allow_unused=True)
 
-    step(_embeddings(8, dim, rank))  # whatever is loaded at the first use
+    step(_embeddings(8, dim, rank))  # warm up: load everything
     for pairs in sizes:
-        given = _embeddings(pairs // form.processes, dim, rank)
-        peak = peak_mib(lambda given=given: step(given))  # type: ignore[misc]
+        inputs = _embeddings(pairs // form.processes, dim, rank)
+        peak = peak_mib(lambda inputs=inputs: step(inputs))  # type: ignore[misc]
         seconds = []
         for _ in range(_ROUNDS):
             began = time.perf_counter()
-            step(given)
+            step(inputs)
             seconds.append(time.perf_counter() - began)
         if rank == 0:
             results.put((pairs, peak, statistics.median(seconds)))
@@ -113,61 +113,61 @@ def _measure(
 
 
 def run(options: Options) -> Outcome:
-    """Every form at every size."""
+    """Measure every form at every size."""
     sizes = (64, 256) if options.quick else (256, 512, 1024, 2048, 4096, 8192)
     dim = 16 if options.quick else 512
-    found: dict[str, list[tuple[int, float, float]]] = {}
+    measurements: dict[str, list[tuple[int, float, float]]] = {}
     bar = tqdm(FORMS, unit="form", disable=not sys.stderr.isatty())
-    # Forked from a server that has imported all this once.
+    # Fork from a server that has already imported this module.
     set_forkserver_preload([__name__])
     context = multiprocessing.get_context("forkserver")
     start: Any = start_processes
     with tempfile.TemporaryDirectory() as folder:
         for number, form in enumerate(bar):
             results = context.Queue()
-            given = (number, sizes, dim, folder, results)
-            start(_measure, given, form.processes, start_method="forkserver")
-            found[form.name] = [results.get(timeout=60) for _ in sizes]
+            arguments = (number, sizes, dim, folder, results)
+            start(_measure, arguments, form.processes, start_method="forkserver")
+            measurements[form.name] = [results.get(timeout=60) for _ in sizes]
             if bar.disable:
                 print(f"{form.name}: measured", file=sys.stderr)
     rows: list[dict[str, Value]] = [
         {"loss": name, "N": pairs, "peak MiB a process": mib, "ms": seconds * 1000}
-        for name, measured in found.items()
-        for pairs, mib, seconds in measured
+        for name, points in measurements.items()
+        for pairs, mib, seconds in points
     ]
     settings = {"d": dim, "element": "float32", "threads": torch.get_num_threads()}
-    return Outcome(settings, rows, _findings(found, dim), _plot(found))
+    return Outcome(settings, rows, _findings(measurements, dim), _plot(measurements))
 
 
-def _findings(found: dict[str, list[tuple[int, float, float]]], dim: int) -> list[str]:
+def _findings(measurements: dict[str, list[tuple[int, float, float]]], dim: int) -> list[str]:
     names = [form.name for form in FORMS]
-    last = {name: found[name][-1] for name in names}
+    last = {name: measurements[name][-1] for name in names}
     pairs = last[names[0]][0]
     matrix = 4 * pairs**2 / 2**20
-    whole, chunks, ring = last[names[1]], last[names[2]], last[names[4]]
+    full, chunks, ring = last[names[1]], last[names[2]], last[names[4]]
     return [
-        f"At N = {pairs} the N x N matrix is {matrix:.0f} MiB in float32, and a loss that is"
-        f" written as its formula holds several: softmax {last[names[0]][1]:.0f} MiB, sigmoid"
-        f" {whole[1]:.0f} MiB.",
-        f"The sigmoid in chunks takes {chunks[1]:.0f} MiB, of which"
+        f"At N = {pairs} one N x N matrix takes {matrix:.0f} MiB in float32, and a loss coded as"
+        f" its formula holds several: softmax peaks at {last[names[0]][1]:.0f} MiB, sigmoid at"
+        f" {full[1]:.0f} MiB.",
+        f"In chunks the sigmoid takes {chunks[1]:.0f} MiB, of which"
         f" {2 * pairs * dim * 4 / 2**20:.0f} are the gradients themselves, and"
-        f" {chunks[2] / whole[2]:.2f} times the whole form's time.",
-        f"Across {PROCESSES} processes each gathers everything for the softmax,"
-        f" {last[names[3]][1]:.0f} MiB; for the sigmoid it holds its own pairs and a neighbor's,"
-        f" {ring[1]:.0f} MiB.",
+        f" {chunks[2] / full[2]:.2f} times as long as the plain form.",
+        f"With {PROCESSES} processes, each gathers all embeddings for the softmax,"
+        f" {last[names[3]][1]:.0f} MiB; for the sigmoid it holds its own pairs and a neighbor's"
+        f" texts, {ring[1]:.0f} MiB.",
     ]
 
 
-def _plot(found: dict[str, list[tuple[int, float, float]]]) -> Figure:
+def _plot(measurements: dict[str, list[tuple[int, float, float]]]) -> Figure:
     figure, axes = new_figure(9.5, 3.8, 1, 2)
-    for number, (name, measured) in enumerate(found.items()):
-        pairs, mib, seconds = zip(*measured, strict=True)
+    for number, (name, points) in enumerate(measurements.items()):
+        pairs, mib, seconds = zip(*points, strict=True)
         style = {"color": COLORS[number], "marker": "o", "markersize": 4, "label": name}
         if FORMS[number].processes > 1:
             style["linestyle"] = "--"
         axes[0, 0].plot(pairs, mib, **style)
         axes[0, 1].plot(pairs, [s * 1000 for s in seconds], **style)
-    sizes = [pairs for pairs, _, _ in next(iter(found.values()))]
+    sizes = [pairs for pairs, _, _ in next(iter(measurements.values()))]
     matrix = [4 * pairs**2 / 2**20 for pairs in sizes]
     axes[0, 0].plot(sizes, matrix, color="#9ca3af", linestyle=":", label="one N x N matrix")
     for axis, title in zip(

@@ -1,4 +1,4 @@
-"""A model's features of generated scenes, patch by patch, with the truth beside them."""
+"""Encode generated scenes to patch features, with ground truth."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class SeenScene:
-    """One scene through one model; N patches, K objects.
+class EncodedScene:
+    """One scene, encoded: N patches, K objects.
 
-    siglip, dino: float32 [N, D], last blocks after the norm. pixels: float32 [N, 3 P P], each
-    patch's own, in [0, 1]. coverage: float32 [N, K]. picture: uint8 [S, S, 3].
+    siglip, dino: float32 [N, D], last block after the norm. pixels: float32 [N, 3 P P], raw pixels
+    of each patch in [0, 1]. coverage: float32 [N, K]. picture: uint8 [S, S, 3].
     """
 
     scene: Scene
@@ -47,16 +47,16 @@ class SeenScene:
 
     @property
     def owners(self) -> Tensor:
-        """int64 [N]: the object that a patch shows, K for the background, -1 for a mixture."""
+        """The object that each patch shows, int64 [N]: K for background, -1 for a mixture."""
         background = (1 - self.coverage.sum(dim=1, keepdim=True)).clamp_min(0)
         share, owner = torch.cat([self.coverage, background], dim=1).max(dim=1)
         return torch.where(share >= PURE, owner, -1)
 
 
-class Eyes:
-    """The encoders of a model folder that can ground, on the CPU in float32.
+class SceneEncoder:
+    """The encoders of a model that can ground, on the CPU in float32.
 
-    Raises CheckpointError where the model has no text tower or no DINO encoder.
+    Raises CheckpointError if the model has no text tower or no DINO encoder.
     """
 
     def __init__(self, model: str) -> None:
@@ -70,50 +70,50 @@ class Eyes:
         self._preprocess = Preprocessor(self._encoders.inputs, device)
         self._text = TextEncoder(plan.sight.siglip, plan.sight.tokenizer, device)
 
-    def look(self, scenes: Sequence[Scene], label: str) -> list[SeenScene]:
+    def encode(self, scenes: Sequence[Scene], label: str) -> list[EncodedScene]:
         """Render at 640x480 and encode."""
-        seen: list[SeenScene] = []
+        results: list[EncodedScene] = []
         bar = tqdm(total=len(scenes), unit="scene", desc=label, disable=not sys.stderr.isatty())
         for start in range(0, len(scenes), _BATCH):
-            part = scenes[start : start + _BATCH]
-            rendered = [render(scene) for scene in part]
+            batch = scenes[start : start + _BATCH]
+            renderings = [render(scene) for scene in batch]
             features = self._encoders(
-                self._preprocess([one.image for one in rendered]),
+                self._preprocess([rendering.image for rendering in renderings]),
                 with_tokens=False,
-                grounded=range(len(part)),
+                grounded=range(len(batch)),
             )
             assert features.siglip is not None
             assert features.dino is not None
-            for number, (scene, one) in enumerate(zip(part, rendered, strict=True)):
-                picture = np.array(to_square(one.image, self.sight.square))
-                seen.append(
-                    SeenScene(
+            for number, (scene, rendering) in enumerate(zip(batch, renderings, strict=True)):
+                picture = np.array(to_square(rendering.image, self.sight.square))
+                results.append(
+                    EncodedScene(
                         scene,
                         features.siglip[number].clone(),
                         features.dino[number].clone(),
                         self._patches(picture).flatten(1),
-                        self._coverage(one.instances, len(scene.objects)),
+                        self._coverage(rendering.instances, len(scene.objects)),
                         picture,
                     )
                 )
-            bar.update(len(part))
+            bar.update(len(batch))
         bar.close()
-        return seen
+        return results
 
     def text(self, phrases: Sequence[str]) -> Tensor:
-        """Unit embeddings [P, D]."""
+        """Embed phrases: unit vectors [P, D]."""
         return self._text(tuple(phrases))[0].clone()
 
     @torch.no_grad()
     def pool_patches(self, siglip: Tensor) -> Tensor:
-        """SigLIP's head over each patch alone: [N, D] -> unit [N, D], comparable with text."""
+        """Pool each patch alone by SigLIP's head: [N, D] -> unit [N, D], comparable with text."""
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
         return functional.normalize(pool_single(head, keys.values[0]), dim=-1)
 
     @torch.no_grad()
     def pool_masks(self, siglip: Tensor, masks: Tensor) -> Tensor:
-        """SigLIP's head over each mask [R, N] in [0, 1]: unit [R, D]."""
+        """Pool each mask [R, N] in [0, 1] by SigLIP's head: unit [R, D]."""
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
         return functional.normalize(pool_regions(head, keys, masks.unsqueeze(0))[0], dim=-1)
@@ -125,7 +125,7 @@ class Eyes:
         return blocks.reshape(grid * grid, side * side, -1)
 
     def _coverage(self, instances: UInt8Array, objects: int) -> Tensor:
-        """Through the same resize as the image, so that it fits whatever the contract does."""
+        """Compute coverage by resizing masks like the image, so that it fits any contract."""
         shares = []
         for number in range(1, objects + 1):
             mask = np.repeat(((instances == number) * np.uint8(255))[..., None], 3, axis=2)
@@ -135,5 +135,5 @@ class Eyes:
 
 
 def scenes_of(seed: int, count: int) -> list[Scene]:
-    """Scenes of three objects."""
+    """Sample scenes of three objects."""
     return [sample_scene(np.random.default_rng((seed, i)), OBJECTS) for i in range(count)]

@@ -1,4 +1,4 @@
-"""How much memory a step takes at its peak, as Linux counts it."""
+"""Measure the peak memory of a call by Linux's counters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_mib(step: Callable[[], object]) -> float:
-    """MiB that a call adds at its peak to what this process holds before; memory is given back
-    to the system first, so that none is there to be used again unseen.
+    """Measure the MiB that a call adds at its peak to the memory of this process.
 
-    Raises PerceptionError where the system has no such count.
+    Returns freed memory to the system first, so that the call cannot reuse it uncounted.
+    Raises PerceptionError on systems without such a counter.
     """
     try:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        _CLEAR.write_text("5")  # the peak counts from now
-        before = _resident("VmRSS")
+        _CLEAR.write_text("5")  # reset the peak
+        baseline = _resident("VmRSS")
         step()
-        return _resident("VmHWM") - before
+        return _resident("VmHWM") - baseline
     except (OSError, AttributeError) as error:
         raise PerceptionError(
             f"Peak memory is read from Linux's /proc, which says {error}: run this on Linux."

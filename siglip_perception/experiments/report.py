@@ -1,4 +1,4 @@
-"""What an experiment hands back, and how it is written: JSON, a Markdown table and a plot."""
+"""Results of an experiment, and their output: JSON, a Markdown table and a plot."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Value = str | int | float | None
 
-INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+INK, GRAY, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 COLORS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#64748b")
-"""Told apart by people who see colors less well, too."""
+"""Distinguishable for people with impaired color vision."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found.
+    """Result of an experiment.
 
-    settings: everything the result depends on. rows: the table, one mapping of equal keys a row.
-    findings: sentences made from the figures themselves. figure: the plot.
+    settings: everything that the result depends on. rows: the table, each row with the same keys.
+    findings: sentences generated from the numbers. figure: the plot.
     """
 
     settings: Mapping[str, Any]
@@ -42,9 +42,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """What every experiment is given. quick: seconds instead of minutes; its figures say nothing.
+    """Options of every experiment.
 
-    model: name or folder of the model to look at, where one is.
+    model: name or folder of the model, if the experiment uses one.
+    quick: run for seconds instead of minutes, with meaningless numbers.
     """
 
     model: str = "tabletop"
@@ -52,10 +53,10 @@ class Options:
     quick: bool = False
 
 
-def styled() -> AbstractContextManager[None]:
-    """The look of every plot, for axes that are made within.
+def plot_style() -> AbstractContextManager[None]:
+    """Apply the common plot style to axes created within the context.
 
-    Raises PerceptionError where matplotlib is missing.
+    Raises PerceptionError if matplotlib is missing.
     """
     need_matplotlib()
     from matplotlib import rc_context
@@ -65,7 +66,7 @@ def styled() -> AbstractContextManager[None]:
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
-        "axes.edgecolor": MUTED,
+        "axes.edgecolor": GRAY,
         "axes.labelcolor": INK,
         "text.color": INK,
         "xtick.color": INK,
@@ -80,7 +81,7 @@ def styled() -> AbstractContextManager[None]:
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """Without axes; inches."""
+    """Create a figure without axes; sizes in inches."""
     need_matplotlib()
     from matplotlib.figure import Figure
 
@@ -88,24 +89,24 @@ def empty_figure(width: float, height: float) -> Figure:
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure, inches, and its styled axes [rows, columns]."""
-    with styled():
+    """Create a figure, sizes in inches, with plot_style axes [rows, columns]."""
+    with plot_style():
         figure = empty_figure(width, height)
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def need_matplotlib() -> None:
-    """Raises PerceptionError, with the way to get it, where matplotlib is missing."""
+    """Raise PerceptionError, with how to install it, if matplotlib is missing."""
     requirements.load("The plot of an experiment", "matplotlib")
 
 
 def table(rows: Sequence[Mapping[str, Value]]) -> str:
-    """The rows as a Markdown table; numbers are set to the right."""
+    """Format rows as a Markdown table with right-aligned numbers."""
     names = list(rows[0])
     numeric = [all(not isinstance(row[name], str) for row in rows) for name in names]
     lines = [
         f"| {' | '.join(names)} |",
-        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
+        f"|{'|'.join('---:' if is_numeric else '---' for is_numeric in numeric)}|",
     ]
     lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows]
     return "\n".join(lines)
@@ -122,7 +123,7 @@ def _cell(value: Value) -> str:
 
 
 def save(name: str, question: str, outcome: Outcome, folder: Path) -> list[Path]:
-    """Write NAME.json, NAME.png and NAME.md into the folder, which is made if it is not there."""
+    """Write NAME.json, NAME.png and NAME.md into the folder, creating it if needed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,25 +138,25 @@ def save(name: str, question: str, outcome: Outcome, folder: Path) -> list[Path]
     text = [f"# {name}", question, f"![{name}]({name}.png)"]
     text += ["\n".join(f"- {finding}" for finding in outcome.findings)]
     text += [table(outcome.rows), _settings(name, outcome.settings)]
-    written = {
+    files = {
         f"{name}.json": json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n",
         f"{name}.png": _png(outcome.figure),
         f"{name}.md": ("\n\n".join(text) + "\n").encode(),
     }
-    for file, data in written.items():
+    for file, data in files.items():
         write_atomically(folder / file, data)
-    return [folder / file for file in written]
+    return [folder / file for file in files]
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure in 256 colors, which a plot does not outgrow: a third of the size."""
-    drawn, written = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110, facecolor="white")
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(256).save(written, "PNG", optimize=True)
-    return written.getvalue()
+    """Render to PNG with 256 colors: enough for a plot, at a third of the size."""
+    plot_file, output = io.BytesIO(), io.BytesIO()
+    figure.savefig(plot_file, format="png", dpi=110, facecolor="white")
+    with Image.open(plot_file) as picture:
+        picture.convert("RGB").quantize(256).save(output, "PNG", optimize=True)
+    return output.getvalue()
 
 
 def _settings(name: str, settings: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return f"`siglip-perception experiment {name}`: {said}."
+    text = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f"`siglip-perception experiment {name}`: {text}."

@@ -1,15 +1,16 @@
-"""What different training signals teach one and the same encoder, on the same scenes.
+"""Compare what different training signals teach the same encoder, on the same scenes.
 
-A small vision transformer is trained from the same random weights, on as many images, by
+A small vision transformer is trained from the same random weights, on the same number of images,
+by
 
     contrastive     SigLIP's loss of whole images and their captions: what is in the picture
     affinity        which patches show the same thing, by the generator's masks
     self-distilled  DINO's, iBOT's and DINOv2's signal: images alone
 
-and then frozen. Linear probes ask its patches for the color and the kind of the object they show,
-for their place, and whether they show an object at all; the cosines of patches are asked whether
-two of them show the same object. Untrained weights and raw pixels say what comes for nothing; the
-packaged model's two encoders, trained for much longer, stand beside.
+and then frozen. Linear probes predict from its patches the color and kind of their object, their
+position, and whether they show an object at all; patch cosines have to tell whether two patches
+show the same object. Untrained weights and raw pixels are the baselines; the packaged model's two
+encoders, trained for much longer, are shown for comparison.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from siglip_perception.contrastive.data.crops import CropSettings
 from siglip_perception.contrastive.losses.losses import affinity_loss, sigmoid_loss
 from siglip_perception.contrastive.objectives.dino import DinoSettings, SelfDistillation
 from siglip_perception.evaluation.linear_probe import affinity_auroc, linear_probe
-from siglip_perception.experiments.patch_features import Eyes, SeenScene
+from siglip_perception.experiments.patch_features import EncodedScene, SceneEncoder
 from siglip_perception.experiments.report import (
     COLORS,
     INK,
@@ -55,7 +56,7 @@ SIDE = SIZE // PATCH
 _REGISTERS = 4
 _WIDTH = 128
 PROBES = ("color, %", "kind, %", "place, R2 %", "object or table, %", "same object, AUROC %")
-"""Of which "object or table" is asked of as many patches of the one as of the other."""
+"""Names of the probes; "object or table" uses equal numbers of both kinds of patch."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ class Pictures:
 
 
 def pictures(scenes: Sequence[Scene]) -> Pictures:
-    """Render and squash to the encoder's square."""
+    """Render scenes and squash them to the encoder's square."""
     images, coverage = [], []
     for scene in tqdm(scenes, unit="scene", desc="scenes", disable=not sys.stderr.isatty()):
-        one = render(scene, 160, 120)
-        squashed = cv2.resize(one.image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        images.append(np.asarray(squashed, dtype=np.float32) / 255)
+        rendering = render(scene, 160, 120)
+        square = cv2.resize(rendering.image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        images.append(np.asarray(square, dtype=np.float32) / 255)
         masks = [
             cv2.resize(
-                (one.instances == number).astype(np.float32),
+                (rendering.instances == number).astype(np.float32),
                 (SIDE, SIDE),
                 interpolation=cv2.INTER_AREA,
             ).ravel()
@@ -96,7 +97,7 @@ def pictures(scenes: Sequence[Scene]) -> Pictures:
 
 
 def new_encoder(seed: int) -> Dinov2WithRegistersModel:
-    """Four blocks of 128 channels: 0.9 M parameters."""
+    """Create a transformer of four blocks and 128 channels: 0.9 M parameters."""
     torch.manual_seed(seed)
     config = Dinov2WithRegistersConfig(
         hidden_size=_WIDTH,
@@ -111,17 +112,17 @@ def new_encoder(seed: int) -> Dinov2WithRegistersModel:
     return Dinov2WithRegistersModel(config)
 
 
-def narrow() -> torch.autocast:
-    """Products in bfloat16 where that is faster, as the trainer has them."""
+def bf16_autocast() -> torch.autocast:
+    """Use bfloat16 products if they are faster, as the trainer does."""
     return torch.autocast("cpu", torch.bfloat16, enabled=not without_bf16(torch.device("cpu")))
 
 
-def normalized(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return (images - 0.5) / 0.25
 
 
-class Contrastive(nn.Module):
-    """SigLIP: the mean of the patches against the caption."""
+class ContrastiveSignal(nn.Module):
+    """SigLIP's loss of mean-pooled patches against captions."""
 
     def __init__(self, encoder: Dinov2WithRegistersModel, batch: int) -> None:
         super().__init__()
@@ -131,17 +132,17 @@ class Contrastive(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.bias = nn.Parameter(-torch.tensor(float(batch)).log())
 
-    def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
-        with narrow():
-            hidden = self.encoder(normalized(given.images[chosen])).last_hidden_state
-        pooled = self.head(hidden[:, 1 + _REGISTERS :].mean(dim=1)).float()
-        image = functional.normalize(pooled, dim=-1)
-        text = self.text(given.words[chosen])
+    def forward(self, pictures: Pictures, indices: Tensor, progress: float) -> Tensor:
+        with bf16_autocast():
+            tokens = self.encoder(normalize(pictures.images[indices])).last_hidden_state
+        mean_feature = self.head(tokens[:, 1 + _REGISTERS :].mean(dim=1)).float()
+        image = functional.normalize(mean_feature, dim=-1)
+        text = self.text(pictures.words[indices])
         return sigmoid_loss(image, text, self.log_scale.exp(), self.bias, chunk_size=len(image))
 
 
-class Affinity(nn.Module):
-    """The generator's masks: do two patches show the same thing?"""
+class AffinitySignal(nn.Module):
+    """Affinity loss: two patches match if they show the same thing, by the generator's masks."""
 
     def __init__(self, encoder: Dinov2WithRegistersModel) -> None:
         super().__init__()
@@ -149,18 +150,18 @@ class Affinity(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.3))
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
-    def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
-        with narrow():
-            hidden = self.encoder(normalized(given.images[chosen])).last_hidden_state
-        patches = functional.normalize(hidden[:, 1 + _REGISTERS :].float(), dim=-1)
-        objects = given.coverage[chosen]
+    def forward(self, pictures: Pictures, indices: Tensor, progress: float) -> Tensor:
+        with bf16_autocast():
+            tokens = self.encoder(normalize(pictures.images[indices])).last_hidden_state
+        patches = functional.normalize(tokens[:, 1 + _REGISTERS :].float(), dim=-1)
+        objects = pictures.coverage[indices]
         background = (1 - objects.sum(dim=-1, keepdim=True)).clamp_min(0)
         coverage = torch.cat([objects, background], dim=-1)
         return affinity_loss(patches, coverage, self.log_scale.exp(), self.bias)
 
 
-class SelfDistilled(nn.Module):
-    """Images alone; what is kept is the teacher."""
+class DistillationSignal(nn.Module):
+    """Self-distillation from images alone; the teacher is the encoder to keep."""
 
     def __init__(self, encoder: Dinov2WithRegistersModel) -> None:
         super().__init__()
@@ -178,27 +179,29 @@ class SelfDistilled(nn.Module):
     def encoder(self) -> Dinov2WithRegistersModel:
         return self.distillation.teacher.backbone
 
-    def forward(self, given: Pictures, chosen: Tensor, progress: float) -> Tensor:
-        seeds = [int(n) + round(1e6 * progress) * len(given.scenes) for n in chosen]
+    def forward(self, pictures: Pictures, indices: Tensor, progress: float) -> Tensor:
+        seeds = [int(n) + round(1e6 * progress) * len(pictures.scenes) for n in indices]
         views = self.distillation.views(
-            given.images[chosen], seeds, torch.tensor(0.5), torch.tensor(0.25)
+            pictures.images[indices], seeds, torch.tensor(0.5), torch.tensor(0.25)
         )
         temperature = self.distillation.settings.teacher_temperature_at(progress)
-        with narrow():
+        with bf16_autocast():
             answers = self.distillation.answer(views)
         targets = self.distillation.targets([answers], temperature)
-        with narrow():
+        with bf16_autocast():
             loss: Tensor = self.distillation(views, targets[0])[0]
         return loss
 
 
-Signal = Contrastive | Affinity | SelfDistilled
+Signal = ContrastiveSignal | AffinitySignal | DistillationSignal
 
 
-def train(signal: Signal, given: Pictures, steps: int, batch: int, seed: int, name: str) -> float:
-    """The same images in the same order for every signal; the last loss."""
-    learned = [p for p in signal.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=0.04)
+def train(
+    signal: Signal, pictures: Pictures, steps: int, batch: int, seed: int, name: str
+) -> float:
+    """Train on the same images in the same order for every signal; return the last loss."""
+    trainable = [p for p in signal.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.04)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1
     )
@@ -207,18 +210,18 @@ def train(signal: Signal, given: Pictures, steps: int, batch: int, seed: int, na
     value: Any = torch.zeros(())
     bar = tqdm(range(steps), unit="step", desc=name, disable=not sys.stderr.isatty())
     for step in bar:
-        chosen = torch.randint(len(given.images), (batch,), generator=generator)
+        indices = torch.randint(len(pictures.images), (batch,), generator=generator)
         progress = step / steps
-        value = signal(given, chosen, progress)
+        value = signal(pictures, indices, progress)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        if isinstance(signal, SelfDistilled):
-            for parameter in signal.distillation.still_parameters(progress):
+        if isinstance(signal, DistillationSignal):
+            for parameter in signal.distillation.frozen_parameters(progress):
                 parameter.grad = None
-        nn.utils.clip_grad_norm_(learned, 1.0)
+        nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         schedule.step()
-        if isinstance(signal, SelfDistilled):
+        if isinstance(signal, DistillationSignal):
             signal.distillation.move_teacher(progress)
         bar.set_postfix(loss=f"{float(value.detach()):.3f}")
     return float(value.detach())
@@ -226,37 +229,39 @@ def train(signal: Signal, given: Pictures, steps: int, batch: int, seed: int, na
 
 @torch.no_grad()
 def patch_features(encoder: Dinov2WithRegistersModel, images: Tensor) -> Tensor:
-    """Frozen patches [M, N, D]."""
+    """Encode images to patches [M, N, D] with the frozen encoder."""
     encoder.eval()
     parts = [
-        encoder(normalized(part)).last_hidden_state[:, 1 + _REGISTERS :]
+        encoder(normalize(part)).last_hidden_state[:, 1 + _REGISTERS :]
         for part in torch.split(images, 64)
     ]
     return torch.cat(parts)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Patches [M, N, D] of M scenes, with what they show: coverage [M, N, K] and names."""
+class PatchSet:
+    """Patches [M, N, D] of M scenes, with ground truth: coverage [M, N, K] and names."""
 
     patches: Tensor
     coverage: Tensor
     names: Sequence[Sequence[tuple[str, str]]]
 
     def objects(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean patch [P, D] of every object that is seen, with its color's and kind's number."""
+        """Mean patch [P, D] of every visible object, with the numbers of its color and kind."""
         weight = self.coverage / self.coverage.sum(dim=1, keepdim=True).clamp_min(1e-6)
         means = weight.transpose(1, 2) @ self.patches
-        there = self.coverage.sum(dim=1) > 0.5
-        named = [name for names in self.names for name in names]
-        shown = there.flatten()
+        visible = self.coverage.sum(dim=1) > 0.5
+        object_names = [name for names in self.names for name in names]
+        is_visible = visible.flatten()
         colors, kinds = list(COLOR_WORDS), list(KINDS)
-        numbers = torch.tensor([(colors.index(c), kinds.index(k)) for c, k in named])[shown]
-        return means.flatten(0, 1)[shown], numbers[:, 0], numbers[:, 1]
+        numbers = torch.tensor([(colors.index(c), kinds.index(k)) for c, k in object_names])[
+            is_visible
+        ]
+        return means.flatten(0, 1)[is_visible], numbers[:, 0], numbers[:, 1]
 
 
-def probe(train: Sample, test: Sample) -> dict[str, Value]:
-    """What linear probes on the one find on the other; each of PROBES in per cent."""
+def probe(train: PatchSet, test: PatchSet) -> dict[str, Value]:
+    """Fit linear probes on `train` and score them on `test`: each of PROBES in percent."""
     train_means, train_colors, train_kinds = train.objects()
     test_means, test_colors, test_kinds = test.objects()
     (train_half, train_is_object), (test_half, test_is_object) = halves(train), halves(test)
@@ -270,18 +275,18 @@ def probe(train: Sample, test: Sample) -> dict[str, Value]:
     return {name: 100 * share for name, share in zip(PROBES, shares, strict=True)}
 
 
-def halves(sample: Sample) -> tuple[Tensor, Tensor]:
-    """As many patches that show an object as do not, [P, D], and which of them do, int64 [P]."""
+def halves(sample: PatchSet) -> tuple[Tensor, Tensor]:
+    """Balance patches with and without an object: features [P, D] and labels int64 [P]."""
     is_object = (sample.coverage.sum(dim=-1) > 0.5).flatten()
     generator = torch.Generator().manual_seed(0)
     sides = [part.nonzero().ravel() for part in (is_object, ~is_object)]
     count = min(map(len, sides))
-    chosen = torch.cat([s[torch.randperm(len(s), generator=generator)[:count]] for s in sides])
-    return sample.patches.flatten(0, 1)[chosen], is_object[chosen].long()
+    indices = torch.cat([s[torch.randperm(len(s), generator=generator)[:count]] for s in sides])
+    return sample.patches.flatten(0, 1)[indices], is_object[indices].long()
 
 
 def place_probe(train: Tensor, test: Tensor) -> float:
-    """R2 of a linear map from a patch to its row and column, on the test's patches."""
+    """R2 on test patches of a linear map from a patch to its row and column."""
     side = int(train.shape[1] ** 0.5)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     place = torch.stack([rows, columns], dim=-1).flatten(0, 1).double()
@@ -299,44 +304,48 @@ def place_probe(train: Tensor, test: Tensor) -> float:
 
 
 def run(options: Options) -> Outcome:
-    """Train by each signal, then probe them all on the same scenes."""
+    """Train by each signal, then probe all encoders on the same scenes."""
     steps, batch = (4, 8) if options.quick else (200, 32)
     counts = (32, 24, 16) if options.quick else (2000, 150, 120)
     rngs = (np.random.default_rng((options.seed + 41_000, i)) for i in range(sum(counts)))
     scenes = [sample_scene(rng, OBJECTS) for rng in rngs]
     ends = (counts[0], counts[0] + counts[1])
-    training, known, test = (
+    training, probe_pictures, test_pictures = (
         pictures(part)
         for part in (scenes[: ends[0]], scenes[ends[0] : ends[1]], scenes[ends[1] :])
     )
     rows: list[dict[str, Value]] = []
 
-    def report(name: str, source: str, samples: Sequence[Sample]) -> None:
+    def report(name: str, source: str, samples: Sequence[PatchSet]) -> None:
         row: dict[str, Value] = {"features": name, "learned from": source}
         rows.append(row | probe(*samples))
         print(", ".join(f"{k} {v:.0f}" if k in PROBES else f"{v}" for k, v in rows[-1].items()))
 
-    asked = (known, test)
-    report("raw pixels", "nothing", [_sample(raw_patches(p.images), p) for p in asked])
-    untrained = new_encoder(options.seed)
+    probe_sets = (probe_pictures, test_pictures)
+    report("raw pixels", "nothing", [_patch_set(raw_patches(p.images), p) for p in probe_sets])
+    untrained_encoder = new_encoder(options.seed)
     report(
-        "untrained", "nothing", [_sample(patch_features(untrained, p.images), p) for p in asked]
+        "untrained",
+        "nothing",
+        [_patch_set(patch_features(untrained_encoder, p.images), p) for p in probe_sets],
     )
     signals: dict[str, tuple[str, Callable[[], Signal]]] = {
-        "contrastive": ("captions", lambda: Contrastive(new_encoder(options.seed), batch)),
-        "affinity": ("masks", lambda: Affinity(new_encoder(options.seed))),
-        "self-distilled": ("images alone", lambda: SelfDistilled(new_encoder(options.seed))),
+        "contrastive": ("captions", lambda: ContrastiveSignal(new_encoder(options.seed), batch)),
+        "affinity": ("masks", lambda: AffinitySignal(new_encoder(options.seed))),
+        "self-distilled": ("images alone", lambda: DistillationSignal(new_encoder(options.seed))),
     }
     for name, (source, make) in signals.items():
         signal = make()
         train(signal, training, steps, batch, options.seed, name)
-        trained = signal.encoder
-        report(name, source, [_sample(patch_features(trained, p.images), p) for p in asked])
-    eyes = Eyes(options.model)
-    seen = [eyes.look(p.scenes, "the model's own") for p in asked]
+        encoder = signal.encoder
+        report(
+            name, source, [_patch_set(patch_features(encoder, p.images), p) for p in probe_sets]
+        )
+    scene_encoder = SceneEncoder(options.model)
+    encoded_sets = [scene_encoder.encode(p.scenes, "the model's own") for p in probe_sets]
     model = Path(options.model).name
     for feature, name in (("siglip", "SigLIP"), ("dino", "DINOv2")):
-        samples = [_sample_of_seen(part, feature) for part in seen]
+        samples = [_patch_set_of(part, feature) for part in encoded_sets]
         report(f"{model}'s {name}", "its own recipe", samples)
     settings = {
         "model": options.model,
@@ -351,33 +360,33 @@ def run(options: Options) -> Outcome:
 
 
 def raw_patches(images: Tensor) -> Tensor:
-    """[M, 3, S, S] -> each patch's own pixels [M, N, 3 P P]."""
+    """Cut images [M, 3, S, S] into the raw pixels of each patch [M, N, 3 P P]."""
     return functional.unfold(images, PATCH, stride=PATCH).transpose(1, 2)
 
 
-def _sample(patches: Tensor, given: Pictures) -> Sample:
-    names = [[(o.color, o.kind) for o in scene.objects] for scene in given.scenes]
-    return Sample(patches, given.coverage, names)
+def _patch_set(patches: Tensor, pictures: Pictures) -> PatchSet:
+    names = [[(o.color, o.kind) for o in scene.objects] for scene in pictures.scenes]
+    return PatchSet(patches, pictures.coverage, names)
 
 
-def _sample_of_seen(seen: Sequence[SeenScene], feature: str) -> Sample:
-    return Sample(
-        torch.stack([getattr(one, feature) for one in seen]),
-        torch.stack([one.coverage for one in seen]),
-        [one.names for one in seen],
+def _patch_set_of(scenes: Sequence[EncodedScene], feature: str) -> PatchSet:
+    return PatchSet(
+        torch.stack([getattr(scene, feature) for scene in scenes]),
+        torch.stack([scene.coverage for scene in scenes]),
+        [scene.names for scene in scenes],
     )
 
 
 def _findings(rows: Sequence[Mapping[str, Value]]) -> list[str]:
-    own = {str(row["features"]): row for row in rows[:5]}
+    row_by_name = {str(row["features"]): row for row in rows[:5]}
 
-    def ranked(probe: str) -> str:
-        names = sorted(own, key=lambda name: -float(own[name][probe] or 0))
-        return ", ".join(f"{name} {own[name][probe]:.0f}" for name in names)
+    def ranking(probe: str) -> str:
+        names = sorted(row_by_name, key=lambda name: -float(row_by_name[name][probe] or 0))
+        return ", ".join(f"{name} {row_by_name[name][probe]:.0f}" for name in names)
 
     return [
-        "Of one encoder after the same number of images, and of what comes for nothing:",
-        *(f"{name}: {ranked(name)}." for name in PROBES),
+        "The same encoder after the same number of images, with baselines:",
+        *(f"{name}: {ranking(name)}." for name in PROBES),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A small two-tower model and small scenes for it: trained in a minute, on one core."""
+"""A small two-tower model and small scenes, which train in a minute on one core."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class SmallPairs:
 
 
 def caption_of(scene: Scene) -> tuple[int, ...]:
-    """Its words by number: color, kind, color, kind, the objects in alphabetical order."""
-    named = sorted((item.color, item.kind) for item in scene.objects)
-    return tuple(WORDS[word] for pair in named for word in pair)
+    """Word numbers of the caption: color, kind, color, kind, objects in alphabetical order."""
+    color_kinds = sorted((item.color, item.kind) for item in scene.objects)
+    return tuple(WORDS[word] for pair in color_kinds for word in pair)
 
 
 def small_pairs(count: int, seed: int, distinct: bool = False) -> SmallPairs:
-    """Scenes of a seed; with `distinct` no two have the same caption."""
+    """Generate scenes from a seed. distinct: no two with the same caption."""
     images: list[UInt8Array] = []
     words: list[tuple[int, ...]] = []
-    seen: set[tuple[int, ...]] = set()
+    captions: set[tuple[int, ...]] = set()
     number = 0
     bar = tqdm(total=count, unit="scene", desc="scenes", disable=not sys.stderr.isatty())
     while len(images) < count:
@@ -52,21 +52,21 @@ def small_pairs(count: int, seed: int, distinct: bool = False) -> SmallPairs:
         number += 1
         scene = sample_scene(rng, OBJECTS)
         caption = caption_of(scene)
-        if distinct and caption in seen:
+        if distinct and caption in captions:
             continue
-        seen.add(caption)
+        captions.add(caption)
         picture = render(scene, 2 * WIDTH, 2 * HEIGHT).image
         image: Any = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         images.append(image)
         words.append(caption)
         bar.update()
     bar.close()
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return SmallPairs((stacked - 127.5) / 64, torch.tensor(words))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    return SmallPairs((pixels - 127.5) / 64, torch.tensor(words))
 
 
 class SmallText(nn.Module):
-    """Four words, int64 [N, 4] -> unit [N, dim]: each (color, kind) by itself, then their sum."""
+    """Text tower: words int64 [N, 4] -> unit [N, dim], the sum over (color, kind) embeddings."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -80,43 +80,45 @@ class SmallText(nn.Module):
 
 
 class SmallTowers(nn.Module):
-    """A convolutional image tower and a text tower, both to unit length.
+    """A convolutional image tower and a text tower, both with unit-length outputs.
 
-    t = exp(t') and b are learned, t from 10 as in SigLIP, b from log(1 / compared), the share of
-    right pairs: SigLIP's -10 is that of its batches of 32k. The softmax does not use b.
+    t = exp(t') and b are learned. t starts at 10 as in SigLIP, b at log(1 / group_size), the log
+    share of matching pairs, as SigLIP's -10 is for batches of 32k. The softmax does not use b.
     """
 
-    def __init__(self, seed: int, compared: int, dim: int = 64) -> None:
+    def __init__(self, seed: int, group_size: int, dim: int = 64) -> None:
         super().__init__()
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        # Patches of 4 pixels, then half the side twice: 16 x 12, 8 x 6, 4 x 3.
-        for given, wide, size in ((3, 48, 4), (48, 96, 3), (96, 128, 3)):
+        # Patches of 4 pixels, then twice half the resolution: 16 x 12, 8 x 6, 4 x 3.
+        for channels_in, channels_out, size in ((3, 48, 4), (48, 96, 3), (96, 128, 3)):
             layers += [
-                nn.Conv2d(given, wide, size, stride=4 if size == 4 else 2, padding=size % 2)
+                nn.Conv2d(
+                    channels_in, channels_out, size, stride=4 if size == 4 else 2, padding=size % 2
+                )
             ]
-            layers += [nn.GroupNorm(4, wide), nn.GELU()]
+            layers += [nn.GroupNorm(4, channels_out), nn.GELU()]
         self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 3 * 4, dim))
         self.text = SmallText(dim)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.bias = nn.Parameter(-torch.tensor(float(compared)).log())
+        self.bias = nn.Parameter(-torch.tensor(float(group_size)).log())
 
     def embed_images(self, images: Tensor) -> Tensor:
         return functional.normalize(self.image(images), dim=-1)
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Images, texts, t, b -> the loss of these pairs."""
+"""Maps images, texts, t and b to the loss of these pairs."""
 
 
 def train(
     model: SmallTowers, pairs: SmallPairs, loss: Loss, steps: int, batch: int, seed: int, name: str
 ) -> None:
-    """AdamW with warm-up and cosine; every run of a seed sees the same pairs in each step."""
-    learned = [model.log_scale, model.bias]
-    towers = [p for p in model.parameters() if all(p is not one for one in learned)]
+    """Train by AdamW with warm-up and cosine; equal seeds see the same pairs in each step."""
+    scale_and_bias = [model.log_scale, model.bias]
+    towers = [p for p in model.parameters() if all(p is not scalar for scalar in scale_and_bias)]
     optimizer = torch.optim.AdamW(
-        [{"params": towers, "weight_decay": 0.01}, {"params": learned, "weight_decay": 0.0}]
+        [{"params": towers, "weight_decay": 0.01}, {"params": scale_and_bias, "weight_decay": 0.0}]
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=[2e-3, 1e-2], total_steps=steps, pct_start=0.1
@@ -124,9 +126,9 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     bar = tqdm(range(steps), unit="step", desc=name, disable=not sys.stderr.isatty())
     for _ in bar:
-        chosen = torch.randint(len(pairs), (batch,), generator=generator)
-        image = model.embed_images(pairs.images[chosen])
-        text = model.text(pairs.words[chosen])
+        indices = torch.randint(len(pairs), (batch,), generator=generator)
+        image = model.embed_images(pairs.images[indices])
+        text = model.text(pairs.words[indices])
         value = loss(image, text, model.log_scale.exp(), model.bias)
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
@@ -137,9 +139,9 @@ def train(
 
 @torch.no_grad()
 def retrieval(model: SmallTowers, pairs: SmallPairs) -> float:
-    """Share of images and of texts whose own partner is nearest among all: R@1, both ways."""
+    """R@1: share of images and texts whose partner is nearest among all, mean of both ways."""
     similarity = model.embed_images(pairs.images) @ model.text(pairs.words).T
-    right = torch.arange(len(pairs))
-    by_image = (similarity.argmax(dim=1) == right).float().mean()
-    by_text = (similarity.argmax(dim=0) == right).float().mean()
+    labels = torch.arange(len(pairs))
+    by_image = (similarity.argmax(dim=1) == labels).float().mean()
+    by_text = (similarity.argmax(dim=0) == labels).float().mean()
     return float(by_image + by_text) / 2

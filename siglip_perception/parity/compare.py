@@ -1,7 +1,7 @@
-"""Whether the tokens are those that a policy was trained on: ours against the reference's own.
+"""Compare the pipeline's tokens with the reference implementation that a policy was trained on.
 
-The reference is timm's model, or transformers' where the contract is theirs, fed by Pillow and
-plain arithmetic, with the same weights. Random weights prove the plumbing, not any accuracy.
+The reference is timm's model, or transformers' if the contract is theirs, on images resized by
+Pillow, with the same weights. Random weights verify the plumbing, not accuracy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from siglip_perception.parity.reference import reference_of, reference_tokens
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame, UInt8Array
 
-# By precision: largest error in units of the tokens' RMS, and least cosine of a token. In fp32
-# equal functions differ by some 1e-6, and GELU's two forms, the least slip of all, by more.
+# By precision: maximum error relative to the tokens' RMS, and minimum cosine of a token. In fp32
+# equal functions differ by about 1e-6; the smallest possible slip, GELU's tanh form, by more.
 LIMITS: dict[str, tuple[float, float]] = {
     "fp32": (1e-4, 0.999999),
     "bf16": (float("inf"), 0.9999),
@@ -31,10 +31,10 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against the reference, over all tokens of all images.
+    """The pipeline against the reference, over all tokens of all images.
 
-    max_error: largest absolute difference, as a share of the reference tokens' RMS.
-    min_cosine: least cosine of a token with the reference's.
+    max_error: maximum absolute difference, relative to the RMS of the reference tokens.
+    min_cosine: minimum cosine of a token with the reference's.
     """
 
     contract: str
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether the differences are those of the arithmetic alone."""
+        """True if the differences are small enough to be rounding alone."""
         error, cosine = LIMITS[self.precision]
         return self.max_error <= error and self.min_cosine >= cosine
 
@@ -59,58 +59,61 @@ class Comparison:
 def compare(
     name: str, model: Path, images: list[UInt8Array], precision: str, weights: str
 ) -> Comparison:
-    """Run ours, then the reference, on the same images with the weights in `model`.
+    """Run the pipeline and then the reference on the same images, with the weights in `model`.
 
-    name: of a packaged contract, or the path of a .yaml file.
-    Raises PerceptionError where the reference's library is missing.
+    name: a packaged contract, or the path of a .yaml file.
+    Raises PerceptionError if the reference's library is not installed.
     """
     contract = contracts.get(name)
     kind = reference_of(contract)
     pipeline = Pipeline.load(
         PipelineOptions(model=str(model), contract=name, device="cpu", precision=precision)
     )
-    began = time.perf_counter()
-    ours = []
+    start = time.perf_counter()
+    pipeline_output = []
     for image in images:
-        grid = pipeline.process(Frame(image), None).tokens
-        assert grid is not None
-        ours.append(torch.from_numpy(grid.data))
-    seconds = time.perf_counter() - began
-    del pipeline  # both at once are gigabytes at real size
-    began = time.perf_counter()
-    theirs = reference_tokens(contract, model, images)
-    took = time.perf_counter() - began
-    error, cosine = differences(torch.stack(ours), theirs)
+        tokens = pipeline.process(Frame(image), None).tokens
+        assert tokens is not None
+        pipeline_output.append(torch.from_numpy(tokens.data))
+    pipeline_seconds = time.perf_counter() - start
+    del pipeline  # at real size both at once take gigabytes
+    start = time.perf_counter()
+    reference_output = reference_tokens(contract, model, images)
+    reference_seconds = time.perf_counter() - start
+    error, cosine = differences(torch.stack(pipeline_output), reference_output)
     return Comparison(
         contract.name,
         kind,
         weights,
         precision,
         len(images),
-        theirs.shape[1],
-        theirs.shape[2],
+        reference_output.shape[1],
+        reference_output.shape[2],
         error,
         cosine,
-        seconds,
-        took,
+        pipeline_seconds,
+        reference_seconds,
     )
 
 
-def differences(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """Largest absolute error over the RMS of `theirs`, and least cosine; both [B, N, D]."""
-    if ours.shape != theirs.shape:
+def differences(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Maximum absolute error relative to the RMS of `expected`, and minimum token cosine.
+
+    actual, expected: [B, N, D].
+    """
+    if actual.shape != expected.shape:
         raise PerceptionError(
-            f"The tokens are {list(ours.shape)} and the reference's {list(theirs.shape)}:"
-            " the contract's grid or channels are not the reference's."
+            f"The tokens are {list(actual.shape)} but the reference's are {list(expected.shape)}:"
+            " correct the contract's grid or channels."
         )
-    ours, theirs = ours.double(), theirs.double()
-    error = (ours - theirs).abs().max() / theirs.square().mean().sqrt()
-    cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min()
+    actual, expected = actual.double(), expected.double()
+    error = (actual - expected).abs().max() / expected.square().mean().sqrt()
+    cosine = torch.nn.functional.cosine_similarity(actual, expected, dim=-1).min()
     return float(error), float(cosine)
 
 
 def sample_images(seed: int) -> list[UInt8Array]:
-    """Camera frames that are hard to resize: fine texture, edges and noise, wide and tall."""
+    """Make images that are hard to resize: fine texture, edges and noise; wide and tall."""
     rng = np.random.default_rng(seed)
     images = []
     for height, width in ((480, 640), (720, 405)):

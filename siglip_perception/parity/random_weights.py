@@ -1,7 +1,7 @@
-"""A checkpoint of a contract at its real size with random weights, in the real file formats.
+"""Write a checkpoint for a contract at full size, with random weights in the real file formats.
 
-Every norm, bias and LayerScale is random too: timm starts LayerScale at 1e-5 and norms at one,
-with which a block does next to nothing and every error in it is hidden.
+Norms, biases and LayerScale are random too: timm starts LayerScale at 1e-5 and norms at one, which
+makes a block do next to nothing and hides every error in it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from siglip_perception.checkpoints import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
 from siglip_perception.parity.reference import reference_of
-from siglip_perception.parity.timm_models import create
+from siglip_perception.parity.timm_models import create_model
 
-# MLP channels of what is not four times as wide: So400m's.
+# MLP width by model width, where it is not four times that: So400m.
 _INNER = {1152: 4304}
-# The size that DINOv2 is trained and published at, and the embedded one.
+# The image size at which DINOv2 was trained and published.
 _OWN_SIZE = 518
 
 
 def write_random(contract: Contract, folder: Path, seed: int) -> None:
-    """Write each encoder of the contract into its folder, in its reference's form."""
+    """Write each encoder of the contract into a folder, in its reference's file format."""
     for number, spec in enumerate(contract.encoders):
         torch.manual_seed(seed + number)
         if reference_of(contract) == "timm":
@@ -46,12 +46,12 @@ def write_random(contract: Contract, folder: Path, seed: int) -> None:
 
 
 @torch.no_grad()
-def shake(model: nn.Module) -> nn.Module:
-    """Randomize what initialization leaves constant, and keep the activations of order one."""
+def randomize(model: nn.Module) -> nn.Module:
+    """Randomize all parameters, also those initialized to constants; activations stay near one."""
     for name, parameter in model.named_parameters():
         last = name.rpartition(".")[2]
         if parameter.ndim > 1 and "token" not in name and "pos" not in name:
-            # Products of order one: what reaches a GELU spans where its two forms differ.
+            # Products of order one: inputs of GELU then span the range where its two forms differ.
             fan_in = parameter[0].numel()
             parameter.normal_(0.0, fan_in**-0.5)
         elif last in ("gamma", "lambda1"):
@@ -64,9 +64,9 @@ def shake(model: nn.Module) -> nn.Module:
 
 
 def _write_timm(spec: EncoderSpec, folder: Path) -> None:
-    # DINOv2 at its own size, so that its positions have to be resampled.
+    # DINOv2 at its published size, so that its position embedding has to be resampled.
     size = _OWN_SIZE if spec.name == "dinov2" else spec.image_size
-    network = shake(create(spec, size))
+    network = randomize(create_model(spec, size))
     folder.mkdir(parents=True)
     save_file(dict(network.state_dict()), folder / "model.safetensors")
 
@@ -74,8 +74,8 @@ def _write_timm(spec: EncoderSpec, folder: Path) -> None:
 def _write_transformers(spec: EncoderSpec, folder: Path) -> None:
     if not (spec.layers and spec.heads and spec.hidden_act):
         raise PerceptionError(
-            "The contract does not say how many layers and heads and which activation its encoders"
-            " have, so no random weights can be made: give a --model."
+            "The contract does not give the layers, heads and activation of its encoders, which"
+            " random weights need: choose a --model."
         )
     common = {
         "hidden_size": spec.dim,
@@ -108,6 +108,6 @@ def _write_transformers(spec: EncoderSpec, folder: Path) -> None:
         )
     else:
         model = Dinov2Model(Dinov2Config(**common, image_size=_OWN_SIZE))
-    shake(model)
+    randomize(model)
     with quiet():
         model.save_pretrained(folder)

@@ -1,6 +1,6 @@
-"""The reference: timm's or transformers' own models on Pillow's own resize.
+"""Reference tokens: timm's or transformers' models on images resized by Pillow.
 
-Nothing here is shared with the pipeline but the contract and the files.
+Shares nothing with the pipeline except the contract and the weight files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
 from siglip_perception.checkpoints import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
-from siglip_perception.parity.timm_models import create, import_timm
+from siglip_perception.parity.timm_models import create_model, import_timm
 from siglip_perception.types import UInt8Array
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -34,19 +34,19 @@ _PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 
 
 def reference_of(contract: Contract) -> Literal["timm", "transformers"]:
-    """Whose models the contract's tokens are defined by."""
+    """Name the library whose models define the contract's tokens."""
     return "timm" if all(spec.timm for spec in contract.encoders) else "transformers"
 
 
 def need_reference(contract: Contract) -> None:
-    """Raise PerceptionError with the way to get it where the reference's library is missing."""
+    """Raise PerceptionError, with how to install it, if the reference's library is missing."""
     if reference_of(contract) == "timm":
         import_timm()
 
 
 @torch.inference_mode()
 def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) -> Tensor:
-    """float32 [B, N, dim] of the weights in the folder, by the reference's own code."""
+    """Compute tokens, float32 [B, N, dim], with the reference's code and the folder's weights."""
     parts = []
     for spec in contract.encoders:
         pixels = torch.stack([_pixels(image, contract, spec) for image in images])
@@ -59,27 +59,27 @@ def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) 
 
 def _pixels(image: UInt8Array, contract: Contract, spec: EncoderSpec) -> Tensor:
     picture, size = Image.fromarray(image), spec.image_size
-    scaled = _FILTERS[contract.interpolation]
+    resampling = _FILTERS[contract.interpolation]
     if contract.resize == "squash":
-        square = _resize(picture, (size, size), scaled)
+        square = _resize(picture, (size, size), resampling)
     elif contract.resize == "resize-pad":
-        square = _fit_and_pad(picture, size, scaled, spec.fill)
+        square = _fit_and_pad(picture, size, resampling, spec.fill)
     else:
         if contract.resize == "letterbox":
             picture = _pad(picture, spec.fill)
-        square = _shorter_side_and_crop(picture, size, scaled)
+        square = _shorter_side_and_crop(picture, size, resampling)
     values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float().div(255)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
     return values.sub(mean).div(std)
 
 
-def _resize(picture: Image.Image, size: tuple[int, int], scaled: Any) -> Image.Image:
-    """Pillow's resize, across before down: the only order until Pillow 13, see preprocess.py."""
-    return picture.resize((size[0], picture.height), scaled).resize(size, scaled)
+def _resize(picture: Image.Image, size: tuple[int, int], resampling: Any) -> Image.Image:
+    """Resize by Pillow, horizontally first: the only order until Pillow 13, see preprocess.py."""
+    return picture.resize((size[0], picture.height), resampling).resize(size, resampling)
 
 
 def _pad(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Prismatic's LetterboxPad: the same on both sides, so an odd rest leaves it one short."""
+    """Pad as Prismatic's LetterboxPad: equally on both sides, one pixel short for an odd rest."""
     longest = max(picture.size)
     across, down = (int((longest - side) / 2) for side in picture.size)
     square = Image.new("RGB", (picture.width + 2 * across, picture.height + 2 * down), fill)
@@ -87,61 +87,61 @@ def _pad(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     return square
 
 
-def _shorter_side_and_crop(picture: Image.Image, size: int, scaled: Any) -> Image.Image:
-    """torchvision's Resize(size) and CenterCrop(size)."""
+def _shorter_side_and_crop(picture: Image.Image, size: int, resampling: Any) -> Image.Image:
+    """Resize and crop as torchvision's Resize(size) and CenterCrop(size)."""
     short, long = sorted(picture.size)
-    other = int(size * long / short)
+    long_side = int(size * long / short)
     wide = picture.width > picture.height
-    resized = _resize(picture, (other, size) if wide else (size, other), scaled)
-    left, top = (round((side - size) / 2.0) for side in resized.size)
-    return resized.crop((left, top, left + size, top + size))
+    scaled_picture = _resize(picture, (long_side, size) if wide else (size, long_side), resampling)
+    column, row = (round((side - size) / 2.0) for side in scaled_picture.size)
+    return scaled_picture.crop((column, row, column + size, row + size))
 
 
 def _fit_and_pad(
-    picture: Image.Image, size: int, scaled: Any, fill: tuple[int, int, int]
+    picture: Image.Image, size: int, resampling: Any, fill: tuple[int, int, int]
 ) -> Image.Image:
-    """openpi's resize_with_pad."""
+    """Resize and pad as openpi's resize_with_pad."""
     if picture.size == (size, size):
         return picture
     ratio = max(picture.width / size, picture.height / size)
     fit = int(picture.width / ratio), int(picture.height / ratio)
-    resized = _resize(picture, fit, scaled)
+    scaled_picture = _resize(picture, fit, resampling)
     square = Image.new("RGB", (size, size), fill)
-    left, top = (int((size - side) / 2) for side in resized.size)
-    square.paste(resized, (left, top))
+    column, row = (int((size - side) / 2) for side in scaled_picture.size)
+    square.paste(scaled_picture, (column, row))
     return square
 
 
 def timm_network(spec: EncoderSpec, model: Path) -> Any:
-    """timm's own model of the encoder, with the weights in the folder."""
-    network = create(spec, spec.image_size)
+    """Create timm's model of the encoder and load the folder's weights."""
+    network = create_model(spec, spec.image_size)
     state = _timm_state(spec, model)
-    filtered = import_timm().models.vision_transformer.checkpoint_filter_fn(state, network)
-    network.load_state_dict(filtered)
+    weights = import_timm().models.vision_transformer.checkpoint_filter_fn(state, network)
+    network.load_state_dict(weights)
     return network.eval()
 
 
 def _timm(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     network = timm_network(spec, model)
-    tapped: Tensor = network.get_intermediate_layers(
+    tokens: Tensor = network.get_intermediate_layers(
         pixels, n={len(network.blocks) + spec.tap}, norm=spec.norm
     )[0]
-    return tapped
+    return tokens
 
 
 def _timm_state(spec: EncoderSpec, model: Path) -> dict[str, Tensor]:
-    """The encoder's tensors under timm's names, out of its own file or a policy's shards."""
-    own = model / spec.name / "model.safetensors"
-    if own.is_file():
-        return dict(load_file(own))
+    """Load the encoder's tensors by timm's names, from its own file or a policy's shards."""
+    file = model / spec.name / "model.safetensors"
+    if file.is_file():
+        return dict(load_file(file))
     prefix = _PREFIXES[0 if spec.name == "dinov2" else 1]
     state: dict[str, Tensor] = {}
     for shard in sorted(model.glob("*.safetensors")):
         state |= _behind(load_file(shard), prefix)
     if not state:
         raise PerceptionError(
-            f"{model} has no weights of timm's form for {spec.name} to compare with: the contract"
-            " is timm's."
+            f"{model} has no {spec.name} weights in timm's format, which this contract's reference"
+            " needs: choose a --model that has them."
         )
     return state
 
@@ -165,7 +165,8 @@ def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     }
     if not (folder / "config.json").is_file():
         raise PerceptionError(
-            f"{folder} is no Hugging Face folder to compare with: the contract is transformers'."
+            f"{folder} is not a Hugging Face folder, which this contract's reference needs: choose"
+            " a --model that has one."
         )
     kind = str(json.loads((folder / "config.json").read_text())["model_type"])
     with quiet():
@@ -175,14 +176,14 @@ def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     network.eval()
     if kind == "siglip":
         network = network.vision_model
-    out = network(pixels, output_hidden_states=True)
-    hidden = out.last_hidden_state
+    output = network(pixels, output_hidden_states=True)
+    tokens = output.last_hidden_state
     if not (spec.norm and spec.tap == -1):
         # hidden_states holds the embeddings too, and the last block's raw output.
-        hidden = out.hidden_states[spec.tap]
+        tokens = output.hidden_states[spec.tap]
         if spec.norm:
-            hidden = (network.post_layernorm if spec.name == "siglip" else network.layernorm)(
-                hidden
+            tokens = (network.post_layernorm if spec.name == "siglip" else network.layernorm)(
+                tokens
             )
-    patches: Tensor = hidden[:, spec.prefix :]
+    patches: Tensor = tokens[:, spec.prefix :]
     return patches

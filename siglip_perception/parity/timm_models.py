@@ -1,7 +1,7 @@
-"""timm's models, with or without torchvision.
+"""Import timm's models, with or without torchvision.
 
-timm's data module imports torchvision for its transforms, which its models never use; a
-torchvision that is missing, or built for another PyTorch, would keep them from being imported.
+timm's data module imports torchvision for transforms that its models never use. If torchvision is
+missing, or built for another PyTorch, that import would fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = "torchvision"
 
 
 class _Names(type):
-    """A class with every attribute that is asked for."""
+    """Metaclass of classes with any attribute."""
 
     def __getattr__(cls, name: str) -> str:
         if name.startswith("__"):
@@ -31,7 +31,7 @@ class _Names(type):
 
 
 class _Module(types.ModuleType):
-    """A module with a class of every name."""
+    """A module with a class of any name."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -41,8 +41,8 @@ class _Module(types.ModuleType):
 
 class _Finder(MetaPathFinder, Loader):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        own = fullname == _NAME or fullname.startswith(f"{_NAME}.")
-        return ModuleSpec(fullname, self, is_package=True) if own else None
+        is_torchvision = fullname == _NAME or fullname.startswith(f"{_NAME}.")
+        return ModuleSpec(fullname, self, is_package=True) if is_torchvision else None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         return _Module(spec.name)
@@ -52,7 +52,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def import_timm() -> Any:
-    """The package timm; PerceptionError, saying how to install it, where it is not there."""
+    """Import timm; raise PerceptionError, with how to install it, if it is missing."""
     if sys.modules.get("timm"):
         return sys.modules["timm"]
     stand_in = not _has_torchvision()
@@ -63,32 +63,32 @@ def import_timm() -> Any:
         return requirements.load("The reference of this contract", "timm")
     finally:
         if stand_in:
-            # transformers looks for torchvision too, and must not find this one.
+            # transformers checks for torchvision too, and must not find the stand-in.
             sys.meta_path.remove(finder)
             for name in [n for n in sys.modules if n == _NAME or n.startswith(f"{_NAME}.")]:
                 del sys.modules[name]
 
 
-def create(spec: EncoderSpec, image_size: int) -> Any:
-    """timm's model of the contract's encoder, for images of that size, with timm's own start.
+def create_model(spec: EncoderSpec, image_size: int) -> Any:
+    """Create timm's model of the contract's encoder for that image size, with timm's init.
 
-    Width, depth and heads are the contract's: where they are not timm's own, its weights will not
-    fit, and that is told.
+    Width, depth and heads are the contract's; if they differ from timm's, loading timm's weights
+    fails with an error.
     """
-    given = {"embed_dim": spec.dim, "depth": spec.layers, "num_heads": spec.heads}
+    shape = {"embed_dim": spec.dim, "depth": spec.layers, "num_heads": spec.heads}
     return import_timm().create_model(
         spec.timm,
         pretrained=False,
         num_classes=0,
         img_size=image_size,
-        **{name: value for name, value in given.items() if value},
+        **{name: value for name, value in shape.items() if value},
     )
 
 
 def _has_torchvision() -> bool:
     try:
         importlib.import_module("torchvision.transforms")
-    except Exception:  # noqa: BLE001 - one that does not fit PyTorch raises RuntimeError
+    except Exception:  # noqa: BLE001 - a build for another PyTorch raises RuntimeError
         for name in [n for n in sys.modules if n == _NAME or n.startswith(f"{_NAME}.")]:
             del sys.modules[name]
         return False

@@ -1,4 +1,4 @@
-"""A scene and how it is drawn, with exact masks: the same scene and size give the same bytes."""
+"""Render scenes with exact masks; the same scene at the same size gives the same bytes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ COVERS: tuple[Cover, ...] = ("blotches", "planks", "cloth", "stone")
 
 _SUBPIXEL_BITS = 4
 _LEAST_BLUR = 0.3
-"""Pixels: a Gaussian narrower than this changes nothing."""
+"""Minimum sigma in pixels: a narrower Gaussian changes nothing."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing: center (x, y) and height as shares of the image's height, angle in radians.
+    """One thing: center (x, y) and size in units of the image height, angle in radians.
 
-    color: a name of COLORS, or "" for a muted color that no phrase names. phase: in [0, 1), where
-    its grain, pattern and reflections begin.
+    color: a key of COLORS, or "" for a muted color that no phrase names. phase: of its grain,
+    pattern and reflections, in [0, 1).
     """
 
     kind: str
@@ -47,19 +47,19 @@ class SceneObject:
     phase: float = 0.0
 
     def phrase(self, language: Language) -> str:
-        """The plain name, "red cup" or "빨간 컵"."""
+        """Name the object plainly: "red cup" or "빨간 컵"."""
         return PhraseClass(self.color, self.kind).forms(language)[0]
 
 
 @dataclass(frozen=True)
 class Light:
-    """Where the light comes from and what it does.
+    """Lighting of a scene.
 
-    level, tint: factors on everything, and by channel. slope: change of the level from the left
-    edge to the right and from the top to the bottom. shadow: offset of a thing's shadow in shares
-    of its size; depth: how much darker it is, softness: its blur as a share of the height.
-    band: 0, or how much darker a strip is on which something outside the picture casts its shadow;
-    band_at, band_angle: where it crosses the middle (share of the height), and radians.
+    level, tint: brightness factors, overall and per channel. slope: change of the level from left
+    to right and from top to bottom. shadow: offset of a thing's shadow in units of its size;
+    depth: darkening in the shadow; softness: blur of its edge in units of the image height.
+    band: darkening of a strip shadowed from outside the image, 0 for none; band_at, band_angle:
+    its offset from the center in units of the image height, and its angle in radians.
     """
 
     level: float = 1.0
@@ -75,13 +75,12 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects from back to front, what lies about, and what they stand on.
+    """Objects from back to front, clutter, background and camera.
 
-    clutter: things that no phrase names by kind; they stand among the objects, further down the
-    picture nearer. horizon: share of the height above the table's edge. noise: standard deviation
-    of the sensor's noise in gray levels. motion: length (share of the height) and angle of the
-    camera's motion blur. defocus: standard deviation of the lens's blur, share of the height.
-    seed: of texture and noise.
+    clutter: things that no phrase names by kind, among the objects; lower in the image is nearer.
+    horizon: share of the image above the table's edge. noise: standard deviation of the sensor
+    noise in gray levels. motion: length (in image heights) and angle of the motion blur.
+    defocus: standard deviation of the lens blur in image heights. seed: of texture and noise.
     """
 
     objects: tuple[SceneObject, ...]
@@ -99,8 +98,8 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A picture and the truth about it.
+class Rendering:
+    """A rendered image with ground truth.
 
     image: uint8 [H, W, 3] RGB. instances: uint8 [H, W], 0 background, i + 1 object i; clutter
     follows the objects in number. hidden: for each object and then each piece of clutter, the
@@ -109,22 +108,22 @@ class Rendered:
 
     image: UInt8Array
     instances: UInt8Array
-    hidden: tuple[float, ...] = ()
+    occlusion: tuple[float, ...] = ()
 
     def box(self, index: int) -> Box | None:
-        """The visible part's box in pixels; None where the object is wholly hidden."""
+        """Bounding box of the visible part in pixels; None if the object is fully hidden."""
         x, y, across, down = cv2.boundingRect((self.instances == index + 1).astype(np.uint8))
         return Box(x, y, across, down) if across else None
 
 
 def painting_order(scene: Scene) -> list[tuple[int, SceneObject]]:
-    """What is drawn from back to front, with its number in `Rendered.instances`."""
+    """List everything from back to front, with its number in `Rendering.instances`."""
     things = list(enumerate((*scene.objects, *scene.clutter), start=1))
     return sorted(things, key=lambda thing: thing[1].y - 10.0 * (thing[1].kind == MAT))
 
 
 def outlines(item: SceneObject, height: int) -> list[npt.NDArray[np.int32]]:
-    """The thing's layers from the unit frame to pixels, [n, 2] each, in cv2's fixed point."""
+    """Transform the layers from the unit frame to pixels, [n, 2] each, in cv2's fixed point."""
     points, cuts = _points(item.kind)
     cos, sin = np.cos(item.angle), np.sin(item.angle)
     turn = np.array([[item.aspect * cos, item.aspect * sin], [-sin, cos]]) * item.size
@@ -134,25 +133,25 @@ def outlines(item: SceneObject, height: int) -> list[npt.NDArray[np.int32]]:
 
 @cache
 def _points(kind: str) -> tuple[Points, list[int]]:
-    """Every point of a shape in one array, and where each layer but the first begins."""
+    """Concatenate the points of a shape; also return the start of each layer after the first."""
     layers = [points for points, _ in SHAPES[kind]]
     return np.concatenate(layers), np.cumsum([len(points) for points in layers])[:-1].tolist()
 
 
 def fill(image: UInt8Array, points: npt.NDArray[np.int32], value: object, line: int) -> None:
-    """cv2.fillPoly of one polygon in fixed point."""
+    """Fill one polygon in fixed point with cv2.fillPoly."""
     cv2.fillPoly(image, [points], value, line, _SUBPIXEL_BITS)  # type: ignore[call-overload]
 
 
 @cache
 def _grid(width: int, height: int) -> tuple[FloatArray, FloatArray]:
-    """Pixel coordinates as shares of the height, [1, W] and [H, 1]."""
+    """Pixel coordinates in image heights, [1, W] and [H, 1]."""
     x, y = (((np.arange(count) + 0.5) / height).astype(np.float32) for count in (width, height))
     return x[None, :], y[:, None]
 
 
 def _texture(rng: np.random.Generator, cover: Cover, width: int, height: int) -> FloatArray:
-    """What the table is covered with, about [-1, 1]."""
+    """Generate the table's texture, roughly in [-1, 1]."""
     size = (width, height)
     coarse = cv2.resize(
         rng.standard_normal((6, 8), dtype=np.float32), size, interpolation=cv2.INTER_CUBIC
@@ -178,9 +177,9 @@ def _texture(rng: np.random.Generator, cover: Cover, width: int, height: int) ->
 
 
 def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Factor and addend on the painted color, [h, w] each, in the object's own frame.
+    """Compute factor and addend on the paint, [h, w] each, in the object's frame.
 
-    x: float32 [1, w]; y: float32 [h, 1], from the center, in shares of the image's height.
+    x: float32 [1, w]; y: float32 [h, 1], relative to the center, in image heights.
     """
     cos, sin = np.cos(item.angle, dtype=np.float32), np.sin(item.angle, dtype=np.float32)
     u = (x * cos + y * sin) / np.float32(item.size * item.aspect)
@@ -205,7 +204,7 @@ def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArra
     if item.pattern != "plain":
         across, down = np.sin(turn * (3 * u + phase)), np.sin(turn * 3 * v)
         marks = {"stripes": across, "dots": across * down - 0.45, "checks": across * down}
-        # Light marks on dark things, dark marks on light ones: the color keeps its name.
+        # Light marks on dark things and dark marks on light ones, so that the color name holds.
         if sum(item.rgb) > 330:
             factor *= 1 - np.float32(0.28) * (marks[item.pattern] > 0)
         else:
@@ -214,12 +213,12 @@ def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArra
 
 
 def _draw(planes: FloatArray, instances: UInt8Array, number: int, item: SceneObject) -> int:
-    """Paint one thing over the picture [3, H, W]; the size of its whole outline in pixels."""
+    """Paint one thing onto the image [3, H, W]; return the area of its outline in pixels."""
     _, height, width = planes.shape
     layers = outlines(item, height)
-    every = np.concatenate(layers)
-    x0, y0 = (every.min(axis=0) >> _SUBPIXEL_BITS) - 1
-    x1, y1 = (every.max(axis=0) >> _SUBPIXEL_BITS) + 3
+    all_points = np.concatenate(layers)
+    x0, y0 = (all_points.min(axis=0) >> _SUBPIXEL_BITS) - 1
+    x1, y1 = (all_points.max(axis=0) >> _SUBPIXEL_BITS) + 3
     corner = np.array([x0, y0], dtype=np.int32) << _SUBPIXEL_BITS
     paint = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
     paint[:] = item.rgb
@@ -233,24 +232,24 @@ def _draw(planes: FloatArray, instances: UInt8Array, number: int, item: SceneObj
         fill(paint, points - corner, tone, cv2.LINE_AA)
         fill(alpha, points - corner, 255, cv2.LINE_AA)
         fill(mask, points - corner, 1, cv2.LINE_8)
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    if left < right and top < bottom:
-        inside = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
-        there = np.s_[top:bottom, left:right]
+    x_min, y_min, x_max, y_max = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if x_min < x_max and y_min < y_max:
+        crop = np.s_[y_min - y0 : y_max - y0, x_min - x0 : x_max - x0]
+        window = np.s_[y_min:y_max, x_min:x_max]
         x, y = _grid(width, height)
         factor, addend = _surface(
-            item, x[:, left:right] - np.float32(item.x), y[top:bottom] - np.float32(item.y)
+            item, x[:, x_min:x_max] - np.float32(item.x), y[y_min:y_max] - np.float32(item.y)
         )
-        shown = paint[inside].transpose(2, 0, 1).astype(np.float32) * factor + addend
-        share = alpha[inside] * np.float32(1 / 255)
-        under = planes[:, top:bottom, left:right]
-        under += (np.clip(shown, 0, 255) - under) * share
-        instances[there][mask[inside] > 0] = number
+        pixels = paint[crop].transpose(2, 0, 1).astype(np.float32) * factor + addend
+        share = alpha[crop] * np.float32(1 / 255)
+        background = planes[:, y_min:y_max, x_min:x_max]
+        background += (np.clip(pixels, 0, 255) - background) * share
+        instances[window][mask[crop] > 0] = number
     return int(np.count_nonzero(mask))
 
 
 def _lighting(light: Light, shadows: UInt8Array, width: int, height: int) -> FloatArray:
-    """Factor on every pixel, float32 [H, W]: level, slope, shadows and the band."""
+    """Compute the light on every pixel, float32 [H, W]: level, slope, shadows and band."""
     x, y = _grid(width, height)
     middle = x - np.float32(width / height / 2)
     field = light.level * (
@@ -266,9 +265,9 @@ def _lighting(light: Light, shadows: UInt8Array, width: int, height: int) -> Flo
 
 
 def _blur(image: npt.NDArray[Any], sigma: float) -> FloatArray:
-    """The image through a Gaussian of `sigma` pixels, float32; too small a one is left out."""
-    blurred = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > _LEAST_BLUR else image
-    return np.asarray(blurred, dtype=np.float32)
+    """Blur by a Gaussian of `sigma` pixels, float32; skips a negligible sigma."""
+    output = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > _LEAST_BLUR else image
+    return np.asarray(output, dtype=np.float32)
 
 
 def _motion_kernel(pixels: float, angle: float) -> FloatArray:
@@ -281,7 +280,7 @@ def _motion_kernel(pixels: float, angle: float) -> FloatArray:
     return result
 
 
-def render(scene: Scene, width: int = 640, height: int = 480) -> Rendered:
+def render(scene: Scene, width: int = 640, height: int = 480) -> Rendering:
     """Draw the scene: table, shadows, things from back to front, light, blur, noise."""
     rng = np.random.default_rng(scene.seed)
     texture = _texture(rng, scene.cover, width, height) * 9
@@ -292,29 +291,30 @@ def render(scene: Scene, width: int = 640, height: int = 480) -> Rendered:
         np.add(texture[edge:], table, out=plane[edge:])
     things = painting_order(scene)
     shadows, instances = np.zeros((2, height, width), dtype=np.uint8)
-    whole = [0] * len(things)
+    outline_areas = [0] * len(things)
     for number, item in things:
         reach = item.size * (height << _SUBPIXEL_BITS) * (0.15 if item.kind == MAT else 1)
         shift = np.rint(np.array(scene.light.shadow) * reach).astype(np.int32)
         for points in outlines(item, height):
             fill(shadows, points + shift, 255, cv2.LINE_8)
-        whole[number - 1] = _draw(planes, instances, number, item)
-    # Shadows fall on the table; things stand in the light.
-    fallen = _blur(shadows, scene.light.softness * height) * (instances == 0)
-    field = _lighting(scene.light, fallen, width, height)
+        outline_areas[number - 1] = _draw(planes, instances, number, item)
+    # Shadows fall on the table only, not on other things.
+    table_shadows = _blur(shadows, scene.light.softness * height) * (instances == 0)
+    field = _lighting(scene.light, table_shadows, width, height)
     noise = rng.standard_normal((height, width), dtype=np.float32) * scene.noise
-    blurs = scene.defocus * height > _LEAST_BLUR or scene.motion[0] * height > 1
+    has_blur = scene.defocus * height > _LEAST_BLUR or scene.motion[0] * height > 1
     kernel = _motion_kernel(scene.motion[0] * height, scene.motion[1])
     image = np.empty((height, width, 3), dtype=np.uint8)
     for channel, plane in enumerate(planes):
         plane *= field * np.float32(scene.light.tint[channel])
-        if blurs:
+        if has_blur:
             plane = _blur(np.clip(plane, 0, 255), scene.defocus * height)
             plane = np.asarray(cv2.filter2D(plane, -1, kernel), dtype=np.float32)
         plane += noise
         image[..., channel] = np.clip(plane, 0, 255)
-    visible = np.bincount(instances.ravel(), minlength=len(things) + 1)[1:]
-    hidden = tuple(
-        1 - float(seen) / max(total, 1) for seen, total in zip(visible, whole, strict=True)
+    visible_areas = np.bincount(instances.ravel(), minlength=len(things) + 1)[1:]
+    occlusion = tuple(
+        1 - float(visible_area) / max(area, 1)
+        for visible_area, area in zip(visible_areas, outline_areas, strict=True)
     )
-    return Rendered(image, instances, hidden)
+    return Rendering(image, instances, occlusion)

@@ -1,4 +1,4 @@
-"""Generated scenes as training samples: sample i of a seed is the same in every run."""
+"""Generated scenes as training samples; sample i of a seed is the same in every run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from siglip_perception.images.preprocess import ResizeSpec, to_square
 from siglip_perception.scenes.scenes import (
     MAX_CLUTTER,
     MAX_OBJECTS,
-    Rendered,
+    Rendering,
     Scene,
     render,
     sample_scene,
@@ -30,13 +30,13 @@ from siglip_perception.scenes.vocabulary import (
 )
 from siglip_perception.types import FloatArray, UInt8Array
 
-Sample = tuple[UInt8Array, FloatArray, FloatArray, str]
-"""Image, coverage, answers and caption of one scene, as in Batch without its first axis."""
+SceneItem = tuple[UInt8Array, FloatArray, FloatArray, str]
+"""Image, coverage, answers and caption of one scene, as in Batch but without its first axis."""
 
 MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
 _TWINS = 0.12
-_NAMED = 4
-"""Objects in a caption, at most: more do not fit the text tower's context."""
+_CAPTION_OBJECTS = 4
+"""Maximum number of objects in a caption: more do not fit the text tower's context."""
 TABLETOP = contracts.get("tabletop")
 GRID = TABLETOP.rows
 _SQUARE = ResizeSpec.of(TABLETOP, TABLETOP.encoders[0])
@@ -47,10 +47,10 @@ _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 class Batch:
     """B scenes.
 
-    images: uint8 [B, 3, S, S], resized as the node does it, not yet normalized.
-    coverage: float32 [B, N, K], share of each of the N patches that each thing shows: objects,
-        then clutter, then nothing.
-    answers: float32 [B, K, C], 1 where phrase class C names thing K; of clutter only its color.
+    images: uint8 [B, 3, S, S], resized as in the node, not normalized.
+    coverage: float32 [B, N, K], share of each patch covered by each thing: objects, then clutter,
+        then zeros.
+    answers: float32 [B, K, C], 1 if phrase class C names thing K; clutter has only a color.
     captions: B sentences.
     """
 
@@ -61,17 +61,17 @@ class Batch:
 
 
 def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
-    """What a camera's JPEG of that quality leaves of the image, RGB in and out."""
-    packed = simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB")
-    decoded: UInt8Array = simplejpeg.decode_jpeg(packed, colorspace="RGB")
-    return decoded
+    """Encode to JPEG of that quality and decode again, RGB in and out."""
+    data = simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB")
+    output: UInt8Array = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return output
 
 
-def patch_coverage(rendered: Rendered, things: int) -> FloatArray:
-    """Exact share of each patch that each thing covers, float32 [GRID * GRID, things]."""
+def patch_coverage(rendering: Rendering, things: int) -> FloatArray:
+    """Compute the exact share of each patch that a thing covers, float32 [GRID * GRID, things]."""
     masks = [
         cv2.resize(
-            (rendered.instances == number + 1).astype(np.float32),
+            (rendering.instances == number + 1).astype(np.float32),
             (GRID, GRID),
             interpolation=cv2.INTER_AREA,
         ).ravel()
@@ -80,8 +80,8 @@ def patch_coverage(rendered: Rendered, things: int) -> FloatArray:
     return np.stack(masks, axis=1)
 
 
-class SceneDataset(Dataset[Sample]):
-    """Samples [start, stop) of a seed; evaluation uses other seeds: it sees no training scene."""
+class SceneDataset(Dataset[SceneItem]):
+    """Samples [start, stop) of a seed; evaluation uses other seeds than training."""
 
     def __init__(self, seed: int, start: int, stop: int) -> None:
         self._seed = seed
@@ -91,18 +91,18 @@ class SceneDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self._stop - self._start
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> SceneItem:
         rng = np.random.default_rng((self._seed, self._start + index))
         twins = rng.random() < _TWINS
         scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), twins=twins)
         width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
-        rendered = render(scene, width, height)
-        image = rendered.image
+        rendering = render(scene, width, height)
+        image = rendering.image
         if rng.random() < 0.4:
             image = through_jpeg(image, int(rng.integers(50, 96)))
         things = (*scene.objects, *scene.clutter)
         coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
-        coverage[:, : len(things)] = patch_coverage(rendered, len(things))
+        coverage[:, : len(things)] = patch_coverage(rendering, len(things))
         answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
         for number, item in enumerate(things):
             answers[number] = _answers(item.color, item.kind)
@@ -111,18 +111,18 @@ class SceneDataset(Dataset[Sample]):
 
 @cache
 def _answers(color: str, kind: str) -> FloatArray:
-    """Which classes name a thing, float32 [C]: none a muted one of a kind without a name."""
+    """Mark the phrase classes that name a thing, float32 [C]; muted clutter has none."""
     return np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
 
 
 def _caption(scene: Scene, rng: np.random.Generator) -> str:
     language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
-    named = [(item.color, item.kind) for item in scene.objects]
-    chosen = rng.permutation(len(named))[:_NAMED]
-    return sample_caption([named[i] for i in chosen], language, rng)
+    color_kinds = [(item.color, item.kind) for item in scene.objects]
+    selection = rng.permutation(len(color_kinds))[:_CAPTION_OBJECTS]
+    return sample_caption([color_kinds[i] for i in selection], language, rng)
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def _collate(samples: list[SceneItem]) -> Batch:
     images, coverage, answers, captions = zip(*samples, strict=True)
     return Batch(
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
@@ -138,7 +138,7 @@ def _quiet_worker(_: int) -> None:
 
 
 def batches(seed: int, start: int, stop: int, size: int, workers: int = 1) -> DataLoader[Batch]:
-    """Samples [start, stop) of a seed in order, in batches of `size`."""
+    """Load samples [start, stop) of a seed in order, in batches of `size`."""
     dataset: Dataset[Any] = SceneDataset(seed, start, stop)
     return DataLoader(
         dataset,

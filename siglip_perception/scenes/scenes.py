@@ -1,4 +1,4 @@
-"""Generated tabletop scenes: named objects among clutter, from a seed, for ever new."""
+"""Sample tabletop scenes from a seed: named objects among clutter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siglip_perception.scenes.drawing import (
     MATERIALS,
     PATTERNS,
     Light,
-    Rendered,
+    Rendering,
     Scene,
     SceneObject,
     fill,
@@ -28,7 +28,7 @@ __all__ = [
     "MAX_CLUTTER",
     "MAX_OBJECTS",
     "Light",
-    "Rendered",
+    "Rendering",
     "Scene",
     "SceneObject",
     "animate",
@@ -39,7 +39,7 @@ __all__ = [
 MAX_OBJECTS = 8
 MAX_CLUTTER = 4
 MOST_HIDDEN = 0.5
-"""No object of a sampled scene has more than this share of its outline hidden."""
+"""Maximum hidden share of any object's outline in a sampled scene."""
 
 _TABLES = (
     (150, 111, 76),
@@ -52,50 +52,56 @@ _TABLES = (
     (92, 100, 118),
 )
 _WALLS = ((205, 200, 188), (160, 172, 180), (190, 178, 160), (120, 130, 140))
-_MUTED = ((150, 145, 120), (110, 135, 135), (175, 165, 150), (125, 125, 135), (140, 150, 110))
+_MUTED_COLORS = (
+    (150, 145, 120),
+    (110, 135, 135),
+    (175, 165, 150),
+    (125, 125, 135),
+    (140, 150, 110),
+)
 _ROOM = 4 / 3
 _TRIES = 400
 _PREVIEW = 96
 
 
-def sample_scene(rng: np.random.Generator, objects: int, *, twins: bool = False) -> Scene:
-    """A scene of that many objects (1 to 8), all of different color and kind, amid clutter.
+def sample_scene(rng: np.random.Generator, count: int, *, twins: bool = False) -> Scene:
+    """Sample a scene of `count` objects (1 to 8) of distinct colors and kinds, with clutter.
 
-    Some stand before others: at most MOST_HIDDEN of an object is hidden. With `twins` the last
-    object is of the same color and kind as the first.
+    Objects may overlap: at most MOST_HIDDEN of each is hidden. twins: give the last object the
+    color and kind of the first.
     """
     kinds, colors = list(KINDS), list(COLORS)
     closeness = 0.54 if rng.random() < 0.5 else float(rng.uniform(0.1, 0.5))
-    placed: list[SceneObject] = []
-    taken: set[tuple[str, str]] = set()
-    scale = 1.0 if objects < 5 else 0.85
-    while len(placed) < objects:
+    objects: list[SceneObject] = []
+    used: set[tuple[str, str]] = set()
+    scale = 1.0 if count < 5 else 0.85
+    while len(objects) < count:
         kind = kinds[int(rng.integers(len(kinds)))]
         color = colors[int(rng.integers(len(colors)))]
-        if twins and objects > 1 and len(placed) == objects - 1:
-            kind, color = placed[0].kind, placed[0].color
-        elif (kind, color) in taken:
+        if twins and count > 1 and len(objects) == count - 1:
+            kind, color = objects[0].kind, objects[0].color
+        elif (kind, color) in used:
             continue
         size = scale * float(np.exp(rng.uniform(np.log(0.19), np.log(0.42))))
         candidate = _thing(rng, kind, color, size)
-        near = any(_near(candidate, other, closeness) for other in placed)
-        free = _free(candidate, placed)
-        if near or (not free and _most_hidden([*placed, candidate], []) > MOST_HIDDEN):
+        too_near = any(_near(candidate, neighbor, closeness) for neighbor in objects)
+        in_clear = _free(candidate, objects)
+        if too_near or (not in_clear and _most_hidden([*objects, candidate], []) > MOST_HIDDEN):
             scale = max(scale * 0.985, 0.55)
             continue
-        placed.append(candidate)
-        taken.add((kind, color))
-    placed.sort(key=lambda item: item.y)
+        objects.append(candidate)
+        used.add((kind, color))
+    objects.sort(key=lambda item: item.y)
     table, wall = _TABLES[int(rng.integers(len(_TABLES)))], _WALLS[int(rng.integers(len(_WALLS)))]
     return Scene(
-        tuple(placed),
+        tuple(objects),
         table,
         wall,
         horizon=float(max(rng.uniform(-0.15, 0.3), 0.0)),
         light=_light(rng),
         noise=float(rng.uniform(1.0, 8.0)),
         seed=int(rng.integers(2**31)),
-        clutter=_clutter(rng, placed),
+        clutter=_clutter(rng, objects),
         cover=COVERS[int(rng.integers(len(COVERS)))],
         motion=(
             (float(rng.uniform(0.008, 0.022)), float(rng.uniform(0, np.pi)))
@@ -107,8 +113,8 @@ def sample_scene(rng: np.random.Generator, objects: int, *, twins: bool = False)
 
 
 def _thing(rng: np.random.Generator, kind: str, color: str, size: float) -> SceneObject:
-    """A thing of that kind and color ("" for a muted one) anywhere on the table."""
-    base = COLORS[color][0] if color else _MUTED[int(rng.integers(len(_MUTED)))]
+    """Sample a thing of that kind and color ("" for muted) anywhere on the table."""
+    base = COLORS[color][0] if color else _MUTED_COLORS[int(rng.integers(len(_MUTED_COLORS)))]
     rgb = np.clip(np.array(base) + rng.normal(0, 9, 3), 0, 255).astype(int)
     free = kind in TURNS_FREELY
     return SceneObject(
@@ -131,51 +137,57 @@ def _near(first: SceneObject, second: SceneObject, closeness: float) -> bool:
     return bool(apart < closeness * (first.size + second.size))
 
 
-def _free(thing: SceneObject, others: list[SceneObject]) -> bool:
-    """Whether it is plain without drawing that it hides nothing and nothing of it is hidden."""
+def _free(thing: SceneObject, neighbors: list[SceneObject]) -> bool:
+    """Tell without rendering that a thing is fully inside the image and overlaps no neighbor."""
     reach = 0.75 * thing.size
     inside = reach < thing.x < _ROOM - reach and reach < thing.y < 1 - reach
-    return inside and not any(_near(thing, other, 0.75) for other in others)
+    return inside and not any(_near(thing, neighbor, 0.75) for neighbor in neighbors)
 
 
 def _clutter(rng: np.random.Generator, objects: list[SceneObject]) -> tuple[SceneObject, ...]:
-    """Up to MAX_CLUTTER things that hide hardly anything of the objects, a mat among them."""
-    placed: list[SceneObject] = []
+    """Sample up to MAX_CLUTTER things, perhaps with a mat, that hide little of the objects."""
+    clutter: list[SceneObject] = []
     if rng.random() < 0.2:
         mat = _thing(rng, MAT, "", float(rng.uniform(0.5, 0.9)))
-        placed.append(replace(mat, aspect=float(rng.uniform(0.7, 1.1)), material="rough"))
-    wanted = int(rng.choice(MAX_CLUTTER, p=(0.35, 0.3, 0.2, 0.15)))
+        clutter.append(replace(mat, aspect=float(rng.uniform(0.7, 1.1)), material="rough"))
+    remaining = int(rng.choice(MAX_CLUTTER, p=(0.35, 0.3, 0.2, 0.15)))
     for _ in range(_TRIES):
-        if wanted <= 0:
+        if remaining <= 0:
             break
         color = list(COLORS)[int(rng.integers(len(COLORS)))] if rng.random() < 0.5 else ""
         kind = CLUTTER[int(rng.integers(len(CLUTTER)))]
         thing = _thing(rng, kind, color, float(rng.uniform(0.1, 0.24)))
-        if any(_near(thing, other, 0.5) for other in (*objects, *placed) if other.kind != MAT):
+        if any(
+            _near(thing, neighbor, 0.5)
+            for neighbor in (*objects, *clutter)
+            if neighbor.kind != MAT
+        ):
             continue
-        if _free(thing, objects) or _most_hidden(objects, [*placed, thing]) <= MOST_HIDDEN:
-            placed.append(thing)
-            wanted -= 1
-    return tuple(placed)
+        if _free(thing, objects) or _most_hidden(objects, [*clutter, thing]) <= MOST_HIDDEN:
+            clutter.append(thing)
+            remaining -= 1
+    return tuple(clutter)
 
 
 def _most_hidden(objects: list[SceneObject], clutter: list[SceneObject]) -> float:
-    """The largest hidden share of any object, from a small drawing."""
+    """Measure the largest hidden share of any object in a small rendering."""
     scene = Scene(tuple(objects), (0,) * 3, (0,) * 3, 0.0, Light(), 0.0, 0, tuple(clutter))
-    # Half a picture of margin on each side: what stands outside counts as hidden.
+    # A margin of half an image on each side: parts outside the image count as hidden.
     height, width, margin = _PREVIEW, round(_PREVIEW * _ROOM), _PREVIEW // 2
     labels = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
     shift = np.int32(margin << 4)
-    whole = {}
+    outline_areas = {}
     for number, item in painting_order(scene):
         mask = np.zeros_like(labels)
         for points in outlines(item, height):
             fill(mask, points + shift, 1, cv2.LINE_8)
-        whole[number] = int(np.count_nonzero(mask))
+        outline_areas[number] = int(np.count_nonzero(mask))
         labels[mask > 0] = number
     inside = labels[margin : margin + height, margin : margin + width]
-    seen = np.bincount(inside.ravel(), minlength=len(whole) + 1)
-    return max(1 - float(seen[n]) / max(whole[n], 1) for n in range(1, len(objects) + 1))
+    visible_areas = np.bincount(inside.ravel(), minlength=len(outline_areas) + 1)
+    return max(
+        1 - float(visible_areas[n]) / max(outline_areas[n], 1) for n in range(1, len(objects) + 1)
+    )
 
 
 def _light(rng: np.random.Generator) -> Light:
@@ -196,7 +208,7 @@ def _light(rng: np.random.Generator) -> Light:
 
 
 def animate(scene: Scene, rng: np.random.Generator, frames: int) -> Iterator[Scene]:
-    """The same scene as a slowly moving camera sees it: a drift that comes back."""
+    """Yield the scene as seen by a slowly moving camera, which returns to its start."""
     phase = rng.uniform(0, 2 * np.pi, 2)
     reach = rng.uniform(0.02, 0.05, 2)
     for number in range(frames):

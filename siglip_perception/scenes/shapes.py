@@ -1,7 +1,7 @@
-"""The outlines of everything that a generated scene can show, as layers of polygons.
+"""Shapes of everything that a generated scene can show, as layers of polygons.
 
-Shapes live in a unit frame (x to the right, y down, the thing about 1 high), so a scene renders
-at any size, and moving an object means changing two numbers.
+Shapes are defined in a unit frame (x right, y down, about 1 high), so a scene renders at any size
+and moving an object means changing two numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 Points = npt.NDArray[np.float64]
 Shade = float | tuple[int, int, int]
 Layer = tuple[Points, Shade]
-"""A polygon [n, 2] in the unit frame, and a factor on the object's color or an RGB of its own."""
+"""A polygon [n, 2] in the unit frame, and a factor on the object's color or a fixed RGB."""
 
 _RUBBER, _STEEL, _GLASS = (38, 38, 42), (176, 178, 182), (172, 200, 212)
 _STEM, _LEAF = (84, 60, 36), (78, 140, 60)
@@ -23,7 +23,7 @@ _STEM, _LEAF = (84, 60, 36), (78, 140, 60)
 def ellipse(
     cx: float, cy: float, rx: float, ry: float, start: float = 0, stop: float = 360
 ) -> Points:
-    """An ellipse, or the sector's arc from `start` to `stop` degrees, clockwise from the right."""
+    """Points of an ellipse, or of its arc from `start` to `stop` degrees, clockwise from right."""
     angles = np.radians(np.linspace(start, stop, 36))
     return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
 
@@ -245,10 +245,10 @@ _MAKERS: dict[str, Callable[[], list[Layer]]] = {
     "mat": _mat,
 }
 SHAPES: dict[str, list[Layer]] = {kind: make() for kind, make in _MAKERS.items()}
-"""Kind or clutter -> its layers from back to front."""
+"""Layers from back to front, by kind of object or clutter."""
 
 CLUTTER = ("star", "triangle", "cross", "pen", "hoop", "scrap", "cable")
-"""Small things that no phrase names by kind; MAT is a large flat one that lies under the rest."""
+"""Small things that no phrase names by kind; MAT, a large flat one, lies under the rest."""
 MAT = "mat"
 TURNS_FREELY = frozenset({"ball", "banana", "book", "hammer", *CLUTTER})
-"""What may lie at any angle; the rest stands."""
+"""Kinds that may lie at any angle; all others stand upright."""

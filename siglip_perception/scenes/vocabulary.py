@@ -1,8 +1,8 @@
-"""What the generated scenes can show, and how English and Korean name it.
+"""Colors and kinds of the generated scenes, with their English and Korean names.
 
-A class is a question that can be asked of a region: "red cup" (colour and kind), "cup" (kind
-alone) or "red object" (colour alone). One object answers three of them with yes, which is what a
-sigmoid loss, a yes or no for each pair, can be trained on and a softmax cannot.
+A phrase class is a question about a region: "red cup" (color and kind), "cup" (kind only) or "red
+object" (color only). Every object matches three classes, which a sigmoid loss can train on, as it
+decides each pair separately, and a softmax cannot.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "apple": (("apple",), ("사과",)),
     "teapot": (("teapot", "kettle"), ("주전자", "찻주전자")),
 }
-_ANYTHING: dict[Language, tuple[str, ...]] = {
+_GENERIC_NOUNS: dict[Language, tuple[str, ...]] = {
     "en": ("object", "thing", "one"),
     "ko": ("물건", "것", "물체"),
 }
@@ -50,7 +50,7 @@ _DETERMINERS: dict[Language, tuple[str, ...]] = {
     "en": ("the", "a", "that", "this", "my"),
     "ko": ("그", "이", "저", "내"),
 }
-# Small or large beside what? The probability leaves it open: these words change no answer.
+# Sizes are relative to something unsaid, so these words do not change the truth of a phrase.
 _SIZES: dict[Language, tuple[str, ...]] = {
     "en": ("small", "little", "big", "large"),
     "ko": ("작은", "조그만", "큰", "커다란"),
@@ -59,20 +59,20 @@ _SIZES: dict[Language, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PhraseClass:
-    """A question about a region; `color` or `kind` is None where the phrase leaves it open."""
+    """A question about a region; `color` or `kind` is None if the phrase does not name it."""
 
     color: str | None
     kind: str | None
 
     def matches(self, color: str, kind: str) -> bool:
-        """Whether a thing of that colour and kind answers this phrase."""
+        """Tell whether a thing of that color and kind matches this phrase."""
         return self.color in (None, color) and self.kind in (None, kind)
 
     def forms(self, language: Language) -> tuple[str, ...]:
-        """Every way to say it, the plainest first."""
+        """List all wordings, the plainest first."""
         column = LANGUAGES.index(language)
         colors = COLORS[self.color][1 + column] if self.color else ("",)
-        kinds = KINDS[self.kind][column] if self.kind else _ANYTHING[language]
+        kinds = KINDS[self.kind][column] if self.kind else _GENERIC_NOUNS[language]
         return tuple(f"{color} {kind}".strip() for kind in kinds for color in colors)
 
 
@@ -84,7 +84,7 @@ PHRASE_CLASSES: tuple[PhraseClass, ...] = (
 
 
 def sample_phrase(phrase: PhraseClass, language: Language, rng: np.random.Generator) -> str:
-    """One way to say the phrase: the plain form half the time, at times with a size, a "the"."""
+    """Sample a wording: the plain one half the time, sometimes with a size or a determiner."""
     forms = phrase.forms(language)
     text = forms[0] if rng.random() < 0.5 else forms[int(rng.integers(len(forms)))]
     for words, share in ((_SIZES, 0.08), (_DETERMINERS, 0.25)):
@@ -96,12 +96,12 @@ def sample_phrase(phrase: PhraseClass, language: Language, rng: np.random.Genera
 def sample_caption(
     objects: list[tuple[str, str]], language: Language, rng: np.random.Generator
 ) -> str:
-    """A sentence that names every (colour, kind) of a scene, in a random order."""
+    """Sample a sentence that names every (color, kind) of a scene, in random order."""
     order = rng.permutation(len(objects))
-    named = [sample_phrase(PhraseClass(*objects[i]), language, rng) for i in order]
+    phrases = [sample_phrase(PhraseClass(*objects[i]), language, rng) for i in order]
     if language == "ko":
-        return f"{', '.join(named)}이 있는 탁자" if rng.random() < 0.3 else ", ".join(named)
+        return f"{', '.join(phrases)}이 있는 탁자" if rng.random() < 0.3 else ", ".join(phrases)
     head = "" if rng.random() < 0.5 else "a table with "
-    if len(named) == 1:
-        return head + named[0]
-    return f"{head}{', '.join(named[:-1])} and {named[-1]}"
+    if len(phrases) == 1:
+        return head + phrases[0]
+    return f"{head}{', '.join(phrases[:-1])} and {phrases[-1]}"

@@ -1,4 +1,4 @@
-"""What each of several processes does in test_losses_distributed: losses of its share of pairs."""
+"""Run the losses on each of several processes, for test_losses_distributed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor, "Share"], Tensor]
 
 
 class Share:
-    """The rows of one process, and the group; of everything where there is no group."""
+    """The rows of one process and its group; all rows if there is no group."""
 
     def __init__(self, group: distributed.ProcessGroup | None) -> None:
         self.group = group
@@ -36,7 +36,7 @@ class Share:
 
 
 def target() -> Tensor:
-    """Which of the texts, by process and row, are right: several a row, or none."""
+    """Targets of the texts by process and row: several matches per row, or none."""
     return torch.rand(PAIRS, PAIRS, generator=torch.Generator().manual_seed(3)) > 0.7
 
 
@@ -52,7 +52,7 @@ LOSSES: dict[str, Loss] = {
 
 
 class Towers(nn.Module):
-    """Two linear towers, and the temperature and bias that are learned with them."""
+    """Two linear towers with a learned temperature and bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def one_process(name: str) -> dict[str, Tensor]:
-    """Loss and gradients of every parameter, from all pairs at once."""
+    """Compute the loss and all gradients from all pairs at once."""
     towers = Towers()
     loss = LOSSES[name](*towers(*data()), Share(None))
     loss.backward()
@@ -91,7 +91,7 @@ def one_process(name: str) -> dict[str, Tensor]:
 
 
 def _several(name: str, group: distributed.ProcessGroup) -> dict[str, Tensor]:
-    """The same through DistributedDataParallel, each process with its share."""
+    """Compute the same under DistributedDataParallel, with each process's share."""
     share = Share(group)
     towers = DistributedDataParallel(Towers(), process_group=group, find_unused_parameters=True)
     images, texts = data()
@@ -105,33 +105,33 @@ def _several(name: str, group: distributed.ProcessGroup) -> dict[str, Tensor]:
 
 
 def _refusals(group: distributed.ProcessGroup) -> dict[str, str]:
-    """What is said when processes do not fit together."""
+    """Collect the errors of processes that do not agree."""
     rank = distributed.get_rank(group)
-    said = {}
+    messages = {}
     rows = torch.eye(4, dtype=torch.float64)[: 4 - rank]
-    none = rows if rank else rows[:0]
-    whole = torch.eye(4, dtype=torch.float64)
-    other = torch.eye(4, dtype=torch.float32 if rank else torch.float64)
+    no_pairs = rows if rank else rows[:0]
+    full = torch.eye(4, dtype=torch.float64)
+    other_rank = torch.eye(4, dtype=torch.float32 if rank else torch.float64)
     for name, call in {
         "unequal": lambda: sigmoid_loss(rows, rows, 1.0, 0.0, group=group),
         "unequal clip": lambda: clip_loss(rows, rows, 1.0, group),
-        "none": lambda: sigmoid_loss(none, none, 1.0, 0.0, group=group),
+        "none": lambda: sigmoid_loss(no_pairs, no_pairs, 1.0, 0.0, group=group),
         "answers": lambda: sigmoid_target_loss(
-            whole, whole, torch.eye(4)[:, : 4 - rank], 1.0, 0.0, group=group
+            full, full, torch.eye(4)[:, : 4 - rank], 1.0, 0.0, group=group
         ),
-        "types": lambda: sigmoid_loss(other, other, 1.0, 0.0, group=group),
+        "types": lambda: sigmoid_loss(other_rank, other_rank, 1.0, 0.0, group=group),
     }.items():
         try:
             call()
         except LossError as error:
-            said[name] = str(error)
+            messages[name] = str(error)
     image = torch.eye(4, requires_grad=True)
     loss = sigmoid_loss(image, image, 1.0, 0.0, group=group)
     try:
         (loss * (1 + rank)).backward()
     except LossError as error:
-        said["weights"] = str(error)
-    return said
+        messages["weights"] = str(error)
+    return messages
 
 
 def _work(rank: int, world: int, folder: str) -> None:
@@ -143,11 +143,11 @@ def _work(rank: int, world: int, folder: str) -> None:
         world_size=world,
         timeout=timedelta(seconds=60),
     )
-    whole = distributed.group.WORLD
-    assert whole is not None
-    results: dict[str, object] = {name: _several(name, whole) for name in LOSSES}
+    group = distributed.group.WORLD
+    assert group is not None
+    results: dict[str, object] = {name: _several(name, group) for name in LOSSES}
     if world > 1:
-        results["refused"] = _refusals(whole)
+        results["refused"] = _refusals(group)
     if world == 4:
         # Two pairs of processes that are neither neighbors nor in step with the world's ranks.
         halves = [distributed.new_group([0, 2]), distributed.new_group([3, 1])]
@@ -157,7 +157,7 @@ def _work(rank: int, world: int, folder: str) -> None:
 
 
 def run(world: int, folder: Path) -> list[dict[str, object]]:
-    """Start the processes and wait; what each of them found. A failure in one is raised here."""
+    """Start the processes, wait, and return their results; raises if one fails."""
     # Forked from a server that has imported torch once and, unlike this process, has no threads.
     set_forkserver_preload(["torch.nn.parallel", "siglip_perception.contrastive.losses.losses"])
     multiprocessing.start_processes(

@@ -1,4 +1,4 @@
-"""Training's products: bfloat16 where it is faster, unless one was asked for."""
+"""Choice of bfloat16 or float32 products: the faster one, unless an option says otherwise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_training_is_in_bf16_where_that_is_faster_or_asked_for(
     monkeypatch.setattr(bf16, "speed", lambda: Bf16Speed(speedup))
     parser = argparse.ArgumentParser()
     autocast.add_arguments(parser)
-    assert autocast.wants_bf16(parser.parse_args(options), torch.device("cpu")) is expected
+    assert autocast.use_bf16(parser.parse_args(options), torch.device("cpu")) is expected
     assert capsys.readouterr().out.startswith(says)
 
 
@@ -45,7 +45,7 @@ def test_an_experiment_trains_as_the_trainer_does(
     speedup: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bf16, "speed", lambda: Bf16Speed(speedup))
-    with signals.narrow():
+    with signals.bf16_autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 

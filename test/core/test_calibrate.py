@@ -1,4 +1,4 @@
-"""Presence put where it means what it says."""
+"""Calibration of presence."""
 
 from __future__ import annotations
 

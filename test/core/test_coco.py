@@ -1,4 +1,4 @@
-"""COCO's annotations as people have them: each fault by the smallest file that shows it."""
+"""COCO annotations with real-world defects, each in the smallest file that shows it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POLYGON = [2, 1, 6, 1, 6, 6, 2, 6]
 
 
 def content() -> dict[str, Any]:
-    """Two images of 20 x 10, three categories; a polygon, and plain run lengths."""
+    """Make two images of 20 x 10 and three categories, with a polygon and plain run lengths."""
     return {
         "images": [{"id": 1, "file_name": "one.png"}, {"id": 2, "file_name": "two.png"}],
         "categories": [{"id": n, "name": name} for n, name in enumerate(("cup", "plate", "dog"))],
@@ -59,7 +59,7 @@ def content() -> dict[str, Any]:
 
 
 def annotations(folder: Path, **changes: Any) -> Path:
-    """The content with some keys changed, as a file, and its two pictures."""
+    """Write the content, with some keys changed, and its two images."""
     Image.new("RGB", (WIDTH, HEIGHT), (90, 90, 90)).save(folder / "one.png")
     Image.new("RGB", (WIDTH, HEIGHT), (10, 90, 90)).save(folder / "two.png")
     path = folder / "boxes.json"
@@ -73,7 +73,7 @@ def read(path: Path, images: Path | None = None) -> tuple[list[Sample], SkipRepo
 
 
 def one_box(tmp_path: Path, **changes: Any) -> tuple[tuple[Truth, ...], SkipReport]:
-    """What a file with one annotation, the first one changed, says of its cup."""
+    """Read the cup from a file with one annotation, with some keys changed."""
     entry = {**content()["annotations"][0], **changes}
     samples, report = read(annotations(tmp_path, annotations=[entry]))
     return tuple(t for q in samples[0].questions for t in q.truths), report
@@ -99,7 +99,7 @@ def test_boxes_masks_and_crowds(tmp_path: Path) -> None:
     assert report.lines() == []
 
 
-PACKED = coco_masks.encode(np.asfortranarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)))["counts"]
+PACKED_RLE = coco_masks.encode(np.asfortranarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)))["counts"]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ PACKED = coco_masks.encode(np.asfortranarray(np.eye(HEIGHT, WIDTH, dtype=np.uint
         ([POLYGON, [10, 0, 12, 0, 12, 2, 10, 2]], 24),
         (PLAIN, 10),
         ({"size": [HEIGHT, WIDTH], "counts": [20.0, 10, 170]}, 10),
-        ({"size": [HEIGHT, WIDTH], "counts": PACKED.decode()}, 10),
-        ({"size": [HEIGHT, WIDTH], "counts": PACKED}, 10),
+        ({"size": [HEIGHT, WIDTH], "counts": PACKED_RLE.decode()}, 10),
+        ({"size": [HEIGHT, WIDTH], "counts": PACKED_RLE}, 10),
         ([], None),
         (None, None),
     ],
@@ -158,13 +158,13 @@ def test_segmentations(segmentation: Any, pixels: int | None) -> None:
 def test_a_bad_segmentation_is_named_and_its_box_is_used(
     tmp_path: Path, segmentation: Any, reason: str
 ) -> None:
-    with pytest.raises(SegmentationError) as caught:
+    with pytest.raises(SegmentationError) as raised:
         decode_segmentation(segmentation, WIDTH, HEIGHT)
-    assert reason in caught.value.reason
+    assert reason in raised.value.reason
     (truth,), report = one_box(tmp_path, segmentation=segmentation)
     assert (truth.box, truth.mask) == (Box(2, 1, 4, 5), None)
     (reported,) = report.skip_counts
-    assert reported == f"{caught.value.reason}; the bbox is used"
+    assert reported == f"{raised.value.reason}; the bbox is used"
     assert report.names(reported) == ["boxes.json, annotation 11"]
 
 
@@ -259,11 +259,11 @@ def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
     assert skipped in reason
     assert name in report.names(reason)[0]
     assert report.total == 1
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(DatasetError) as raised:
         list(CocoFolder(path, tmp_path, 0, 10_000, SkipReport(strict=True)))
-    assert reason in str(caught.value)
-    assert str(caught.value).endswith("without --strict it is skipped.")
-    assert str(caught.value).isprintable()
+    assert reason in str(raised.value)
+    assert str(raised.value).endswith("without --strict it is skipped.")
+    assert str(raised.value).isprintable()
 
 
 def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> None:
@@ -378,9 +378,9 @@ def test_sizes_that_are_not_the_pictures(tmp_path: Path) -> None:
 def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
     tmp_path: Path, orientation: int
 ) -> None:
-    """A red spot in black; its box and mask, as stored, have to lie on it in the upright one."""
-    stored = np.zeros((40, 80, 3), np.uint8)
-    stored[8:16, 48:64] = 255, 0, 0
+    """A red spot on black: its box and mask have to lie on it in the upright image."""
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[8:16, 48:64] = 255, 0, 0
     spot = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [48, 8, 16, 8]}
     spot["segmentation"] = [[48, 8, 64, 8, 64, 16, 48, 16]]
     path = annotations(
@@ -390,7 +390,7 @@ def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
     )
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(stored).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", quality=95, exif=exif)
     (sample,), report = read(path)
     (truth,) = sample.questions[0].truths
     red = sample.image[..., 0] > 128
@@ -428,10 +428,10 @@ def test_a_file_that_is_not_cocos_is_refused_in_one_sentence(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     path = annotations(tmp_path, **changes)
-    with pytest.raises(CocoError) as caught:
+    with pytest.raises(CocoError) as raised:
         read(path)
-    assert words in str(caught.value)
-    assert str(path) in str(caught.value)
+    assert words in str(raised.value)
+    assert str(path) in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -446,12 +446,12 @@ def test_a_file_that_is_not_cocos_is_refused_in_one_sentence(
         (b'{"a": 1}\n{"a": 2}\n', "another begins on line 2"),
         (b'[{"image_id": 1, "score": 0.5}]', "a file of predictions"),
         (b"[]", "is a list"),
-        (b"3", "is no object"),
+        (b"3", "is not an object"),
         (b"{}", "it has no images"),
         (b'{"shapes": []}', "it has no images, only shapes"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"images": ' + b"9" * 5000 + b"}", "digits"),
-        (b"\xff\xd8\xff\xe0 a JPEG", "no UTF-8 or UTF-16"),
+        (b"\xff\xd8\xff\xe0 a JPEG", "neither UTF-8 nor UTF-16"),
         (b"PK\3\4\0\0 a zip", "is not JSON"),
     ],
 )
@@ -460,9 +460,9 @@ def test_what_is_no_annotation_file_is_told_for_what_it_is(
 ) -> None:
     path = tmp_path / "boxes.json"
     path.write_bytes(data)
-    with pytest.raises(CocoError) as caught:
+    with pytest.raises(CocoError) as raised:
         CocoFolder(path, tmp_path, 0, 10_000)
-    assert words in str(caught.value)
+    assert words in str(raised.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
@@ -507,7 +507,7 @@ JSON_VALUES = st.recursive(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place of a JSON value."""
+    """List the path of every value in a JSON document."""
     if not isinstance(value, dict | list):
         return [path]
     inner: Any = value.items() if isinstance(value, dict) else enumerate(value)
@@ -546,10 +546,10 @@ def test_any_value_at_any_place_is_used_or_refused_in_a_sentence(
 
 
 def truth_of(box: Box) -> Truth:
-    return Truth(box, drawn(box), None)
+    return Truth(box, box_mask(box), None)
 
 
-def drawn(box: Box) -> UInt8Array:
+def box_mask(box: Box) -> UInt8Array:
     mask = np.zeros((100, 100), np.uint8)
     mask[box.y : box.y + box.height, box.x : box.x + box.width] = 1
     return mask
@@ -570,32 +570,32 @@ def test_average_precision_by_hand() -> None:
     # IoU 0.8: a match at 7 of the 10 thresholds from 0.50 to 0.95.
     low = Box(0, 0, 20, 16)
     answers = [answer(low, 0.9), answer(near, 0.8, "dog")]
-    detections.add(shot([near]), answers, [drawn(a.box) for a in answers])
-    figures = detections.figures()
+    detections.add(shot([near]), answers, [box_mask(a.box) for a in answers])
+    figures = detections.metrics()
     # A dog that is nowhere has no precision; the second image's cup is missed.
     assert figures["AP50"] == figures["mask_AP50"] == pytest.approx(1.0)
     assert figures["AP"] == pytest.approx(0.7, abs=0.01)
     detections.add(shot([far]), [], [])
-    assert detections.figures()["AP50"] == pytest.approx(51 / 101)
+    assert detections.metrics()["AP50"] == pytest.approx(51 / 101)
 
 
 def test_crowds_and_unsure_phrases_do_not_count_against_precision() -> None:
     crowd, cup = Box(50, 50, 40, 40), Box(0, 0, 20, 20)
     answers = [answer(Box(55, 55, 10, 10), 0.9), answer(cup, 0.8)]
-    masks = [drawn(a.box) for a in answers]
+    masks = [box_mask(a.box) for a in answers]
     detections = Detections(("cup",))
     detections.add(shot([cup], crowds=(("cup", truth_of(crowd)),)), answers, masks)
-    assert detections.figures()["AP50"] == pytest.approx(1.0)
+    assert detections.metrics()["AP50"] == pytest.approx(1.0)
     detections.add(shot([], unsure=frozenset({"cup"})), answers, masks)
-    assert detections.figures()["AP50"] == pytest.approx(1.0)
+    assert detections.metrics()["AP50"] == pytest.approx(1.0)
     detections.add(shot([]), [answer(cup, 0.95)], masks[1:])
-    assert detections.figures()["AP50"] == pytest.approx(0.5)
+    assert detections.metrics()["AP50"] == pytest.approx(0.5)
 
 
 def test_average_precision_of_nothing() -> None:
     nothing = Detections(("cup",))
     nothing.add(shot([]), [], [])
-    assert np.isnan(nothing.figures()["AP"])
+    assert np.isnan(nothing.metrics()["AP"])
     missed = Detections(("cup",))
     missed.add(shot([Box(0, 0, 20, 20)]), [], [])
-    assert missed.figures()["AP"] == 0.0
+    assert missed.metrics()["AP"] == 0.0

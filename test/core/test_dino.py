@@ -1,4 +1,4 @@
-"""Self-distillation: its formulas by hand, and that it learns without collapsing."""
+"""Self-distillation: formulas computed by hand, and learning without collapse."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from siglip_perception.contrastive.objectives.dino import (
     DinoSettings,
     SelfDistillation,
     distillation_loss,
+    ema_update,
     information,
     koleo_loss,
-    move_towards,
     sinkhorn,
 )
 from siglip_perception.evaluation.linear_probe import (
     affinity_auroc,
     linear_probe,
     patch_owners,
-    scene_figures,
+    scene_metrics,
 )
 
 PATCH = 14
@@ -87,7 +87,7 @@ def test_the_teacher_is_a_moving_average() -> None:
     with torch.no_grad():
         for parameter, value in ((teacher.weight, 1.0), (student.weight, 3.0)):
             parameter.fill_(value)
-    move_towards(teacher, student, 0.75)
+    ema_update(teacher, student, 0.75)
     assert teacher.weight.item() == pytest.approx(1.5)
     assert student.weight.item() == 3.0
 
@@ -133,7 +133,7 @@ def test_a_crop_shows_the_share_that_was_asked_for() -> None:
     narrow = random_crops(ramp, [1], CropSettings(2, 40, (0.02, 0.04)), 12)
 
     def span(views: Tensor) -> float:
-        """Change of brightness from the left edge to the right, as a share of the image's."""
+        """Brightness change from left to right, relative to that of the whole image."""
         return float((views[..., -1].mean((1, 2)) - views[..., 0].mean((1, 2))).abs().mean())
 
     assert span(narrow) < 0.25
@@ -177,7 +177,7 @@ SMALL = {
 
 
 def _striped(count: int) -> Tensor:
-    """Images that differ in color and in the width of their stripes, [count, 3, 64, 64]."""
+    """Make images [count, 3, 64, 64] that differ in color and stripe width."""
     generator = torch.Generator().manual_seed(3)
     column = torch.arange(64)
     colors = torch.rand(count, 3, 1, 1, generator=generator)
@@ -187,14 +187,14 @@ def _striped(count: int) -> Tensor:
 
 def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
     images = _striped(16)
-    zero, one = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    zero, unit = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.0
     )
     rows = []
     for step in range(steps):
         progress = step / steps
-        views = model.views(images, [step * 16 + i for i in range(16)], zero, one)
+        views = model.views(images, [step * 16 + i for i in range(16)], zero, unit)
         (targets,) = model.targets([model.answer(views)], 0.05)
         loss, parts = model(views, targets)
         optimizer.zero_grad()
@@ -207,7 +207,7 @@ def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
 
 @pytest.mark.numeric
 @pytest.mark.slow
-@pytest.mark.parametrize("balancing", ["sinkhorn", "centring"])
+@pytest.mark.parametrize("balancing", ["sinkhorn", "centering"])
 def test_it_learns_without_labels_and_does_not_collapse(balancing: str) -> None:
     model = _tiny(DinoSettings(**SMALL, balancing=balancing))  # type: ignore[arg-type]
     rows = _learn(model, 60)
@@ -232,9 +232,9 @@ def test_without_balancing_it_does_collapse(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_prototypes_stand_still_at_first() -> None:
     model = _tiny(DinoSettings(frozen_share=0.1))
-    still = list(model.still_parameters(0.05))
+    still = list(model.frozen_parameters(0.05))
     assert len(still) == 4  # weight norm's direction and magnitude of either head
-    assert not list(model.still_parameters(0.2))
+    assert not list(model.frozen_parameters(0.2))
 
 
 def test_probes_by_hand() -> None:
@@ -242,8 +242,8 @@ def test_probes_by_hand() -> None:
     assert patch_owners(coverage).tolist() == [[0, 0, 1, -1, 2]]
     features = torch.tensor([[[1.0, 0], [1, 0.1], [0, 1], [9, 9], [-1, 0]]])
     assert affinity_auroc(features, coverage) == 1.0
-    shuffled = features[:, [0, 2, 1, 3, 4]]
-    assert affinity_auroc(shuffled, coverage) < 0.8
+    permutation = features[:, [0, 2, 1, 3, 4]]
+    assert affinity_auroc(permutation, coverage) < 0.8
     points = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
     labels = torch.tensor([0, 0, 1, 1])
     assert linear_probe(points, labels, torch.tensor([[0.2], [0.9]]), torch.tensor([0, 1])) == 1.0
@@ -258,7 +258,7 @@ def test_scenes_tell_what_features_know() -> None:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(len(images), 324, 8, generator=generator)
 
-    seen, noise = (scene_figures(features, scenes=15) for features in (colors, nothing))
+    color_metrics, noise = (scene_metrics(features, scenes=15) for features in (colors, nothing))
     assert noise["affinity_auroc"] == pytest.approx(0.5, abs=0.05)
-    assert seen["affinity_auroc"] > 0.65
-    assert seen["color_probe"] > noise["color_probe"] + 0.1
+    assert color_metrics["affinity_auroc"] > 0.65
+    assert color_metrics["color_probe"] > noise["color_probe"] + 0.1

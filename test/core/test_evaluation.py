@@ -1,4 +1,4 @@
-"""The figures by hand, COCO's format, the methods that are compared, and the command."""
+"""Metrics computed by hand, the baselines, and the command."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from PIL import Image
 from test_coco import annotations
 
 from siglip_perception.commands.main import main
-from siglip_perception.evaluation.baselines import Regions, ablation, compared
-from siglip_perception.evaluation.measure import OURS, measure
+from siglip_perception.evaluation.baselines import Regions, ablation, baselines
+from siglip_perception.evaluation.measure import PIPELINE_METHOD, measure
 from siglip_perception.evaluation.metrics import (
     Answer,
     area_under_roc,
     breakdown,
     calibration_error,
-    figures,
+    compute_metrics,
     judge,
 )
-from siglip_perception.evaluation.samples import Question, Truth, generated
+from siglip_perception.evaluation.samples import Question, Truth, scene_samples
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("model")
-    write_random_model(made)
-    return made
+    folder = tmp_path_factory.mktemp("model")
+    write_random_model(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +59,34 @@ def test_calibration_error_by_hand() -> None:
     assert math.isnan(calibration_error([], []))
 
 
-def filled(box: Box) -> np.ndarray:
+def box_mask(box: Box) -> np.ndarray:
     mask = np.zeros((100, 100), dtype=np.uint8)
     mask[box.y : box.y + box.height, box.x : box.x + box.width] = 1
     return mask
 
 
-def published(box: Box, phrase: str = "cup", score: float = 0.9) -> GroundedObject:
+def detection(box: Box, phrase: str = "cup", score: float = 0.9) -> GroundedObject:
     return GroundedObject(phrase, score, 0.0, box, 0.1)
 
 
 def test_the_best_published_object_is_judged() -> None:
-    left, right = Box(0, 0, 20, 20), Box(60, 0, 20, 20)
+    left_box, right_box = Box(0, 0, 20, 20), Box(60, 0, 20, 20)
     question = Question(
-        "cup", "en", (Truth(left, filled(left), 0.0), Truth(right, filled(right), 0.3))
+        "cup",
+        "en",
+        (Truth(left_box, box_mask(left_box), 0.0), Truth(right_box, box_mask(right_box), 0.3)),
     )
     near = Box(60, 0, 20, 10)
-    objects = [published(near), published(Box(0, 50, 20, 20)), published(left, "plate")]
-    answer = judge(question, 0.8, 3, objects, [filled(o.box) for o in objects])
-    assert (answer.iou, answer.mask_iou, answer.hidden) == (0.5, 0.5, 0.3)
-    assert (answer.found, answer.score, answer.presence) == (0.5, 0.9, 0.8)
-    assert (answer.shown, answer.fit) == (2, 1)
+    objects = [detection(near), detection(Box(0, 50, 20, 20)), detection(left_box, "plate")]
+    answer = judge(question, 0.8, 3, objects, [box_mask(o.box) for o in objects])
+    assert (answer.iou, answer.mask_iou, answer.occlusion) == (0.5, 0.5, 0.3)
+    assert (answer.recall, answer.score, answer.presence) == (0.5, 0.9, 0.8)
+    assert (answer.detections, answer.true_positives) == (2, 1)
     assert answer.wrong == 0.0
-    nothing = judge(question, 0.2, 3, objects[2:], [filled(left)])
-    assert (nothing.published, nothing.iou, nothing.mask_iou) == (False, 0.0, 0.0)
+    nothing = judge(question, 0.2, 3, objects[2:], [box_mask(left_box)])
+    assert (nothing.detected, nothing.iou, nothing.mask_iou) == (False, 0.0, 0.0)
     assert nothing.wrong == 0.8
-    absent = judge(Question("cup", "en", ()), 0.3, 3, objects, [filled(o.box) for o in objects])
+    absent = judge(Question("cup", "en", ()), 0.3, 3, objects, [box_mask(o.box) for o in objects])
     assert (absent.present, absent.wrong, absent.mask_iou) == (False, 0.9, None)
 
 
@@ -92,34 +94,44 @@ def answer(**changes: Any) -> Answer:
     fields: dict[str, Any] = {
         "language": "en",
         "objects": 2,
-        "hidden": 0.0,
+        "occlusion": 0.0,
         "present": True,
         "presence": 0.9,
-        "published": True,
+        "detected": True,
         "score": 0.9,
         "iou": 0.8,
         "mask_iou": 0.7,
-        "found": 1.0,
-        "shown": 1,
-        "fit": 1,
+        "recall": 1.0,
+        "detections": 1,
+        "true_positives": 1,
     }
     return Answer(**{**fields, **changes})
 
 
 def test_figures_by_hand() -> None:
-    nothing = {"hidden": None, "iou": 0.0, "mask_iou": None, "found": 0.0, "fit": 0}
+    nothing = {"occlusion": None, "iou": 0.0, "mask_iou": None, "recall": 0.0, "true_positives": 0}
     answers = [
         answer(),
-        answer(language="ko", hidden=0.3, iou=0.4, mask_iou=0.3, found=0.0, shown=2, fit=0),
+        answer(
+            language="ko",
+            occlusion=0.3,
+            iou=0.4,
+            mask_iou=0.3,
+            recall=0.0,
+            detections=2,
+            true_positives=0,
+        ),
         answer(present=False, presence=0.2, **nothing),
-        answer(**{**nothing, "present": False, "presence": 0.1, "published": False, "shown": 0}),
+        answer(
+            **{**nothing, "present": False, "presence": 0.1, "detected": False, "detections": 0}
+        ),
     ]
-    found = figures(answers)
-    assert (found.present, found.absent) == (2, 2)
-    assert (found.top1, found.recall, found.false, found.auroc) == (0.5, 0.5, 0.5, 1.0)
-    assert found.mask_iou == pytest.approx(0.5)
-    assert found.precision == 0.25
-    assert found.score_ece == pytest.approx(0.9 - 1 / 3)
+    actual = compute_metrics(answers)
+    assert (actual.present, actual.absent) == (2, 2)
+    assert (actual.top1, actual.recall, actual.false, actual.auroc) == (0.5, 0.5, 0.5, 1.0)
+    assert actual.mask_iou == pytest.approx(0.5)
+    assert actual.precision == 0.25
+    assert actual.score_ece == pytest.approx(0.9 - 1 / 3)
     parts = breakdown(answers)
     assert parts["language"]["ko"].top1 == 0.0
     assert set(parts["hidden"]) == {"under 5 %", "25 % or more"}
@@ -127,42 +139,42 @@ def test_figures_by_hand() -> None:
 
 
 def test_scenes_are_asked_for_what_they_show_and_for_as_much_that_they_do_not() -> None:
-    samples = list(generated(16, 2, 4))
+    samples = list(scene_samples(16, 2, 4))
     assert [sample.objects for sample in samples[:4]] == [2, 3, 4, 2]
     assert any(len(q.truths) == 2 for sample in samples for q in sample.questions)  # twins
     for sample in samples:
         for language in ("en", "ko"):
-            asked = [q for q in sample.questions if q.language == language]
-            assert len({q.phrase for q in asked}) == len(asked)
-            assert 2 * sum(bool(q.truths) for q in asked) == len(asked)
-    again = next(iter(generated(1, 2, 4)))
+            question_count = [q for q in sample.questions if q.language == language]
+            assert len({q.phrase for q in question_count}) == len(question_count)
+            assert 2 * sum(bool(q.truths) for q in question_count) == len(question_count)
+    again = next(iter(scene_samples(1, 2, 4)))
     np.testing.assert_array_equal(again.image, samples[0].image)
     assert [q.phrase for q in again.questions] == [q.phrase for q in samples[0].questions]
 
 
 def test_our_own_method_is_the_first_switch_of_the_ablation(pipeline: Pipeline) -> None:
-    sample = next(iter(generated(1, 2, 2)))
+    sample = next(iter(scene_samples(1, 2, 2)))
     siglip, dino = pipeline.features([sample.image])
     embeddings = torch.nn.functional.normalize(torch.randn(3, siglip.shape[-1]), dim=-1)
     assert pipeline.sight is not None
-    ours = pipeline.grounder.score(siglip[0], dino[0], embeddings)
+    scores = pipeline.grounder.score(siglip[0], dino[0], embeddings)
     same = Regions(pipeline.sight)(siglip[0], dino[0], embeddings)
-    np.testing.assert_allclose(ours.logits, same.logits, atol=1e-4)
-    np.testing.assert_allclose(ours.presence(), same.presence(), atol=1e-4)
+    np.testing.assert_allclose(scores.logits, same.logits, atol=1e-4)
+    np.testing.assert_allclose(scores.presence(), same.presence(), atol=1e-4)
 
 
 def test_every_method_answers_every_question(pipeline: Pipeline) -> None:
     assert pipeline.sight is not None
-    methods = {**compared(pipeline.sight), **ablation(pipeline.sight)}
-    samples = list(generated(1, 2, 3))
-    measured = measure(pipeline, samples, 1, methods, keep=2)
-    asked = sum(len(sample.questions) for sample in samples)
-    assert {name: len(answers) for name, answers in measured.answers.items()} == dict.fromkeys(
-        [OURS, *methods], asked
+    methods = {**baselines(pipeline.sight), **ablation(pipeline.sight)}
+    samples = list(scene_samples(1, 2, 3))
+    measurement = measure(pipeline, samples, 1, methods, keep=2)
+    question_count = sum(len(sample.questions) for sample in samples)
+    assert {name: len(answers) for name, answers in measurement.answers.items()} == dict.fromkeys(
+        [PIPELINE_METHOD, *methods], question_count
     )
-    assert 0 < len(measured.failures) <= 2  # random weights
+    assert 0 < len(measurement.failures) <= 2  # random weights
     # DINO alone knows no language: every phrase of a sample has the same presence.
-    blind = [answer.presence for answer in measured.answers["DINO alone"]]
+    blind = [answer.presence for answer in measurement.answers["DINO alone"]]
     assert len(set(blind)) <= len(samples)
 
 
@@ -170,7 +182,7 @@ def test_the_command_measures_own_images_and_scenes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures_file, sheet, table = (tmp_path / name for name in ("f.json", "s.png", "a.md"))
-    written = ["--json", str(figures_file), "--failures", str(sheet)]
+    options = ["--json", str(figures_file), "--failures", str(sheet)]
     model = ["--model", str(folder), "--contract", "tabletop"]
     boxes = annotations(tmp_path)
     Image.new("RGB", (20, 10)).save(tmp_path / "three.png")
@@ -179,27 +191,27 @@ def test_the_command_measures_own_images_and_scenes(
     boxes.write_text(json.dumps(content))
     (tmp_path / "three.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     own = ["--coco", str(boxes), "--images", str(tmp_path)]
-    assert main(["evaluate", *model, *own, *written]) == 0
+    assert main(["evaluate", *model, *own, *options]) == 0
     out = capsys.readouterr().out.splitlines()
     assert any(line.startswith("COCO's AP 0.0") for line in out)
     end = out[out.index("left out: 2") :]
     assert [line for line in end if "three.png" in line or "four.png" in line]
-    measured = json.loads(figures_file.read_text())
-    assert measured["left_out"]["total"] == 2
-    assert measured["left_out"]["skipped"]["picture missing"]["items"][0]["name"] == "four.png"
-    assert set(measured["coco"]) == {"AP", "AP50", "AP75"}  # the crowd has no mask
-    assert measured["measured_on"] == f"2 images of {boxes}"
-    parts = measured["methods"]
-    assert parts[OURS]["all"]["all"]["present"] == 1
-    assert set(parts) == {OURS, "SigLIP alone", "DINO alone", "max patch"}
+    measurement = json.loads(figures_file.read_text())
+    assert measurement["left_out"]["total"] == 2
+    assert measurement["left_out"]["skipped"]["picture missing"]["items"][0]["name"] == "four.png"
+    assert set(measurement["coco"]) == {"AP", "AP50", "AP75"}  # the crowd has no mask
+    assert measurement["measured_on"] == f"2 images of {boxes}"
+    parts = measurement["methods"]
+    assert parts[PIPELINE_METHOD]["all"]["all"]["present"] == 1
+    assert set(parts) == {PIPELINE_METHOD, "SigLIP alone", "DINO alone", "max patch"}
     scenes = ["--scenes", "1", "--objects", "2", "2", "--ablation", str(table)]
-    assert main(["evaluate", *model, *scenes, *written]) == 0
+    assert main(["evaluate", *model, *scenes, *options]) == 0
     parts = json.loads(figures_file.read_text())["methods"]
-    assert set(parts[OURS]["language"]) == {"en", "ko"}
+    assert set(parts[PIPELINE_METHOD]["language"]) == {"en", "ko"}
     assert "| dense, with MLP |" in table.read_text()
     assert "| regions of one cut |" in table.read_text()
-    with Image.open(sheet) as opened:
-        assert opened.width == 1920
+    with Image.open(sheet) as picture:
+        assert picture.width == 1920
     capsys.readouterr()
     for wrong, words in (
         (["--coco", "x.json"], "x.json"),
@@ -223,9 +235,9 @@ def test_the_embedded_model_finds_what_is_named(tmp_path: Path) -> None:
     assert main(["evaluate", "--scenes", "40", "--json", str(path)]) == 0
     parts = json.loads(path.read_text())["methods"]
     for language in ("en", "ko"):
-        ours = parts[OURS]["language"][language]
-        assert ours["top1"] >= 0.8
-        assert ours["false"] <= 0.05
-        assert ours["auroc"] >= 0.95
+        row = parts[PIPELINE_METHOD]["language"][language]
+        assert row["top1"] >= 0.8
+        assert row["false"] <= 0.05
+        assert row["auroc"] >= 0.95
     for name in ("SigLIP alone", "DINO alone", "max patch"):
-        assert parts[OURS]["all"]["all"]["top1"] > parts[name]["all"]["all"]["top1"]
+        assert parts[PIPELINE_METHOD]["all"]["all"]["top1"] > parts[name]["all"]["all"]["top1"]

@@ -1,7 +1,8 @@
-"""The experiments run from the command line, and their measures on cases done by hand."""
+"""The experiments from the command line, and their measures on hand-computed cases."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -12,16 +13,26 @@ import pytest
 import torch
 
 from siglip_perception.commands import main
-from siglip_perception.commands.experiment import QUESTIONS
+from siglip_perception.commands.experiment import QUESTIONS, module_of
 from siglip_perception.contrastive.losses.losses import sigmoid_loss
 from siglip_perception.experiments import complementarity, language_aligned, matrix
 from siglip_perception.experiments.batch_size import in_groups
-from siglip_perception.experiments.patch_features import OBJECTS, Eyes, SeenScene, scenes_of
+from siglip_perception.experiments.patch_features import (
+    OBJECTS,
+    EncodedScene,
+    SceneEncoder,
+    scenes_of,
+)
 from siglip_perception.experiments.peak_memory import peak_mib
 from siglip_perception.experiments.report import Options, table
 from siglip_perception.experiments.signals import place_probe
 from siglip_perception.experiments.toy_model import SmallTowers, retrieval, small_pairs
 from siglip_perception.scenes.vocabulary import COLORS, KINDS
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_experiment_of_the_command_has_its_module(name: str) -> None:
+    assert importlib.util.find_spec(module_of(name)) is not None
 
 
 @pytest.mark.slow
@@ -30,12 +41,12 @@ def test_experiment_runs_and_writes_what_it_found(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["experiment", name, "--quick", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / f"{name}.json").read_text())
-    assert found["question"] == QUESTIONS[name]
-    assert found["rows"]
-    assert found["findings"]
-    for row in found["rows"]:
-        assert row.keys() == found["rows"][0].keys()
+    report = json.loads((tmp_path / f"{name}.json").read_text())
+    assert report["question"] == QUESTIONS[name]
+    assert report["rows"]
+    assert report["findings"]
+    for row in report["rows"]:
+        assert row.keys() == report["rows"][0].keys()
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, (int, float)))
     picture = cv2.imread(str(tmp_path / f"{name}.png"))
     assert picture is not None
@@ -44,8 +55,8 @@ def test_experiment_runs_and_writes_what_it_found(
     assert (tmp_path / f"{name}.png").stat().st_size < 150_000
     text = (tmp_path / f"{name}.md").read_text()
     assert f"![{name}]({name}.png)" in text
-    assert table(found["rows"]) in text
-    assert table(found["rows"]) in capsys.readouterr().out
+    assert table(report["rows"]) in text
+    assert table(report["rows"]) in capsys.readouterr().out
 
 
 def test_entries_of_the_matrix_have_the_gradients_of_the_formulas() -> None:
@@ -54,9 +65,11 @@ def test_entries_of_the_matrix_have_the_gradients_of_the_formulas() -> None:
     logits = matrix.SCALE * cosines
     yes = torch.sigmoid(logits + bias)
     expected = yes - torch.eye(matrix.N)
-    found = matrix.entry_gradients(cosines, matrix.answered(torch.eye(matrix.N), bias))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert abs(float(found.sum())) < 1e-4  # the bias has nothing more to learn
+    actual = matrix.entry_gradients(
+        cosines, matrix.sigmoid_with_targets(torch.eye(matrix.N), bias)
+    )
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+    assert abs(float(actual.sum())) < 1e-4  # the bias has nothing more to learn
     softmax = (logits.softmax(dim=1) + logits.softmax(dim=0)) / 2 - torch.eye(matrix.N)
     torch.testing.assert_close(
         matrix.entry_gradients(cosines, matrix.clip), softmax, rtol=1e-4, atol=1e-6
@@ -78,10 +91,10 @@ def test_what_the_matrix_shows() -> None:
 def test_the_loss_in_groups_compares_only_within_them() -> None:
     image, text = torch.eye(4), torch.eye(4)[[0, 1, 3, 2]]
     halves = [sigmoid_loss(image[i : i + 2], text[i : i + 2], 5.0, -1.0) for i in (0, 2)]
-    found = in_groups(lambda x, y, s, b: sigmoid_loss(x, y, 5.0, -1.0), 2)(
+    actual = in_groups(lambda x, y, s, b: sigmoid_loss(x, y, 5.0, -1.0), 2)(
         image, text, torch.ones(()), torch.ones(())
     )
-    assert found == sum(halves) / 2
+    assert actual == sum(halves) / 2
 
 
 def test_small_scenes_are_distinct_and_retrieval_counts_both_ways() -> None:
@@ -90,35 +103,35 @@ def test_small_scenes_are_distinct_and_retrieval_counts_both_ways() -> None:
     assert len({tuple(words) for words in pairs.words.tolist()}) == 12
     assert int(pairs.words.max()) < len(COLORS) + len(KINDS)
 
-    class Exchanged(torch.nn.Module):
-        """Texts 0 and 1 are exchanged: both are wrong either way, the other ten are right."""
+    class SwappedText(torch.nn.Module):
+        """Swaps texts 0 and 1: both are wrong in either direction, the other ten are right."""
 
         def forward(self, words: torch.Tensor) -> torch.Tensor:
             return torch.eye(len(words))[[1, 0, *range(2, 12)]]
 
-    class Known(SmallTowers):
+    class OneHotTowers(SmallTowers):
         def embed_images(self, images: torch.Tensor) -> torch.Tensor:
             return torch.eye(len(images))
 
-    model = Known(0, 8)
-    model.text = Exchanged()  # type: ignore[assignment]
+    model = OneHotTowers(0, 8)
+    model.text = SwappedText()  # type: ignore[assignment]
     assert retrieval(model, pairs) == pytest.approx(10 / 12)
 
 
 @pytest.fixture(scope="module")
-def seen() -> SeenScene:
-    return Eyes("tabletop").look(scenes_of(7, 1), "")[0]
+def scene() -> EncodedScene:
+    return SceneEncoder("tabletop").encode(scenes_of(7, 1), "")[0]
 
 
-def test_a_seen_scene_has_its_objects_where_they_are(seen: SeenScene) -> None:
-    patches = len(seen.coverage)
-    assert seen.coverage.shape == (patches, OBJECTS)
-    assert len(seen.siglip) == len(seen.dino) == len(seen.pixels) == patches
-    assert float(seen.coverage.max()) > 0.9
+def test_a_seen_scene_has_its_objects_where_they_are(scene: EncodedScene) -> None:
+    patches = len(scene.coverage)
+    assert scene.coverage.shape == (patches, OBJECTS)
+    assert len(scene.siglip) == len(scene.dino) == len(scene.pixels) == patches
+    assert float(scene.coverage.max()) > 0.9
     side = int(patches**0.5)
     rows, columns = np.divmod(np.arange(patches), side)
-    for number, item in enumerate(seen.scene.objects):
-        share = seen.coverage[:, number].numpy()
+    for number, item in enumerate(scene.scene.objects):
+        share = scene.coverage[:, number].numpy()
         # Scenes are 4/3 as wide as high, and squashed to the square.
         assert np.average(columns + 0.5, weights=share) / side == pytest.approx(
             item.x * 3 / 4, abs=0.08
@@ -126,12 +139,12 @@ def test_a_seen_scene_has_its_objects_where_they_are(seen: SeenScene) -> None:
         assert np.average(rows + 0.5, weights=share) / side == pytest.approx(item.y, abs=0.08)
 
 
-def test_pointing_is_right_on_an_object_of_that_name_alone(seen: SeenScene) -> None:
-    for number, name in enumerate(seen.names):
-        scores = seen.coverage[:, number]
-        assert language_aligned.pointed(seen, scores, name)
-        others = [other for other in seen.names if other != name]
-        assert not any(language_aligned.pointed(seen, scores, other) for other in others)
+def test_pointing_is_right_on_an_object_of_that_name_alone(scene: EncodedScene) -> None:
+    for number, name in enumerate(scene.names):
+        scores = scene.coverage[:, number]
+        assert language_aligned.points_at(scene, scores, name)
+        names = [name for name in scene.names if name != name]
+        assert not any(language_aligned.points_at(scene, scores, name) for name in names)
 
 
 def test_no_color_and_no_kind_is_wholly_held_out() -> None:
@@ -147,9 +160,9 @@ def test_a_linear_map_finds_the_map_that_made_the_data() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(200, 6, generator=generator) * 3 + 1
     weights = torch.randn(6, 2, generator=generator)
-    fitted = language_aligned.fit_map(features, features @ weights - 4, 1e-9)
+    linear_map = language_aligned.fit_map(features, features @ weights - 4, 1e-9)
     new = torch.randn(20, 6, generator=generator)
-    torch.testing.assert_close(fitted(new), new @ weights - 4, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(linear_map(new), new @ weights - 4, rtol=1e-3, atol=1e-3)
 
 
 def test_overlaps_and_mean_features_by_hand() -> None:
@@ -167,9 +180,11 @@ def test_overlaps_and_mean_features_by_hand() -> None:
 def test_the_place_is_found_where_it_is_written_and_not_in_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
-    written = torch.stack([rows + columns, rows - columns], dim=-1).view(1, 25, 2).repeat(8, 1, 1)
+    gradient_map = (
+        torch.stack([rows + columns, rows - columns], dim=-1).view(1, 25, 2).repeat(8, 1, 1)
+    )
     noise = torch.randn(8, 25, 2, generator=generator)
-    assert place_probe(written, written) > 0.99
+    assert place_probe(gradient_map, gradient_map) > 0.99
     assert place_probe(noise, noise.flip(0)) < 0.1
 
 

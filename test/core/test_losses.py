@@ -1,4 +1,4 @@
-"""The losses against their formulas, on cases that fit on a page."""
+"""The losses against their formulas, on small cases."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def test_a_row_may_have_several_right_texts_or_none() -> None:
 
 def test_affinity_loss_is_least_where_features_follow_the_things() -> None:
     coverage = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
-    right = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]])
-    wrong = right[:, [0, 2, 1, 3]]
+    positive = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]])
+    negative = positive[:, [0, 2, 1, 3]]
     scale, bias = torch.tensor(20.0), torch.tensor(0.0)
-    assert affinity_loss(right, coverage, scale, bias).item() < 1e-6
-    assert affinity_loss(wrong, coverage, scale, bias).item() > 5
+    assert affinity_loss(positive, coverage, scale, bias).item() < 1e-6
+    assert affinity_loss(negative, coverage, scale, bias).item() > 5
 
 
 def test_affinity_loss_weighs_a_small_thing_like_a_large_one() -> None:
-    """Three patches of a large thing and one of a small: each pair of things counts the same."""
+    """Three patches of a large thing, one of a small one: each pair of things weighs the same."""
     coverage = torch.tensor([[[1.0, 0.0]] * 3 + [[0.0, 1.0]]])
-    same = torch.tensor([[[1.0, 0.0]] * 4])
+    duplicate = torch.tensor([[[1.0, 0.0]] * 4])
     scale, bias = torch.tensor(1.0), torch.tensor(0.0)
     yes, no = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
-    assert affinity_loss(same, coverage, scale, bias).item() == pytest.approx((yes + no) / 2)
+    assert affinity_loss(duplicate, coverage, scale, bias).item() == pytest.approx((yes + no) / 2)

@@ -1,4 +1,4 @@
-"""The losses in chunks, against the plain forms and open_clip's."""
+"""The chunked losses against the plain forms and open_clip's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from siglip_perception.contrastive.data import pairs
+from siglip_perception.contrastive.losses import chunked_sigmoid
 from siglip_perception.contrastive.losses.losses import (
     clip_loss,
     info_nce_loss,
@@ -32,7 +32,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def inputs(rows: int, dim: int, *, texts: int = 0, seed: int = 0) -> Inputs:
-    """Unit embeddings, a scale and a bias, in float64, all learned."""
+    """Make unit embeddings, a scale and a bias in float64, all with gradients."""
     generator = torch.Generator().manual_seed(seed)
     image, text = (
         functional.normalize(
@@ -44,14 +44,14 @@ def inputs(rows: int, dim: int, *, texts: int = 0, seed: int = 0) -> Inputs:
     return image, text, scale, bias
 
 
-def value_and_gradients(loss: Callable[..., Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-    value = loss(*given)
-    return [value.detach(), *torch.autograd.grad(value, given)]
+def value_and_gradients(loss: Callable[..., Tensor], arguments: Sequence[Tensor]) -> list[Tensor]:
+    value = loss(*arguments)
+    return [value.detach(), *torch.autograd.grad(value, arguments)]
 
 
-def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+def assert_same(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for x, y in zip(actual, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
@@ -65,12 +65,12 @@ def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def test_chunks_of_any_size_equal_the_formula(
     rows: int, dim: int, chunk: int, tile: int, seed: int
 ) -> None:
-    given = inputs(rows, dim, seed=seed)
-    expected = value_and_gradients(sigmoid_loss, given)
+    arguments = inputs(rows, dim, seed=seed)
+    expected = value_and_gradients(sigmoid_loss, arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "_TILE", tile)
-        found = value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), given)
-    assert_same(found, expected)
+        patch.setattr(chunked_sigmoid, "_TILE", tile)
+        actual = value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), arguments)
+    assert_same(actual, expected)
 
 
 @settings(deadline=None, max_examples=40)
@@ -88,36 +88,36 @@ def test_several_right_answers_in_chunks_equal_the_formula(
     target = torch.rand(rows, texts, generator=torch.Generator().manual_seed(seed))
     target = target if soft else target > 0.5
 
-    def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, **how: Any) -> Tensor:
-        return sigmoid_target_loss(image, text, target, scale, bias, **how)
+    def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, **options: Any) -> Tensor:
+        return sigmoid_target_loss(image, text, target, scale, bias, **options)
 
-    given = (image, text, scale, bias)
-    found = value_and_gradients(lambda *x: loss(*x, chunk_size=chunk), given)
-    assert_same(found, value_and_gradients(loss, given))
+    arguments = (image, text, scale, bias)
+    actual = value_and_gradients(lambda *x: loss(*x, chunk_size=chunk), arguments)
+    assert_same(actual, value_and_gradients(loss, arguments))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    given = inputs(7, 4)
-    assert torch.autograd.gradcheck(lambda *x: sigmoid_loss(*x, chunk_size=3), given)
+    arguments = inputs(7, 4)
+    assert torch.autograd.gradcheck(lambda *x: sigmoid_loss(*x, chunk_size=3), arguments)
     target = torch.rand(7, 5, dtype=torch.float64)
-    given = inputs(7, 4, texts=5)
+    arguments = inputs(7, 4, texts=5)
     assert torch.autograd.gradcheck(
-        lambda i, t, s, b: sigmoid_target_loss(i, t, target, s, b, chunk_size=2), given
+        lambda i, t, s, b: sigmoid_target_loss(i, t, target, s, b, chunk_size=2), arguments
     )
 
 
 def test_a_second_backward_of_a_kept_graph_gives_the_same() -> None:
-    given = inputs(6, 4)
-    loss = 3 * sigmoid_loss(*given, chunk_size=4)
-    first = [g.clone() for g in torch.autograd.grad(loss, given, retain_graph=True)]
-    assert_same(torch.autograd.grad(loss, given), first)
+    arguments = inputs(6, 4)
+    loss = 3 * sigmoid_loss(*arguments, chunk_size=4)
+    first = [g.clone() for g in torch.autograd.grad(loss, arguments, retain_graph=True)]
+    assert_same(torch.autograd.grad(loss, arguments), first)
 
 
 def test_only_what_is_learned_gets_a_gradient() -> None:
     image, text, scale, bias = inputs(6, 4)
-    whole = torch.autograd.grad(sigmoid_loss(image, text, scale, bias), [text, bias])
-    found = sigmoid_loss(image.detach(), text, scale.detach(), bias, chunk_size=4)
-    assert_same(torch.autograd.grad(found, [text, bias]), whole)
+    gradients = torch.autograd.grad(sigmoid_loss(image, text, scale, bias), [text, bias])
+    loss = sigmoid_loss(image.detach(), text, scale.detach(), bias, chunk_size=4)
+    assert_same(torch.autograd.grad(loss, [text, bias]), gradients)
     with torch.no_grad():
         assert not sigmoid_loss(image, text, 9.0, -3.0, chunk_size=4).requires_grad
     assert sigmoid_loss(image, text, 9.0, -3.0, chunk_size=4).item() == pytest.approx(
@@ -126,29 +126,29 @@ def test_only_what_is_learned_gets_a_gradient() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes how many elements the largest tensor has that any operation makes."""
+    """Records the number of elements of the largest tensor that any operation creates."""
 
     elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, Tensor):
                 self.elements = max(self.elements, tensor.numel())
-        return made
+        return output
 
 
 def test_nothing_larger_than_a_chunk_of_rows_is_ever_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pairs, "_TILE", 1 << 30)  # whole rows, as on a GPU
-    given = inputs(96, 2)
+    monkeypatch.setattr(chunked_sigmoid, "_TILE", 1 << 30)  # whole rows, as on a GPU
+    arguments = inputs(96, 2)
     with Largest() as plain:
-        torch.autograd.grad(sigmoid_loss(*given), given)
-    with Largest() as chunked:
-        torch.autograd.grad(sigmoid_loss(*given, chunk_size=8), given)
+        torch.autograd.grad(sigmoid_loss(*arguments), arguments)
+    with Largest() as in_chunks:
+        torch.autograd.grad(sigmoid_loss(*arguments, chunk_size=8), arguments)
     assert plain.elements == 96 * 96
-    assert chunked.elements == 8 * 96
+    assert in_chunks.elements == 8 * 96
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -157,73 +157,75 @@ def test_narrow_embeddings_are_worked_out_in_float32(dtype: torch.dtype) -> None
     image, text = (x.to(dtype).requires_grad_() for x in (image, text))
     expected = sigmoid_loss(image.float(), text.float(), scale.float(), bias.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = sigmoid_loss(image, text, scale.float(), bias.float(), chunk_size=3)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
-    assert torch.autograd.grad(found, image)[0].dtype == dtype
+        actual = sigmoid_loss(image, text, scale.float(), bias.float(), chunk_size=3)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected)
+    assert torch.autograd.grad(actual, image)[0].dtype == dtype
 
 
 def test_extreme_logits_stay_finite_and_exact() -> None:
     image = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
     for scale in (1e4, 80.0):
         plain = sigmoid_loss(image, -image, scale, 0.0)
-        chunked = sigmoid_loss(image, -image, scale, 0.0, chunk_size=1)
-        assert chunked.item() == pytest.approx(plain.item()) == pytest.approx(2 * scale)
+        in_chunks = sigmoid_loss(image, -image, scale, 0.0, chunk_size=1)
+        assert in_chunks.item() == pytest.approx(plain.item()) == pytest.approx(2 * scale)
         torch.testing.assert_close(
-            torch.autograd.grad(chunked, image), torch.autograd.grad(plain, image)
+            torch.autograd.grad(in_chunks, image), torch.autograd.grad(plain, image)
         )
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "message"),
     [
         (lambda x: sigmoid_loss(x, x[:2], 1.0, 0.0), r"\[3, 2\] and texts \[2, 2\]"),
         (lambda x: sigmoid_loss(x, x[:2], 1.0, 0.0, chunk_size=2), "do not pair up"),
         (lambda x: sigmoid_loss(x[:0], x[:0], 1.0, 0.0), "N of 1 or more"),
-        (lambda x: sigmoid_loss(x, x, 1.0, 0.0, chunk_size=0), "chunk of 0 rows"),
+        (lambda x: sigmoid_loss(x, x, 1.0, 0.0, chunk_size=0), "chunk_size is 0"),
         (lambda x: clip_loss(x, x[:, :1], 1.0), "do not pair up"),
         (lambda x: sigmoid_target_loss(x, x[:, :1], x, 1.0, 0.0, chunk_size=1), "the same d"),
         (lambda x: sigmoid_target_loss(x, x, x, 1.0, 0.0, chunk_size=1), r"to be \[3, 3\]"),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(
-    loss: Callable[[Tensor], Tensor], said: str
+    loss: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    with pytest.raises(LossError, match=said):
+    with pytest.raises(LossError, match=message):
         loss(torch.eye(3)[:, :2])
 
 
 def test_info_nce_by_hand_and_as_one_direction_of_clip() -> None:
-    anchor, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    anchor, orthogonal = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     # Two negatives at right angles: -log(e^2 / (e^2 + 2)).
     expected = -torch.log(torch.e**2 / (torch.e**2 + torch.tensor(2.0)))
-    found = info_nce_loss(anchor, anchor, torch.stack([other, -other]), 0.5)
-    torch.testing.assert_close(found, expected)
-    shared = info_nce_loss(torch.stack([anchor] * 3), anchor, torch.stack([other, -other]), 0.5)
-    torch.testing.assert_close(shared, expected)
+    actual = info_nce_loss(anchor, anchor, torch.stack([orthogonal, -orthogonal]), 0.5)
+    torch.testing.assert_close(actual, expected)
+    for_three = info_nce_loss(
+        torch.stack([anchor] * 3), anchor, torch.stack([orthogonal, -orthogonal]), 0.5
+    )
+    torch.testing.assert_close(for_three, expected)
 
     image, text, scale, _ = inputs(5, 4)
-    others = torch.stack([torch.cat([text[:i], text[i + 1 :]]) for i in range(5)])
-    by_image = info_nce_loss(image, text, others, 1 / scale)
-    others = torch.stack([torch.cat([image[:i], image[i + 1 :]]) for i in range(5)])
-    by_text = info_nce_loss(text, image, others, 1 / scale)
-    given = (image, text, scale)
+    negatives = torch.stack([torch.cat([text[:i], text[i + 1 :]]) for i in range(5)])
+    by_image = info_nce_loss(image, text, negatives, 1 / scale)
+    negatives = torch.stack([torch.cat([image[:i], image[i + 1 :]]) for i in range(5)])
+    by_text = info_nce_loss(text, image, negatives, 1 / scale)
+    arguments = (image, text, scale)
     assert_same(
-        value_and_gradients(clip_loss, given),
+        value_and_gradients(clip_loss, arguments),
         [
             ((by_image + by_text) / 2).detach(),
-            *torch.autograd.grad((by_image + by_text) / 2, given),
+            *torch.autograd.grad((by_image + by_text) / 2, arguments),
         ],
     )
 
 
 @pytest.fixture(scope="module")
 def open_clip() -> ModuleType:
-    """open_clip's loss.py alone: the package around it asks for torchvision, the losses do not."""
-    found = importlib.util.find_spec("open_clip")
-    assert found is not None, "open_clip_torch is not installed: run `make env`"
-    assert found.submodule_search_locations
-    path = Path(found.submodule_search_locations[0], "loss.py")
+    """Import only open_clip's loss.py: the package itself needs torchvision."""
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None, "open_clip_torch is not installed: run `make env`"
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0], "loss.py")
     spec = importlib.util.spec_from_file_location("open_clip_loss", path)
     assert spec is not None
     assert spec.loader is not None
@@ -235,16 +237,17 @@ def open_clip() -> ModuleType:
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64])
 def test_sigmoid_loss_equals_open_clips(open_clip: ModuleType, chunk: int | None) -> None:
-    given = inputs(19, 8)
-    expected = value_and_gradients(open_clip.SigLipLoss(), given)
+    arguments = inputs(19, 8)
+    expected = value_and_gradients(open_clip.SigLipLoss(), arguments)
     assert_same(
-        value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), given), expected
+        value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), arguments), expected
     )
 
 
 def test_clip_loss_equals_open_clips(open_clip: ModuleType) -> None:
     image, text, scale, _ = inputs(19, 8)
-    given = (image, text, scale)
+    arguments = (image, text, scale)
     assert_same(
-        value_and_gradients(clip_loss, given), value_and_gradients(open_clip.ClipLoss(), given)
+        value_and_gradients(clip_loss, arguments),
+        value_and_gradients(open_clip.ClipLoss(), arguments),
     )

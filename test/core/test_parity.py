@@ -1,4 +1,4 @@
-"""The tokens against timm's and transformers' own models: small networks, the real code.
+"""Tokens against timm's and transformers' models: small networks, the real code.
 
 `siglip-perception parity` does the same at real size.
 """
@@ -38,7 +38,7 @@ IMAGES = sample_images(3)
 
 
 def small(name: str, folder: Path, **changes: Any) -> Path:
-    """A packaged contract, three narrow blocks deep: as a user's own file."""
+    """Shrink a packaged contract to three narrow blocks, as a user's file."""
     content = yaml.safe_load(contracts.path(name).read_text())
     for encoder in content["encoders"]:
         encoder.update(dim=64, layers=3, heads=4, **changes)
@@ -49,22 +49,22 @@ def small(name: str, folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module", params=REAL)
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp(request.param)
     file = small(request.param, folder)
     write_random(contracts.get(str(file)), folder / "model", 0)
     return file, folder / "model"
 
 
-def test_fp32_tokens_are_the_references(written: tuple[Path, Path]) -> None:
-    row = compare(str(written[0]), written[1], IMAGES, "fp32", "random")
+def test_fp32_tokens_are_the_references(model_folder: tuple[Path, Path]) -> None:
+    row = compare(str(model_folder[0]), model_folder[1], IMAGES, "fp32", "random")
     assert row.equal, row
     assert row.max_error < 2e-5
     assert row.images == 2
 
 
 def test_dinov2_without_registers_is_transformers_too(tmp_path: Path) -> None:
-    """Its positions are interpolated without the antialias that its sibling's have."""
+    """Without registers, transformers interpolates positions without antialiasing."""
     content = yaml.safe_load(small("siglip2-dinov2-224", tmp_path).read_text())
     content["encoders"][0]["registers"] = 0
     file = tmp_path / "plain.yaml"
@@ -76,8 +76,8 @@ def test_dinov2_without_registers_is_transformers_too(tmp_path: Path) -> None:
     assert row.equal, row
 
 
-def test_bf16_tokens_point_where_the_references_do(written: tuple[Path, Path]) -> None:
-    row = compare(str(written[0]), written[1], IMAGES[:1], "bf16", "random")
+def test_bf16_tokens_point_where_the_references_do(model_folder: tuple[Path, Path]) -> None:
+    row = compare(str(model_folder[0]), model_folder[1], IMAGES[:1], "bf16", "random")
     assert row.equal, row
     assert row.min_cosine < 1 - 1e-7  # it is bf16
 
@@ -111,7 +111,7 @@ def encoders(**changes: Any) -> Callable[[Contract], Contract]:
     ids=["tap", "norm", "fill", "mean", "squash", "resize-pad", "bilinear", "order"],
 )
 def test_every_slip_is_found(openvla: tuple[Contract, Path], slip: Any) -> None:
-    """What a policy would not notice: each is far past the limit."""
+    """Slips that a policy would not notice are all far beyond the limit."""
     contract, model = openvla
     right = reference_tokens(contract, model, IMAGES[:1])
     wrong = reference_tokens(slip(contract), model, IMAGES[:1])
@@ -121,7 +121,7 @@ def test_every_slip_is_found(openvla: tuple[Contract, Path], slip: Any) -> None:
 
 
 def test_the_other_gelu_is_found(openvla: tuple[Contract, Path], tmp_path: Path) -> None:
-    """transformers' default for SigLIP, on weights that were trained with the exact one."""
+    """transformers' default tanh GELU, on weights trained with the exact one."""
     contract, model = openvla
     file = small("openvla-224-letterbox", tmp_path, hidden_act="gelu_pytorch_tanh")
     grid = Pipeline.load(PipelineOptions(model=str(model), contract=str(file))).process(
@@ -135,7 +135,7 @@ def test_the_other_gelu_is_found(openvla: tuple[Contract, Path], tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder as openvla-7b's: real names, shards, a language model; a contract for it."""
+    """Write a folder like openvla-7b (real names, shards, a language model) and its contract."""
     folder = tmp_path_factory.mktemp("policy")
     file = small("openvla-224", folder)
     write_random(contracts.get(str(file)), folder / "timm", 0)
@@ -191,16 +191,16 @@ def test_a_policys_own_encoders_give_its_tokens(policy: tuple[Path, Path]) -> No
 def test_shards_without_vision_are_never_opened(
     policy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: set[str] = set()
+    loaded_names: set[str] = set()
     real = Path.open
 
     def counted(path: Path, *arguments: Any, **options: Any) -> Any:
-        opened.add(path.name)
+        loaded_names.add(path.name)
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", counted)
     Checkpoint(policy[1]).load(contracts.get(str(policy[0])))
-    shards = {name for name in opened if name.startswith("model-")}
+    shards = {name for name in loaded_names if name.startswith("model-")}
     assert shards == {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"}
 
 
@@ -226,7 +226,7 @@ def test_a_contract_that_a_policys_config_contradicts_is_refused(
 
 
 def test_a_policy_with_transformers_names_is_read_too(tmp_path: Path) -> None:
-    """pi0's own checkpoint: one file, no vision configuration, SigLIP deep inside."""
+    """Reads pi0's checkpoint: one file, no vision configuration, SigLIP deep inside."""
     file = small("pi0-224", tmp_path)
     write_random(contracts.get(str(file)), tmp_path / "stock", 0)
     prefix = "paligemma_with_expert.paligemma.model.vision_tower.vision_model."
@@ -269,9 +269,9 @@ def test_the_command_says_equal_and_different(
     file = model.parent / "openvla-224-letterbox.yaml"
     command = ["parity", "--precision", "fp32", "--contract", str(file), "--model", str(model)]
     assert main.main([*command, "--json", str(model / "out.json")]) == 0
-    said = capsys.readouterr().out
-    assert "fp32" in said
-    assert said.rstrip().endswith("equal")
+    output = capsys.readouterr().out
+    assert "fp32" in output
+    assert output.rstrip().endswith("equal")
     (row,) = json.loads((model / "out.json").read_text())
     assert row["equal"]
     assert row["reference"] == "timm"

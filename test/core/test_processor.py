@@ -19,7 +19,7 @@ from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.contracts import PixelFacts
-from siglip_perception.contrastive.training.model_io import open_start
+from siglip_perception.contrastive.training.model_io import load_initial_model
 from siglip_perception.encoders.plan import Plan, choose
 from siglip_perception.errors import CheckpointError, ContractError
 
@@ -243,15 +243,15 @@ def test_training_without_a_contract_follows_the_checkpoint(
 ) -> None:
     siglip = pair / "siglip"
     write(siglip, SIGLIP, image_mean=[0.1] * 3, image_std=[0.2] * 3, resample=2)
-    fed = open_start(str(siglip)).inputs["siglip"]
+    fed = load_initial_model(str(siglip)).inputs["siglip"]
     assert (fed.mean, fed.std) == ((0.1,) * 3, (0.2,) * 3)
     assert (fed.square.interpolation, fed.square.size) == ("bilinear", 216)
     assert not caplog.records
     write(siglip, SIGLIP, resample=1)
     with pytest.raises(CheckpointError, match=r"resample in .* is lanczos"):
-        open_start(str(siglip))
+        load_initial_model(str(siglip))
     write(pair / "dinov2", DINOV2)
-    open_start(str(pair / "dinov2"))
+    load_initial_model(str(pair / "dinov2"))
     assert "squashed to 216 x 216, not cut as" in caplog.text
     assert "'shortest_edge': 256" in caplog.text
 

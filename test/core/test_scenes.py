@@ -1,4 +1,4 @@
-"""Generated scenes: the same from the same seed, with masks that fit the picture."""
+"""Generated scenes: reproducible from the seed, with masks that match the image."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def test_every_object_is_drawn_in_its_own_color_where_the_mask_says(seed: int) -
         motion=(0.0, 0.0),
         defocus=0.0,
     )
-    rendered = render(plain)
+    rendering = render(plain)
     for number, item in enumerate(scene.objects):
-        shown = rendered.image[rendered.instances == number + 1].astype(float)
-        assert len(shown) > 500
-        nearest = np.abs(np.median(shown, axis=0) - item.rgb).sum()
-        assert nearest < 100, (item, np.median(shown, axis=0))
-        box = rendered.box(number)
+        visible = rendering.image[rendering.instances == number + 1].astype(float)
+        assert len(visible) > 500
+        nearest = np.abs(np.median(visible, axis=0) - item.rgb).sum()
+        assert nearest < 100, (item, np.median(visible, axis=0))
+        box = rendering.box(number)
         assert box is not None
-        assert (rendered.instances == number + 1)[
+        assert (rendering.instances == number + 1)[
             box.y : box.y + box.height, box.x : box.x + box.width
-        ].sum() == len(shown)
+        ].sum() == len(visible)
 
 
 def test_what_stands_in_front_or_outside_hides() -> None:
@@ -66,14 +66,14 @@ def test_what_stands_in_front_or_outside_hides() -> None:
     scene = replace(
         sample_scene(np.random.default_rng(0), 1), objects=(block, front, edge), clutter=(pen,)
     )
-    rendered = render(scene)
-    behind, before, outside, clutter = rendered.hidden
+    rendering = render(scene)
+    behind, before, outside, clutter = rendering.occlusion
     assert 0.3 < behind < 0.7
     assert before == pytest.approx(0)
     assert outside == pytest.approx(0.5, abs=0.05)
     assert clutter == pytest.approx(0)
-    assert set(np.unique(rendered.instances)) == {0, 1, 2, 3, 4}
-    assert (rendered.instances == 4).sum() > 200
+    assert set(np.unique(rendering.instances)) == {0, 1, 2, 3, 4}
+    assert (rendering.instances == 4).sum() > 200
 
 
 @pytest.mark.parametrize("objects", [1, 2, 5, 8])
@@ -82,8 +82,8 @@ def test_scenes_hold_what_was_asked_for_and_hide_no_more_than_half(objects: int)
         scene = sample_scene(np.random.default_rng((objects, seed)), objects)
         assert len(scene.objects) == objects
         assert len(scene.clutter) <= MAX_CLUTTER
-        rendered = render(scene, 320, 240)
-        assert max(rendered.hidden[:objects]) < MOST_HIDDEN + 0.05
+        rendering = render(scene, 320, 240)
+        assert max(rendering.occlusion[:objects]) < MOST_HIDDEN + 0.05
 
 
 def test_twins_are_two_of_the_same_color_and_kind() -> None:
@@ -94,17 +94,17 @@ def test_twins_are_two_of_the_same_color_and_kind() -> None:
 
 
 def test_coverage_is_the_exact_share_of_each_patch() -> None:
-    rendered = render(sample_scene(np.random.default_rng(1), 2), 320, 240)
-    coverage = patch_coverage(rendered, 2)
+    rendering = render(sample_scene(np.random.default_rng(1), 2), 320, 240)
+    coverage = patch_coverage(rendering, 2)
     assert coverage.shape == (GRID * GRID, 2)
     for number in range(2):
-        share = (rendered.instances == number + 1).mean()
+        share = (rendering.instances == number + 1).mean()
         assert coverage[:, number].mean() == pytest.approx(share, abs=1e-4)
 
 
 def test_training_samples_do_not_depend_on_where_a_run_starts() -> None:
-    whole, rest = SceneDataset(3, 0, 6), SceneDataset(3, 4, 6)
-    for left, right in zip(whole[4], rest[0], strict=True):
+    outline, rest = SceneDataset(3, 0, 6), SceneDataset(3, 4, 6)
+    for left, right in zip(outline[4], rest[0], strict=True):
         np.testing.assert_array_equal(left, right)
 
 
@@ -129,9 +129,9 @@ def test_sizes_and_articles_are_added_to_a_phrase_and_change_no_word_of_it() -> 
     rng = np.random.default_rng(0)
     for language in LANGUAGES:
         forms = PhraseClass("red", "cup").forms(language)
-        said = {sample_phrase(PhraseClass("red", "cup"), language, rng) for _ in range(200)}
-        assert len(said) > len(forms)
-        assert all(text.endswith(forms) for text in said)
+        calls = {sample_phrase(PhraseClass("red", "cup"), language, rng) for _ in range(200)}
+        assert len(calls) > len(forms)
+        assert all(text.endswith(forms) for text in calls)
 
 
 def test_a_caption_names_everything() -> None:

@@ -1,4 +1,4 @@
-"""What is left out of a data set: counted once each, named, and whole again after a merge."""
+"""Skip reports: items are counted once and named, and merging loses nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_names_end_and_counts_do_not() -> None:
 def test_strict_stops_at_the_first_in_one_printable_line() -> None:
     report = SkipReport(strict=True)
     report.note("mended", "a")
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(DatasetError) as raised:
         report.skip("broken", "a\n\ud800\u202e.jpg", "x" * 1000)
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 500
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 500

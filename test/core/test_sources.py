@@ -1,4 +1,4 @@
-"""Every source of pairs, with good and broken ones, by hand."""
+"""Every source of pairs, with usable and broken items."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from siglip_perception.contrastive.data.sources import (
     BrokenPairError,
     PairSource,
     SourceError,
-    captions_of,
+    read_captions,
 )
 from siglip_perception.errors import BagError
 from siglip_perception.images.preprocess import ResizeSpec
@@ -29,26 +29,28 @@ SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
 
 
 def picture(gray: int, kind: str = "JPEG") -> bytes:
-    """An image of one gray level as a file's bytes."""
+    """Encode an image of one gray level."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((12, 16, 3), gray, np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
-def opened(*names: object, captioned: bool = True, cache: Path = Path("/nowhere")) -> PairSource:
+def open_pairs(
+    *names: object, captioned: bool = True, cache: Path = Path("/nowhere")
+) -> PairSource:
     return open_data([str(name) for name in names], cache, BagOptions(), captioned)
 
 
 def pairs(source: PairSource) -> list[tuple[int, str]]:
-    """Gray level and caption of every pair that can be read."""
-    found = []
+    """List gray level and caption of every readable pair."""
+    contents = []
     for index in range(len(source)):
         try:
             pair = source.read(index)
         except BrokenPairError:
             continue
-        found.append((int(pair.image.mean().round()), pair.caption))
-    return found
+        contents.append((int(pair.image.mean().round()), pair.caption))
+    return contents
 
 
 def write_folder(folder: Path) -> None:
@@ -64,12 +66,12 @@ def write_folder(folder: Path) -> None:
 
 def test_a_folder_of_images_with_texts_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    source = opened(tmp_path)
+    source = open_pairs(tmp_path)
     assert pairs(source) == [(10, "red cup"), (20, "파란 컵"), (40, "two words")]
     assert source.report.skip_counts == {"image without a caption": 1}
     assert source.report.names("image without a caption") == [str(tmp_path / "c.jpg")]
-    alone = pairs(opened(tmp_path, captioned=False))
-    assert sorted(alone) == [(10, ""), (20, ""), (30, ""), (40, "")]
+    images_only = pairs(open_pairs(tmp_path, captioned=False))
+    assert sorted(images_only) == [(10, ""), (20, ""), (30, ""), (40, "")]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
@@ -86,12 +88,12 @@ def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
         quoted = [f'{name}{mark}"{text}"' for name, text in rows]
         table.write_text("\n".join([f"filepath{mark}title", *quoted]) + "\n")
     for named in (table, tmp_path):
-        source = opened(named)
+        source = open_pairs(named)
         assert pairs(source) == [(10, "a, cup"), (20, "ball")]
         assert len(source) == 2
-        skipped = {"picture missing": 1, "row without an image": 1}
-        more = {"row is no JSON": 1, "row is no object": 1} if suffix == "jsonl" else {}
-        assert source.report.skip_counts == skipped | more
+        skip_names = {"picture missing": 1, "row without an image": 1}
+        extra = {"row is no JSON": 1, "row is no object": 1} if suffix == "jsonl" else {}
+        assert source.report.skip_counts == skip_names | extra
         line = 3 if suffix == "jsonl" else 4
         assert source.report.names("picture missing") == [f"{table.name}, line {line}"]
 
@@ -99,7 +101,7 @@ def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
 def test_a_table_without_the_columns_says_which(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("url,alt\nx,y\n")
     with pytest.raises(SourceError, match="call the columns file_name"):
-        opened(tmp_path / "t.csv")
+        open_pairs(tmp_path / "t.csv")
 
 
 def write_shard(path: Path, files: list[tuple[str, bytes]]) -> None:
@@ -127,7 +129,7 @@ def test_tar_shards(tmp_path: Path) -> None:
         tmp_path / "1.tar",
         [("5.jpg", picture(50)), ("5.txt", b"five"), ("6.jpg", b"\xff\xd8\xff?"), ("6.txt", b"")],
     )
-    for source in (opened(tmp_path), opened(tmp_path / "0.tar", tmp_path / "1.tar")):
+    for source in (open_pairs(tmp_path), open_pairs(tmp_path / "0.tar", tmp_path / "1.tar")):
         assert pairs(source) == [(10, "one"), (20, "two"), (50, "five")]
         assert len(source) == 4
         assert source.report.skip_counts == {
@@ -141,16 +143,16 @@ def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
     write_shard(tmp_path / "s.tar", files)
     data = (tmp_path / "s.tar").read_bytes()
     (tmp_path / "s.tar").write_bytes(data[:5000])
-    source = opened(tmp_path)
+    source = open_pairs(tmp_path)
     assert 0 < len(source) < 3
     assert source.report.total
     (tmp_path / "s.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(SourceError, match="not a tar file"):
-        opened(tmp_path)
+        open_pairs(tmp_path)
 
 
 def write_bag(path: Path, captions: list[tuple[float, str]], frames: int = 8) -> None:
-    """Frames at 0, 0.25, 0.5 ... s, brighter each time, and captions at their seconds."""
+    """Write frames at 0, 0.25, 0.5 ... s, each brighter, and captions at the given seconds."""
     write_sample_bag(
         path,
         [(round((1 + n / 4) * 1e9), picture(10 * n)) for n in range(frames)],
@@ -160,24 +162,24 @@ def write_bag(path: Path, captions: list[tuple[float, str]], frames: int = 8) ->
 
 def test_a_bag_gives_frames_with_the_words_of_their_time(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", [(0.3, "pick up the cup"), (1.0, "put it down"), (1.7, "  ")])
-    source = opened(tmp_path / "bag", cache=tmp_path / "cache")
+    source = open_pairs(tmp_path / "bag", cache=tmp_path / "cache")
     # Frames at 0.5 (20), then every half second. Until 0.3 s there were no words.
     assert pairs(source) == [(20, "pick up the cup"), (40, "put it down"), (60, "put it down")]
     assert source.report.skip_counts == {"without caption": 2, "caption empty": 1}
     (shard,) = (tmp_path / "cache").glob("*.tar")
     before = shard.stat().st_mtime_ns
-    assert pairs(opened(tmp_path / "bag", cache=tmp_path / "cache")) == pairs(source)
+    assert pairs(open_pairs(tmp_path / "bag", cache=tmp_path / "cache")) == pairs(source)
     assert shard.stat().st_mtime_ns == before  # made once
 
 
 def test_a_bag_without_words_says_so(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", [])
     with pytest.raises(SourceError, match="--caption-topic"):
-        opened(tmp_path / "bag", cache=tmp_path / "cache")
+        open_pairs(tmp_path / "bag", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
     (tmp_path / "broken.mcap").write_bytes(b"nothing")
     with pytest.raises(BagError, match="cannot be read"):
-        opened(tmp_path / "broken.mcap", cache=tmp_path / "cache")
+        open_pairs(tmp_path / "broken.mcap", cache=tmp_path / "cache")
 
 
 def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
@@ -191,8 +193,8 @@ def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         image = writer.add_connection("/camera/image_raw", raw, typestore=store)
         words = writer.add_connection("/words", text, typestore=store)
-        said = types[text](data="the cup")
-        writer.write(words, 1, store.serialize_cdr(said, text))
+        message = types[text](data="the cup")
+        writer.write(words, 1, store.serialize_cdr(message, text))
         for stamp, step in (
             (2, 18),
             (10**9, 5),
@@ -218,10 +220,10 @@ def test_raw_frames_of_a_bag_lose_nothing(tmp_path: Path) -> None:
 
 def test_scenes_and_several_sources_at_once(tmp_path: Path) -> None:
     write_folder(tmp_path / "f")
-    source = opened("scenes:3@7", tmp_path / "f")
+    source = open_pairs("scenes:3@7", tmp_path / "f")
     assert len(source) == 6
-    assert source.read(1).caption == opened("scenes:2@7").read(1).caption
-    assert source.read(1).caption != opened("scenes:2@8").read(1).caption
+    assert source.read(1).caption == open_pairs("scenes:2@7").read(1).caption
+    assert source.read(1).caption != open_pairs("scenes:2@8").read(1).caption
     assert source.read(5).caption == "two words"
 
 
@@ -230,7 +232,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.dat").write_bytes(b"?")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError):
-        opened(tmp_path / name)
+        open_pairs(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str) -> None:
 )
 def test_broken_captions(data: bytes, reason: str) -> None:
     with pytest.raises(BrokenPairError, match=reason):
-        captions_of("n", data)
+        read_captions("n", data)
 
 
 def test_every_epoch_is_a_shuffle_of_all_pairs() -> None:
@@ -250,8 +252,8 @@ def test_every_epoch_is_a_shuffle_of_all_pairs() -> None:
 
 
 def test_processes_share_a_batch_between_them() -> None:
-    whole = [p for step in range(3) for p in Share(6).places(step)]
-    assert whole == list(range(18))
+    full = [p for step in range(3) for p in Share(6).places(step)]
+    assert full == list(range(18))
     parts = [list(Share(6, rank, 2).places(1)) for rank in range(2)]
     assert parts == [[6, 7, 8], [9, 10, 11]]
 
@@ -260,7 +262,7 @@ def test_processes_share_a_batch_between_them() -> None:
 def test_a_broken_pair_is_replaced_and_named(tmp_path: Path, workers: int) -> None:
     write_folder(tmp_path)
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff and no more")
-    dataset = PairDataset(opened(tmp_path), Order(3, seed=0), SQUARE)
+    dataset = PairDataset(open_pairs(tmp_path), Order(3, seed=0), SQUARE)
     (batch,) = batches(dataset, Share(6), 0, 1, workers)
     assert batch.images.shape == (6, 3, 8, 8)
     assert len(batch.captions) == 6
@@ -275,6 +277,6 @@ def test_data_that_is_all_broken_ends_in_one_sentence(tmp_path: Path) -> None:
     write_folder(tmp_path)
     for path in (p for p in tmp_path.rglob("*.*") if p.suffix != ".txt"):
         path.write_bytes(b"")
-    dataset = PairDataset(opened(tmp_path), Order(3, seed=0), SQUARE)
+    dataset = PairDataset(open_pairs(tmp_path), Order(3, seed=0), SQUARE)
     with pytest.raises(SourceError, match=r"^50 pairs one after the other .* check the data\.$"):
         list(batches(dataset, Share(2), 0, 1, 1))

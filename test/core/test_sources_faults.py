@@ -1,4 +1,4 @@
-"""Training data as people have them: every fault is read past, and named and counted."""
+"""Training data with real-world defects: each is skipped, named and counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_sources import opened, pairs, picture, write_shard
+from test_sources import open_pairs, pairs, picture, write_shard
 
 from siglip_perception.contrastive.data.open import open_data
 from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
@@ -30,7 +30,7 @@ SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with images 10.jpg and 20.jpg, each of the gray that its name says."""
+    """Write 10.jpg and 20.jpg, each with the gray level in its name."""
     for gray in (10, 20):
         (tmp_path / f"{gray}.jpg").write_bytes(picture(gray))
     return tmp_path
@@ -45,7 +45,7 @@ def test_separators_are_found_in_the_header(pictures: Path, separator: str, suff
     table = pictures / f"captions.{suffix}"
     header = separator.join(["Id", " FilePath", "Title"])
     table.write_text(f"{header}\n1{separator}10.jpg{separator}a cup\n")
-    assert pairs(opened(table)) == [(10, "a cup")]
+    assert pairs(open_pairs(table)) == [(10, "a cup")]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_encodings_and_quoted_newlines(pictures: Path, encoding: str, ends: str)
     text = ends.join(["filepath,title", f'10.jpg,"빨간 컵,{ends}""big"""', "20.jpg,ball", ""])
     table = pictures / "captions.csv"
     table.write_bytes(text.encode(encoding))
-    source = opened(table)
+    source = open_pairs(table)
     assert pairs(source) == [(10, '빨간 컵, "big"'), (20, "ball")]
     assert source.report.lines() == []
 
@@ -76,7 +76,7 @@ def test_a_quote_that_takes_in_rows_is_an_error_with_its_line(pictures: Path, ro
     table.write_text("filepath,title\n" + rows)
     line = 3 if rows.startswith("10.jpg,a cup") else 2
     with pytest.raises(SourceError, match=rf"captions.csv, line {line}: a quote opens here"):
-        opened(table)
+        open_pairs(table)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(
     table = pictures / "captions.csv"
     data = row if isinstance(row, bytes) else row.encode()
     table.write_bytes(b"filepath,title\n10.jpg,a cup\n" + data + b"\n\n20.jpg,ball\n")
-    source = opened(table)
+    source = open_pairs(table)
     assert pairs(source) == [(10, "a cup"), (20, "ball")]
     assert source.report.skip_counts == {reason: 1}
     assert source.report.names(reason) == ["captions.csv, line 3"]
@@ -112,7 +112,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(
 def test_a_row_in_latin_1_is_told_for_what_it_is(pictures: Path) -> None:
     table = pictures / "captions.csv"
     table.write_bytes(b"filepath,title\n10.jpg,caf\xe9\n20.jpg,ball\n")
-    assert "in Latin-1: 10.jpg,café; save it as UTF-8" in opened(table).report.first()
+    assert "in Latin-1: 10.jpg,café; save it as UTF-8" in open_pairs(table).report.first()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_table_that_cannot_be_used_says_why(pictures: Path, content: str, word
     table = pictures / "captions.csv"
     table.write_text(content)
     with pytest.raises(SourceError, match=words):
-        opened(table)
+        open_pairs(table)
 
 
 def test_pictures_of_a_table_by_other_spellings_of_their_names(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_pictures_of_a_table_by_other_spellings_of_their_names(tmp_path: Path) -
     spellings += [str(tmp_path / "images" / name), "../" + tmp_path.name + "/images/" + name]
     table = tmp_path / "t.csv"
     table.write_text("image,text\n" + "".join(f"{s},cup {n}\n" for n, s in enumerate(spellings)))
-    source = opened(table)
+    source = open_pairs(table)
     assert pairs(source) == [(10, f"cup {n}") for n in range(len(spellings))]
 
 
@@ -154,7 +154,7 @@ def test_a_list_in_json_and_several_captions_of_an_image(pictures: Path) -> None
     rows = [{"image": "10.jpg", "captions": ["a cup", "a mug"]}, {"image": "20.jpg", "text": "b"}]
     table = pictures / "captions.json"
     table.write_text(json.dumps(rows))
-    source = opened(table)
+    source = open_pairs(table)
     assert [source.read(0, epoch).caption for epoch in range(3)] == ["a cup", "a mug", "a cup"]
     assert source.read(0).remarks == (SEVERAL_CAPTIONS,)
     for content, words in (
@@ -163,10 +163,10 @@ def test_a_list_in_json_and_several_captions_of_an_image(pictures: Path) -> None
     ):
         table.write_text(json.dumps(content))
         with pytest.raises(SourceError, match=words):
-            opened(table)
+            open_pairs(table)
     table.write_text("{")
     with pytest.raises(SourceError, match="not JSON"):
-        opened(table)
+        open_pairs(table)
 
 
 FIELD = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n",;\t|'))
@@ -186,7 +186,7 @@ def test_any_caption_that_a_csv_writer_wrote_is_read_back(
     clean = [" ".join(caption.split()) for caption in captions]
     if "\ufffd" in "".join(captions):
         return
-    source = opened(folder / "t.csv")
+    source = open_pairs(folder / "t.csv")
     assert [source.read(n).caption for n in range(len(source))] == list(dict.fromkeys(clean))
 
 
@@ -218,7 +218,7 @@ def test_a_folder_from_a_mac_with_all_kinds_of_files(tmp_path: Path) -> None:
     (tmp_path / "i.jpg").symlink_to(tmp_path / "gone.jpg")
     os.mkfifo(tmp_path / "j.jpg")
     (tmp_path / "loop").symlink_to(tmp_path)
-    source = opened(tmp_path)
+    source = open_pairs(tmp_path)
     assert sorted(pairs(source)) == [(10, "one"), (20, "둘"), (30, "three"), (40, "four")]
     index = next(n for n in range(4) if source.read(n).caption == "four")
     assert source.read(index, epoch=1).caption == "vier"
@@ -241,7 +241,7 @@ def test_a_linked_folder_of_images_is_read(tmp_path: Path) -> None:
     (tmp_path / "store" / "a.txt").write_text("one")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images").symlink_to(tmp_path / "store")
-    assert pairs(opened(tmp_path / "data")) == [(10, "one")]
+    assert pairs(open_pairs(tmp_path / "data")) == [(10, "one")]
 
 
 # Shards
@@ -256,7 +256,7 @@ JPG, PNG = picture(10), picture(90, "PNG")
 
 
 @pytest.mark.parametrize(
-    ("files", "read", "skipped"),
+    ("files", "read", "skips"),
     [
         ([("a.b/1.jpg", JPG), ("a.b/1.txt", b"x")], ["x"], {}),
         ([("./1.JPG", JPG), ("./1.TXT", b"x")], ["x"], {}),
@@ -290,14 +290,14 @@ JPG, PNG = picture(10), picture(90, "PNG")
     ],
 )
 def test_names_in_a_shard(
-    tmp_path: Path, files: list[tuple[str, bytes]], read: list[str], skipped: dict[str, int]
+    tmp_path: Path, files: list[tuple[str, bytes]], read: list[str], skips: dict[str, int]
 ) -> None:
     good = [("zz.jpg", JPG), ("zz.txt", b"good")]
-    source = opened(shard(tmp_path, *files, *good))
+    source = open_pairs(shard(tmp_path, *files, *good))
     assert [caption for _, caption in pairs(source)] == [*read, "good"]
     reasons = source.report.skip_counts
-    assert len(reasons) == len(skipped)
-    for reason, count in skipped.items():
+    assert len(reasons) == len(skips)
+    for reason, count in skips.items():
         assert [c for name, c in reasons.items() if name.startswith(reason)] == [count]
 
 
@@ -332,7 +332,7 @@ def test_links_devices_and_hidden_files_in_a_shard(tmp_path: Path) -> None:
         (member("README"), b"no ending"),
     ]
     write_members(tmp_path / "s.tar", members)
-    source = opened(tmp_path / "s.tar")
+    source = open_pairs(tmp_path / "s.tar")
     # "._x/1" is a folder's name: its picture is a sample's of its own.
     assert pairs(source) == [(10, "one"), (10, "one")]
     assert source.report.skip_counts == {
@@ -351,13 +351,13 @@ def test_pax_names_and_nuls(tmp_path: Path) -> None:
         info.pax_headers = {"path": name}
         members.append((info, data))
     write_members(tmp_path / "s.tar", members, format=tarfile.PAX_FORMAT)
-    source = opened(tmp_path / "s.tar")
+    source = open_pairs(tmp_path / "s.tar")
     assert pairs(source) == [(10, "long")]
     assert source.report.skip_counts == {"sample with a NUL in a name": 1}
 
 
 def test_sparse_files_are_named_not_read_as_they_lie(tmp_path: Path) -> None:
-    """GNU's sparse file stores only its data: 512 bytes here of 1024."""
+    """GNU tar stores only the data of a sparse file: here 512 of 1024 bytes."""
     info = member("1.jpg", tarfile.GNUTYPE_SPARSE)
     info.size = 512
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -368,7 +368,7 @@ def test_sparse_files_are_named_not_read_as_they_lie(tmp_path: Path) -> None:
     write_shard(tmp_path / "s.tar", [("1.txt", b"one"), ("2.jpg", JPG), ("2.txt", b"two")])
     rest = (tmp_path / "s.tar").read_bytes()
     (tmp_path / "s.tar").write_bytes(bytes(header) + b"x" * 512 + rest)
-    source = opened(tmp_path / "s.tar")
+    source = open_pairs(tmp_path / "s.tar")
     assert pairs(source) == [(10, "two")]
     (reason,) = source.report.skip_counts
     assert "sparse" in reason
@@ -402,13 +402,13 @@ def test_a_bad_shard_is_passed_over_among_good_ones(
 ) -> None:
     data = good_shard(tmp_path / "good.tar")
     (tmp_path / name).write_bytes(change(data))
-    source = opened(tmp_path)
+    source = open_pairs(tmp_path)
     assert len(source) == 2
     assert list(source.report.skip_counts) == [reason]
     (where,) = source.report.names(reason)
     assert name in where
     with pytest.raises(SourceError, match=name):
-        opened(tmp_path / name)
+        open_pairs(tmp_path / name)
     with pytest.raises(DatasetError, match="without --strict"):
         open_data([str(tmp_path)], tmp_path, BagOptions(), True, strict=True)
 
@@ -418,11 +418,11 @@ def test_what_follows_a_broken_header_or_the_end_is_not_lost_in_silence(tmp_path
     third = data.index(b"1.jpg")
     data[third] ^= 1  # its checksum is wrong now
     (tmp_path / "s.tar").write_bytes(data)
-    source = opened(tmp_path / "s.tar")
+    source = open_pairs(tmp_path / "s.tar")
     assert (len(source), source.report.skip_counts) == (1, {"shard that breaks off": 1})
     whole = good_shard(tmp_path / "s.tar", 3)
     (tmp_path / "s.tar").write_bytes(whole + whole)
-    source = opened(tmp_path / "s.tar")
+    source = open_pairs(tmp_path / "s.tar")
     assert (len(source), source.report.skip_counts) == (3, {"shard with more after its end": 1})
 
 
@@ -438,7 +438,7 @@ def test_any_bytes_in_a_shard_end_in_pairs_or_a_sentence(
     path.write_bytes(data)
     began = time.process_time()
     try:
-        source = opened(path)
+        source = open_pairs(path)
     except SourceError:
         return
     pairs(source)
@@ -459,29 +459,29 @@ def test_braces_and_stars_that_no_shell_expanded(tmp_path: Path) -> None:
         ("s-*.tar", 3),
         ("s-000[89].tar", 2),
     ):
-        assert len(opened(tmp_path / name)) == count
+        assert len(open_pairs(tmp_path / name)) == count
     with pytest.raises(SourceError, match=r"There is no .*s-0011\.tar"):
-        opened(tmp_path / "s-{0008..0011}.tar")
+        open_pairs(tmp_path / "s-{0008..0011}.tar")
     with pytest.raises(SourceError, match="No file matches"):
-        opened(tmp_path / "t-*.tar")
+        open_pairs(tmp_path / "t-*.tar")
     literal = tmp_path / "odd{1,2}.tar"
     good_shard(literal, 2)
-    assert len(opened(literal)) == 2
+    assert len(open_pairs(literal)) == 2
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("https://example.com/s-{000..009}.tar", "is an address: download it"),
-        ("s3://bucket/s.tar", "is an address"),
-        ("pipe:cat x.tar", "is an address"),
+        ("https://example.com/s-{000..009}.tar", "is not a local file: download it"),
+        ("s3://bucket/s.tar", "is not a local file"),
+        ("pipe:cat x.tar", "is not a local file"),
         ("x\0y", "There is no"),
         ("x" * 5000, "There is no"),
     ],
 )
 def test_names_that_are_no_files(name: str, words: str) -> None:
     with pytest.raises(SourceError, match=words):
-        opened(name)
+        open_pairs(name)
 
 
 def test_repaired_and_broken_pairs_are_told_with_every_batch(tmp_path: Path) -> None:
@@ -489,7 +489,7 @@ def test_repaired_and_broken_pairs_are_told_with_every_batch(tmp_path: Path) -> 
     for n, data in enumerate((without_end, b"", picture(30))):
         (tmp_path / f"{n}.jpg").write_bytes(data)
         (tmp_path / f"{n}.txt").write_text("one\nanother")
-    source = opened(tmp_path)
+    source = open_pairs(tmp_path)
     (batch,) = batches(PairDataset(source, Order(3, seed=0), SQUARE), Share(6), 0, 1, 0)
     assert batch.captions[:3] == ["one"] * 3
     assert batch.captions[3:] == ["another"] * 3

@@ -1,4 +1,4 @@
-"""The trainer: a few real steps, resumed, exported and loaded as the node loads a model."""
+"""The trainer: a few real steps, resumed, exported, and loaded as the node does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _rows(run: Path) -> list[dict[str, float]]:
 
 
 def _in_parts(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, run: Path) -> None:
-    """Train with an end after every step's state, as if killed there."""
+    """Train, ending after every saved state as if killed there."""
     save = RunState.save
 
     def save_and_stop(self: RunState, step: int, extra: Mapping[str, Any]) -> None:
@@ -53,20 +53,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     recipe = Recipe("dinov2", steps=3, optimizer=optimizer, **TINY)
     train_tower(recipe, tmp_path / "whole", **OPTIONS)
     _in_parts(monkeypatch, recipe, tmp_path / "parts")
-    whole, parts = (_rows(tmp_path / name) for name in ("whole", "parts"))
-    assert len(whole) == 3
-    timed = {"images_per_s", "seconds_left"}
-    for one, other in zip(whole, parts, strict=True):
-        assert {k: v for k, v in one.items() if k not in timed} == {
-            k: v for k, v in other.items() if k not in timed
+    full, parts = (_rows(tmp_path / name) for name in ("whole", "parts"))
+    assert len(full) == 3
+    timing_keys = {"images_per_s", "seconds_left"}
+    for row, earlier in zip(full, parts, strict=True):
+        assert {k: v for k, v in row.items() if k not in timing_keys} == {
+            k: v for k, v in earlier.items() if k not in timing_keys
         }
-    assert "mask_iou" in whole[-1]
+    assert "mask_iou" in full[-1]
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
     recipe = Recipe("siglip", steps=110, lr=1.0, warmup=10, cooldown=0.4)
-    plan = recipe.plan()
-    assert plan.falls_at == 70
+    plan = recipe.loop_options()
+    assert plan.cooldown_start == 70
     rates = [plan.rate(step) for step in range(110)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:71] == [1.0] * 61
@@ -77,9 +77,9 @@ def test_the_rate_rises_holds_and_falls() -> None:
 def test_more_steps_can_be_asked_for_until_the_rate_falls() -> None:
     recipe = Recipe("siglip", steps=110, warmup=10, cooldown=0.4)
     longer = replace(recipe, steps=210)
-    assert longer.goes_on_from(recipe, 70)
-    assert not longer.goes_on_from(recipe, 71)
-    assert not replace(longer, seed=1).goes_on_from(recipe, 20)
+    assert longer.continues(recipe, 70)
+    assert not longer.continues(recipe, 71)
+    assert not replace(longer, seed=1).continues(recipe, 20)
 
 
 def test_the_shipped_recipe_is_read() -> None:
@@ -109,9 +109,9 @@ def test_a_wrong_recipe_is_refused(text: str, reason: str, tmp_path: Path) -> No
 
 def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:
     train_tower(Recipe("dinov2", steps=1, **TINY), tmp_path, **OPTIONS)
-    other = Recipe("dinov2", steps=1, lr=1e-4, **TINY)
+    earlier = Recipe("dinov2", steps=1, lr=1e-4, **TINY)
     with pytest.raises(PerceptionError, match="another recipe"):
-        train_tower(other, tmp_path, **OPTIONS)
+        train_tower(earlier, tmp_path, **OPTIONS)
 
 
 @pytest.mark.slow
@@ -135,5 +135,5 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "manifest.json").write_text("{}")
     assert main(["train", "-o", str(tmp_path), "--steps", "1"]) == 2
-    assert "something else than a model" in capsys.readouterr().err
+    assert "more than a model" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -1,4 +1,4 @@
-"""Training on pairs: gradients, a kill, two processes, what is written at the end."""
+"""Training on pairs: gradients, a kill, two processes, and the output."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from transformers import (
 
 from siglip_perception import checkpoints
 from siglip_perception.commands.main import main
-from siglip_perception.contrastive.losses.grad_cache import backward_in_parts
+from siglip_perception.contrastive.losses.grad_cache import grad_cache_backward
 from siglip_perception.contrastive.losses.losses import sigmoid_loss
 from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.errors import PerceptionError
-from siglip_perception.evaluation.retrieval import labels_of, recall, retrieval_figures
+from siglip_perception.evaluation.retrieval import labels_of, recall, retrieval_metrics
 
 SIDE = 28
 _SHAPE = {
@@ -42,7 +42,7 @@ _SHAPE = {
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SigLIP checkpoint as Hugging Face lays it out, of 30 thousand parameters."""
+    """Write a SigLIP checkpoint of 30 thousand parameters in Hugging Face layout."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
@@ -63,7 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with that SigLIP in half precision and a DINOv2 as small."""
+    """Write a model folder with that SigLIP in half precision and an equally small DINOv2."""
     folder = tmp_path_factory.mktemp("pair")
     shutil.copytree(tiny, folder / "siglip", dirs_exist_ok=True)
     SiglipModel.from_pretrained(tiny).half().save_pretrained(folder / "siglip")
@@ -84,7 +84,7 @@ def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pairs that can be told apart by their gray, and two broken ones."""
+    """Write twelve pairs distinguishable by gray level, and two broken ones."""
     folder = tmp_path_factory.mktemp("data")
     for n in range(14):
         (folder / f"{n:02d}.jpg").write_bytes(picture(20 * n) if n < 13 else b"\xff\xd8\xff")
@@ -92,12 +92,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(tiny: Path, data: Path, output: Path, *more: str) -> list[str]:
+def command(tiny: Path, data: Path, output: Path, *extra: str) -> list[str]:
     options = "--steps 8 --batch 4 --holdout 0 --log-every 1 --save-every 3 --threads 1"
     return [
         *("train", "--data", str(data), "--model", str(tiny), "-o", str(output)),
         *options.split(),
-        *("--fp32", "--lr", "0.001", "--workers", "1", *more),
+        *("--fp32", "--lr", "0.001", "--workers", "1", *extra),
     ]
 
 
@@ -116,8 +116,8 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
     tiny: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(tiny, data, tmp_path / "whole")) == 0
-    whole = capfd.readouterr().out
-    end = whole[whole.index("left out: 2") :]
+    full = capfd.readouterr().out
+    end = full[full.index("left out: 2") :]
     assert "  caption empty: 1\n" in end
     assert "  image corrupt: 1\n" in end
     assert "13.jpg" in end
@@ -141,8 +141,8 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
     assert "going on after step 3" in capfd.readouterr().out
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, 9))
-    killed, unbroken = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(killed[name], unbroken[name]) for name in unbroken)
+    interrupted, unbroken = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(interrupted[name], unbroken[name]) for name in unbroken)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(unbroken, weights(tiny))
 
@@ -156,8 +156,8 @@ def test_two_processes_give_the_result_of_one(
         "dino": (pair, ["--objective", "dino", "--steps", "2", "--batch", "4"]),
     }
     arguments = {
-        name: [command(model, data, tmp_path / n / name, "--batch", "8", *more) for n in "12"]
-        for name, (model, more) in runs.items()
+        name: [command(model, data, tmp_path / n / name, "--batch", "8", *extra) for n in "12"]
+        for name, (model, extra) in runs.items()
     }
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
@@ -187,7 +187,7 @@ def test_two_processes_give_the_result_of_one(
 
 
 def _sound(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the keys' biases: softmax does not see them, so their gradient is rounding alone."""
+    """Drop the key biases: softmax ignores them, so their gradient is only rounding."""
     return {
         n: t.float() for n, t in tensors.items() if not n.endswith(("k_proj.bias", "key.bias"))
     }
@@ -204,12 +204,12 @@ def test_accumulation_keeps_every_negative() -> None:
 
         def embed(rows: Tensor) -> tuple[Tensor, Tensor]:
             return tuple(  # type: ignore[return-value]
-                nn.functional.normalize(layer(given[rows]), dim=-1)
-                for layer, given in ((left, images), (right, texts))
+                nn.functional.normalize(layer(inputs[rows]), dim=-1)
+                for layer, inputs in ((left, images), (right, texts))
             )
 
         chunks = list(torch.arange(12).chunk(parts))
-        loss = backward_in_parts(chunks, embed, lambda e: sigmoid_loss(e[0], e[1], scale, bias))
+        loss = grad_cache_backward(chunks, embed, lambda e: sigmoid_loss(e[0], e[1], scale, bias))
         return [loss, *(p.grad for layer in (left, right) for p in layer.parameters())]  # type: ignore[list-item]
 
     for parts in (2, 3, 12):
@@ -218,22 +218,22 @@ def test_accumulation_keeps_every_negative() -> None:
 
 def test_accumulation_draws_dropout_once() -> None:
     layer = nn.Linear(4, 4, bias=False)
-    given = torch.ones(6, 4)
-    seen: list[Tensor] = []
+    inputs = torch.ones(6, 4)
+    outputs: list[Tensor] = []
 
     def embed(rows: Tensor) -> tuple[Tensor]:
-        seen.append(nn.functional.dropout(layer(given[rows]), 0.5))
-        return (seen[-1],)
+        outputs.append(nn.functional.dropout(layer(inputs[rows]), 0.5))
+        return (outputs[-1],)
 
-    backward_in_parts(list(torch.arange(6).chunk(2)), embed, lambda e: e[0].square().sum())
-    assert torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[1], seen[3])
-    assert not torch.equal(seen[0], seen[1])
+    grad_cache_backward(list(torch.arange(6).chunk(2)), embed, lambda e: e[0].square().sum())
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
+    assert not torch.equal(outputs[0], outputs[1])
 
 
 def test_lora_is_merged_into_weights_that_load(tiny: Path, data: Path, tmp_path: Path) -> None:
-    more = ["--tune", "lora", "--freeze", "text", "--lora-rank", "2", "--lr", "0.01"]
-    assert main(command(tiny, data, tmp_path / "out", *more)) == 0
+    extra = ["--tune", "lora", "--freeze", "text", "--lora-rank", "2", "--lr", "0.01"]
+    assert main(command(tiny, data, tmp_path / "out", *extra)) == 0
     before, after = weights(tiny), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -241,22 +241,22 @@ def test_lora_is_merged_into_weights_that_load(tiny: Path, data: Path, tmp_path:
     assert all("vision_model.encoder.layers" in n or n.startswith("logit_") for n in changed)
     state = load_file(tmp_path / "out.runs" / "state.safetensors")
     assert all("lora_" in name or "logit_" in name for name in state)
-    loaded = checkpoints.load(tmp_path / "out")
-    assert loaded.siglip is not None
-    assert loaded.verified
+    checkpoint = checkpoints.load(tmp_path / "out")
+    assert checkpoint.siglip is not None
+    assert checkpoint.verified
     adapter = {name.removeprefix("model.model."): t for name, t in state.items()}
     stem = "vision_model.encoder.layers.0.self_attn.q_proj"
     a, b = (adapter[f"{stem}.lora_{side}.default.weight"] for side in "AB")
     torch.testing.assert_close(
-        loaded.siglip.get_submodule(stem).weight, before[f"{stem}.weight"] + 16 / 2 * b @ a
+        checkpoint.siglip.get_submodule(stem).weight, before[f"{stem}.weight"] + 16 / 2 * b @ a
     )
 
 
 def test_only_the_last_layers_and_the_free_tower_change(
     tiny: Path, data: Path, tmp_path: Path
 ) -> None:
-    more = ["--tune", "last", "--last-layers", "1", "--freeze", "image"]
-    assert main(command(tiny, data, tmp_path / "out", *more)) == 0
+    extra = ["--tune", "last", "--last-layers", "1", "--freeze", "image"]
+    assert main(command(tiny, data, tmp_path / "out", *extra)) == 0
     before, after = weights(tiny), weights(tmp_path / "out")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert "text_model.encoder.layers.1.mlp.fc1.weight" in changed
@@ -280,8 +280,8 @@ def test_a_model_folder_keeps_its_dinov2_and_its_element_type(pair: Path, tmp_pa
     assert set(models.vision) == {"siglip", "dinov2"}
     for name in ("dinov2/model.safetensors", "grounding.json", "siglip/tokenizer.json"):
         assert (output / name).read_bytes() == (pair / name).read_bytes()
-    written = load_file(output / "siglip" / "model.safetensors")
-    assert {t.dtype for t in written.values()} == {torch.float16}
+    weights = load_file(output / "siglip" / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.float16}
     figures = json.loads((tmp_path / "out.runs" / "figures.json").read_text())
     assert figures["before"]["kept_apart"] == figures["after"]["kept_apart"] == 4
 
@@ -309,7 +309,7 @@ def test_tensorboard_gets_the_curve(tiny: Path, data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("extra", "message"),
     [
         (["--batch", "6", "--accumulate", "4"], "multiple of 4"),
         (["--freeze", "image", "--freeze", "text"], "Both towers are frozen"),
@@ -329,13 +329,13 @@ def test_what_cannot_be_is_said_in_one_sentence(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    more: list[str],
-    said: str,
+    extra: list[str],
+    message: str,
 ) -> None:
-    assert main(command(tiny, data, tmp_path / "out", *more)) == 2
+    assert main(command(tiny, data, tmp_path / "out", *extra)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
 def test_an_option_without_effect_is_refused(
@@ -364,8 +364,11 @@ def test_a_kill_while_the_state_is_written_leaves_the_old_one(tmp_path: Path) ->
     again = torch.optim.AdamW(other.parameters())
     assert RunState(tmp_path, other, [again], {"a": 1}).load() == (7, {"broken": {"x": "y"}})
     assert torch.equal(other.weight, layer.weight)
-    saved, loaded = optimizer.state[layer.weight], again.state[other.weight]
-    assert all(torch.equal(saved[key], loaded[key]) for key in ("exp_avg", "exp_avg_sq", "step"))
+    saved_state, restored_state = optimizer.state[layer.weight], again.state[other.weight]
+    assert all(
+        torch.equal(saved_state[key], restored_state[key])
+        for key in ("exp_avg", "exp_avg_sq", "step")
+    )
     (tmp_path / "state.safetensors").write_bytes(b"half a fi")
     with pytest.raises(PerceptionError, match="remove it to begin again"):
         RunState(tmp_path, other, [again], {"a": 1}).load()
@@ -378,7 +381,7 @@ def test_retrieval_by_hand() -> None:
     assert recall(similarity, right, (1, 2, 3)) == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1.0})
     image = torch.eye(3)
     text = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])
-    figures = retrieval_figures(image, text, ["cup", "ball", "Cup"])
+    figures = retrieval_metrics(image, text, ["cup", "ball", "Cup"])
     # Images 1 and 3 share a caption, whose text is the first one's: image 3 finds it only at 2.
     assert figures["image_to_text_r1"] == pytest.approx(2 / 3)
     assert figures["text_to_image_r1"] == 1.0

@@ -1,1 +1,1 @@
-"""Image-text pairs as people have them -> batches."""
+"""Load image-text pairs from folders, tables, shards, bags and scenes, and batch them."""

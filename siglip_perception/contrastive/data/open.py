@@ -1,4 +1,4 @@
-"""What the user named as --data, opened as what it is."""
+"""Open each name given to --data as the kind of source it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from siglip_perception.contrastive.data.source_bag import NO_CAPTION_YET, BagOptions, bag_to_shard
+from siglip_perception.contrastive.data.source_bag import NO_CAPTION, BagOptions, bag_to_shard
 from siglip_perception.contrastive.data.source_files import open_folder
 from siglip_perception.contrastive.data.source_shards import ShardSource
 from siglip_perception.contrastive.data.source_tables import (
@@ -18,33 +18,33 @@ from siglip_perception.contrastive.data.source_tables import (
     TABLE_SUFFIXES,
     open_table,
 )
-from siglip_perception.contrastive.data.sources import Joined, PairSource, SourceError
+from siglip_perception.contrastive.data.sources import ConcatSource, PairSource, SourceError
 from siglip_perception.util.files import write_atomically
 
 _SCENES = re.compile(r"scenes(?::(\d{1,9}))?(?:@(\d{1,18}))?")
 _DEFAULT_SCENES = 20_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
-_PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
-_PACKED_TAR = re.compile(r"\.tar\.\w+$", re.IGNORECASE)
+_ARCHIVE_SUFFIXES = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
+_COMPRESSED_TAR = re.compile(r"\.tar\.\w+$", re.IGNORECASE)
 _OTHER_TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".tfrecord")
 
 
 def open_data(
     names: list[str], cache: Path, bag: BagOptions, captioned: bool, strict: bool = False
 ) -> PairSource:
-    """All that was named, one after the other.
+    """Open every named source and concatenate them in order.
 
-    A name is `scenes`, `scenes:COUNT` or `scenes:COUNT@SEED`; a table of captions; a tar shard or
-    a folder of them; a bag; or a folder of images with their texts. Braces and stars in it are
-    taken as a shell takes them. cache: a folder for the shards that bags become. captioned:
-    whether captions are needed. strict: whether the first item that cannot be used is an error.
-    Raises SourceError for what is none of them or holds nothing.
+    A name is `scenes`, `scenes:COUNT` or `scenes:COUNT@SEED`; a caption table; a tar shard or a
+    folder of shards; a bag; or a folder of images with text files. Braces and wildcards expand as
+    in a shell. cache: folder for shards converted from bags. captioned: require captions.
+    strict: fail on the first unusable item instead of skipping it.
+    Raises SourceError for an unknown kind of source, or an empty one.
     """
-    expanded = expand(names)
-    shards = [Path(name).expanduser() for name in expanded if _is_shard(name)]
+    paths = expand(names)
+    shards = [Path(name).expanduser() for name in paths if _is_shard(name)]
     sources: dict[str, PairSource] = {}
-    for number, name in enumerate(expanded):
+    for number, name in enumerate(paths):
         if not _is_shard(name):
             sources[f"{number}:{name}"] = _open(name, cache, bag, captioned, strict)
     if shards:
@@ -52,43 +52,46 @@ def open_data(
     for name, source in sources.items():
         if not len(source):
             raise SourceError(
-                f"There is nothing to train on in {name.split(':', 1)[1]}: {_left_out(source)}."
+                f"There is nothing to train on in {name.split(':', 1)[1]}:"
+                f" {_skip_summary(source)}."
             )
-    return next(iter(sources.values())) if len(sources) == 1 else Joined(list(sources.values()))
+    return (
+        next(iter(sources.values())) if len(sources) == 1 else ConcatSource(list(sources.values()))
+    )
 
 
 def expand(names: list[str]) -> list[str]:
-    """The names as a shell would write them out; SourceError for one that is not there."""
-    expanded = [path for name in names for path in _expanded(name)]
-    for name in expanded:
+    """Expand names as a shell does; raise SourceError for one that does not exist."""
+    paths = [path for name in names for path in _expand(name)]
+    for name in paths:
         if not _SCENES.fullmatch(name):
             _check_exists(name)
-    return expanded
+    return paths
 
 
 def _is_shard(name: str) -> bool:
     return name.lower().endswith(".tar") and not Path(name).expanduser().is_dir()
 
 
-def _expanded(name: str) -> Iterator[str]:
-    """The names that a shell would make of this one; itself if there is such a file."""
+def _expand(name: str) -> Iterator[str]:
+    """Expand braces and wildcards as a shell does; an existing path stays as it is."""
     path = Path(name).expanduser()
     if _exists(path) or "://" in name:
         yield name
         return
-    for plain in dict.fromkeys(_without_braces(name)):  # inner braces first: some come twice
-        path = Path(plain).expanduser()
-        if not _exists(path) and any(character in plain for character in "*?["):
+    for pattern in dict.fromkeys(_without_braces(name)):  # nested braces can repeat a name
+        path = Path(pattern).expanduser()
+        if not _exists(path) and any(character in pattern for character in "*?["):
             matches = sorted(path.parent.glob(path.name)) if _exists(path.parent) else []
             if not matches:
-                raise SourceError(f"No file matches {plain}: check --data.")
+                raise SourceError(f"No file matches {pattern}: check --data.")
             yield from map(str, matches)
         else:
-            yield plain
+            yield pattern
 
 
 def _without_braces(name: str) -> Iterator[str]:
-    """{a,b} and {00..12} written out, the numbers as wide as the wider end where one has zeros."""
+    """Expand {a,b} and {00..12}; numbers are zero-padded where either end of the range is."""
     braces = next((m for m in _BRACES.finditer(name) if _choices(m[1])), None)
     if braces is None:
         yield name
@@ -122,22 +125,26 @@ def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool
         return _open_folder(path, captioned, strict)
     if path.suffix.lower() in NAMED_TABLE_SUFFIXES:
         return open_table(path, captioned, strict)
-    if _is_packed(path):
-        raise SourceError(f"{path} is packed: unpack it; shards are read as plain .tar files.")
+    if _is_archive(path):
+        raise SourceError(f"{path} is compressed: unpack it, only plain .tar shards are read.")
     if path.suffix.lower() in _OTHER_TABLES:
-        raise SourceError(f"{path} is a table of a kind that is not read: write it as .csv.")
+        raise SourceError(f"{path} is a table in an unsupported format: convert it to .csv.")
     raise SourceError(
-        f"{path} is no training data: name a folder of images, a table (.csv, .tsv, .jsonl),"
+        f"{path} is not training data: name a folder of images, a table (.csv, .tsv, .jsonl),"
         " .tar shards, a bag, or scenes."
     )
 
 
 def _open_folder(path: Path, captioned: bool, strict: bool) -> PairSource:
-    """The shards or the table in the folder, or its images with their captions."""
-    inside = sorted(p for p in path.iterdir() if not p.name.startswith(".") and p.is_file())
-    shards = [p for p in inside if p.suffix.lower() == ".tar"]
-    tables = [p for p in inside if p.suffix.lower() in TABLE_SUFFIXES]
-    others = [p for p in inside if _is_packed(p) or p.suffix.lower() in _OTHER_TABLES]
+    """Open a folder's shards or its table, or else its images with their caption files."""
+    files = sorted(
+        entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file()
+    )
+    shards = [entry for entry in files if entry.suffix.lower() == ".tar"]
+    tables = [entry for entry in files if entry.suffix.lower() in TABLE_SUFFIXES]
+    unread = [
+        entry for entry in files if _is_archive(entry) or entry.suffix.lower() in _OTHER_TABLES
+    ]
     if shards and tables:
         raise SourceError(f"{path} holds both shards and a table: name the one to use.")
     if len(tables) > 1:
@@ -149,29 +156,36 @@ def _open_folder(path: Path, captioned: bool, strict: bool) -> PairSource:
         source = ShardSource(shards, captioned, strict)
     elif tables:
         source = open_table(tables[0], captioned, strict)
-    elif others and not any(p.is_dir() for p in path.iterdir()) and len(others) == len(inside):
-        return _open(str(others[0]), path, BagOptions(), captioned, strict)  # says what it is
+    elif (
+        unread
+        and not any(entry.is_dir() for entry in path.iterdir())
+        and len(unread) == len(files)
+    ):
+        # Nothing but archives or foreign tables: raises an error that names their kind.
+        return _open(str(unread[0]), path, BagOptions(), captioned, strict)
     else:
         source = open_folder(path, captioned, strict)
-    for other in others:
-        source.report.skip("file of a kind that is not read", str(other), "unpack or convert it")
+    for file in unread:
+        source.report.skip("file of a kind that is not read", str(file), "unpack or convert it")
     return source
 
 
-def _is_packed(path: Path) -> bool:
-    return path.suffix.lower() in _PACKED or _PACKED_TAR.search(path.name) is not None
+def _is_archive(path: Path) -> bool:
+    return (
+        path.suffix.lower() in _ARCHIVE_SUFFIXES or _COMPRESSED_TAR.search(path.name) is not None
+    )
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or has a NUL
+    except (OSError, ValueError):  # the name is too long or contains a NUL
         return False
 
 
 def _check_exists(name: str) -> None:
     if "://" in name or name.startswith("pipe:"):
-        raise SourceError(f"{name} is an address: download it, training reads files only.")
+        raise SourceError(f"{name} is not a local file: download it first.")
     path = Path(name).expanduser()
     if not _exists(path):
         raise SourceError(f"There is no {path} to train on: check --data.")
@@ -184,19 +198,22 @@ def _is_bag(path: Path) -> bool:
 def _open_bag(
     path: Path, cache: Path, options: BagOptions, captioned: bool, strict: bool
 ) -> PairSource:
-    """The bag's shard, made unless it is there; told apart by path, age and options."""
+    """Open the bag's cached shard, converting the bag first if needed.
+
+    The cache key covers the files' paths, sizes and modification times, and the options.
+    """
     files = [path] if path.is_file() else sorted(path.iterdir())
-    said = [[str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size] for p in files]
-    key = json.dumps([said, asdict(options)])
+    stats = [[str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size] for p in files]
+    key = json.dumps([stats, asdict(options)])
     stem = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    shard, left_out = cache / f"{stem}.tar", cache / f"{stem}.json"
-    if not left_out.is_file():
+    shard, report = cache / f"{stem}.tar", cache / f"{stem}.json"
+    if not report.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        skipped = bag_to_shard(path, shard, options)
-        write_atomically(left_out, json.dumps(skipped).encode())
+        counts = bag_to_shard(path, shard, options)
+        write_atomically(report, json.dumps(counts).encode())
     source = ShardSource([shard], captioned, strict)
-    counts = json.loads(left_out.read_text())
-    broken = ", ".join(f"{reason} {n}" for reason, n in counts.items() if reason != NO_CAPTION_YET)
+    counts = json.loads(report.read_text())
+    broken = ", ".join(f"{reason} {n}" for reason, n in counts.items() if reason != NO_CAPTION)
     if strict and broken:
         raise SourceError(f"{path}: {broken}; without --strict they are skipped.")
     for reason, count in counts.items():
@@ -204,6 +221,6 @@ def _open_bag(
     return source
 
 
-def _left_out(source: PairSource) -> str:
+def _skip_summary(source: PairSource) -> str:
     parts = (source.report.summary(), source.report.first())
     return "; ".join(part for part in parts if part) or "it is empty"

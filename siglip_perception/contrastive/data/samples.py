@@ -1,4 +1,4 @@
-"""Pairs in training order, as batches: what is at a place of the order depends on nothing else."""
+"""Batches of pairs in training order; the pair at a position depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from siglip_perception.types import UInt8Array
 _TRIES = 50
 _SPARE = 1
 Broken = tuple[str, str, str]
-"""Name, reason and detail of a pair that was replaced by another."""
+"""Name, reason and detail of an unusable pair that another one replaced."""
 
 Remark = tuple[str, str]
-"""Name of a pair, and what there is to report of it."""
+"""Name of a pair, and a remark on it."""
 
 Item = tuple[UInt8Array, str, int, list[Broken], list[Remark]]
-"""Image, caption, place, what was broken on the way to them, and remarks on the pair."""
+"""Image, caption, position in the order, unusable pairs skipped on the way, and remarks."""
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs of this process.
+    """This process's B pairs of a step.
 
-    images: uint8 [B, 3, S, S], resized, not normalized. seeds: one a pair, for what is random
-    about it. broken: pairs that had to be replaced. remarks: on those that are here. failure: why
-    there are no pairs, or "".
+    images: uint8 [B, 3, S, S], resized but not normalized. seeds: one per pair, for augmentation.
+    broken: unusable pairs that were replaced. remarks: on the pairs in the batch.
+    failure: error message if the batch could not be loaded, else "".
     """
 
     images: Tensor
@@ -56,8 +56,8 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def parts(self, count: int) -> list[PairBatch]:
-        """Equal parts, one after the other; B has to be a multiple of their number."""
+    def split(self, count: int) -> list[PairBatch]:
+        """Split into `count` equal microbatches, in order; B has to be a multiple of `count`."""
         size = len(self) // count
         return [
             replace(
@@ -72,27 +72,27 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class Order:
-    """Which pair stands at a place: every epoch is a new shuffle of all pairs.
+    """Maps a position in training to a pair's number; every epoch is a new shuffle.
 
-    No epoch: pairs in their own order, for evaluation.
+    shuffle: False keeps the source's order, for evaluation.
     """
 
     count: int
     seed: int
-    shuffled: bool = True
+    shuffle: bool = True
 
     def __call__(self, place: int) -> int:
         epoch, position = divmod(place, self.count)
-        if not self.shuffled:
+        if not self.shuffle:
             return position
         return int(_permutation(self.count, self.seed, epoch)[position])
 
     def epoch(self, place: int) -> int:
-        """How often all pairs have come before that place."""
+        """Return the epoch that a position falls into, from 0."""
         return place // self.count
 
     def spare(self, place: int, attempt: int) -> int:
-        """Another pair for a place whose own is broken."""
+        """Draw a substitute for the unusable pair at a position."""
         rng = np.random.default_rng((self.seed, place, attempt, _SPARE))
         return int(rng.integers(self.count))
 
@@ -103,9 +103,9 @@ def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 class PairDataset(Dataset[Item | str]):
-    """The pair at each place of the order, resized, with what was broken on the way.
+    """Loads and resizes the pair at each position, replace_folder unusable ones.
 
-    strict: whether the first broken pair is a failure.
+    strict: fail on the first unusable pair instead of replace_folder it.
     """
 
     def __init__(
@@ -117,7 +117,10 @@ class PairDataset(Dataset[Item | str]):
         self._strict = strict
 
     def __getitem__(self, place: int) -> Item | str:
-        """The pair, or in one sentence why there is none: an error would lose its own words."""
+        """Return the pair, or an error message as a string.
+
+        An exception would reach the main process wrapped in the worker's traceback.
+        """
         broken: list[Broken] = []
         for attempt in range(_TRIES):
             number = self._order.spare(place, attempt) if attempt else self._order(place)
@@ -138,21 +141,21 @@ class PairDataset(Dataset[Item | str]):
 
 @dataclass(frozen=True)
 class Share:
-    """Which places a process takes: of each batch of `batch` pairs, part `rank` of `world`."""
+    """The positions of one process: part `rank` of `world` of every batch of `batch` pairs."""
 
     batch: int
     rank: int = 0
     world: int = 1
 
     def places(self, step: int) -> Sequence[int]:
-        """The places of this process in that step."""
-        own = self.batch // self.world
-        first = step * self.batch + self.rank * own
-        return range(first, first + own)
+        """Return this process's positions in a step."""
+        size = self.batch // self.world
+        first = step * self.batch + self.rank * size
+        return range(first, first + size)
 
 
 class _Steps:
-    """Batches of places for the loader, from a step on."""
+    """Batch sampler: the positions of steps first to stop - 1."""
 
     def __init__(self, share: Share, first: int, stop: int) -> None:
         self._share, self._first, self._stop = share, first, stop
@@ -168,8 +171,8 @@ def _collate(items: list[Item | str]) -> PairBatch:
     failure = next((item for item in items if isinstance(item, str)), None)
     if failure is not None:
         return PairBatch(torch.empty(0), [], [], [], [], failure)
-    loaded = [item for item in items if isinstance(item, tuple)]
-    images, captions, places, broken, remarks = zip(*loaded, strict=True)
+    pairs = [item for item in items if isinstance(item, tuple)]
+    images, captions, places, broken, remarks = zip(*pairs, strict=True)
     return PairBatch(
         torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         list(captions),
@@ -187,13 +190,13 @@ def _quiet_worker(_: int) -> None:
 def batches(
     dataset: PairDataset, share: Share, first: int, stop: int, workers: int
 ) -> Iterator[PairBatch]:
-    """The batches of steps first to stop - 1, loaded by that many processes besides.
+    """Load the batches of steps first to stop - 1 with that many worker processes.
 
-    Raises SourceError where pair after pair is broken.
+    Raises SourceError after too many unusable pairs in a row.
     """
-    untyped: Dataset[Any] = dataset
+    any_dataset: Dataset[Any] = dataset
     loader: DataLoader[PairBatch] = DataLoader(
-        untyped,
+        any_dataset,
         batch_sampler=_Steps(share, first, stop),
         num_workers=workers,
         collate_fn=_collate,

@@ -1,7 +1,7 @@
-"""Frames of a bag with the words that were said to the robot, as a tar shard.
+"""Convert a bag's camera frames and instructions to a tar shard.
 
-A bag can only be read from its beginning. So it is read once, into a shard that is kept beside the
-run, and trained from as any other shard.
+A bag can only be read from start to end, and training needs random access: so the bag is converted
+once, and the shard is kept beside the run.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from siglip_perception.images.files import decode_file
 from siglip_perception.types import UInt8Array
 
 _ENDINGS = {"JPEG": "jpg", "PNG": "png"}
-NO_CAPTION_YET = "without caption"
-"""Frames before the first words, or after empty ones: no fault of the bag."""
+NO_CAPTION = "without caption"
+"""Reason for frames before the first caption or after an empty one; not a defect of the bag."""
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """image_topics: empty takes every camera. caption_topic: std_msgs/String.
+    """Topics and rate of the frames taken from a bag.
 
-    interval: least time between two frames of a camera that are taken, in seconds.
+    image_topics: empty means every camera. caption_topic: a std_msgs/String topic.
+    interval: minimum time between two frames of a camera, in seconds.
     """
 
     image_topics: tuple[str, ...] = ()
@@ -53,83 +54,83 @@ class BagOptions:
 
 
 def bag_to_shard(bag: Path, shard: Path, options: BagOptions) -> Counter[str]:
-    """Write frames, each with the newest caption at its time; what was left out, by reason.
+    """Write each frame with the latest caption at its time; return skipped frames by reason.
 
-    A frame before the first caption, or after one that is empty, is left out. JPEG and PNG are
-    kept byte by byte, raw images and mosaics become PNG. The shard appears when it is whole.
-    Raises BagError for a bag that cannot be read, SourceError where nothing is left of it.
+    Frames before the first caption, or after an empty one, are skipped. JPEG and PNG data are
+    copied unchanged; raw images and Bayer mosaics become PNG. The shard is put in place only once
+    complete. Raises BagError for an unreadable bag, SourceError if no frame is usable.
     """
-    skipped: Counter[str] = Counter()
+    skips: Counter[str] = Counter()
     handle, name = tempfile.mkstemp(prefix=f".{shard.name}.", dir=shard.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            taken = _copy(bag, tar, options, skipped)
-        if not taken:
-            left = ", ".join(f"{reason} {count}" for reason, count in skipped.items())
+            frames = _copy(bag, tar, options, skips)
+        if not frames:
+            summary = ", ".join(f"{reason} {count}" for reason, count in skips.items())
             raise SourceError(
                 f"The bag {bag} has no frame with a caption from {options.caption_topic}"
-                f" ({left or 'it has no frames'}): name the topic with --caption-topic."
+                f" ({summary or 'it has no frames'}): name the topic with --caption-topic."
             )
         temporary.replace(shard)
     finally:
         temporary.unlink(missing_ok=True)
-    return skipped
+    return skips
 
 
-def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skipped: Counter[str]) -> int:
+def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skips: Counter[str]) -> int:
     store = typestore()
-    caption, taken = "", 0
+    caption, frames = "", 0
     latest: dict[str, int] = {}
     with reading(bag) as recording:
         cameras = choose_cameras(recording, options.image_topics).topics
-        named = recording.named(options.caption_topic)
-        captions = [topic for topic in named if topic.type == STRING]
-        if named and not captions:
+        topics = recording.named(options.caption_topic)
+        captions = [topic for topic in topics if topic.type == STRING]
+        if topics and not captions:
             raise BagError(
-                f"{options.caption_topic} of the bag {bag} is {named[0].stored_type}, and captions"
-                f" have to be {STRING}: name another with --caption-topic."
+                f"{options.caption_topic} of the bag {bag} is {topics[0].stored_type}, and"
+                f" captions have to be {STRING}: name another with --caption-topic."
             )
         for topic, stamp, data in recording.messages([*cameras, *captions]):
             try:
                 message: Any = deserialize(store, topic, data)
                 if topic in captions:
-                    caption = _caption(message.data, skipped)
+                    caption = _caption(message.data, skips)
                     continue
                 since = latest.get(topic.name)
                 if since is not None and stamp - since < options.interval * 1e9:
                     continue
                 if not caption:
-                    skipped[NO_CAPTION_YET] += 1
+                    skips[NO_CAPTION] += 1
                     continue
                 pixels = decode_image(message, image_type(topic), Settings.max_pixels).pixels
             except ImageError as error:
-                skipped[f"image {error.reason}"] += 1
+                skips[f"image {error.reason}"] += 1
                 continue
             latest[topic.name] = stamp
             camera = topic.name.strip("/").replace("/", "_").replace(".", "_")
             key = f"{camera}/{stamp:020d}"
-            ending, encoded = _encoded(message, image_type(topic), pixels)
-            _add(tar, f"{key}.{ending}", encoded)
+            ending, image_bytes = _encode_image(message, image_type(topic), pixels)
+            _add(tar, f"{key}.{ending}", image_bytes)
             _add(tar, f"{key}.txt", caption.encode())
-            taken += 1
-    return taken
+            frames += 1
+    return frames
 
 
-def _caption(text: str, skipped: Counter[str]) -> str:
-    """The caption from now on; none after a broken one, rather than the one before it."""
+def _caption(text: str, skips: Counter[str]) -> str:
+    """Return the caption that applies from now on; "" after a broken one, not the previous one."""
     try:
         return clean_caption("", text)
     except BrokenPairError as error:
-        skipped[error.reason] += 1
+        skips[error.reason] += 1
         return ""
 
 
-def _encoded(message: Any, message_type: str, pixels: UInt8Array) -> tuple[str, bytes]:
-    """Ending and bytes of a file that is read as these pixels: the message's own if they are."""
+def _encode_image(message: Any, message_type: str, pixels: UInt8Array) -> tuple[str, bytes]:
+    """Return suffix and bytes of a file with these pixels: the message's own data if possible."""
     if message_type == COMPRESSED:
         data = bytes(message.data)
-        # The message's format may say more than its data: that one channel is a Bayer mosaic.
+        # The file alone may decode differently: only the message says that it is a Bayer mosaic.
         with suppress(ImageError):
             picture = decode_file(data, "frame")
             ending = _ENDINGS.get(picture.format)

@@ -1,4 +1,4 @@
-"""Image files with a caption each, and folders of them: a text file lies beside the image."""
+"""Image files with captions, and folders where a text file lies beside each image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from siglip_perception.contrastive.data.sources import (
     BrokenPairError,
     Pair,
     SourceError,
-    captions_of,
-    pair_of,
+    make_pair,
+    read_captions,
 )
 from siglip_perception.datasets.file_names import (
     FileFinder,
@@ -48,15 +48,15 @@ _OTHER_DATA = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".tar"))
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 
 ImageFile = Path | str
-"""An image's path, or its name for the source's finder."""
+"""An image's path, or a name for the source's finder to resolve."""
 
 Captions = tuple[str, ...] | Path
-"""An image's captions, or the file that holds them; () where none are asked for."""
+"""An image's captions, or the file that holds them; () if captions are not needed."""
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """images and captions, one of each for a pair. finder: finds what is named, not a path."""
+    """Pairs in image files. images, captions: one each per pair. finder: resolves image names."""
 
     images: Sequence[ImageFile]
     captions: Sequence[Captions]
@@ -74,14 +74,14 @@ class FileSource:
         except FileNameError as error:
             raise BrokenPairError(name, error.reason, error.detail) from error
         if isinstance(captions, Path):
-            captions = tuple(captions_of(str(captions), _text(captions)))
+            captions = tuple(read_captions(str(captions), _text(captions)))
         try:
             picture = read_image(path)
         except PerceptionError as error:
             reason = error.reason if isinstance(error, ImageError) else "unreadable"
             detail = str(error).removeprefix(f"{path}: ")
             raise BrokenPairError(name, f"image {reason}", detail) from error
-        return pair_of(name, picture, captions, epoch)
+        return make_pair(name, picture, captions, epoch)
 
 
 def _text(path: Path) -> bytes:
@@ -92,10 +92,10 @@ def _text(path: Path) -> bytes:
 
 
 def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSource:
-    """Every image at or below the folder with its captions, cup.jpg with cup.txt, by name.
+    """Pair every image in or below the folder with its caption file, as cup.jpg with cup.txt.
 
-    A caption's file has a caption in each line. captioned: whether an image needs its captions;
-    without them it is left out. Raises SourceError where no image has any.
+    A caption file holds one caption per line. captioned: skip images without captions.
+    Raises SourceError if no image has captions.
     """
     report = SkipReport(strict)
     images: list[Path] = []
@@ -108,8 +108,8 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
             report.note("hidden or a system's file", str(path))
         elif kind in SUFFIXES or kind in CAPTION_SUFFIXES:
             if not os.path.isfile(path):  # noqa: PTH113 - as FileFinder does it
-                why = "a link to nothing" if path.is_symlink() else "neither file nor folder"
-                report.skip("file unreadable", str(path), why)
+                reason = "a link to nothing" if path.is_symlink() else "neither file nor folder"
+                report.skip("file unreadable", str(path), reason)
             elif kind in SUFFIXES:
                 images.append(path)
             else:
@@ -124,7 +124,7 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
         return FileSource(images, [()] * len(images), FileFinder(folder), report)
     pairs: list[tuple[Path, Path]] = []
     for image in images:
-        # cup.txt or, as some tools write it, cup.jpg.txt
+        # Most tools write cup.txt, some cup.jpg.txt.
         keys = (same_form(str(image.with_suffix(""))), same_form(str(image)))
         text = next((texts[key] for key in keys if key in texts), None)
         if text is None:
@@ -132,14 +132,14 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
         else:
             pairs.append((image, text))
     if not pairs and (images or tables):
-        such = f", such as {tables[0]}" if tables else ""
+        example = f", such as {tables[0]}" if tables else ""
         raise SourceError(
             f"No image in {folder} has a caption: put cup.txt beside cup.jpg, or name a table of"
-            f" captions (.csv, .tsv or .jsonl), or shards{such}."
+            f" captions (.csv, .tsv or .jsonl), or shards{example}."
         )
-    paired = {text for _, text in pairs}
+    used_texts = {text for _, text in pairs}
     for text in texts.values():
-        if text not in paired:
+        if text not in used_texts:
             report.note("text without an image", str(text))
     return FileSource(
         [image for image, _ in pairs], [text for _, text in pairs], FileFinder(folder), report
@@ -147,10 +147,10 @@ def open_folder(folder: Path, captioned: bool, strict: bool = False) -> FileSour
 
 
 def _take_first(texts: dict[str, Path], path: Path) -> None:
-    """Remember a text by its name without ending; of two, the kind that stands first."""
+    """Store a caption file by its stem; .txt wins over .caption."""
     key = same_form(str(path.with_suffix("")))
-    known = texts.get(key)
-    if known is None or _rank(path) < _rank(known):
+    current = texts.get(key)
+    if current is None or _rank(path) < _rank(current):
         texts[key] = path
 
 

@@ -1,4 +1,4 @@
-"""Generated scenes as pairs: a picture, and a sentence that names everything in it."""
+"""Generated scenes as pairs: an image, and a sentence that names every object in it."""
 
 from __future__ import annotations
 

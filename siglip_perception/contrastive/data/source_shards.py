@@ -1,7 +1,7 @@
-"""WebDataset: tar shards in which the files of one sample follow each other, 0017.jpg, 0017.txt.
+"""WebDataset tar shards: the files of a sample follow each other, as 0017.jpg, 0017.txt.
 
-The headers of a shard are read once when it is opened; after that any pair is read at its place.
-So shards have to be files here, on a disk or a mounted store, and not compressed: JPEG is already.
+All headers are read once, when a shard is opened; after that any pair can be read by offset. So
+shards have to be uncompressed files on a local or mounted disk (JPEGs would not shrink anyway).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy.typing as npt
 from siglip_perception.contrastive.data.sources import (
     BrokenPairError,
     Pair,
-    captions_of,
     clean_caption,
     decode,
-    pair_of,
+    make_pair,
+    read_captions,
 )
 from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.images.formats import SUFFIXES
@@ -31,7 +31,7 @@ _IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 _TEXTS = ("txt", "caption", "json")  # the first that a sample has; json holds one of _FIELDS
 _FIELDS = ("caption", "text", "captions", "txt")
 _BLOCK = tarfile.BLOCKSIZE
-_COMPRESSED = {
+_COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
     b"BZh": ("bzip2", "bunzip2"),
@@ -45,11 +45,11 @@ Place = tuple[int, int]
 
 
 @dataclass
-class _Sample:
-    """Files that follow each other and have one key.
+class _TarSample:
+    """Consecutive files with the same key.
 
-    files: the place of each by its extension, all after the first dot, in lower case. problem:
-    why the sample cannot be used, with the name of the file that is to blame.
+    files: place of each file by extension (everything after the first dot, in lower case).
+    problem: reason why the sample is unusable, and the file at fault.
     """
 
     key: str
@@ -58,7 +58,7 @@ class _Sample:
 
 
 class ShardSource:
-    """The pairs of tar shards, in the order of the shards and of the files in them."""
+    """Pairs of tar shards, in shard order and file order."""
 
     def __init__(self, shards: Iterable[Path], captioned: bool, strict: bool = False) -> None:
         self.report = SkipReport(strict)
@@ -80,7 +80,7 @@ class ShardSource:
         captions: list[str] = []
         if self._captioned:
             captions = _captions(name, self._bytes(shard, text_at, text_size), _TEXTS[kind])
-        return pair_of(
+        return make_pair(
             name, decode(name, self._bytes(shard, image_at, image_size)), captions, epoch
         )
 
@@ -101,14 +101,14 @@ class ShardSource:
             else:
                 yield image, sample.files[_TEXTS[kind]], kind
 
-    def _samples(self, path: Path) -> Iterator[_Sample]:
-        """Each run of files with one key; what is no sample, or no tar file, is reported."""
-        sample = _Sample("")
+    def _samples(self, path: Path) -> Iterator[_TarSample]:
+        """Group consecutive files with the same key; report everything else."""
+        sample = _TarSample("")
         for key, extension, place, problem in self._files(path):
             if key != sample.key:
                 if sample.key:
                     yield sample
-                sample = _Sample(key)
+                sample = _TarSample(key)
             if problem is None and extension in sample.files:
                 problem = "sample with a file twice", f"{key}.{extension}"
             if place is not None:
@@ -120,16 +120,16 @@ class ShardSource:
     def _files(
         self, path: Path
     ) -> Iterator[tuple[str, str, Place | None, tuple[str, str] | None]]:
-        """Key, extension and place of each file, and why its sample cannot be used."""
+        """Yield key, extension and place of each file, and the problem that spoils its sample."""
         places: dict[str, Place] = {}
-        before, cut_off = -1, False
+        last_offset, cut_off = -1, False
         try:
             size = path.stat().st_size
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
-                    if tar.offset <= before:  # a size below 0 would lead back for ever
+                    if tar.offset <= last_offset:  # a negative size would loop forever
                         raise tarfile.ReadError("its headers lead back")
-                    before = tar.offset
+                    last_offset = tar.offset
                     place, problem = _place(member, size, places)
                     cut_off = problem is not None and problem[0] == _CUT_OFF
                     if place is not None:
@@ -143,13 +143,13 @@ class ShardSource:
                 end = tar.offset
             self._check_end(path, end, bool(places))
         except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
-            if before >= 0 and not cut_off:
+            if last_offset >= 0 and not cut_off:
                 self.report.skip("shard that breaks off", str(path), str(error))
-            elif before < 0:
+            elif last_offset < 0:
                 self.report.skip(*_no_tar(path, error))
 
     def _check_end(self, path: Path, end: int, has_files: bool) -> None:
-        """Report what follows where reading ended: tarfile stops without a word at bad headers."""
+        """Report data after the end of the archive: tarfile stops silently at a bad header."""
         with path.open("rb") as file:
             file.seek(end)
             block = file.read(_BLOCK)
@@ -157,8 +157,8 @@ class ShardSource:
                 detail = f"no header at byte {end}"
                 self.report.skip("shard that breaks off", str(path), detail)
                 return
-            while more := file.read(1 << 20):
-                if any(more):
+            while chunk := file.read(1 << 20):
+                if any(chunk):
                     detail = "tars that were joined with cat: keep them as shards of their own"
                     self.report.skip("shard with more after its end", str(path), detail)
                     return
@@ -178,9 +178,10 @@ class ShardSource:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension by WebDataset's rule: the key ends at the first dot of the base name.
+    """Split a name by WebDataset's rule: the key ends at the first dot of the base name.
 
-    Both are "" for a name without an ending, or that begins with a dot, as Mac's ._0017.jpg does.
+    Key and extension are "" for a name without an extension or with a leading dot, such as the
+    ._0017.jpg that macOS writes.
     """
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -190,7 +191,7 @@ def _split(name: str) -> tuple[str, str]:
 def _place(
     member: tarfile.TarInfo, size: int, places: dict[str, Place]
 ) -> tuple[Place | None, tuple[str, str] | None]:
-    """Where the member's bytes are in a shard of that size, or why they are of no use."""
+    """Return the member's place in a shard of that size, or the problem that makes it unusable."""
     if member.isdir():
         return None, None
     if "\0" in member.name:
@@ -211,18 +212,18 @@ def _place(
 
 
 def _missing(
-    what: str, name: str, files: Iterable[str], extensions: tuple[str, ...]
+    kind: str, name: str, files: Iterable[str], extensions: tuple[str, ...]
 ) -> tuple[str, str, str]:
-    """Reason, name and detail of a sample that lacks its image or its caption."""
-    dotted = [e for e in files if "." in e and e.rsplit(".", 1)[1] in extensions]
-    if dotted:
-        reason = f"sample whose {what} has a second dot (the key ends at the first)"
-        return reason, name, ", ".join(dotted[:3])
-    return f"sample without {what}", name, f"only {', '.join(sorted(files))}" if files else ""
+    """Describe a sample without image or caption: reason, name and detail."""
+    multi_dot = [e for e in files if "." in e and e.rsplit(".", 1)[1] in extensions]
+    if multi_dot:
+        reason = f"sample whose {kind} has a second dot (the key ends at the first)"
+        return reason, name, ", ".join(multi_dot[:3])
+    return f"sample without {kind}", name, f"only {', '.join(sorted(files))}" if files else ""
 
 
 def _no_tar(path: Path, error: Exception) -> tuple[str, str, str]:
-    """Reason, name and detail of a shard that is no tar file."""
+    """Describe a shard that is not a tar file: reason, name and detail."""
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -230,7 +231,7 @@ def _no_tar(path: Path, error: Exception) -> tuple[str, str, str]:
         return "shard unreadable", str(path), unreadable.strerror or ""
     if not start:
         return "shard is empty", str(path), ""
-    for magic, (kind, command) in _COMPRESSED.items():
+    for magic, (kind, command) in _COMPRESSIONS.items():
         if start.startswith(magic):
             return f"shard is compressed ({kind})", str(path), f"unpack it: {command}"
     return "shard is not a tar file", str(path), str(error)
@@ -238,7 +239,7 @@ def _no_tar(path: Path, error: Exception) -> tuple[str, str, str]:
 
 def _captions(name: str, data: bytes, kind: str) -> list[str]:
     if kind != "json":
-        return captions_of(name, data)
+        return read_captions(name, data)
     try:
         fields = json.loads(data)
         value: object = next(fields[field] for field in _FIELDS if field in fields)

@@ -1,4 +1,4 @@
-"""Tables of images and captions: CSV by any of its separators, JSON lines, a list in JSON."""
+"""Caption tables: CSV with any common separator, JSON lines, or a JSON list."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from siglip_perception.datasets.texts import text_encoding
 from siglip_perception.images.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-"""Endings of the files that a folder's table is looked for among."""
+"""Suffixes that mark a caption table in a folder."""
 
 NAMED_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
-"""Endings of the files that are tables if they are named."""
+"""Suffixes that are read as a table if the user names the file."""
 
-# Names that Hugging Face's image folders, open_clip's tables and common data sets use.
+# Column names of Hugging Face image folders, open_clip tables and common data sets.
 IMAGE_COLUMNS = (
     *("file_name", "image", "image_path", "filepath", "filename", "path"),
     *("image_name", "img", "img_path"),
@@ -34,22 +34,22 @@ IMAGE_COLUMNS = (
 CAPTION_COLUMNS = ("caption", "text", "title", "sentence", "captions", "sentences", "comment")
 _SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 _CHECKED_NOW = 100_000
-"""Rows whose pictures are looked for when the table is opened; the others' when they are read."""
+"""Rows whose images are looked up when the table is opened; later rows are checked when read."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """name: the table's name and the line. values: by the columns' names in lower case."""
+    """One row. name: table and line. values: by column name in lower case."""
 
     name: str
     values: dict[str, Any]
 
 
 def open_table(table: Path, captioned: bool, strict: bool = False) -> FileSource:
-    """A row a pair: CSV with a header, JSON lines, or a list of objects in JSON.
+    """Open a table with one pair per row: CSV with a header, JSON lines, or a JSON list.
 
-    Pictures are named relative to the table's folder. Raises SourceError for what is no such
-    table, a quote that is never closed, or where no row is of use.
+    Image names are relative to the table's folder. Raises SourceError for an unknown format, an
+    unclosed quote, or a table without a usable row.
     """
     report = SkipReport(strict)
     finder = FileFinder(table.parent, outside=True)
@@ -69,13 +69,13 @@ def open_table(table: Path, captioned: bool, strict: bool = False) -> FileSource
                 report.skip("row listed twice", row.name, image)
                 continue
             contents.add(content)
-            where: ImageFile = finder.find(image) if len(images) < _CHECKED_NOW else image
+            location: ImageFile = finder.find(image) if len(images) < _CHECKED_NOW else image
         except BrokenPairError as error:
             report.skip(error.reason, error.name, error.detail)
         except FileNameError as error:
             report.skip(error.reason, row.name, image)
         else:
-            images.append(where)
+            images.append(location)
             captions.append(texts)
     if not images and report.total:
         raise SourceError(
@@ -91,7 +91,7 @@ def _first(values: dict[str, Any], columns: Iterable[str]) -> Any:
 
 
 def _captions(name: str, value: Any) -> tuple[str, ...]:
-    """One caption, or a list of them; BrokenPairError for anything else."""
+    """Return one or more captions; raise BrokenPairError for anything else."""
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise BrokenPairError(name, "row without a caption")
@@ -102,7 +102,7 @@ def _rows(table: Path, captioned: bool, report: SkipReport) -> Iterator[_Row]:
     try:
         with table.open("rb") as file:
             encoding = text_encoding(file.read(4096))
-        # UTF-16 has no escapes: what is broken in it becomes U+FFFD.
+        # surrogateescape does not work for UTF-16: broken text becomes U+FFFD there.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
         with table.open(encoding=encoding, newline="", errors=errors) as lines:
             if table.suffix.lower() == ".json":
@@ -156,7 +156,7 @@ def _json_row(name: str, row: Any, report: SkipReport) -> Iterator[_Row]:
 
 
 class _Record:
-    """Hands lines to the CSV reader and keeps those of the record that it is in."""
+    """Feeds lines to the CSV reader and remembers those of the current record."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
@@ -177,12 +177,12 @@ def _csv_rows(
     record = _Record(lines)
     first = next(record, "")
     separator, header = _header(table, first, captioned)
-    # Strict: without it a stray quote takes in rows without a word.
+    # Without strict mode a stray quote silently swallows the rows that follow.
     reader = csv.reader(record, delimiter=separator, strict=True)
     image_column = next(header.index(name) for name in IMAGE_COLUMNS if name in header)
     while True:
         record.lines.clear()
-        line = reader.line_num + 2  # the header was read before
+        line = reader.line_num + 2  # the reader did not see the header
         name = f"{table.name}, line {line}"
         try:
             row = next(reader)
@@ -214,7 +214,7 @@ def _csv_rows(
 
 
 def _header(table: Path, line: str, captioned: bool) -> tuple[str, list[str]]:
-    """The separator and the columns' names, in lower case, by the first line."""
+    """Detect the separator and the lower-case column names from the first line."""
     columns: list[str] = []
     for separator in _SEPARATORS:
         columns = [name.strip().lower() for name in _split(line, separator)]
@@ -245,7 +245,7 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _takes_in_rows(lines: list[str], separator: str, image_column: int, header: list[str]) -> bool:
-    """Tell whether a line within a record looks like a row of its own."""
+    """Tell whether a line inside a multi-line record looks like a separate row."""
     for line in lines[1:]:
         fields = line.rstrip("\r\n").split(separator)
         if len(fields) >= len(header):
@@ -256,11 +256,11 @@ def _takes_in_rows(lines: list[str], separator: str, image_column: int, header: 
 
 
 def _is_utf8(text: str) -> bool:
-    """Tell whether no byte had to be escaped, or replaced, when the text was read."""
+    """Tell whether the text was decoded without escaped or replaced bytes."""
     return not any("\udc80" <= c <= "\udcff" or c == "\ufffd" for c in text)
 
 
 def _latin(text: str) -> str:
-    """A row that is not UTF-8, as Latin-1 has it."""
+    """Show a row that is not UTF-8 as Latin-1, with advice."""
     data = text.encode("utf-8", "surrogateescape")
     return f"in Latin-1: {printable(data.decode('latin-1').strip()[:60])}; save it as UTF-8"

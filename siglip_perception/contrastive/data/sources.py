@@ -1,7 +1,7 @@
-"""Where image-caption pairs come from: every source has a length and gives pair i, in any order.
+"""Sources of image-caption pairs: each has a length and reads pair i, in any order.
 
-That a pair has a number, in tar shards and bags too, makes the order of training a function of the
-seed, and a resumed run the same as one that was never stopped.
+Random access, for tar shards and bags too, makes the training order a function of the seed, so a
+resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LONGEST_CAPTION = 64 * 1024
 
 
 class SourceError(DatasetError):
-    """A source of training data that cannot be used at all."""
+    """A source of training data that is unusable as a whole."""
 
 
 class BrokenPairError(Exception):
-    """One pair that cannot be used: it is counted under `reason` and another takes its place."""
+    """An unusable pair: it is counted under `reason`, and another takes its place."""
 
     def __init__(self, name: str, reason: str, detail: str = "") -> None:
         super().__init__(describe(name, reason, detail))
@@ -44,8 +44,8 @@ class BrokenPairError(Exception):
 class Pair:
     """An image with a caption.
 
-    image: uint8 [H, W, 3] RGB. caption: one line; empty where the source was asked for none.
-    name: what reports call it. remarks: what there is to report of it, such as "jpeg_repaired".
+    image: uint8 [H, W, 3] RGB. caption: one line; "" if captions are not needed.
+    name: for reports. remarks: notes for the report, such as "jpeg_repaired".
     """
 
     image: UInt8Array
@@ -55,7 +55,7 @@ class Pair:
 
 
 class PairSource(Protocol):
-    """Pairs 0 to len - 1; `report` has what was left out when the source was opened."""
+    """Pairs 0 to len - 1; `report` lists what was skipped when the source was opened."""
 
     @property
     def report(self) -> SkipReport: ...
@@ -63,15 +63,15 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, epoch: int = 0) -> Pair:
-        """The pair of that number; BrokenPairError where it cannot be used.
+        """Read one pair; raise BrokenPairError if it is unusable.
 
-        epoch: chooses one of an image's captions where it has several.
+        epoch: selects one of the image's captions if it has several.
         """
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Several sources, one after the other."""
+class ConcatSource:
+    """Several sources, concatenated."""
 
     sources: Sequence[PairSource]
     _starts: list[int] = field(init=False, repr=False, default_factory=list)
@@ -100,7 +100,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some pairs of a source, by their numbers."""
+    """A subset of a source, by pair numbers."""
 
     source: PairSource
     numbers: Sequence[int] | npt.NDArray[np.int64]
@@ -117,7 +117,7 @@ class Subset:
 
 
 def decode(name: str, data: bytes) -> Picture:
-    """The picture of an image file's bytes; BrokenPairError where it cannot be used."""
+    """Decode an image file's bytes; raise BrokenPairError if that fails."""
     try:
         return decode_file(data, name)
     except ImageError as error:
@@ -125,15 +125,15 @@ def decode(name: str, data: bytes) -> Picture:
         raise BrokenPairError(name, f"image {error.reason}", detail) from error
 
 
-def pair_of(name: str, picture: Picture, captions: Sequence[str], epoch: int) -> Pair:
-    """A picture with one of its captions, of which there may be none."""
-    several = (SEVERAL_CAPTIONS,) if len(captions) > 1 else ()
+def make_pair(name: str, picture: Picture, captions: Sequence[str], epoch: int) -> Pair:
+    """Pair an image with the epoch's caption; "" if it has none."""
+    remarks = (SEVERAL_CAPTIONS,) if len(captions) > 1 else ()
     caption = captions[epoch % len(captions)] if captions else ""
-    return Pair(picture.pixels, caption, name, (*picture.repairs, *several))
+    return Pair(picture.pixels, caption, name, (*picture.repairs, *remarks))
 
 
-def captions_of(name: str, data: bytes | str) -> list[str]:
-    """The captions of a text, one a line; BrokenPairError where it is no text, or empty."""
+def read_captions(name: str, data: bytes | str) -> list[str]:
+    """Parse captions, one per line; raise BrokenPairError for an empty or undecodable text."""
     if len(data) > _LONGEST_CAPTION:
         raise BrokenPairError(name, "caption too long", f"{len(data)} bytes")
     if isinstance(data, bytes):
@@ -150,5 +150,5 @@ def captions_of(name: str, data: bytes | str) -> list[str]:
 
 
 def clean_caption(name: str, text: str) -> str:
-    """A caption as one line; BrokenPairError where it is empty or out of all bounds."""
-    return " ".join(captions_of(name, text))
+    """Join a caption into one line; raise BrokenPairError if it is empty or far too long."""
+    return " ".join(read_captions(name, text))

@@ -1,1 +1,1 @@
-"""InfoNCE, CLIP's softmax and SigLIP's sigmoid, whole, in chunks and across processes."""
+"""InfoNCE, CLIP's softmax loss and SigLIP's sigmoid loss: plain, chunked and distributed."""

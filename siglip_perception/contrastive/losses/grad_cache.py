@@ -1,10 +1,10 @@
 """Gradient accumulation that keeps every negative (GradCache, Gao et al. 2021, section 3.2).
 
-A contrastive loss compares each pair of a batch with all others, so the mean of the losses of four
-quarters is not the loss of the whole: each quarter has a quarter of the negatives. Here the whole
-batch is embedded first without keeping anything for backward, the loss of all embeddings gives
-each its gradient, and then every part is embedded once more and takes its own share back. Memory
-is that of a part, the gradient that of the whole batch, and the price a second forward.
+A contrastive loss compares each pair with the rest of the batch, so averaging the losses of four
+microbatches loses three quarters of the negatives. GradCache embeds the whole batch without a
+graph, computes the loss and the gradient of every embedding, and then embeds each microbatch again
+to backpropagate its slice of that gradient. Memory is that of one microbatch, the gradient that of
+the whole batch, and the price a second forward pass.
 """
 
 from __future__ import annotations
@@ -15,44 +15,45 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Part = TypeVar("Part")
+Microbatch = TypeVar("Microbatch")
 Embeddings = tuple[Tensor, ...]
 
 
-def backward_in_parts(
-    parts: Sequence[Part],
-    embed: Callable[[Part], Embeddings],
+def grad_cache_backward(
+    microbatches: Sequence[Microbatch],
+    embed: Callable[[Microbatch], Embeddings],
     loss_of: Callable[[Embeddings], Tensor],
 ) -> Tensor:
-    """Add the gradient of the loss over all parts to the parameters; the loss, detached.
+    """Accumulate the gradient of the loss over all microbatches; return the loss, detached.
 
-    embed: a part to its embeddings, each [B, ...]. loss_of: those of all parts, joined along the
-    first axis, to a scalar. Dropout draws the same in both passes.
+    embed: maps a microbatch to its embeddings, each [B, ...]. loss_of: maps the embeddings of the
+    whole batch, concatenated along the first axis, to a scalar. The random state is replayed, so
+    dropout masks are the same in both passes.
     """
-    if len(parts) == 1:
-        loss = loss_of(embed(parts[0]))
+    if len(microbatches) == 1:
+        loss = loss_of(embed(microbatches[0]))
         torch.autograd.backward(loss)
         return loss.detach()
-    states, kept = [], []
+    rng_states, embeddings = [], []
     with torch.no_grad():
-        for part in parts:
-            states.append(_random_state())
-            kept.append(embed(part))
-    after = _random_state()
-    leaves = tuple(torch.cat(column).requires_grad_() for column in zip(*kept, strict=True))
-    sizes = [len(embeddings[0]) for embeddings in kept]
-    del kept
+        for microbatch in microbatches:
+            rng_states.append(_random_state())
+            embeddings.append(embed(microbatch))
+    final_rng_state = _random_state()
+    leaves = tuple(torch.cat(column).requires_grad_() for column in zip(*embeddings, strict=True))
+    sizes = [len(chunk[0]) for chunk in embeddings]
+    del embeddings
     loss = loss_of(leaves)
     torch.autograd.backward(loss)
-    first = 0
-    for part, state, size in zip(parts, states, sizes, strict=True):
-        _set_random_state(state)
-        for embedding, leaf in zip(embed(part), leaves, strict=True):
+    start = 0
+    for microbatch, rng_state, size in zip(microbatches, rng_states, sizes, strict=True):
+        _set_random_state(rng_state)
+        for embedding, leaf in zip(embed(microbatch), leaves, strict=True):
             if embedding.requires_grad and leaf.grad is not None:
-                share = leaf.grad[first : first + size]
-                torch.autograd.backward(embedding, share, retain_graph=True)
-        first += size
-    _set_random_state(after)
+                gradient = leaf.grad[start : start + size]
+                torch.autograd.backward(embedding, gradient, retain_graph=True)
+        start += size
+    _set_random_state(final_rng_state)
     return loss.detach()
 
 

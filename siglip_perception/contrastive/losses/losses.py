@@ -1,23 +1,23 @@
-"""Contrastive losses that read like their formulas, and their forms that scale.
+"""Contrastive losses as in their papers' formulas, with chunked and distributed forms.
 
 - `info_nce_loss`: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive
-  Coding", eq. 4: of one positive and N negatives, which belongs to the anchor?
+  Coding", eq. 4: tell the anchor's positive from N negatives.
 - `clip_loss`: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
   Supervision", fig. 3: InfoNCE in both directions, with the rest of the batch as the negatives.
 - `sigmoid_loss`: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (SigLIP), eq. 1:
-  every pair is a yes-or-no question of its own, so any number of texts may be right for an image,
-  none included, and any part of the N x N pairs can be looked at without the rest.
+  every pair is a binary classification of its own, so an image may match any number of texts, or
+  none, and any part of the N x N pairs can be computed without the rest.
 
-Embeddings are float [N, d] of unit length, row i of an image belonging to row i of the text.
-`logit_scale` is t = exp(t'), already exponentiated: a float, or a tensor of one element that is
-learned. Docs, with the gradients: docs/contrastive.md.
+Embeddings are float [N, d] of unit length; row i of the images matches row i of the texts.
+`logit_scale` is t = exp(t'), already exponentiated: a float or a learned one-element tensor.
+docs/contrastive.md derives the gradients.
 
-Losses that take a `group` run across its processes; None is this process alone. Each process gives
-as many pairs as the others and gets the mean over its own pairs of their loss against the pairs of
-all. The mean over processes is then the loss of one process that holds all pairs, and gradients
-averaged over processes, as DistributedDataParallel does, are its gradients, those of the scale and
-the bias included. So do not average the loss itself before `backward`, and let every process call
-`backward` with the same weight on its loss.
+Losses with a `group` run across its processes; None means this process alone. Every process brings
+the same number of pairs and gets the mean loss of its own pairs against the pairs of all. The mean
+over processes is then the loss of a single process with all pairs, and averaging gradients over
+processes, as DistributedDataParallel does, gives the gradients of that loss, those of scale and
+bias included. So do not average the loss before `backward`, and call `backward` with the same
+weight in every process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from siglip_perception.contrastive.data.pairs import Answers, check_pairs, pair_loss
 from siglip_perception.contrastive.losses import ring
+from siglip_perception.contrastive.losses.chunked_sigmoid import (
+    PairTargets,
+    check_shapes,
+    chunked_sigmoid_loss,
+)
 
 Scalar = Tensor | float
 
@@ -36,38 +40,38 @@ Scalar = Tensor | float
 def info_nce_loss(
     anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: Scalar
 ) -> Tensor:
-    """-log( exp(a.p / T) / (exp(a.p / T) + sum_k exp(a.n_k / T)) ), mean over anchors.
+    """InfoNCE: -log( exp(a.p / T) / (exp(a.p / T) + sum_k exp(a.n_k / T)) ), mean over anchors.
 
-    anchor, positive: float [..., d]; negatives: float [..., N, d], or [N, d] for all anchors; of
-    unit length. temperature: T > 0, which divides; `logit_scale` of the other losses is 1 / T.
+    anchor, positive: float [..., d]; negatives: float [..., N, d], or [N, d] shared by all
+    anchors; all of unit length. temperature: T > 0; `logit_scale` of the other losses is 1 / T.
     """
-    right = (anchor * positive).sum(dim=-1, keepdim=True)  # [..., 1]
-    wrong = (negatives @ anchor.unsqueeze(-1)).squeeze(-1)  # [..., N]
-    logits = torch.cat([right, wrong], dim=-1) / temperature
+    positive_logits = (anchor * positive).sum(dim=-1, keepdim=True)  # [..., 1]
+    negative_logits = (negatives @ anchor.unsqueeze(-1)).squeeze(-1)  # [..., N]
+    logits = torch.cat([positive_logits, negative_logits], dim=-1) / temperature
     return -logits.log_softmax(dim=-1)[..., 0].mean()
 
 
 def clip_loss(
     image: Tensor, text: Tensor, logit_scale: Scalar, group: ProcessGroup | None = None
 ) -> Tensor:
-    """CLIP's loss: cross-entropy of t x_i.y_j over the texts of an image and over the images of a
-    text, the mean of both.
+    """CLIP's loss: mean of the cross-entropies of t x_i.y_j over texts and over images.
 
-    Across processes every process gathers all embeddings, with gradient, and works out the rows of
-    its own images and of its own texts: memory N / W x N. LossError: embeddings that do not pair.
+    With a group, every process gathers all embeddings, with gradient, and computes the rows of its
+    own images and texts: memory N / W x N. Raises LossError if the shapes do not match.
     """
-    rank, _ = ring.agree(image, text, group) if group is not None else (0, 1)
-    check_pairs(image, text)
-    right = torch.arange(len(image), device=image.device)
+    rank, _ = ring.check_ranks_agree(image, text, group) if group is not None else (0, 1)
+    check_shapes(image, text)
+    labels = torch.arange(len(image), device=image.device)
     if group is None:
         logits = logit_scale * image @ text.T
-        by_image, by_text = logits, logits.T
+        image_logits, text_logits = logits, logits.T
     else:
-        by_image = logit_scale * image @ ring.gather(text, group).T
-        by_text = logit_scale * text @ ring.gather(image, group).T
-        right = right + rank * len(image)
+        image_logits = logit_scale * image @ ring.gather(text, group).T
+        text_logits = logit_scale * text @ ring.gather(image, group).T
+        labels = labels + rank * len(image)
     return (
-        functional.cross_entropy(by_image, right) + functional.cross_entropy(by_text, right)
+        functional.cross_entropy(image_logits, labels)
+        + functional.cross_entropy(text_logits, labels)
     ) / 2
 
 
@@ -81,15 +85,16 @@ def sigmoid_loss(
 ) -> Tensor:
     """SigLIP's loss: -1/N sum_ij log sigmoid(z_ij (t x_i.y_j + b)), z_ij 1 if i = j, else -1.
 
-    chunk_size: rows of the N x N pairs that are held at a time, in forward and backward: memory
-    chunk_size x N and not N x N, values and gradients the same, and faster; differentiable once.
-    None: the formula as it stands, in one piece. group: the texts go around from neighbor to
-    neighbor, their gradients with them, and no process ever holds more than two processes' texts.
-    LossError: embeddings that do not pair.
+    chunk_size: rows of logits to hold at a time, in forward and backward. Memory is chunk_size x N
+    instead of N x N, values and gradients are the same, and it is faster; differentiable once.
+    None evaluates the formula in one piece. group: texts and their gradients travel around a ring,
+    so no process ever holds the texts of more than two. Raises LossError if shapes do not match.
     """
     if chunk_size is not None or group is not None:
-        return pair_loss(image, text, logit_scale, logit_bias, Answers(), chunk_size, group)
-    check_pairs(image, text)
+        return chunked_sigmoid_loss(
+            image, text, logit_scale, logit_bias, PairTargets(), chunk_size, group
+        )
+    check_shapes(image, text)
     logits = logit_scale * image @ text.T + logit_bias
     z = torch.full_like(logits, -1).fill_diagonal_(1)
     return -functional.logsigmoid(z * logits).sum() / len(image)
@@ -104,16 +109,18 @@ def sigmoid_target_loss(
     chunk_size: int | None = None,
     group: ProcessGroup | None = None,
 ) -> Tensor:
-    """The same loss with the answers given: any number of positives a row, soft ones too.
+    """SigLIP's loss with given targets: any number of positives per row, soft ones included.
 
-    image: float [N, d]; text: float [M, d], both of unit length; target: [N, M] in [0, 1], bool or
-    float, the probability that row i and text j belong together. Mean over rows of the sum over
-    texts. Across processes the columns of `target` are the texts of all processes, by rank. Pass
-    bool where answers are hard: it is the only N x M there is if `chunk_size` is given.
+    image: float [N, d]; text: float [M, d], both of unit length. target: [N, M] in [0, 1], bool or
+    float, the probability that image i and text j match. Sum over texts, mean over images. With a
+    group, the columns of `target` are the texts of all processes, by rank. Pass bool for hard
+    targets: with a `chunk_size` they are the only N x M tensor.
     """
     if chunk_size is not None or group is not None:
-        answers = Answers(target)
-        return pair_loss(image, text, logit_scale, logit_bias, answers, chunk_size, group)
+        targets = PairTargets(target)
+        return chunked_sigmoid_loss(
+            image, text, logit_scale, logit_bias, targets, chunk_size, group
+        )
     logits = image @ text.T * logit_scale + logit_bias
     total = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), reduction="sum"
@@ -124,13 +131,13 @@ def sigmoid_target_loss(
 def affinity_loss(
     patches: Tensor, coverage: Tensor, logit_scale: Tensor, logit_bias: Tensor
 ) -> Tensor:
-    """Sigmoid loss over pairs of patches: do these two show the same thing?
+    """Sigmoid loss over pairs of patches, which match if they show the same thing.
 
     patches: float [B, N, d], of unit length. coverage: float [B, N, K] in [0, 1], the share of
-    each patch that each thing covers, background included, zero for a thing that is not there.
-    The answer to a pair is the probability that two points drawn from the two patches show the
-    same thing, sum_k c_ik c_jk, so half-covered patches learn a half. Things weigh alike however
-    large they are.
+    each patch covered by each thing, background included; zero for absent things. The target of a
+    pair is the probability that random points of the two patches show the same thing,
+    sum_k c_ik c_jk, so half-covered patches learn a half. Things weigh the same whatever their
+    size.
     """
     logits = patches @ patches.transpose(1, 2) * logit_scale + logit_bias
     target = coverage @ coverage.transpose(1, 2)

@@ -1,11 +1,11 @@
-"""Self-distillation without labels: what trains DINOv2.
+"""Self-distillation without labels, as DINOv2 is trained.
 
-A student looks at crops of an image and has to say what a teacher, the student's own moving
-average, says of other crops of it. What keeps both from always saying the same is the balancing of
-the teacher's answers over the prototypes. Sources:
+A student sees crops of an image and predicts the output of a teacher, its own moving average, on
+other crops of the same image. Balancing the teacher's outputs over the prototypes keeps both from
+collapsing to a constant. Sources:
 
     DINO    Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers":
-            multi-crop, momentum teacher, centring, the head
+            multi-crop, momentum teacher, centering, the head
     iBOT    Zhou et al. 2021, "Image BERT Pre-Training with Online Tokenizer": masked patches
     SwAV    Caron et al. 2020: Sinkhorn-Knopp over a batch (after Cuturi 2013)
     DINOv2  Oquab et al. 2023, "Learning Robust Visual Features without Supervision": all of them
@@ -35,7 +35,7 @@ from siglip_perception.contrastive.data.crops import (
 )
 from siglip_perception.contrastive.losses.ring import gather
 
-# Of an image of 16 or 18 patches a side, a crop keeps about its own resolution.
+# Images have 16 or 18 patches a side, so crops keep roughly their native resolution.
 _GLOBAL = CropSettings(patches=9, count=2, scale=(0.25, 0.7))
 _LOCAL = CropSettings(patches=5, count=4, scale=(0.05, 0.25))
 _MASKS = MaskSettings()
@@ -43,14 +43,14 @@ _MASKS = MaskSettings()
 
 @dataclass(frozen=True)
 class DinoSettings:
-    """What self-distillation depends on; the defaults suit the embedded DINOv2, on a CPU.
+    """Settings of self-distillation; the defaults suit the embedded DINOv2, trained on a CPU.
 
     prototypes, hidden, bottleneck: widths of the heads. DINOv2: 65536, 2048, 256.
-    balancing: how the teacher's answers are spread: Sinkhorn-Knopp (DINOv2) or centring (DINO).
-    teacher_temperature: at first and after the warm-up, which is warmup_share of all steps.
-    momentum: of the teacher at first; it goes to 1 along a cosine.
-    patch_weight, koleo_weight: of the masked patches' loss and KoLeo beside the CLS tokens' loss.
-    frozen_share: of all steps, at first, in which the prototypes stand still.
+    balancing: of the teacher's outputs, by Sinkhorn-Knopp (DINOv2) or centering (DINO).
+    teacher_temperature: at the start and after the warm-up, which takes warmup_share of all steps.
+    momentum: of the teacher at the start; a cosine takes it to 1.
+    patch_weight, koleo_weight: weights of the masked-patch loss and of KoLeo; the CLS loss has 1.
+    frozen_share: share of all steps, from the start, during which the prototypes are frozen.
     """
 
     global_crops: CropSettings = _GLOBAL
@@ -59,7 +59,7 @@ class DinoSettings:
     prototypes: int = 1024
     hidden: int = 512
     bottleneck: int = 128
-    balancing: Literal["sinkhorn", "centring"] = "sinkhorn"
+    balancing: Literal["sinkhorn", "centering"] = "sinkhorn"
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     warmup_share: float = 0.1
@@ -69,12 +69,12 @@ class DinoSettings:
     frozen_share: float = 0.02
 
     def teacher_temperature_at(self, progress: float) -> float:
-        """At a progress in [0, 1]: linear over the warm-up, then constant."""
+        """Temperature at a progress in [0, 1]: linear warm-up, then constant."""
         first, last = self.teacher_temperature
         return first + (last - first) * min(1.0, progress / max(self.warmup_share, 1e-9))
 
     def momentum_at(self, progress: float) -> float:
-        """1 - (1 - m) (cos(pi progress) + 1) / 2, as in DINO."""
+        """Momentum at a progress in [0, 1]: 1 - (1 - m) (cos(pi progress) + 1) / 2, as in DINO."""
         return 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
@@ -87,10 +87,10 @@ def _total(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 def sinkhorn(
     logits: Tensor, temperature: float, iterations: int = 3, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """Soft assignments of B samples to K prototypes, each prototype taken equally often.
+    """Assign B samples softly to K prototypes, using every prototype equally.
 
-    logits: float [B, K] -> [B, K]: exp(logits / temperature) scaled by rows and columns in turn;
-    at the end rows sum to 1 exactly, and columns to B / K as nearly as the iterations reach.
+    logits: float [B, K] -> [B, K]. Normalizes exp(logits / temperature) by rows and columns in
+    turn; at the end rows sum to exactly 1 and columns to nearly B / K.
     With a group, B counts the rows of all its processes. No gradient.
     """
     with torch.no_grad():
@@ -108,9 +108,9 @@ def sinkhorn(
 
 
 class Center(nn.Module):
-    """DINO's balancing: a moving mean of the teacher's logits is taken from them (eq. 4).
+    """DINO's balancing: subtracts a moving mean from the teacher's logits (eq. 4).
 
-    Alone it favors the uniform answer; the teacher's low temperature is its counterweight.
+    Centering alone favors a uniform output; the teacher's low temperature counteracts that.
     """
 
     def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
@@ -123,7 +123,7 @@ class Center(nn.Module):
     def forward(
         self, logits: Tensor, temperature: float, group: dist.ProcessGroup | None = None
     ) -> Tensor:
-        """softmax((logits - c) / temperature), float [B, K]; then c moves towards their mean."""
+        """Return softmax((logits - c) / temperature), float [B, K]; then move c to their mean."""
         logits = logits.detach().float()
         answers = ((logits - self.mean) / temperature).softmax(dim=-1)
         count = _total(logits.new_tensor(float(len(logits))), group)
@@ -133,7 +133,7 @@ class Center(nn.Module):
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Cross entropy -sum_k teacher_k log softmax(student / temperature)_k, float [...].
+    """Cross-entropy -sum_k teacher_k log softmax(student / temperature)_k, float [...].
 
     student: logits [..., K]; teacher: probabilities [..., K].
     """
@@ -141,35 +141,35 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def koleo_loss(features: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Kozachenko-Leonenko: -mean_i log min_{j != i} |x_i - x_j|; low where features spread.
+    """Kozachenko-Leonenko: -mean_i log min_{j != i} |x_i - x_j|; low if features spread out.
 
-    features: float [B, d], taken to unit length first, as DINOv2 does. With a group the nearest
-    one is sought in all its processes; there are two features or more in all.
+    features: float [B, d], normalized to unit length first, as in DINOv2. With a group, nearest
+    neighbors are searched across its processes. Needs two features or more in total.
     """
     unit = functional.normalize(features.float(), dim=-1)
-    others, first = unit, 0
+    candidates, offset = unit, 0
     if group is not None:
-        others, first = gather(unit, group), dist.get_rank(group) * len(unit)
+        candidates, offset = gather(unit, group), dist.get_rank(group) * len(unit)
     with torch.no_grad():
-        similarity = unit @ others.T
-        similarity.diagonal(first).fill_(-2.0)
+        similarity = unit @ candidates.T
+        similarity.diagonal(offset).fill_(-2.0)
         nearest = similarity.argmax(dim=1)
-    distance: Tensor = (unit - others[nearest]).norm(dim=-1)
+    distance: Tensor = (unit - candidates[nearest]).norm(dim=-1)
     return -(distance + 1e-8).log().mean()
 
 
 @torch.no_grad()
-def move_towards(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter."""
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Update every parameter: teacher <- momentum * teacher + (1 - momentum) * student."""
     for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
         old.lerp_(new.detach(), 1 - momentum)
 
 
 class DinoHead(nn.Module):
-    """Features [..., d] -> logits over prototypes [..., K], cosines in [-1, 1].
+    """Projection head: features [..., d] -> logits over prototypes [..., K], cosines in [-1, 1].
 
-    Three layers with GELU into a bottleneck of unit length, then prototypes of unit length (a
-    weight norm whose magnitude stays 1), as in DINO.
+    Three linear layers with GELU into a unit-length bottleneck, then unit-length prototypes (a
+    weight norm with its magnitude fixed at 1), as in DINO.
     """
 
     def __init__(self, dim: int, settings: DinoSettings) -> None:
@@ -197,7 +197,7 @@ class DinoHead(nn.Module):
 
 
 class Branch(nn.Module):
-    """One side, student or teacher: a backbone with a head for CLS and one for patches."""
+    """Student or teacher: a backbone with a head for the CLS token and one for patches."""
 
     def __init__(self, backbone: Dinov2WithRegistersModel, settings: DinoSettings) -> None:
         super().__init__()
@@ -206,17 +206,17 @@ class Branch(nn.Module):
         self.patch_head = DinoHead(backbone.config.hidden_size, settings)
 
     def features(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalized float [B, 3, S, S], bool [B, N] -> CLS [B, d] and patches [B, N, d]."""
-        hidden = self.backbone(images, bool_masked_pos=masks).last_hidden_state
-        return hidden[:, 0], hidden[:, 1 + self.backbone.config.num_register_tokens :]
+        """Encode float [B, 3, S, S], masks bool [B, N]: CLS [B, d] and patches [B, N, d]."""
+        tokens = self.backbone(images, bool_masked_pos=masks).last_hidden_state
+        return tokens[:, 0], tokens[:, 1 + self.backbone.config.num_register_tokens :]
 
 
 @dataclass(frozen=True)
 class Views:
-    """The crops of a batch of B images, normalized.
+    """Normalized crops of a batch of B images, ordered crop by crop.
 
-    wide: float [2 B, 3, S, S], narrow: float [L B, 3, s, s], crop by crop.
-    masks: bool [2 B, N], the patches of `wide` that the student does not see.
+    wide: float [2 B, 3, S, S], the global crops. narrow: float [L B, 3, s, s], the local crops.
+    masks: bool [2 B, N], patches of `wide` hidden from the student.
     """
 
     wide: Tensor
@@ -226,14 +226,14 @@ class Views:
 
 @dataclass(frozen=True)
 class Targets:
-    """The teacher's answers: cls float [2, B, K]; patches float [M, K], the masked in order."""
+    """The teacher's probabilities. cls: float [2, B, K]. patches: float [M, K], masked only."""
 
     cls: Tensor
     patches: Tensor
 
 
 class SelfDistillation(nn.Module):
-    """Student, teacher, loss and the teacher's step. The teacher is what is kept at the end."""
+    """Student, teacher, loss and the teacher's update. Only the teacher is kept after training."""
 
     def __init__(self, backbone: Dinov2WithRegistersModel, settings: DinoSettings) -> None:
         super().__init__()
@@ -246,13 +246,13 @@ class SelfDistillation(nn.Module):
         self.patch_center = Center(settings.prototypes)
 
     def train(self, mode: bool = True) -> SelfDistillation:
-        """Only the student ever trains: the teacher's dropout stays off."""
+        """Switch only the student: the teacher stays in eval mode, without dropout."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def views(self, images: Tensor, seeds: list[int], mean: Tensor, std: Tensor) -> Views:
-        """Crops of float images [B, 3, H, W] in [0, 1]; a seed for each image decides on them."""
+        """Crop and mask float images [B, 3, H, W] in [0, 1], with one seed per image."""
         patch = int(self.student.backbone.config.patch_size)
         wide = random_crops(images, seeds, self.settings.global_crops, patch)
         narrow = random_crops(images, seeds, self.settings.local_crops, patch)
@@ -267,9 +267,9 @@ class SelfDistillation(nn.Module):
 
     @torch.no_grad()
     def answer(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The teacher's logits: [2 B, K] of the global crops, [M, K] of their masked patches.
+        """Return the teacher's logits: [2 B, K] of global crops, [M, K] of their masked patches.
 
-        The teacher itself sees every patch.
+        The teacher sees every patch.
         """
         cls, patches = self.teacher.features(views.wide)
         return self.teacher.cls_head(cls), self.teacher.patch_head(patches[views.masks])
@@ -280,7 +280,7 @@ class SelfDistillation(nn.Module):
         temperature: float,
         group: dist.ProcessGroup | None = None,
     ) -> list[Targets]:
-        """The teacher's logits of all parts of a batch, balanced together."""
+        """Balance the teacher's logits of all microbatches together."""
         cls, patches = (torch.cat(column) for column in zip(*answers, strict=True))
         if self.settings.balancing == "sinkhorn":
             cls = sinkhorn(cls, temperature, group=group)
@@ -289,19 +289,19 @@ class SelfDistillation(nn.Module):
             cls = self.cls_center(cls, temperature, group)
             patches = self.patch_center(patches, temperature, group)
         rows = [len(of_cls) for of_cls, _ in answers]
-        masked = [len(of_patches) for _, of_patches in answers]
-        parts = zip(torch.split(cls, rows), torch.split(patches, masked), strict=True)
-        return [Targets(torch.stack(of_cls.chunk(2)), rest) for of_cls, rest in parts]
+        mask_counts = [len(of_patches) for _, of_patches in answers]
+        parts = zip(torch.split(cls, rows), torch.split(patches, mask_counts), strict=True)
+        return [Targets(torch.stack(of_cls.chunk(2)), of_patches) for of_cls, of_patches in parts]
 
     def forward(
         self, views: Views, targets: Targets, group: dist.ProcessGroup | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """The loss to descend, and its parts for the log; in a group, the mean over processes is.
+        """Return the loss and its terms for the log; with a group, average both over processes.
 
-        cls: mean cross entropy over pairs of a teacher's global crop and any other crop of that
-        image. patch: that of masked patches, each image's masked patches weighing 1 together.
-        information: bits that a global crop tells about the student's prototype, H(mean p) -
-        mean H(p); 0 where the features have collapsed, in either way.
+        cls: mean cross-entropy over pairs of a teacher's global crop and another crop of the same
+        image. patch: cross-entropy of masked patches; those of one crop weigh 1 together.
+        information: bits that a global crop carries about the student's prototype,
+        H(mean p) - mean H(p); 0 if the features have collapsed, to one prototype or to uniform.
         """
         settings = self.settings
         wide_cls, patches = self.student.features(views.wide, views.masks)
@@ -333,15 +333,15 @@ class SelfDistillation(nn.Module):
             parts["koleo"] = koleo
         return loss, {name: float(value.detach()) for name, value in parts.items()}
 
-    def still_parameters(self, progress: float) -> Iterator[nn.Parameter]:
-        """The parameters whose gradient is to be dropped at a progress in [0, 1]."""
+    def frozen_parameters(self, progress: float) -> Iterator[nn.Parameter]:
+        """Yield the parameters whose gradients are dropped at a progress in [0, 1]."""
         if progress < self.settings.frozen_share:
             for head in (self.student.cls_head, self.student.patch_head):
                 yield from head.prototypes.parameters()
 
     def move_teacher(self, progress: float) -> None:
-        """The teacher's step, after the optimizer's."""
-        move_towards(self.teacher, self.student, self.settings.momentum_at(progress))
+        """Update the teacher, after the optimizer's step."""
+        ema_update(self.teacher, self.student, self.settings.momentum_at(progress))
 
 
 def information(logits: Tensor, temperature: float) -> Tensor:

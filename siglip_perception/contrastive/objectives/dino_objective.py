@@ -1,4 +1,4 @@
-"""Self-distillation as a training objective: images alone, any batch, any number of processes."""
+"""Self-distillation as a training objective: images only, any batch size, any world size."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from transformers import Dinov2WithRegistersModel
 
 from siglip_perception.contrastive.data.samples import PairBatch
 from siglip_perception.contrastive.objectives.dino import DinoSettings, SelfDistillation, Views
-from siglip_perception.contrastive.training.distributed import Processes
+from siglip_perception.contrastive.training.distributed import World
 from siglip_perception.images.preprocess import EncoderInput
 
 
 class DinoObjective(nn.Module):
-    """DINO, iBOT and DINOv2's loss of a DINOv2; captions are not looked at.
+    """Trains a DINOv2 with the losses of DINO, iBOT and DINOv2; captions are ignored.
 
-    steps: of the whole run, for the schedules of temperature and momentum.
+    steps: of the whole run, for the temperature and momentum schedules.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class DinoObjective(nn.Module):
     ) -> None:
         super().__init__()
         if model.device.type == "cpu":
-            # The fused kernel's backward takes up to 1.7 times as long on crops of so few patches.
+            # On crops of so few patches the fused kernel's backward is up to 1.7 times slower.
             model.set_attn_implementation("eager")
         self.distillation = SelfDistillation(model, settings)
         self._steps = steps
@@ -41,38 +41,39 @@ class DinoObjective(nn.Module):
 
     @property
     def model(self) -> Dinov2WithRegistersModel:
-        """What is kept in the end: the teacher."""
+        """The teacher's backbone, the model to keep after training."""
         return self.distillation.teacher.backbone
 
     def backward(
-        self, batch: PairBatch, parts: int, processes: Processes, step: int
+        self, batch: PairBatch, accumulate: int, world: World, step: int
     ) -> dict[str, float]:
-        """Add the gradient of the loss over the images of all processes; what is worth logging.
+        """Accumulate the gradient of the loss over the images of all processes; return metrics.
 
-        The teacher's answers of all parts and processes are balanced together; KoLeo alone sees
-        one part at a time, but that of all processes."""
+        The teacher's outputs are balanced over all microbatches and processes together; KoLeo sees
+        one microbatch at a time, of all processes.
+        """
         progress = step / self._steps
-        pieces = batch.parts(parts)
-        views = [self._views(piece) for piece in pieces]
+        microbatches = batch.split(accumulate)
+        views = [self._views(microbatch) for microbatch in microbatches]
         settings, device = self.distillation.settings, self._mean.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             answers = [self.distillation.answer(view) for view in views]
         targets = self.distillation.targets(
-            answers, settings.teacher_temperature_at(progress), processes.group
+            answers, settings.teacher_temperature_at(progress), world.group
         )
         totals: dict[str, float] = {}
         for view, target in zip(views, targets, strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                loss, found = self.distillation(view, target, processes.group)
-            (loss / parts).backward()
-            for name, value in ({"loss": float(loss.detach())} | found).items():
-                totals[name] = totals.get(name, 0.0) + value / parts
-        for parameter in self.distillation.still_parameters(progress):
+                loss, metrics = self.distillation(view, target, world.group)
+            (loss / accumulate).backward()
+            for name, value in ({"loss": float(loss.detach())} | metrics).items():
+                totals[name] = totals.get(name, 0.0) + value / accumulate
+        for parameter in self.distillation.frozen_parameters(progress):
             parameter.grad = None
         return totals
 
     def features(self, images: Tensor) -> Tensor:
-        """The teacher's patches, uint8 [B, 3, S, S] -> float [B, N, d]."""
+        """Encode images to the teacher's patches: uint8 [B, 3, S, S] -> float [B, N, d]."""
         pixels = (images.to(self._mean.device).float() / 255 - self._mean) / self._std
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._bf16):
             return self.distillation.teacher.features(pixels)[1]
@@ -82,5 +83,5 @@ class DinoObjective(nn.Module):
         return self.distillation.views(images, batch.seeds, self._mean, self._std)
 
     def after_step(self, step: int) -> None:
-        """The teacher follows."""
+        """Update the teacher."""
         self.distillation.move_teacher((step + 1) / self._steps)

@@ -1,1 +1,1 @@
-"""Runs: fine-tuning, the embedded model's recipe, checkpoints to resume from."""
+"""Training runs: fine-tuning, the embedded model's recipe, and the state they resume from."""

@@ -1,4 +1,4 @@
-"""Products of training in bfloat16: as was asked for, or where that is faster than float32."""
+"""Choose bfloat16 or float32 matrix products for training: by option, or by which is faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options --bf16 and --fp32."""
+    """Add the options --bf16 and --fp32."""
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--bf16",
@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--fp32", action="store_true", help="float32 products")
 
 
-def wants_bf16(args: argparse.Namespace, device: torch.device) -> bool:
-    """Whether training is to make its products in bfloat16 on the device.
+def use_bf16(args: argparse.Namespace, device: torch.device) -> bool:
+    """Decide whether training uses bfloat16 products on the device.
 
-    Says which it is where that was left open.
+    Prints the reason if neither option was given and float32 is used.
     """
     if args.bf16 or args.fp32:
         return bool(args.bf16)

@@ -1,4 +1,4 @@
-"""siglip-perception train --data: image-caption pairs in, a model that the node loads out."""
+"""Fine-tune on the user's pairs (siglip-perception train --data) and write a model folder."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from siglip_perception.contrastive.data.source_bag import BagOptions
 from siglip_perception.contrastive.data.sources import BrokenPairError, PairSource, Subset
 from siglip_perception.contrastive.objectives.dino import DinoSettings
 from siglip_perception.contrastive.objectives.dino_objective import DinoObjective
-from siglip_perception.contrastive.objectives.pairs import PairObjective
-from siglip_perception.contrastive.training.autocast import wants_bf16
-from siglip_perception.contrastive.training.distributed import Processes, processes
+from siglip_perception.contrastive.objectives.pair_objective import PairObjective
+from siglip_perception.contrastive.training.autocast import use_bf16
+from siglip_perception.contrastive.training.distributed import World, join_world
 from siglip_perception.contrastive.training.finetune_options import check_numbers
-from siglip_perception.contrastive.training.loop import Plan, gather_report, train
+from siglip_perception.contrastive.training.loop import LoopOptions, gather_report, train
 from siglip_perception.contrastive.training.lora import Tuning, merge, prepare
-from siglip_perception.contrastive.training.metrics_log import Journal
+from siglip_perception.contrastive.training.metrics_log import MetricsLog
 from siglip_perception.contrastive.training.model_io import (
-    Start,
-    anew,
+    InitialModel,
     export,
-    open_start,
+    load_initial_model,
+    reinitialize,
 )
 from siglip_perception.contrastive.training.optimizers import new_optimizers
-from siglip_perception.contrastive.training.output_folder import refuse_foreign
+from siglip_perception.contrastive.training.output_folder import check_replaceable
 from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.errors import PerceptionError
-from siglip_perception.evaluation.linear_probe import scene_figures
+from siglip_perception.evaluation.linear_probe import scene_metrics
 from siglip_perception.evaluation.retrieval import (
     TEMPLATES,
-    classification_figures,
+    classification_metrics,
     labels_of,
     read_classes,
-    retrieval_figures,
+    retrieval_metrics,
 )
 from siglip_perception.images.preprocess import to_square
 from siglip_perception.scenes.samples import GRID, TABLETOP
@@ -55,40 +55,39 @@ _DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillatio
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train on the pairs that were named, or go on; figures and a model folder at the end."""
+    """Train on the given pairs, or resume; write metrics and a model folder at the end."""
     output: Path = args.output.absolute()
-    refuse_foreign(output)
-    with processes(args.device) as own:
-        check_numbers(args, own.world)
+    check_replaceable(output)
+    with join_world(args.device) as world:
+        check_numbers(args, world.size)
         if args.threads:
             torch.set_num_threads(args.threads)
-        _Run(args, output, own).go()
+        _FinetuneRun(args, output, world).go()
     return 0
 
 
-class _Run:
-    """One run of the command, in one process."""
+class _FinetuneRun:
+    """One process of a fine-tuning run."""
 
-    def __init__(self, args: argparse.Namespace, output: Path, own: Processes) -> None:
-        self._args, self._output, self._own = args, output, own
+    def __init__(self, args: argparse.Namespace, output: Path, world: World) -> None:
+        self._args, self._output, self._world = args, output, world
         self._folder: Path = args.runs or output.with_name(output.name + ".runs")
         self._dino = args.objective == "dino"
         self._classes = read_classes(args.classes) if args.classes else ()
-        self._source, self._kept = (
-            self._data()
-        )  # before the model: what is wrong here is told soon
+        # Opened before the model loads, so that errors in the data show early.
+        self._source, self._holdout = self._split_data()
         self._report = SkipReport(args.strict)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._start: Start = open_start(args.model, args.contract)
-        self._part: EncoderName = "dinov2" if self._dino else "siglip"
-        if (self._start.dinov2 if self._dino else self._start.siglip) is None:
+        self._initial: InitialModel = load_initial_model(args.model, args.contract)
+        self._encoder: EncoderName = "dinov2" if self._dino else "siglip"
+        if (self._initial.dinov2 if self._dino else self._initial.siglip) is None:
             raise PerceptionError(
-                f"{args.model} has no {self._part} that --objective {args.objective} could train:"
-                " give another folder to --model."
+                f"{args.model} has no {self._encoder} that --objective {args.objective} could"
+                " train: choose another --model."
             )
-        self._input = self._start.inputs[self._part]
+        self._input = self._initial.inputs[self._encoder]
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
-        self._plan = Plan(
+        self._options = LoopOptions(
             steps=args.steps,
             batch=args.batch,
             accumulate=args.accumulate,
@@ -100,8 +99,8 @@ class _Run:
             log_every=args.log_every,
             save_every=args.save_every,
         )
-        # Decided once: processes may run on different machines.
-        self._bf16 = bool(own.gather(own.leads and wants_bf16(args, own.device))[0])
+        # The main process decides: others may run on different machines.
+        self._bf16 = bool(world.gather(world.is_main and use_bf16(args, world.device))[0])
         self._tuning = Tuning(
             args.tune,
             tuple(dict.fromkeys(args.freeze)),
@@ -110,109 +109,117 @@ class _Run:
             args.lora_alpha,
         )
 
-    def _data(self) -> tuple[PairSource, PairSource]:
-        """What is trained on, and what is kept apart."""
-        args, own = self._args, self._own
+    def _split_data(self) -> tuple[PairSource, PairSource]:
+        """Open the data and split it into training and holdout pairs."""
+        args, world = self._args, self._world
         bag = BagOptions(tuple(args.image_topic), args.caption_topic, args.frame_interval)
         source: PairSource | None = None
-        # A bag becomes a shard: one process makes it, the others find it.
-        for turn in (True, False):
-            if own.leads is turn:
+        # The main process converts a bag to a shard; the others then find it in the cache.
+        for is_main in (True, False):
+            if world.is_main is is_main:
                 source = open_data(
                     args.data, self._folder, bag, captioned=not self._dino, strict=args.strict
                 )
-            own.wait()
+            world.wait()
         assert source is not None
-        kept = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
-        kept = kept if args.holdout is None else args.holdout
-        if not 0 <= kept < len(source):
+        holdout = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
+        holdout = holdout if args.holdout is None else args.holdout
+        if not 0 <= holdout < len(source):
             raise PerceptionError(
-                f"--holdout {kept} leaves nothing of {len(source)} pairs to train on."
+                f"--holdout {holdout} leaves nothing of {len(source)} pairs to train on: hold out"
+                " fewer."
             )
         order = np.random.default_rng(_SPLIT_SEED).permutation(len(source))
-        return Subset(source, order[kept:]), Subset(source, order[:kept])
+        return Subset(source, order[holdout:]), Subset(source, order[:holdout])
 
     def go(self) -> None:
-        """All steps, then the figures and the model."""
-        args, own, plan = self._args, self._own, self._plan
-        objective = self._objective().to(own.device)
-        optimizers = new_optimizers(objective, plan.lr, plan.weight_decay)
+        """Run all steps, then evaluate and write the model."""
+        args, world, options = self._args, self._world, self._options
+        objective = self._objective().to(world.device)
+        optimizers = new_optimizers(objective, options.lr, options.weight_decay)
         state = RunState(
             self._folder,
             objective,
             optimizers,
             self._recipe(),
-            also=_DINO_STATE,
+            buffer_prefixes=_DINO_STATE,
         )
-        first, extra = state.load()
-        if own.leads and "left_out" in extra:
+        first_step, extra = state.load()
+        if world.is_main and "left_out" in extra:
             self._report.merge(extra["left_out"])
-        before = extra.get("before")
-        if before is None and own.leads and (self._dino or not args.from_scratch):
-            before = self._figures(objective)
-        own.wait()
-        loaded = batches(
+        metrics_before = extra.get("before")
+        if metrics_before is None and world.is_main and (self._dino or not args.from_scratch):
+            metrics_before = self._metrics(objective)
+        world.wait()
+        loader = batches(
             PairDataset(
                 self._source,
-                Order(len(self._source), plan.seed),
+                Order(len(self._source), options.seed),
                 self._input.square,
                 args.strict,
             ),
-            Share(plan.batch, own.rank, own.world),
-            first,
-            plan.steps,
+            Share(options.batch, world.rank, world.size),
+            first_step,
+            options.steps,
             self._workers(),
         )
-        journal = None
-        if own.leads:
-            self._say(first)
-            journal = Journal(
-                self._folder, args.objective, plan.steps, first, plan.batch, args.tensorboard
+        log = None
+        if world.is_main:
+            self._print_start(first_step)
+            log = MetricsLog(
+                self._folder,
+                args.objective,
+                options.steps,
+                first_step,
+                options.batch,
+                args.tensorboard,
             )
         try:
             train(
                 objective,
-                loaded,
-                plan,
+                loader,
+                options,
                 optimizers,
                 state,
-                own,
-                journal,
-                first,
+                world,
+                log,
+                first_step,
                 self._report,
-                {"before": before},
+                {"before": metrics_before},
             )
-            report = gather_report(own, self._report)
-            if own.leads:
-                self._finish(objective, report, before, journal)
+            report = gather_report(world, self._report)
+            if world.is_main:
+                self._finish(objective, report, metrics_before, log)
         finally:
-            if journal is not None:
-                journal.close()
-        own.wait()
+            if log is not None:
+                log.close()
+        world.wait()
 
     def _objective(self) -> Any:
-        args, start = self._args, self._start
-        torch.manual_seed(args.seed)  # of the heads and LoRA's first weights, alike everywhere
+        args, initial = self._args, self._initial
+        torch.manual_seed(args.seed)  # same initial heads and LoRA weights in every process
         if self._dino:
-            dinov2: Any = anew(start.dinov2) if args.from_scratch else start.dinov2
+            dinov2: Any = reinitialize(initial.dinov2) if args.from_scratch else initial.dinov2
             dinov2.requires_grad_(True)
-            return DinoObjective(dinov2, self._input, DinoSettings(), self._plan.steps, self._bf16)
-        siglip: Any = start.siglip
+            return DinoObjective(
+                dinov2, self._input, DinoSettings(), self._options.steps, self._bf16
+            )
+        siglip: Any = initial.siglip
         if args.from_scratch:
-            siglip = anew(siglip, args.objective)
+            siglip = reinitialize(siglip, args.objective)
         model = prepare(siglip, self._tuning)
-        return PairObjective(model, start.tokenizer, self._input, args.objective, self._bf16)
+        return PairObjective(model, initial.tokenizer, self._input, args.objective, self._bf16)
 
     def _recipe(self) -> dict[str, Any]:
-        """All that the result depends on, besides the data's own bytes and the code."""
+        """Everything that the result depends on, except the data's bytes and the code."""
         args = self._args
-        plan = {
-            k: v for k, v in asdict(self._plan).items() if k not in ("log_every", "save_every")
+        options = {
+            k: v for k, v in asdict(self._options).items() if k not in ("log_every", "save_every")
         }
-        return plan | {
+        return options | {
             "data": args.data,
             "pairs": len(self._source),
-            "model": self._start.digest,
+            "model": self._initial.digest,
             "from_scratch": args.from_scratch,
             "objective": args.objective,
             "tuning": asdict(self._tuning),
@@ -223,15 +230,16 @@ class _Run:
         if self._args.workers is not None:
             return int(self._args.workers)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        return max(1, min(8, cores // self._own.world - 1))
+        return max(1, min(8, cores // self._world.size - 1))
 
-    def _say(self, first: int) -> None:
-        left = self._source.report.summary()
+    def _print_start(self, first_step: int) -> None:
+        skips = self._source.report.summary()
         print(
-            f"{len(self._source)} pairs to train on, {len(self._kept)} kept apart"
-            f"{f', left out: {left}' if left else ''};"
-            f" {self._own.world} process{'es' * (self._own.world > 1)} on {self._own.device.type}"
-            + (f", going on after step {first}" if first else ""),
+            f"{len(self._source)} pairs to train on, {len(self._holdout)} kept apart"
+            f"{f', left out: {skips}' if skips else ''};"
+            f" {self._world.size} process{'es' * (self._world.size > 1)}"
+            f" on {self._world.device.type}"
+            + (f", going on after step {first_step}" if first_step else ""),
             flush=True,
         )
 
@@ -239,63 +247,72 @@ class _Run:
         self,
         objective: Any,
         report: SkipReport,
-        before: dict[str, float] | None,
-        journal: Journal | None,
+        metrics_before: dict[str, float] | None,
+        log: MetricsLog | None,
     ) -> None:
-        after = self._figures(objective)
+        metrics_after = self._metrics(objective)
         report.merge(self._report)
         report.merge(self._source.report)
-        for name, value in after.items():
-            was = f" (before: {before[name]:.4g})" if before and name in before else ""
-            print(f"{name}: {value:.4g}{was}")
-        if journal is not None:
-            journal.figures({"before": before or {}, "after": after}, report.as_json())
+        for name, value in metrics_after.items():
+            comparison = (
+                f" (before: {metrics_before[name]:.4g})"
+                if metrics_before and name in metrics_before
+                else ""
+            )
+            print(f"{name}: {value:.4g}{comparison}")
+        if log is not None:
+            log.write_metrics(
+                {"before": metrics_before or {}, "after": metrics_after}, report.as_json()
+            )
         model = objective.model if self._dino else merge(objective.model, self._tuning)
-        export(self._start, self._output, {self._part: model})
+        export(self._initial, self._output, {self._encoder: model})
         for line in report.lines():
             print(line)
         print(f"wrote {self._output}")
 
     @torch.no_grad()
-    def _figures(self, objective: Any) -> dict[str, float]:
-        """Retrieval and classification on what was kept apart; of DINOv2, on generated scenes."""
+    def _metrics(self, objective: Any) -> dict[str, float]:
+        """Evaluate: retrieval and classification on the holdout; DINOv2 on generated scenes."""
         objective.eval()
         if self._dino:
             patch, size = int(objective.model.config.patch_size), self._input.square.size
             fits = size == TABLETOP.image_size and size // patch == GRID
-            return scene_figures(objective.features) if fits else {}
-        if len(self._kept) < 2:
+            return scene_metrics(objective.features) if fits else {}
+        if len(self._holdout) < 2:
             return {}
         captions: list[str] = []
         images: list[torch.Tensor] = []
         texts: list[torch.Tensor] = []
-        for start in range(0, len(self._kept), 32):
+        for start in range(0, len(self._holdout), 32):
             squares = []
-            found = []
-            for number in range(start, min(start + 32, len(self._kept))):
+            batch_captions = []
+            for number in range(start, min(start + 32, len(self._holdout))):
                 try:
-                    pair = self._kept.read(number)
+                    pair = self._holdout.read(number)
                 except BrokenPairError as error:
                     self._report.skip(error.reason, error.name, error.detail)
                     continue
                 for remark in pair.remarks:
                     self._report.note(remark, pair.name)
                 squares.append(to_square(pair.image, self._input.square))
-                found.append(pair.caption)
+                batch_captions.append(pair.caption)
             if squares:
-                stacked = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-                images.append(objective.embed_images(stacked))
-                texts.append(objective.embed_texts(found))
-                captions += found
+                batch_images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+                images.append(objective.embed_images(batch_images))
+                texts.append(objective.embed_texts(batch_captions))
+                captions += batch_captions
         if len(captions) < 2:
             return {}
         image, text = torch.cat(images), torch.cat(texts)
-        figures = {"kept_apart": float(len(captions))} | retrieval_figures(image, text, captions)
+        figures = {"kept_apart": float(len(captions))} | retrieval_metrics(image, text, captions)
         names = self._classes
         if names:
             prompts = torch.stack(
-                [objective.embed_texts([t.format(name) for name in names]) for t in TEMPLATES]
+                [
+                    objective.embed_texts([template.format(name) for name in names])
+                    for template in TEMPLATES
+                ]
             )
             mean = torch.nn.functional.normalize(prompts.mean(dim=0), dim=-1)
-            figures |= classification_figures(image, mean, labels_of(captions, names))
+            figures |= classification_metrics(image, mean, labels_of(captions, names))
         return figures

@@ -1,4 +1,4 @@
-"""Options of `siglip-perception train` that belong to training on one's own pairs."""
+"""Options of `siglip-perception train --data`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_NEGATIVE = ("workers", "warmup", "weight_decay", "frame_interval", "threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of training on one's own pairs."""
+    """Add the options for training on the user's own pairs."""
     data = parser.add_argument_group("your own data")
     data.add_argument(
         "--data",
@@ -28,66 +28,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TOPIC",
-        help="of a bag, once for each camera (default: every camera)",
+        help="camera topic of a bag; repeat for each camera (default: every camera)",
     )
     data.add_argument(
         "--caption-topic",
         default="/instruction",
         metavar="TOPIC",
-        help="of a bag, std_msgs/String; the newest is each frame's (default: %(default)s)",
+        help="std_msgs/String topic of a bag; a frame takes the latest message"
+        " (default: %(default)s)",
     )
     data.add_argument(
         "--frame-interval",
         type=float,
         default=0.5,
         metavar="S",
-        help="least time between two frames of a bag's camera, seconds (default: %(default)s)",
+        help="minimum time between two frames of a bag's camera, seconds (default: %(default)s)",
     )
     data.add_argument(
         "--strict",
         action="store_true",
-        help="stop at the first file, row or sample that cannot be used",
+        help="stop at the first unusable file, row or sample",
     )
     data.add_argument(
         "--holdout",
         type=int,
         metavar="N",
-        help="pairs kept apart for the figures at the end (default: 5 percent, at most 1000)",
+        help="pairs held out for evaluation (default: 5 percent, at most 1000)",
     )
     data.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="class names, one a line, for zero-shot classification at the end",
+        help="class names, one per line, for zero-shot classification at the end",
     )
     data.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes that load images (default: the cores but one, at most 8)",
+        help="processes that load images (default: one less than the cores, at most 8)",
     )
-    model = parser.add_argument_group("what is trained on it")
+    model = parser.add_argument_group("model and objective")
     model.add_argument(
         "--model",
         default="tabletop",
         metavar="FOLDER",
-        help="to start from: a packaged model, a model folder, or a SigLIP checkpoint's own"
-        " folder (default: %(default)s)",
+        help="initial model: a packaged model, a model folder, or a SigLIP checkpoint's folder"
+        " (default: %(default)s)",
     )
     model.add_argument(
         "--contract",
         default="",
         metavar="NAME",
-        help="whose way to prepare images is used (default: squash to the encoder's square)",
+        help="contract that defines the preprocessing (default: squash to the encoder's square)",
     )
     model.add_argument(
-        "--from-scratch", action="store_true", help="the model's shape with new weights"
+        "--from-scratch", action="store_true", help="keep the architecture, reinitialize weights"
     )
     model.add_argument(
         "--objective",
         choices=("sigmoid", "clip", "dino"),
         default="sigmoid",
-        help="SigLIP's loss, CLIP's, or DINOv2 on images alone (default: %(default)s)",
+        help="SigLIP's loss, CLIP's, or DINOv2's on images alone (default: %(default)s)",
     )
     model.add_argument(
         "--tune",
@@ -100,42 +101,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("image", "text"),
         action="append",
         default=[],
-        help="a tower that stays as it is",
+        help="tower to keep frozen",
     )
     for option, value, text in (
-        ("--last-layers", 2, "blocks that --tune last trains, besides the heads"),
-        ("--lora-rank", 8, "of LoRA's matrices"),
-        ("--lora-alpha", 16, "LoRA's weight is this by its rank"),
+        ("--last-layers", 2, "blocks per tower that --tune last trains, besides the heads"),
+        ("--lora-rank", 8, "rank of LoRA's matrices"),
+        ("--lora-alpha", 16, "LoRA's scale times its rank"),
     ):
         model.add_argument(
             option, type=int, default=value, metavar="N", help=f"{text} (default: %(default)s)"
         )
-    how = parser.add_argument_group("how")
-    how.add_argument(
+    run = parser.add_argument_group("optimization and logging")
+    run.add_argument(
         "--accumulate",
         type=int,
         default=1,
         metavar="N",
-        help="pieces in which a batch goes through the model, against too little memory",
+        help="microbatches that a batch is split into to save memory (default: %(default)s)",
     )
-    how.add_argument("--weight-decay", type=float, default=0.05, help="default: %(default)s")
-    how.add_argument("--warmup", type=int, metavar="N", help="steps (default: a tenth)")
-    how.add_argument(
+    run.add_argument("--weight-decay", type=float, default=0.05, help="default: %(default)s")
+    run.add_argument("--warmup", type=int, metavar="N", help="steps (default: a tenth of all)")
+    run.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s"
     )
     for option, value, text in (
-        ("--log-every", 10, "steps between two lines of the log"),
-        ("--save-every", 100, "steps between two states to go on from"),
+        ("--log-every", 10, "steps between log lines"),
+        ("--save-every", 100, "steps between saved states"),
     ):
-        how.add_argument(
+        run.add_argument(
             option, type=int, default=value, metavar="N", help=f"{text} (default: %(default)s)"
         )
 
 
 def check_numbers(args: argparse.Namespace, world: int = 1) -> None:
-    """Fill in the defaults; PerceptionError for a number that is out of its range.
+    """Fill in defaults; raise PerceptionError for a number out of range.
 
-    world: how many processes train together.
+    world: number of processes.
     """
     for name, value in {"steps": _STEPS, "batch": _BATCH, "seed": 0}.items():
         if getattr(args, name) is None:
@@ -147,9 +148,9 @@ def check_numbers(args: argparse.Namespace, world: int = 1) -> None:
                 raise PerceptionError(f"--{name.replace('_', '-')} has to be {least} or more.")
     if args.lr is not None and not 0 < args.lr < math.inf:
         raise PerceptionError(f"--lr {args.lr} is no learning rate: it has to be above 0.")
-    pieces = world * args.accumulate
-    if args.batch < 2 or args.batch % pieces:
+    divisor = world * args.accumulate
+    if args.batch < 2 or args.batch % divisor:
         raise PerceptionError(
-            f"--batch {args.batch} has to be 2 or more and a multiple of {pieces}: of"
+            f"--batch {args.batch} has to be 2 or more and a multiple of {divisor}, which is"
             f" {world} processes times --accumulate {args.accumulate}."
         )

@@ -1,4 +1,4 @@
-"""The training loop, for every objective: one process or several, stopped and gone on with."""
+"""The training loop of every objective: one process or several, resumable at any time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from siglip_perception.contrastive.training.distributed import Processes
-from siglip_perception.contrastive.training.metrics_log import Journal
+from siglip_perception.contrastive.training.distributed import World
+from siglip_perception.contrastive.training.metrics_log import MetricsLog
 from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.datasets.skips import SkipReport
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast; every number but the last two changes the result.
+class LoopOptions:
+    """Options of the loop; all but log_every and save_every change the result.
 
-    batch: samples of a step, of all processes together. accumulate: pieces in which a process'
-    share of them goes through the model. lr: peak, after `warmup` steps, held until the cooldown,
-    the last share of the steps, in which it falls by a cosine to a hundredth. clip: of the
-    gradient's norm.
+    batch: samples per step, over all processes. accumulate: microbatches that a process's share is
+    split into. lr: peak learning rate, reached after `warmup` steps and held until the cooldown,
+    the last share of the steps, which decays it along a cosine to a hundredth.
+    clip: maximum norm of the gradient.
     """
 
     steps: int
@@ -40,74 +40,72 @@ class Plan:
     save_every: int = 100
 
     @property
-    def falls_at(self) -> int:
-        """The step at which the rate begins to fall."""
+    def cooldown_start(self) -> int:
+        """First step of the cooldown."""
         return self.steps - round(self.cooldown * max(self.steps - self.warmup, 0))
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, held, then a cosine to a hundredth."""
+        """Learning rate of a step: linear warm-up, constant, then a cosine to a hundredth."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = max(step - self.falls_at, 0) / max(self.steps - self.falls_at, 1)
-        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        progress = max(step - self.cooldown_start, 0) / max(self.steps - self.cooldown_start, 1)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class Objective(Protocol):
-    """What is trained, and on what."""
+    """A model with a loss, as the loop trains it."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def train(self) -> Any: ...
 
-    def backward(
-        self, batch: Any, parts: int, processes: Processes, step: int
-    ) -> dict[str, float]:
-        """Add the gradient of a whole batch's loss; `loss`, and what else is worth logging."""
+    def backward(self, batch: Any, accumulate: int, world: World, step: int) -> dict[str, float]:
+        """Accumulate the gradient of a whole batch; return metrics, `loss` among them."""
 
     def after_step(self, step: int) -> None:
-        """What has to follow the optimizer's step of that number."""
+        """Run whatever has to follow the optimizer's step."""
 
 
-def gather_report(processes: Processes, report: SkipReport) -> SkipReport:
-    """What all processes left out, in all of them."""
-    whole = SkipReport()
-    for content in processes.gather(report.as_json()):
+def gather_report(world: World, report: SkipReport) -> SkipReport:
+    """Merge the skip reports of all processes; every process gets the result."""
+    total = SkipReport()
+    for content in world.gather(report.as_json()):
         assert isinstance(content, dict)
-        whole.merge(content)
-    return whole
+        total.merge(content)
+    return total
 
 
 def _seed(*numbers: int) -> int:
-    """One seed out of several numbers, for what PyTorch draws: dropout."""
+    """Combine several numbers into one seed for PyTorch, which draws the dropout."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def train(
     objective: Objective,
     batches: Iterator[Any],
-    plan: Plan,
+    options: LoopOptions,
     optimizers: Sequence[torch.optim.Optimizer],
     state: RunState,
-    processes: Processes,
-    journal: Journal | None,
-    first: int,
+    world: World,
+    log: MetricsLog | None,
+    first_step: int,
     report: SkipReport | None = None,
     extra: Mapping[str, Any] | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Steps first to plan.steps - 1; the state is written at every save_every-th and the last.
+    """Run steps first_step to options.steps - 1; save the state every save_every steps and last.
 
-    objective: the same in all processes. journal: the leading process' own. report: takes what was
-    broken on the way to each batch of this process. extra: for the state. measure: called by the
-    leading process when the state is written, for the log. Every step is seeded by its number, so
-    a resumed run draws as the whole.
+    objective: the same in all processes. log: None except in the main process. report: collects
+    the unusable pairs of this process. extra: saved with the state. measure: called by the main
+    process before each save; its metrics are logged. Every step is seeded by its number, so a
+    resumed run draws the same random numbers as an uninterrupted one.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     objective.train()
-    for step, batch in enumerate(batches, start=first):
+    for step, batch in enumerate(batches, start=first_step):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = plan.rate(step) * group.get("share", 1.0)
-        torch.manual_seed(_seed(plan.seed, step, processes.rank))
+            group["lr"] = options.rate(step) * group.get("share", 1.0)
+        torch.manual_seed(_seed(options.seed, step, world.rank))
         if report is not None:
             for name, reason, detail in batch.broken:
                 report.skip(reason, name, detail)
@@ -115,33 +113,35 @@ def train(
                 report.note(remark, name)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        values = objective.backward(batch, plan.accumulate, processes, step)
-        processes.average_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
+        metrics = objective.backward(batch, options.accumulate, world, step)
+        world.average_gradients(parameters)
+        grad_norm = nn.utils.clip_grad_norm_(parameters, options.clip)
         for optimizer in optimizers:
             optimizer.step()
         objective.after_step(step)
-        done = step + 1
-        saves = done % plan.save_every == 0 or done == plan.steps
-        if journal is not None:
-            journal.step()
-        if saves or done % plan.log_every == 0:
-            values = processes.mean(values | {"gradient": float(norm)}) | {"lr": plan.rate(step)}
-            if journal is not None:
-                measured = measure() if saves and measure is not None else {}
-                journal.row(done, values, measured)
+        steps_done = step + 1
+        saves = steps_done % options.save_every == 0 or steps_done == options.steps
+        if log is not None:
+            log.step()
+        if saves or steps_done % options.log_every == 0:
+            metrics = world.mean(metrics | {"gradient": float(grad_norm)}) | {
+                "lr": options.rate(step)
+            }
+            if log is not None:
+                measurements = measure() if saves and measure is not None else {}
+                log.row(steps_done, metrics, measurements)
         if saves:
-            _save(state, done, processes, report, extra or {})
+            _save(state, steps_done, world, report, extra or {})
 
 
 def _save(
     state: RunState,
     step: int,
-    processes: Processes,
+    world: World,
     report: SkipReport | None,
     extra: Mapping[str, Any],
 ) -> None:
     if report is not None:
-        extra = {**extra, "left_out": gather_report(processes, report).as_json()}
-    if processes.leads:
+        extra = {**extra, "left_out": gather_report(world, report).as_json()}
+    if world.is_main:
         state.save(step, extra)

@@ -1,4 +1,4 @@
-"""Which weights of a SigLIP are trained: all, each tower's last layers, or LoRA beside them."""
+"""Select the weights of a SigLIP to train: all, each tower's last layers, or LoRA adapters."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from siglip_perception.util import requirements
 
 Tower = Literal["image", "text"]
 _MODULES: dict[Tower, str] = {"image": "vision_model", "text": "text_model"}
-# Every linear layer of the encoder's blocks. Not the pooling head's: nn.MultiheadAttention reads
-# its output layer's weight itself, past any adapter.
+# Every linear layer of the encoder blocks, but not of the pooling head: nn.MultiheadAttention uses
+# its output weight directly and would bypass an adapter.
 _LORA_TARGETS = r"{towers}\.encoder\.layers\.\d+\.(self_attn\.\w+_proj|mlp\.fc[12])"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """kind: all weights; `last`, the last `layers` blocks and what follows them; or `lora`.
+    """Selects the weights to train.
 
-    frozen: towers that are not trained at all (a frozen image tower is LiT, Zhai et al. 2022).
+    kind: all weights; `last`, the last `layers` blocks and everything after them; or `lora`.
+    frozen: towers that are not trained (a frozen image tower is LiT, Zhai et al. 2022).
     rank, alpha, dropout: LoRA's (Hu et al. 2021): W + alpha / rank * B A.
     """
 
@@ -35,14 +36,14 @@ class Tuning:
     dropout: float = 0.0
 
     def towers(self) -> tuple[Tower, ...]:
-        """The towers of which something is trained."""
+        """The towers that are trained at least in part."""
         return tuple(tower for tower in _MODULES if tower not in self.frozen)
 
 
 def prepare(model: SiglipModel, tuning: Tuning) -> SiglipModel:
-    """Mark what is trained, temperature and bias always; with LoRA, a model with adapters in it.
+    """Set requires_grad on the weights to train, temperature and bias always; insert adapters.
 
-    Raises PerceptionError where peft is not installed or there is nothing left to train.
+    Raises PerceptionError if peft is not installed or nothing is left to train.
     """
     if not tuning.towers():
         raise PerceptionError("Both towers are frozen: leave one of them out of --freeze.")
@@ -51,17 +52,19 @@ def prepare(model: SiglipModel, tuning: Tuning) -> SiglipModel:
         model = _with_lora(model, tuning)
     else:
         for tower in tuning.towers():
-            module = getattr(model, _MODULES[tower])
-            chosen = [module] if tuning.kind == "all" else _last(module, tuning.layers)
-            for part in chosen:
-                part.requires_grad_(True)
+            tower_module = getattr(model, _MODULES[tower])
+            modules = (
+                [tower_module] if tuning.kind == "all" else _last(tower_module, tuning.layers)
+            )
+            for module in modules:
+                module.requires_grad_(True)
     model.logit_scale.requires_grad_(True)
     model.logit_bias.requires_grad_(True)
     return model
 
 
 def _last(tower: Any, layers: int) -> Iterable[nn.Module]:
-    """The last blocks, and the norm and head that follow them."""
+    """Yield the last blocks, and the norm and head that follow them."""
     blocks = list(tower.encoder.layers)
     if not 0 <= layers <= len(blocks):
         raise PerceptionError(f"--last-layers has to be from 0 to {len(blocks)} for this model.")
@@ -80,23 +83,23 @@ def _with_lora(model: SiglipModel, tuning: Tuning) -> SiglipModel:
         lora_dropout=tuning.dropout,
         target_modules=_LORA_TARGETS.format(towers=towers),
     )
-    # Into the model itself, not around it: it stays a SiglipModel for all who use it.
-    adapted: SiglipModel = peft.inject_adapter_in_model(config, model)
-    return adapted
+    # Injected rather than wrapped, so that the model is still a SiglipModel.
+    model_with_adapters: SiglipModel = peft.inject_adapter_in_model(config, model)
+    return model_with_adapters
 
 
 def merge(model: SiglipModel, tuning: Tuning) -> SiglipModel:
-    """The model as plain weights: adapters are added into what they stand beside, in place."""
+    """Merge the adapters into the weights they adapt, in place."""
     if tuning.kind != "lora":
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            adapted: Any = module
-            adapted.merge()
+            layer: Any = module
+            layer.merge()
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, adapted.get_base_layer())
+            setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
     return model

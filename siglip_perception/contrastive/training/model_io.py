@@ -1,4 +1,4 @@
-"""What a run starts from and what it leaves behind: model folders, in and out."""
+"""Load the model that a run starts from, and write the trained one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
 
 _HALF: Triple = (0.5, 0.5, 0.5)
 _IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_NORMALISATION: dict[EncoderName, tuple[Triple, Triple]] = {
+_NORMALIZATION: dict[EncoderName, tuple[Triple, Triple]] = {
     "siglip": (_HALF, _HALF),
     "dinov2": _IMAGENET,
     "dinov3": _IMAGENET,
@@ -37,15 +37,15 @@ _NORMALISATION: dict[EncoderName, tuple[Triple, Triple]] = {
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CONFIG = "config.json"
 _LOGGER = logging.getLogger(__name__)
-_COPIED = (".json", ".txt", ".model")
+_COPY_SUFFIXES = (".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
-class Start:
-    """A model folder, loaded: both encoders, or the Hugging Face folder of a SigLIP alone.
+class InitialModel:
+    """A loaded model folder with both encoders, or a SigLIP's own Hugging Face folder.
 
-    siglip_folder, dinov2_folder: where their files are. inputs: what each encoder is fed.
-    digest: of the weights. contract: that of the folder's manifest, "" where it names none.
+    inputs: preprocessing of each encoder. digest: of all weights.
+    contract: named by the folder's manifest, "" if none.
     """
 
     folder: Path
@@ -57,58 +57,58 @@ class Start:
     contract: str
 
     def part(self, name: EncoderName) -> Path:
-        """Where an encoder's files are, in this folder or in one that is written from it."""
+        """Path of an encoder's files, relative to this folder or one exported from it."""
         return Path(name) if (self.folder / name).is_dir() else Path()
 
 
-def open_start(model: str, contract: str = "") -> Start:
-    """An embedded model's name, a model folder, or one encoder's Hugging Face folder.
+def load_initial_model(model: str, contract: str = "") -> InitialModel:
+    """Load an embedded model, a model folder, or one encoder's Hugging Face folder.
 
-    contract: names how images are prepared; "" takes the folder's own, and where it names none
-    they are squashed to the encoder's square, as SigLIP and most contracts have it, with the
-    filter, mean and std of the folder's own image processor.
-    Raises CheckpointError or ContractError in one sentence.
+    contract: defines the preprocessing; "" takes the folder's own contract. Without one, images
+    are squashed to the encoder's square, as for SigLIP and in most contracts, with the filter,
+    mean and std of the folder's image processor.
+    Raises CheckpointError or ContractError.
     """
     folder = checkpoints.resolve(model)
     checkpoint = checkpoints.Checkpoint(folder)
     name = contract or checkpoint.contract
-    given = contracts.get(name) if name else None
-    if given is not None:
-        checkpoint.log_contradictions(given)
-    loaded = checkpoint.load(given)
-    if len(loaded.vision) > 1 and not all((folder / part).is_dir() for part in loaded.vision):
+    token_contract = contracts.get(name) if name else None
+    if token_contract is not None:
+        checkpoint.log_contradictions(token_contract)
+    weights = checkpoint.load(token_contract)
+    if len(weights.vision) > 1 and not all((folder / part).is_dir() for part in weights.vision):
         raise CheckpointError(
-            f"{folder} is a policy's own checkpoint, which is not trained here: give a model"
-            " folder with a folder for each encoder."
+            f"{folder} is a policy's own checkpoint, which cannot be trained: choose a model"
+            " folder with one subfolder per encoder."
         )
     inputs: dict[EncoderName, EncoderInput] = {}
-    for name, encoder in loaded.vision.items():
-        if given is not None:
-            inputs[name] = EncoderInput.of(given, given.encoder(name))
+    for name, encoder in weights.vision.items():
+        if token_contract is not None:
+            inputs[name] = EncoderInput.of(token_contract, token_contract.encoder(name))
         else:
-            inputs[name] = _own_input(name, encoder, checkpoint)
-    dinov2 = loaded.vision.get("dinov2")
-    for module in (loaded.siglip, *loaded.vision.values()):
+            inputs[name] = _default_input(name, encoder, checkpoint)
+    dinov2 = weights.vision.get("dinov2")
+    for module in (weights.siglip, *weights.vision.values()):
         if module is not None:
             module.requires_grad_(True)
-    return Start(
+    return InitialModel(
         folder,
-        loaded.siglip,
-        loaded.tokenizer,
+        weights.siglip,
+        weights.tokenizer,
         dinov2 if isinstance(dinov2, Dinov2WithRegistersModel) else None,
         inputs,
-        " ".join(loaded.digests.values()) + _text_digest(loaded.siglip),
+        " ".join(weights.digests.values()) + _text_digest(weights.siglip),
         checkpoint.contract,
     )
 
 
-def _own_input(
+def _default_input(
     name: EncoderName, encoder: PreTrainedModel, checkpoint: checkpoints.Checkpoint
 ) -> EncoderInput:
-    """What an encoder is fed where no contract says it: its own image processor, on a squash."""
+    """Preprocessing without a contract: a squash with the folder's image processor settings."""
     size = int(encoder.config.image_size)
     pixels = checkpoint.facts[name].pixels
-    mean, std = _NORMALISATION[name]
+    mean, std = _NORMALIZATION[name]
     interpolation: Interpolation = "bicubic"
     if pixels is not None:
         mean, std = pixels.mean or mean, pixels.std or std
@@ -116,9 +116,8 @@ def _own_input(
             interpolation = "bilinear"
         elif pixels.interpolation not in (None, "bicubic"):
             raise CheckpointError(
-                f"resample in {checkpoint.path / pixels.where} is {pixels.interpolation}, and"
-                " images are scaled bicubic or bilinear here: name a contract with --contract to"
-                " choose one."
+                f"resample in {checkpoint.path / pixels.where} is {pixels.interpolation}, but"
+                " only bicubic and bilinear are supported: choose a contract with --contract."
             )
         if pixels.resize not in (None, "squash") or pixels.size not in (None, size):
             _LOGGER.warning(
@@ -133,7 +132,7 @@ def _own_input(
 
 
 def _text_digest(siglip: SiglipModel | None) -> str:
-    """The encoders' digests are of what images go through; training starts from the text, too."""
+    """Digest the text tower, which the encoders' digests do not cover."""
     if siglip is None:
         return ""
     total = hashlib.sha256()
@@ -147,45 +146,45 @@ def _fields(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def anew(model: PreTrainedModel, loss: str = "sigmoid") -> PreTrainedModel:
-    """A model of the same shape with new weights, drawn by PyTorch's generator.
+def reinitialize(model: PreTrainedModel, loss: str = "sigmoid") -> PreTrainedModel:
+    """Create a model of the same architecture with new random weights.
 
     SigLIP's temperature and bias start as in the papers: t' = log 10, b = -10 (Zhai et al. 2023);
-    for CLIP's loss t' = log 1 / 0.07 (Radford et al. 2021).
+    for CLIP's loss, t' = log(1 / 0.07) (Radford et al. 2021).
     """
     kind: Any = type(model)
     with checkpoints.quiet():
-        new: PreTrainedModel = kind(copy.deepcopy(model.config))
-    if isinstance(new, SiglipModel):
+        model_copy: PreTrainedModel = kind(copy.deepcopy(model.config))
+    if isinstance(model_copy, SiglipModel):
         with torch.no_grad():
-            new.logit_scale.fill_(math.log(10.0 if loss == "sigmoid" else 1 / 0.07))
-            new.logit_bias.fill_(-10.0)
-    return new
+            model_copy.logit_scale.fill_(math.log(10.0 if loss == "sigmoid" else 1 / 0.07))
+            model_copy.logit_bias.fill_(-10.0)
+    return model_copy
 
 
 def save_model(model: PreTrainedModel, origin: Path, folder: Path) -> None:
-    """Write config.json and model.safetensors, in the element type of the folder of origin.
+    """Write config.json and model.safetensors in the dtype of the original folder.
 
-    Everything else that stood there, such as the tokenizer's files, is copied.
+    Copies the original's other files, such as the tokenizer's.
     """
     fields = _fields(origin)
     dtype = _DTYPES.get(str(fields.get("dtype", fields.get("torch_dtype"))), torch.float32)
-    written: Any = copy.deepcopy(model).to(dtype)
-    written.config.dtype = dtype
+    output_model: Any = copy.deepcopy(model).to(dtype)
+    output_model.config.dtype = dtype
     with checkpoints.quiet():
-        written.save_pretrained(folder)
+        output_model.save_pretrained(folder)
     for path in origin.iterdir():
-        other = path.name != _CONFIG and not path.name.endswith(".index.json")
-        if path.is_file() and path.suffix in _COPIED and other:
+        is_companion = path.name != _CONFIG and not path.name.endswith(".index.json")
+        if path.is_file() and path.suffix in _COPY_SUFFIXES and is_companion:
             shutil.copyfile(path, folder / path.name)
-    # transformers writes weights through a private temporary file: others must read them too.
+    # transformers writes weights through a private temporary file: make them readable for all.
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
 @contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `output` when it is whole, and not before."""
+def replace_folder(output: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `output` only once it is complete."""
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -195,17 +194,19 @@ def replacing(output: Path) -> Iterator[Path]:
     fresh.replace(output)
 
 
-def export(start: Start, output: Path, trained: Mapping[EncoderName, PreTrainedModel]) -> None:
-    """Write a model folder of the same form: what was trained, and all the rest as it was."""
-    with replacing(output) as fresh:
+def export(
+    start: InitialModel, output: Path, models: Mapping[EncoderName, PreTrainedModel]
+) -> None:
+    """Write a model folder of the same layout: trained models, and everything else unchanged."""
+    with replace_folder(output) as fresh:
         for name in start.inputs:
             part = start.part(name)
-            if name in trained:
-                save_model(trained[name], start.folder / part, fresh / part)
+            if name in models:
+                save_model(models[name], start.folder / part, fresh / part)
             else:
                 shutil.copytree(start.folder / part, fresh / part, dirs_exist_ok=True)
         grounding = start.folder / checkpoints.GROUNDING
         if grounding.is_file():
             shutil.copyfile(grounding, fresh / checkpoints.GROUNDING)
-        more = {"contract": start.contract} if start.contract else {}
-        checkpoints.write_manifest(fresh, **more)
+        manifest_fields = {"contract": start.contract} if start.contract else {}
+        checkpoints.write_manifest(fresh, **manifest_fields)

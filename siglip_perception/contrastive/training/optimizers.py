@@ -1,4 +1,4 @@
-"""The optimizers of a run: AdamW for all, or Muon for the matrices and AdamW for the rest."""
+"""Optimizers of a run: AdamW for everything, or Muon for matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OptimizerName = Literal["adamw", "muon"]
 _MUON_PARTS = ("layer", "head")
 
 
-class _InFloat32(TorchFunctionMode):
-    """Lets what is about to be bfloat16 be float32."""
+class _Bfloat16AsFloat32(TorchFunctionMode):
+    """Turns Tensor.bfloat16() into Tensor.float() within its scope."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -27,7 +27,7 @@ class _InFloat32(TorchFunctionMode):
 
 
 def _muon(bf16: bool) -> Callable[..., torch.optim.Optimizer]:
-    """PyTorch's Muon, which makes a matrix orthogonal in bfloat16; or the same in float32."""
+    """PyTorch's Muon class, which orthogonalizes in bfloat16, or a float32 variant of it."""
     if not hasattr(torch.optim, "Muon"):
         raise PerceptionError("The optimizer muon needs PyTorch 2.9 or later: update it.")
     if bf16:
@@ -35,7 +35,7 @@ def _muon(bf16: bool) -> Callable[..., torch.optim.Optimizer]:
 
     class Float32Muon(torch.optim.Muon):
         def step(self, closure: Any = None) -> Any:
-            with _InFloat32():
+            with _Bfloat16AsFloat32():
                 return super().step(closure)  # type: ignore[no-untyped-call]
 
     return Float32Muon
@@ -49,25 +49,28 @@ def new_optimizers(
     *,
     bf16: bool = True,
 ) -> list[torch.optim.Optimizer]:
-    """Optimizers over all parameters that are trained; each parameter is in one of them.
+    """Create the optimizers; every trainable parameter belongs to exactly one of them.
 
-    Vectors and scalars, such as norms and biases, do not decay. muon: for the matrices of blocks
-    and heads, with AdamW at half the rate for the rest (Jordan et al. 2024; scaled to AdamW's
-    rates as in Liu et al. 2025, "Muon is scalable for LLM training"). bf16: whether its products
-    are in bfloat16. `share` of a parameter group: of the rate that the group gets.
+    Vectors and scalars, such as norms and biases, get no weight decay. name: `muon` uses Muon for
+    the matrices of blocks and heads, and AdamW at half the rate for the rest (Jordan et al. 2024;
+    scaled to AdamW's rates as in Liu et al. 2025, "Muon is scalable for LLM training").
+    bf16: run Muon's products in bfloat16. A parameter group's `share` multiplies its rate.
     """
-    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     matrices = [
         p
-        for n, p in trained.items()
+        for n, p in parameters.items()
         if name == "muon" and p.ndim == 2 and any(part in n for part in _MUON_PARTS)
     ]
     by_muon = {id(p) for p in matrices}
-    others = [p for p in trained.values() if id(p) not in by_muon]
+    adamw_parameters = [p for p in parameters.values() if id(p) not in by_muon]
     share = 0.5 if matrices else 1.0
-    decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay}
-    free = {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}
-    groups = [group | {"share": share} for group in (decayed, free)]
+    with_decay = {
+        "params": [p for p in adamw_parameters if p.ndim > 1],
+        "weight_decay": weight_decay,
+    }
+    without_decay = {"params": [p for p in adamw_parameters if p.ndim <= 1], "weight_decay": 0.0}
+    groups = [group | {"share": share} for group in (with_decay, without_decay)]
     adamw = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     if not matrices:
         return [adamw]

@@ -1,4 +1,4 @@
-"""The folder that a training writes its model to: what may be replaced in it."""
+"""Check the folder that training writes its model to."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from siglip_perception import checkpoints
 from siglip_perception.errors import PerceptionError
 
 
-def refuse_foreign(output: Path) -> None:
-    """A model folder is replaced as a whole: one that holds anything else is left alone."""
+def check_replaceable(output: Path) -> None:
+    """Raise PerceptionError if `output` holds files that are not part of a model folder.
+
+    Exporting replaces the whole folder.
+    """
     if not output.exists():
         return
-    whole = output.is_dir() and (output / checkpoints.MANIFEST).is_file()
-    listed = _listed(output) if whole else set()
-    found = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
-    if not output.is_dir() or found - listed:
+    is_model = output.is_dir() and (output / checkpoints.MANIFEST).is_file()
+    expected_files = _manifest_files(output) if is_model else set()
+    files = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
+    if not output.is_dir() or files - expected_files:
         raise PerceptionError(
-            f"{output} holds something else than a model: name a new folder with --output."
+            f"{output} holds more than a model: name a new folder with --output."
         )
 
 
-def _listed(folder: Path) -> set[str]:
-    """The files that a folder's manifest lists, and the manifest."""
+def _manifest_files(folder: Path) -> set[str]:
+    """List the files in a folder's manifest, and the manifest itself."""
     try:
         files = json.loads((folder / checkpoints.MANIFEST).read_bytes())["files"]
     except (ValueError, KeyError, TypeError):

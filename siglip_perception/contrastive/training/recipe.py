@@ -1,4 +1,4 @@
-"""The recipe of the embedded model's towers, and its file."""
+"""Training recipe of the embedded model's towers, and its YAML file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import yaml
 from siglip_perception.errors import PerceptionError
 
 if TYPE_CHECKING:
-    # They import PyTorch: what is wrong with a recipe is told before.
-    from siglip_perception.contrastive.training.loop import Plan
+    # They import PyTorch, which takes seconds; errors in a recipe come first.
+    from siglip_perception.contrastive.training.loop import LoopOptions
     from siglip_perception.contrastive.training.optimizers import OptimizerName
 
 TOWERS = ("siglip", "dinov2")
@@ -20,10 +20,10 @@ TOWERS = ("siglip", "dinov2")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on, besides the code.
+    """Everything that the result depends on, except the code.
 
-    lr: peak, held from the warm-up to the cooldown, the last share of the steps, in which it falls
-    by a cosine. optimizer: as in new_optimizers.
+    lr: peak learning rate, held from the warm-up to the cooldown, the last share of the steps,
+    which decays it along a cosine. optimizer: as in new_optimizers.
     """
 
     tower: str
@@ -40,18 +40,18 @@ class Recipe:
         if self.steps < 1 or self.batch < 2:
             raise PerceptionError("Training needs 1 or more steps, and batches of 2 or more.")
         if not 0 < self.cooldown <= 1:
-            raise PerceptionError(f"The cooldown {self.cooldown} is not a share in (0, 1].")
+            raise PerceptionError(f"cooldown is {self.cooldown} and has to be a share in (0, 1].")
         if self.tower not in TOWERS or self.optimizer not in ("adamw", "muon"):
             raise PerceptionError(
-                f"There is no tower {self.tower!r} or no optimizer {self.optimizer!r}: use"
+                f"Unknown tower {self.tower!r} or optimizer {self.optimizer!r}: use"
                 f" {' or '.join(TOWERS)}, and adamw or muon."
             )
 
-    def plan(self, save_every: int = 100) -> Plan:
-        """The loop's plan."""
-        from siglip_perception.contrastive.training.loop import Plan
+    def loop_options(self, save_every: int = 100) -> LoopOptions:
+        """Convert to the loop's options."""
+        from siglip_perception.contrastive.training.loop import LoopOptions
 
-        return Plan(
+        return LoopOptions(
             steps=self.steps,
             batch=self.batch,
             lr=self.lr,
@@ -63,21 +63,23 @@ class Recipe:
             save_every=save_every,
         )
 
-    def goes_on_from(self, other: Recipe, step: int) -> bool:
-        """Whether a run of `other` that is at `step` is this one so far.
+    def continues(self, previous: Recipe, step: int) -> bool:
+        """Tell whether a run of the recipe `previous`, at `step`, can go on as this one.
 
-        Until the rate falls, nothing depends on how many steps there will be.
+        Until the cooldown starts, nothing depends on the total number of steps.
         """
-        if replace(self, steps=other.steps) != other:
+        if replace(self, steps=previous.steps) != previous:
             return False
-        falls = min(self.plan().falls_at, other.plan().falls_at)
-        return self.steps == other.steps or step <= falls
+        cooldown_start = min(
+            self.loop_options().cooldown_start, previous.loop_options().cooldown_start
+        )
+        return self.steps == previous.steps or step <= cooldown_start
 
 
 def read_recipes(path: Path) -> dict[str, Recipe]:
-    """A recipe file: YAML with `seed`, and for each tower by name the other fields of Recipe.
+    """Read a YAML recipe file: `seed`, and the other fields of Recipe for each tower by name.
 
-    Raises PerceptionError where it cannot be read, or a name or a value is not a Recipe's.
+    Raises PerceptionError for an unreadable file, or an unknown name or value.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -85,21 +87,28 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
         raise PerceptionError(f"{path} cannot be read as a YAML recipe.") from error
     if not isinstance(content, dict) or set(content) - {"seed", *TOWERS}:
         raise PerceptionError(
-            f"{path} has to hold seed, {' and '.join(TOWERS)}, and nothing else."
+            f"{path} has to contain seed, {' and '.join(TOWERS)}, and nothing else."
         )
-    known = {field.name: type(field.default) for field in fields(Recipe) if field.name != "tower"}
-    known["steps"] = int
+    field_types = {
+        field.name: type(field.default) for field in fields(Recipe) if field.name != "tower"
+    }
+    field_types["steps"] = int
     recipes = {}
     for tower in TOWERS:
         settings = {"seed": content.get("seed", 0), **(content.get(tower) or {})}
         for name, value in settings.items():
-            wanted = known.get(name)
-            if wanted is None or isinstance(value, bool) or not isinstance(value, wanted):
+            expected_type = field_types.get(name)
+            if (
+                expected_type is None
+                or isinstance(value, bool)
+                or not isinstance(value, expected_type)
+            ):
                 raise PerceptionError(
                     f"{path} gives {tower} {name}: {value!r}; a recipe's numbers are"
-                    f" {', '.join(known)}, whole ones without a point and the others with one."
+                    f" {', '.join(field_types)}, whole ones without a point and"
+                    " the others with one."
                 )
         if "steps" not in settings:
-            raise PerceptionError(f"{path} does not say the steps of {tower}.")
+            raise PerceptionError(f"{path} has no steps for {tower}: add them.")
         recipes[tower] = Recipe(tower, **settings)
     return recipes

@@ -1,4 +1,4 @@
-"""The embedded model's training: both towers from generated scenes, a model folder at the end."""
+"""Train the embedded model's two towers on generated scenes and write its model folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from siglip_perception.checkpoints import GROUNDING, quiet, write_manifest
-from siglip_perception.contrastive.objectives.objectives import AffinityObjective, SiglipObjective
-from siglip_perception.contrastive.training.distributed import Processes
+from siglip_perception.contrastive.objectives.tabletop_objectives import (
+    AffinityObjective,
+    SiglipObjective,
+)
+from siglip_perception.contrastive.training.distributed import World
 from siglip_perception.contrastive.training.loop import train
-from siglip_perception.contrastive.training.metrics_log import Journal
-from siglip_perception.contrastive.training.model_io import replacing
+from siglip_perception.contrastive.training.metrics_log import MetricsLog
+from siglip_perception.contrastive.training.model_io import replace_folder
 from siglip_perception.contrastive.training.optimizers import new_optimizers
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe
 from siglip_perception.contrastive.training.run_state import STATE, RunState
@@ -51,26 +54,26 @@ def _corpus(seed: int) -> Iterator[str]:
             yield from phrase.forms(language)
         for _ in range(2000):
             count = int(rng.integers(1, 7))
-            named = [
+            color_kinds = [
                 (list(COLORS)[rng.integers(len(COLORS))], list(KINDS)[rng.integers(len(KINDS))])
                 for _ in range(count)
             ]
-            yield sample_caption(named, language, rng)
+            yield sample_caption(color_kinds, language, rng)
             yield sample_phrase(PHRASE_CLASSES[rng.integers(len(PHRASE_CLASSES))], language, rng)
 
 
-def make_objective(
+def new_objective(
     tower: str, seed: int
 ) -> tuple[SiglipObjective | AffinityObjective, PreTrainedTokenizerFast | None]:
-    """A new tower with its training objective; the tokenizer comes with SigLIP."""
+    """Create a tower with its training objective, and the tokenizer for SigLIP."""
     if tower == "siglip":
         tokenizer = new_tokenizer(_corpus(seed))
         return SiglipObjective(new_siglip(tokenizer, seed), tokenizer), tokenizer
     return AffinityObjective(new_dinov2(seed)), None
 
 
-class _Scenes:
-    """A tower's objective as the loop takes it; a step's rng is of the seed and its number."""
+class _SceneObjective:
+    """Adapts a tower's objective to the loop; a step's rng is seeded by seed and step number."""
 
     def __init__(
         self, objective: SiglipObjective | AffinityObjective, seed: int, bf16: bool
@@ -83,9 +86,7 @@ class _Scenes:
     def train(self) -> None:
         self._objective.train()
 
-    def backward(
-        self, batch: Batch, parts: int, processes: Processes, step: int
-    ) -> dict[str, float]:
+    def backward(self, batch: Batch, accumulate: int, world: World, step: int) -> dict[str, float]:
         rng = np.random.default_rng((self._seed, step))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
             result = self._objective(batch, rng)
@@ -93,7 +94,7 @@ class _Scenes:
         return {"loss": float(result.loss.detach()), **result.parts}
 
     def after_step(self, step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def train_tower(
@@ -105,64 +106,68 @@ def train_tower(
     save_every: int = 100,
     tensorboard: bool = False,
 ) -> None:
-    """Train one tower in the folder `run`, or go on where it stopped.
+    """Train one tower in the folder `run`, or resume there.
 
-    bf16: whether products are in bfloat16. validation_scenes: how many scenes, kept apart, each
-        measurement looks at.
+    bf16: use bfloat16 products. validation_scenes: number of held-out scenes per evaluation.
     """
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
-        objective, tokenizer = make_objective(recipe.tower, recipe.seed)
-    plan = recipe.plan(save_every)
-    optimizers = new_optimizers(objective, plan.lr, plan.weight_decay, recipe.optimizer, bf16=bf16)
+        objective, tokenizer = new_objective(recipe.tower, recipe.seed)
+    options = recipe.loop_options(save_every)
+    optimizers = new_optimizers(
+        objective, options.lr, options.weight_decay, recipe.optimizer, bf16=bf16
+    )
 
-    def same(other: Mapping[str, Any], step: int) -> bool:
-        return recipe.goes_on_from(Recipe(**other), step)
+    def is_continuation(previous: Mapping[str, Any], step: int) -> bool:
+        return recipe.continues(Recipe(**previous), step)
 
-    state = RunState(run, objective, optimizers, asdict(recipe), same=same)
-    first, _ = state.load()
+    state = RunState(run, objective, optimizers, asdict(recipe), is_continuation=is_continuation)
+    first_step, _ = state.load()
     count = validation_scenes
     validation = next(iter(batches(VALIDATION_SEED, 0, count, count, workers=0)))
 
     def measure() -> dict[str, float]:
         objective.eval()
-        figures = objective.measure(validation)
+        metrics = objective.measure(validation)
         objective.train()
-        return figures
+        return metrics
 
     scenes = batches(
-        recipe.seed + TRAIN_SEED_OFFSET, first * plan.batch, plan.steps * plan.batch, plan.batch
+        recipe.seed + TRAIN_SEED_OFFSET,
+        first_step * options.batch,
+        options.steps * options.batch,
+        options.batch,
     )
-    journal = Journal(run, recipe.tower, plan.steps, first, plan.batch, tensorboard)
-    alone = Processes(torch.device("cpu"))
+    log = MetricsLog(run, recipe.tower, options.steps, first_step, options.batch, tensorboard)
+    world = World(torch.device("cpu"))
     try:
         train(
-            _Scenes(objective, recipe.seed, bf16),
+            _SceneObjective(objective, recipe.seed, bf16),
             iter(scenes),
-            plan,
+            options,
             optimizers,
             state,
-            alone,
-            journal,
-            first,
+            world,
+            log,
+            first_step,
             measure=measure,
         )
     finally:
-        journal.close()
+        log.close()
     if tokenizer is not None:
         tokenizer.save_pretrained(run / "tokenizer")
 
 
 def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
-    """Write both trained towers as a model folder; whatever stood there is replaced at the end.
+    """Write both trained towers as a model folder, replace_folder an existing one at the end.
 
-    calibration: generated scenes on which presence is calibrated; 0 leaves it as it was learned.
+    calibration: number of generated scenes to calibrate presence on; 0 skips calibration.
     """
     settings: dict[str, float] = {}
-    with replacing(output) as fresh:
+    with replace_folder(output) as fresh:
         for tower in TOWERS:
             with quiet():
-                objective, tokenizer = make_objective(tower, seed)
+                objective, tokenizer = new_objective(tower, seed)
             tensors = load_file(runs / tower / STATE)
             objective.load_state_dict(
                 {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}

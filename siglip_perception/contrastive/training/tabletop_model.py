@@ -1,4 +1,4 @@
-"""The embedded default's two encoders, made new, as Hugging Face classes."""
+"""Create the embedded default's two encoders and tokenizer, as Hugging Face classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PAD, _EOS = "<pad>", "</s>"
 
 
 def new_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the corpus: NFKC, lower case; no text is out of vocabulary."""
+    """Train a byte-level BPE on the corpus: NFKC, lower case, never out of vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -62,10 +62,10 @@ def new_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
-    """A SigLIP of about 3.4 M parameters; exact GELU, b = -10 as in the paper.
+    """Create a SigLIP of about 3.4 M parameters, with exact GELU and b = -10 as in the paper.
 
-    t' starts at log 20: at the paper's log 10 no pair can reach a probability of one half before
-    t' itself has grown, and a short training spends its first hundreds of steps on that.
+    t' starts at log 20: at the paper's log 10 no pair can reach a probability of one half until
+    t' has grown, which would cost a short run its first hundreds of steps.
     """
     torch.manual_seed(seed)
     shape = {
@@ -100,7 +100,7 @@ def new_siglip(tokenizer: PreTrainedTokenizerFast, seed: int) -> SiglipModel:
 
 
 def new_dinov2(seed: int) -> Dinov2WithRegistersModel:
-    """A DINOv2 with four registers of about 1.5 M parameters."""
+    """Create a DINOv2 with four registers, about 1.5 M parameters."""
     torch.manual_seed(seed)
     config = Dinov2WithRegistersConfig(
         hidden_size=_DINOV2.dim,
@@ -115,11 +115,11 @@ def new_dinov2(seed: int) -> Dinov2WithRegistersModel:
 
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:
-    """Write config.json and model.safetensors, the weights as float16 (loading gives float32)."""
+    """Write config.json and float16 weights; loading converts them to float32."""
     half: Any = copy.deepcopy(model)
     half.half()
     half.config.dtype = torch.float16
     half.save_pretrained(folder)
-    # transformers writes weights through a private temporary file: others must read them too.
+    # transformers writes weights through a private temporary file: make them readable for all.
     for path in folder.iterdir():
         path.chmod(0o644)

@@ -33,7 +33,7 @@ from siglip_perception.encoders import triton_kernels
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError
-from siglip_perception.evaluation.samples import Sample, generated
+from siglip_perception.evaluation.samples import Sample, scene_samples
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.parity.random_weights import write_random
@@ -241,7 +241,7 @@ def _rows(features: Features, group: Sequence[int]) -> Features:
 
 def objects(bench: Bench) -> Findings:
     """The embedded model's objects on generated scenes: the GPU's against the CPU's float32."""
-    scenes = list(generated(2 if bench.rehearse else 20, 2, 6))
+    scenes = list(scene_samples(2 if bench.rehearse else 20, 2, 6))
     host = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
     device = bench.pipeline("tabletop")
     total = matched = 0

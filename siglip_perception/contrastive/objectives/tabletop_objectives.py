@@ -1,4 +1,4 @@
-"""What each tower is asked in a training step, and how well it answers on scenes kept apart."""
+"""Training objectives of the embedded model's two towers, and their validation metrics."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _PATCHES_AN_IMAGE = 40
 
 
 def normalize(images: Tensor, encoder: EncoderSpec) -> Tensor:
-    """uint8 [B, 3, S, S] -> float32, (x / 255 - mean) / std by channel."""
+    """Normalize uint8 [B, 3, S, S] to float32: (x / 255 - mean) / std per channel."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
     return (images.float() / 255 - mean) / std
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: scalar to descend. parts: what it is made of, for the log."""
+    """loss: scalar to minimize. parts: its terms, for the log."""
 
     loss: Tensor
     parts: dict[str, float]
 
 
 class SiglipObjective(nn.Module):
-    """Regions, single patches, whole images and captions against text, all by the sigmoid loss.
+    """Sigmoid loss of regions, single patches and whole images against phrases and captions.
 
-    The pooling head must see regions in training if it is to score regions: image-caption pairs
-    alone leave its masked form far off.
+    The pooling head has to see regions in training to score them later: trained on image-caption
+    pairs alone, it is far off with its keys masked to a region.
     """
 
     def __init__(self, model: SiglipModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,76 +73,92 @@ class SiglipObjective(nn.Module):
         ).last_hidden_state
         keys = head_keys(head, tokens)
 
-        masks = self._thing_regions(batch.coverage, rng)  # [B, K, N]
-        others = self._other_regions(batch.coverage, rng)  # [B, 2, N]
-        whole = torch.ones_like(masks[:, :1])
-        pooled = pool_regions(head, keys, torch.cat([masks, others, whole], dim=1))
-        regions = functional.normalize(pooled.float(), dim=-1)
+        # Objects and distractors: pooled regions against phrases.
+        masks = self._object_masks(batch.coverage, rng)  # [B, K, N]
+        distractors = self._distractor_masks(batch.coverage, rng)  # [B, 2, N]
+        whole_image = torch.ones_like(masks[:, :1])
+        pooled_regions = pool_regions(
+            head, keys, torch.cat([masks, distractors, whole_image], dim=1)
+        )
+        regions = functional.normalize(pooled_regions.float(), dim=-1)
         things = masks.shape[1]
-        shown = masks.amax(dim=-1) > 0
-        region = sigmoid_target_loss(
-            regions[:, :things][shown], phrases, batch.answers[shown], scale, bias
+        visible = masks.amax(dim=-1) > 0
+        region_loss = sigmoid_target_loss(
+            regions[:, :things][visible], phrases, batch.answers[visible], scale, bias
         )
-        share = others @ batch.coverage / others.sum(dim=-1, keepdim=True).clamp_min(1)
-        other_answers = (share @ batch.answers).clamp(0, 1)
-        other = sigmoid_target_loss(
-            regions[:, things:-1].flatten(0, 1), phrases, other_answers.flatten(0, 1), scale, bias
+        overlap = distractors @ batch.coverage / distractors.sum(dim=-1, keepdim=True).clamp_min(1)
+        distractor_answers = (overlap @ batch.answers).clamp(0, 1)
+        distractor_loss = sigmoid_target_loss(
+            regions[:, things:-1].flatten(0, 1),
+            phrases,
+            distractor_answers.flatten(0, 1),
+            scale,
+            bias,
         )
+        # Whole images: against phrases (is it in view?) and captions.
         image = regions[:, -1]
-        presence = sigmoid_target_loss(image, phrases, batch.answers.amax(dim=1), scale, bias)
-        caption = sigmoid_loss(image, captions, scale, bias)
+        presence_loss = sigmoid_target_loss(image, phrases, batch.answers.amax(dim=1), scale, bias)
+        caption_loss = sigmoid_loss(image, captions, scale, bias)
 
-        chosen = self._choose_patches(batch.coverage, rng)  # [B, P]
+        # Single patches: against phrases, soft targets where objects share a patch.
+        patch_indices = self._sample_patches(batch.coverage, rng)  # [B, P]
         values = keys.values.flatten(2).gather(
-            1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+            1, patch_indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         )
         patches = functional.normalize(
-            pool_single(head, values.view(*chosen.shape, *keys.values.shape[2:])).float(), dim=-1
+            pool_single(head, values.view(*patch_indices.shape, *keys.values.shape[2:])).float(),
+            dim=-1,
         )
-        covered = batch.coverage.gather(
-            1, chosen.unsqueeze(-1).expand(-1, -1, batch.coverage.shape[-1])
+        patch_coverage = batch.coverage.gather(
+            1, patch_indices.unsqueeze(-1).expand(-1, -1, batch.coverage.shape[-1])
         )
-        patch_answers = (covered @ batch.answers).clamp(0, 1)
-        patch = sigmoid_target_loss(
+        patch_answers = (patch_coverage @ batch.answers).clamp(0, 1)
+        patch_loss = sigmoid_target_loss(
             patches.flatten(0, 1), phrases, patch_answers.flatten(0, 1), scale, bias
         )
-        loss = region + patch + 0.5 * other + 0.05 * presence + 0.2 * caption
+        loss = (
+            region_loss
+            + patch_loss
+            + 0.5 * distractor_loss
+            + 0.05 * presence_loss
+            + 0.2 * caption_loss
+        )
         parts = {
-            "region": region,
-            "patch": patch,
-            "other": other,
-            "presence": presence,
-            "caption": caption,
+            "region": region_loss,
+            "patch": patch_loss,
+            "other": distractor_loss,
+            "presence": presence_loss,
+            "caption": caption_loss,
         }
         return StepResult(loss, {name: float(value.detach()) for name, value in parts.items()})
 
     @staticmethod
-    def _thing_regions(coverage: Tensor, rng: np.random.Generator) -> Tensor:
-        """Each thing's patches, masks [B, K, N]: tight, loose, with holes, as found ones are."""
+    def _object_masks(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+        """Sample a mask [B, K, N] per thing: tight, loose or with holes, as at inference."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         cuts = torch.rand(len(coverage), coverage.shape[-1], 1, generator=generator)
-        covered = coverage.transpose(1, 2)
-        kept = torch.rand(covered.shape, generator=generator) < 0.9
-        return ((covered > 0.2 + 0.5 * cuts) & kept).float()
+        coverage_by_thing = coverage.transpose(1, 2)
+        keep = torch.rand(coverage_by_thing.shape, generator=generator) < 0.9
+        return ((coverage_by_thing > 0.2 + 0.5 * cuts) & keep).float()
 
     @staticmethod
-    def _other_regions(coverage: Tensor, rng: np.random.Generator) -> Tensor:
-        """The background and a random rectangle of each image, masks [B, 2, N].
+    def _distractor_masks(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+        """Sample two distractor masks [B, 2, N] per image: the background and a random rectangle.
 
-        Their answer is the share that each object has of them: without such regions a background
-        with an object's edge in it is called by the object's name.
+        Their target is the share that each object covers. Without them the model would call a
+        background region by the name of an object whose edge it contains.
         """
         background = (1 - coverage.sum(dim=-1) > float(rng.uniform(0.2, 0.9))).float()
         rectangles = torch.zeros(len(coverage), GRID, GRID)
         for number in range(len(coverage)):
-            top, left = rng.integers(0, GRID - 2, 2)
-            down, across = rng.integers(2, GRID // 2 + 1, 2)
-            rectangles[number, top : top + down, left : left + across] = 1
+            row, column = rng.integers(0, GRID - 2, 2)
+            height, width = rng.integers(2, GRID // 2 + 1, 2)
+            rectangles[number, row : row + height, column : column + width] = 1
         return torch.stack([background, rectangles.flatten(1)], dim=1)
 
     @staticmethod
-    def _choose_patches(coverage: Tensor, rng: np.random.Generator) -> Tensor:
-        """Half from objects, half from anywhere, [B, P]: background fills most of an image."""
+    def _sample_patches(coverage: Tensor, rng: np.random.Generator) -> Tensor:
+        """Sample patches [B, P], half on objects and half anywhere: most are background."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         count = _PATCHES_AN_IMAGE // 2
         on_object = torch.multinomial(coverage.amax(-1) + 1e-3, count, generator=generator)
@@ -151,28 +167,28 @@ class SiglipObjective(nn.Module):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """Share of objects whose region names its own color and kind first, in both languages."""
+        """Share of objects whose region ranks its own color and kind first, per language."""
         exact = [i for i, c in enumerate(PHRASE_CLASSES) if c.color and c.kind]
         head = self.model.vision_model.head
         tokens = self.model.vision_model(
             normalize(batch.images, TABLETOP.encoder("siglip"))
         ).last_hidden_state
         masks = (batch.coverage.transpose(1, 2) > 0.5).float()
-        shown = batch.answers[..., exact].any(dim=-1) & masks.any(dim=-1)
-        pooled = functional.normalize(pool_regions(head, head_keys(head, tokens), masks), dim=-1)
-        right = batch.answers[shown][:, exact].argmax(dim=-1)
-        figures = {}
+        visible = batch.answers[..., exact].any(dim=-1) & masks.any(dim=-1)
+        regions = functional.normalize(pool_regions(head, head_keys(head, tokens), masks), dim=-1)
+        labels = batch.answers[visible][:, exact].argmax(dim=-1)
+        metrics = {}
         for language in LANGUAGES:
             text = self._embed([PHRASE_CLASSES[i].forms(language)[0] for i in exact])
-            found = (pooled[shown] @ text.T).argmax(dim=-1)
-            figures[f"region_top1_{language}"] = float((found == right).float().mean())
-        return figures
+            predictions = (regions[visible] @ text.T).argmax(dim=-1)
+            metrics[f"region_top1_{language}"] = float((predictions == labels).float().mean())
+        return metrics
 
 
 class AffinityObjective(nn.Module):
-    """DINOv2's patches: do two of them show the same thing? The generator's masks know.
+    """Trains DINOv2 patches to match if they show the same thing, by the generator's masks.
 
-    This stands in for DINOv2's self-distillation, which learns the same without masks, for longer.
+    Stands in for DINOv2's self-distillation, which learns this without masks but needs far longer.
     """
 
     def __init__(self, model: Dinov2WithRegistersModel) -> None:
@@ -182,11 +198,11 @@ class AffinityObjective(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-5.0))
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden = self.model(normalize(batch.images, TABLETOP.encoder("dinov2"))).last_hidden_state
+        tokens = self.model(normalize(batch.images, TABLETOP.encoder("dinov2"))).last_hidden_state
         skip = 1 + self.model.config.num_register_tokens
         background = (1 - batch.coverage.sum(dim=-1, keepdim=True)).clamp_min(0)
         coverage = torch.cat([batch.coverage, background], dim=-1)
-        return functional.normalize(hidden[:, skip:].float(), dim=-1), coverage
+        return functional.normalize(tokens[:, skip:].float(), dim=-1), coverage
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> StepResult:
         patches, coverage = self._patches(batch)
@@ -195,10 +211,10 @@ class AffinityObjective(nn.Module):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """Mean IoU of each object with the map of its mean feature, at eight times the grid."""
+        """Mean IoU of each object with the affinity map of its mean feature, at 8 x the grid."""
         patches, coverage = self._patches(batch)
         objects = coverage[..., :-1]
-        shown = objects.amax(dim=1) > 0.5  # [B, K]
+        visible = objects.amax(dim=1) > 0.5  # [B, K]
         mean = functional.normalize((objects > 0.5).float().transpose(1, 2) @ patches, dim=-1)
         logits = mean @ patches.transpose(1, 2) * self.logit_scale.exp() + self.logit_bias
         fine = [
@@ -211,6 +227,6 @@ class AffinityObjective(nn.Module):
             > 0.5
             for m in (logits.sigmoid(), objects.transpose(1, 2))
         ]
-        common = (fine[0] & fine[1]).sum(dim=(-1, -2))
-        total = (fine[0] | fine[1]).sum(dim=(-1, -2)).clamp_min(1)
-        return {"mask_iou": float((common / total)[shown].mean())}
+        intersection = (fine[0] & fine[1]).sum(dim=(-1, -2))
+        union = (fine[0] | fine[1]).sum(dim=(-1, -2)).clamp_min(1)
+        return {"mask_iou": float((intersection / union)[visible].mean())}
