@@ -27,6 +27,15 @@ def test_figures(language: str) -> None:
         assert result.share(failing) >= 0.97, "\n".join(failing)
 
 
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_sentences_of_another_writer(language: str) -> None:
+    result = score(load(HERE / f"heldout_{language}.txt"))
+    assert result.sentences >= 270
+    assert result.share(result.roles) >= 0.95, "\n".join(result.roles)
+    for failing in (result.relations, result.steps, result.which):
+        assert result.share(failing) >= 0.97, "\n".join(failing)
+
+
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
