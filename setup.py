@@ -20,10 +20,10 @@ SHARE = f"share/{NAME}"
 
 
 def version() -> str:
-    found = re.search(r'^__version__ = "(.+)"$', Path(NAME, "__init__.py").read_text(), re.M)
-    if found is None:
+    match = re.search(r'^__version__ = "(.+)"$', Path(NAME, "__init__.py").read_text(), re.M)
+    if match is None:
         raise SystemExit(f"{NAME}/__init__.py states no __version__")
-    return found[1]
+    return match[1]
 
 
 def data(folder: str) -> tuple[str, list[str]]:

@@ -1,9 +1,9 @@
-"""The grounding's share of a frame: regions, scores, boxes and masks beside the encoders' pass.
+"""Time of the grounding (regions, scores, boxes, masks) compared with the encoders' pass.
 
-At the embedded model's size as it is; at a contract's real size with random weights, whose
-features mean nothing: there the grounding gets the embedded model's features of the same scene,
-turned into the contract's width and grid, so that there are as many regions to score and to draw.
-Times are medians of runs in turn, in milliseconds:
+Runs the embedded model, and a contract at its real size. The latter has random weights, whose
+features mean nothing, so its grounding gets the embedded model's features of the same scene,
+rotated to the contract's width and grid: it has as many regions to score and to draw. Times are
+medians of interleaved runs, in milliseconds:
 
     encode    both towers, tokens and the last blocks for the grounding
     ground    regions, their scores against four phrases, and the boxes and masks of what is found
@@ -45,12 +45,12 @@ from siglip_perception.scenes.scenes import render, sample_scene  # noqa: E402
 from siglip_perception.types import Role, UInt8Array  # noqa: E402
 
 WARM_UP = 3
-INNER = {1152: 4304}  # So400m's MLP; of the others it is four times as wide
+MLP_WIDTHS = {1152: 4304}  # So400m's MLP; of the others it is four times as wide
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in milliseconds. regions: found in the frame; drawn: objects with a mask."""
+    """Medians in milliseconds. regions: in the frame. drawn: objects with a mask."""
 
     contract: str
     precision: str
@@ -62,8 +62,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """One model's frame on its way: encode gives SigLIP's and DINO's last patches, [N, D] each."""
+class EncodedFrame:
+    """A model with a frame. encode: returns SigLIP's and DINO's last patches, [N, D] each."""
 
     contract: Contract
     siglip: SiglipModel
@@ -72,7 +72,7 @@ class Loaded:
 
 def load(
     model: str, name: str, device: torch.device, precision: str, image: UInt8Array
-) -> tuple[Plan, Loaded]:
+) -> tuple[Plan, EncodedFrame]:
     plan = Plan.make(model, name, "", "")
     spatial, semantic = plan.contract.spatial, plan.contract.siglip
     if spatial is None or semantic is None:
@@ -89,88 +89,90 @@ def load(
         assert features.dino is not None
         return features.siglip[0], features.dino[0]
 
-    return plan, Loaded(plan.contract, siglip.to(device).eval(), encode)
+    return plan, EncodedFrame(plan.contract, siglip.to(device).eval(), encode)
 
 
 def random_siglip(spec: EncoderSpec) -> SiglipModel:
-    """A pooling head of that encoder's size, on an encoder of one block that is never run."""
+    """Make a pooling head of that encoder's size, on a one-block encoder that never runs."""
     vision = {
         "hidden_size": spec.dim,
-        "intermediate_size": INNER.get(spec.dim, 4 * spec.dim),
+        "intermediate_size": MLP_WIDTHS.get(spec.dim, 4 * spec.dim),
         "num_attention_heads": spec.dim // 72,
         "num_hidden_layers": 1,
     }
     text = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
     text |= {"num_hidden_layers": 1, "projection_size": spec.dim}
-    made = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    made.requires_grad_(False)
-    return made
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    model.requires_grad_(False)
+    return model
 
 
-def turned(features: Tensor, grid: int, dim: int) -> Tensor:
-    """Features [n * n, d] as [grid * grid, dim] of the same cosines between neighbors."""
+def rotate(features: Tensor, grid: int, dim: int) -> Tensor:
+    """Map features [n * n, d] to [grid * grid, dim] with the same cosines between neighbors."""
     side = round(len(features) ** 0.5)
     cells = features.T.reshape(1, -1, side, side)
     resized = functional.interpolate(cells, size=(grid, grid), mode="nearest")[0].flatten(1).T
     basis, _ = torch.linalg.qr(torch.randn(dim, features.shape[1], device=features.device))
-    made: Tensor = resized @ basis.T
-    return made
+    rotated: Tensor = resized @ basis.T
+    return rotated
 
 
 def scene(seed: int) -> tuple[UInt8Array, list[str]]:
-    made = sample_scene(np.random.default_rng(seed), 4)
-    phrases = [item.phrase("en") for item in made.objects]
-    return np.ascontiguousarray(render(made).image), phrases
+    layout = sample_scene(np.random.default_rng(seed), 4)
+    phrases = [item.phrase("en") for item in layout.objects]
+    return np.ascontiguousarray(render(layout).image), phrases
 
 
-def timed(ways: dict[str, Callable[[], object]], runs: int, device: torch.device) -> list[float]:
-    """Medians of each way, in milliseconds, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def time_in_turn(
+    jobs: dict[str, Callable[[], object]], runs: int, device: torch.device
+) -> list[float]:
+    """Measure the jobs in turn; return their medians in milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(runs + WARM_UP):
-        for name, job in ways.items():
+        for name, job in jobs.items():
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            began = time.perf_counter()
+            start = time.perf_counter()
             job()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number >= WARM_UP:
-                times[name].append(time.perf_counter() - began)
-    return [statistics.median(found) * 1000 for found in times.values()]
+                times[name].append(time.perf_counter() - start)
+    return [statistics.median(seconds) * 1000 for seconds in times.values()]
 
 
 def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
-    """One row: the embedded model where no contract is named."""
+    """Measure one row: the contract, or the embedded model for an empty name."""
     device = choose("torch", args.device, precision).device
     torch.manual_seed(0)
     image, phrases = scene(args.seed)
     phrases = phrases[: args.phrases]
-    plan, base = load("tabletop", "", device, "fp32", image)
+    plan, tabletop = load("tabletop", "", device, "fp32", image)
     sight = plan.sight
     assert sight is not None
-    siglip, dino = base.encode()
+    siglip, dino = tabletop.encode()
     embeddings, _ = TextEncoder(sight.siglip, sight.tokenizer, device)(tuple(phrases))
-    real = Grounder(sight.siglip, (sight.grid, sight.grid), sight.settings).score(
+    tabletop_scores = Grounder(sight.siglip, (sight.grid, sight.grid), sight.settings).score(
         siglip, dino, embeddings
     )
     with tempfile.TemporaryDirectory() as folder:
         if contract:
             write_random(contracts.get(contract), Path(folder), 0)
-        _, loaded = load(folder if contract else "tabletop", contract, device, precision, image)
-    rows = loaded.contract.rows
+        _, encoded = load(folder if contract else "tabletop", contract, device, precision, image)
+    rows = encoded.contract.rows
     if contract:
-        spatial, semantic = loaded.contract.spatial, loaded.contract.siglip
+        spatial, semantic = encoded.contract.spatial, encoded.contract.siglip
         assert spatial is not None
         assert semantic is not None
-        siglip = turned(siglip, rows, semantic.dim)
-        dino = turned(dino, rows, spatial.dim)
+        siglip = rotate(siglip, rows, semantic.dim)
+        dino = rotate(dino, rows, spatial.dim)
         embeddings = functional.normalize(
             torch.randn(len(phrases), semantic.dim, device=device), dim=-1
         )
     grid = rows, rows
-    # Of random weights the answers mean nothing: what is drawn is the embedded model's.
+    # Random weights find nothing sensible, so the embedded model's regions are drawn.
     dtype = choose("torch", args.device, precision).dtype
-    grounder = Grounder(loaded.siglip, grid, sight.settings, dtype)
+    grounder = Grounder(encoded.siglip, grid, sight.settings, dtype)
     geometry = sight.square.geometry(image.shape[1], image.shape[0])
     roles = (Role.UNKNOWN,) * len(phrases)
 
@@ -182,14 +184,14 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
 
     def find() -> int:
         grounder.score(siglip, dino, embeddings)
-        return draw(real)
+        return draw(tabletop_scores)
 
-    encode, ground = timed({"encode": loaded.encode, "ground": find}, args.runs, device)
+    encode, ground = time_in_turn({"encode": encoded.encode, "ground": find}, args.runs, device)
     return Row(
-        loaded.contract.name,
+        encoded.contract.name,
         precision,
         len(grounder.score(siglip, dino, embeddings).maps),
-        draw(real),
+        draw(tabletop_scores),
         encode,
         ground,
         ground / encode,

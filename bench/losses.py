@@ -31,12 +31,12 @@ WHOLE = ("open_clip", "formula")
 SIZES = ((1024, 512), (1024, 1152), (4096, 512), (4096, 1152))
 ALL_SIZES = tuple((n, d) for n in (1024, 2048, 4096, 8192, 16384, 32768) for d in (512, 1152))
 MATRICES = 7
-"""Tensors of N x N that are taken to be there at once in the whole forms; measured: 5 to 6."""
+"""N x N tensors assumed to exist at once in the forms without chunks; measured: 5 to 6."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One size and form. None: left out. ratio: time by open_clip's, memory: peak in MiB."""
+    """A size and a form; None if skipped. ratio: time / open_clip's. memory: peak in MiB."""
 
     pairs: int
     dim: int
@@ -47,11 +47,11 @@ class Row:
 
 
 def open_clip_loss() -> Any:
-    """SigLipLoss out of open_clip's loss.py, which needs nothing of what the package needs."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or not found.submodule_search_locations:
+    """Load SigLipLoss from open_clip's loss.py, without the dependencies of the package."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
         raise SystemExit("open_clip_torch is not installed: run `make env`.")
-    path = Path(found.submodule_search_locations[0], "loss.py")
+    path = Path(package.submodule_search_locations[0], "loss.py")
     spec = importlib.util.spec_from_file_location("open_clip_loss", path)
     assert spec is not None
     assert spec.loader is not None
@@ -76,72 +76,72 @@ def embeddings(pairs: int, dim: int) -> list[Any]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    made = [torch.randn(pairs, dim, generator=generator) for _ in range(2)]
-    for rows in made:
+    pair = [torch.randn(pairs, dim, generator=generator) for _ in range(2)]
+    for rows in pair:
         rows.div_(rows.norm(dim=1, keepdim=True)).requires_grad_()
-    return [*made, torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)]
+    return [*pair, torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)]
 
 
-def step(loss: Callable[..., Any], given: Sequence[Any]) -> float:
-    """Seconds of one value and all its gradients."""
+def step(loss: Callable[..., Any], inputs: Sequence[Any]) -> float:
+    """Time one value with all its gradients, in seconds."""
     import torch
 
-    began = time.perf_counter()
-    torch.autograd.grad(loss(*given), given)
-    return time.perf_counter() - began
+    start = time.perf_counter()
+    torch.autograd.grad(loss(*inputs), inputs)
+    return time.perf_counter() - start
 
 
 def time_forms(pairs: int, dim: int, forms: Sequence[str], chunk: int, rounds: int) -> None:
-    """In a child process: seconds of each round and form, as JSON."""
-    chosen = losses(chunk)
-    given = embeddings(pairs, dim)
+    """Print the seconds of each round and form as JSON; runs in a child process."""
+    functions = losses(chunk)
+    inputs = embeddings(pairs, dim)
     small = embeddings(64, dim)
     for form in forms:
-        step(chosen[form], small)  # whatever is loaded at the first use
+        step(functions[form], small)  # whatever is loaded at the first use
     seconds = []
     for number in range(rounds):
         turn = forms if number % 2 == 0 else forms[::-1]
-        seconds.append({form: step(chosen[form], given) for form in turn})
+        seconds.append({form: step(functions[form], inputs) for form in turn})
     print(json.dumps(seconds))
 
 
 def measure_memory(pairs: int, dim: int, form: str, chunk: int) -> None:
-    """In a child process: MiB that a step adds at its peak to the process with its embeddings."""
+    """Print the MiB that a step adds at its peak to its embeddings; runs in a child process."""
     from siglip_perception.experiments.peak_memory import peak_mib
 
     loss = losses(chunk)[form]
     step(loss, embeddings(64, dim))  # whatever is loaded at the first use
-    given = embeddings(pairs, dim)
-    print(json.dumps(peak_mib(lambda: step(loss, given))))
+    inputs = embeddings(pairs, dim)
+    print(json.dumps(peak_mib(lambda: step(loss, inputs))))
 
 
 def child(*arguments: str) -> Any:
-    """Run this file once more for one measurement; None where the system ended it for memory."""
-    done = subprocess.run(
+    """Run this file for one measurement; None if the system killed it for lack of memory."""
+    process = subprocess.run(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=False
     )
-    if done.returncode == -9:
+    if process.returncode == -9:
         return None
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    return json.loads(done.stdout)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return json.loads(process.stdout)
 
 
 def available_bytes() -> int:
-    """What the system could give without swapping."""
+    """Memory that the system can give without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
 
 
 def measure(pairs: int, dim: int, chunk: int, seconds: float) -> list[Row]:
-    """The rows of one size."""
+    """Measure the rows of one size."""
     fits = MATRICES * 4 * pairs**2 < available_bytes()
     forms = FORMS if fits else ("chunks",)
     # 3 products of N x N x d, at about 100 GFLOP/s: how many rounds the time allows.
     estimate = 3 * 2 * pairs**2 * dim / 100e9 * len(forms)
     rounds = min(max(round(seconds / estimate), 3 if fits else 1), 60)
     common = ["--pairs", str(pairs), "--dim", str(dim), "--chunk", str(chunk)]
-    taken = child("--time", *common, "--rounds", str(rounds), "--forms", *forms)
+    rounds_taken = child("--time", *common, "--rounds", str(rounds), "--forms", *forms)
     rows = []
     for form in FORMS:
         if form not in forms:
@@ -149,17 +149,17 @@ def measure(pairs: int, dim: int, chunk: int, seconds: float) -> list[Row]:
             continue
         peak = child("--memory", *common, "--forms", form)
         ratio = (
-            statistics.median(r[form] / r["open_clip"] for r in taken)
+            statistics.median(r[form] / r["open_clip"] for r in rounds_taken)
             if "open_clip" in forms
             else None
         )
-        median = statistics.median(r[form] for r in taken) * 1000
+        median = statistics.median(r[form] for r in rounds_taken) * 1000
         rows.append(Row(pairs, dim, form, median, ratio, peak))
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """Format the rows as Markdown."""
 
     def cell(value: float | None, form: str) -> str:
         return "-" if value is None else form.format(value)
@@ -194,9 +194,9 @@ def main() -> int:
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--forms", nargs="+", choices=FORMS, help=argparse.SUPPRESS)
     # `make bench` gives every benchmark the same arguments.
-    options, others = parser.parse_known_args()
-    if others:
-        print(f"{Path(__file__).name}: no options of this one: {others}", file=sys.stderr)
+    options, unknown = parser.parse_known_args()
+    if unknown:
+        print(f"{Path(__file__).name}: no options of this one: {unknown}", file=sys.stderr)
     if options.time:
         time_forms(options.pairs, options.dim, options.forms, options.chunk, options.rounds)
         return 0

@@ -1,13 +1,13 @@
-"""One pass, several taps: what the outputs that nobody asks for save, in FLOP and in time.
+"""One pass with several taps: FLOP and time that unrequested outputs save.
 
 For a contract at its real size with random weights (or for a model), one camera frame:
 
-    tokens             the contract's taps alone; blocks past them do not run
+    tokens             only the contract's taps; later blocks do not run
     tokens + objects   the same pass up to the last blocks, which the grounding reads
-    two passes         tokens and objects each by a pass of its own, as two nodes would
+    two passes         a pass for tokens and one for objects, as two nodes would do
 
-FLOP are counted by PyTorch (attention in its plain form: the fused one is not counted on a CPU);
-times are medians of runs in turn, and ratios are to the first row.
+PyTorch counts the FLOP (of plain attention: it cannot count a CPU's fused one). Times are medians
+of interleaved runs; ratios are to the first row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Row:
-    """gflop: a frame. ms: median. The ratios are to tokens alone."""
+    """gflop: per frame. ms: median. The ratios are to tokens alone."""
 
     contract: str
     precision: str
@@ -51,40 +51,40 @@ class Row:
 
 
 def encoders(model: str, contract: str, precision: str) -> tuple[Encoders, Preprocessor, str]:
-    """The contract's encoders with the grounding on the same ones, and their preprocessing."""
+    """Load the contract's encoders, with the grounding on the same ones."""
     plan = Plan.make(model, contract, "", "")
     dino, siglip = plan.contract.spatial, plan.contract.siglip
     reads = {"dino": dino.name, "siglip": siglip.name} if dino and siglip else {}
     if not reads:
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
-    made = Encoders(plan.contract, plan.towers, plan.tokens, reads)
-    made.prepare(CPU, choose("torch", "cpu", precision).dtype)
-    return made, Preprocessor(made.inputs, CPU), plan.contract.name
+    fused = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    fused.prepare(CPU, choose("torch", "cpu", precision).dtype)
+    return fused, Preprocessor(fused.inputs, CPU), plan.contract.name
 
 
 def measure(
-    made: Encoders, preprocess: Preprocessor, name: str, args: argparse.Namespace
+    encoders: Encoders, preprocess: Preprocessor, name: str, args: argparse.Namespace
 ) -> list[Row]:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     inputs = preprocess([image])
 
-    def both() -> None:
-        made(inputs, with_tokens=True, grounded=[])
-        made(inputs, with_tokens=False, grounded=[0])
+    def run_two_passes() -> None:
+        encoders(inputs, with_tokens=True, grounded=[])
+        encoders(inputs, with_tokens=False, grounded=[0])
 
     ways: dict[str, Callable[[], object]] = {
-        "tokens": lambda: made(inputs, with_tokens=True, grounded=[]),
-        "tokens + objects": lambda: made(inputs, with_tokens=True, grounded=[0]),
-        "two passes": both,
+        "tokens": lambda: encoders(inputs, with_tokens=True, grounded=[]),
+        "tokens + objects": lambda: encoders(inputs, with_tokens=True, grounded=[0]),
+        "two passes": run_two_passes,
     }
     flops = {way: flops_of(job) for way, job in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.runs):
         for way, job in ways.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             job()
-            times[way].append(time.perf_counter() - began)
-    medians = {way: statistics.median(found) for way, found in times.items()}
+            times[way].append(time.perf_counter() - start)
+    medians = {way: statistics.median(seconds) for way, seconds in times.items()}
     return [
         Row(
             name,
@@ -113,8 +113,8 @@ def main() -> int:
         if args.contract:
             write_random(contracts.get(args.contract), Path(folder), 0)
             model = folder
-        made, preprocess, name = encoders(model, args.contract, args.precision)
-    rows = measure(made, preprocess, name, args)
+        fused, preprocess, name = encoders(model, args.contract, args.precision)
+    rows = measure(fused, preprocess, name, args)
     print(f"{rows[0].contract}, {rows[0].precision}, {torch.get_num_threads()} threads")
     print("| outputs | GFLOP | ratio | ms | ratio |\n|---|---|---|---|---|")
     for row in rows:

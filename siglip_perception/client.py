@@ -1,4 +1,4 @@
-"""What a policy imports: messages -> numpy, torch and values, of rclpy and rosbags alike.
+"""Client for policies: messages of rclpy or rosbags to numpy, torch and values.
 
 from siglip_perception.client import expect, tokens_to_torch
 check = expect(contract="openvla-224", fingerprint="4f0c...")   # of the tokens it was trained on
@@ -24,8 +24,8 @@ from siglip_perception.types import Link, Mention, Role
 if TYPE_CHECKING:
     import torch
 
-# TokenSequence.dtype -> the element as it is stored.
-_STORED: dict[int, np.dtype[Any]] = {
+# TokenSequence.dtype -> element type of its data.
+_ELEMENT_TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"),
     1: np.dtype("<f2"),
     2: np.dtype("<u2"),
@@ -37,7 +37,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
 
 
 class TokensError(PerceptionError, ValueError):
-    """A TokenSequence that contradicts itself, or is not what the policy expects."""
+    """A TokenSequence contradicts itself, or is not what the policy expects."""
 
 
 def expect(
@@ -49,14 +49,14 @@ def expect(
     cols: int = 0,
     dim: int = 0,
 ) -> Callable[[Any], Any]:
-    """A check of TokenSequence messages: it returns the message that it is given, or raises.
+    """Make a check of TokenSequence messages that returns the message unchanged, or raises.
 
-    fingerprint: 64 hex digits, or the first 12 or more of them. What is left empty, or 0, is not
-    looked at. Raises ValueError where the expectation itself makes no sense; the check raises
-    TokensError, naming the first field that differs, both values and what to do.
+    fingerprint: 64 hex digits, or at least the first 12. Empty or 0 leaves a field unchecked.
+    Raises ValueError for an expectation that cannot be met. The check raises TokensError, naming
+    the first field that differs, both values, and what to do.
     """
-    wanted = fingerprint.lower()
-    if wanted and not _FINGERPRINT.fullmatch(wanted):
+    prefix = fingerprint.lower()
+    if prefix and not _FINGERPRINT.fullmatch(prefix):
         raise ValueError(f"A fingerprint is 12 to 64 hex digits, and {fingerprint!r} is not.")
     if dtype and dtype not in _DTYPES:
         raise ValueError(f"There is no dtype {dtype!r}: use one of {', '.join(_DTYPES)}.")
@@ -68,15 +68,15 @@ def expect(
                 f"The tokens follow the contract {message.contract!r} and {contract!r} is"
                 " expected: start the node with a model that keeps it."
             )
-        if wanted and not str(message.fingerprint).startswith(wanted):
+        if prefix and not str(message.fingerprint).startswith(prefix):
             raise TokensError(
-                f"The tokens' fingerprint is {message.fingerprint!r} and {wanted!r} is expected:"
+                f"The tokens' fingerprint is {message.fingerprint!r} and {prefix!r} is expected:"
                 " the node's weights or preprocessing are not those that the policy knows."
             )
         if dtype and int(message.dtype) != _DTYPES.index(dtype):
             raise TokensError(
-                f"The tokens' dtype is {_name(int(message.dtype))} and {dtype} is expected: set"
-                " the node's parameter tokens.dtype."
+                f"The tokens' dtype is {_dtype_name(int(message.dtype))} and {dtype} is expected:"
+                " set the node's parameter tokens.dtype."
             )
         for field, size in sizes.items():
             if size and int(getattr(message, field)) != size:
@@ -89,41 +89,41 @@ def expect(
     return check
 
 
-def _name(code: int) -> str:
+def _dtype_name(code: int) -> str:
     return _DTYPES[code] if 0 <= code < len(_DTYPES) else str(code)
 
 
 def tokens_to_numpy(message: Any) -> npt.NDArray[np.float32] | npt.NDArray[np.float16]:
-    """The tokens, [rows * cols, dim]: float32 or float16 without a copy, bfloat16 as float32.
+    """Return the tokens, [rows * cols, dim]: float32, or float16 as sent; bfloat16 as float32.
 
-    Raises TokensError where sizes or dtype do not fit. Do not write to the result: it may be the
-    message's own memory.
+    Copies only bfloat16, so do not write to the result: it may share the message's memory. Raises
+    TokensError if sizes or dtype do not fit.
     """
-    stored = _stored(message)
+    elements = _as_array(message)
     if int(message.dtype) == _BFLOAT16:
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored
+        return (elements.astype(np.uint32) << 16).view(np.float32)
+    return elements
 
 
 def tokens_to_torch(message: Any) -> torch.Tensor:
-    """The tokens, [rows * cols, dim], on the CPU in their dtype: float32, float16 or bfloat16.
+    """Return the tokens, [rows * cols, dim], on the CPU, as float32, float16 or bfloat16.
 
-    Without a copy where the message's memory is writable, as rclpy's is. See tokens_to_numpy.
+    Does not copy if the message's memory is writable, as rclpy's is. See tokens_to_numpy().
     """
     import torch
 
-    stored = _stored(message)
+    elements = _as_array(message)
     if sys.byteorder != "little":
-        stored = stored.astype(stored.dtype.newbyteorder("="))
-    if not stored.flags.writeable:  # torch has no read-only tensors
-        stored = stored.copy()
+        elements = elements.astype(elements.dtype.newbyteorder("="))
+    if not elements.flags.writeable:  # torch has no read-only tensors
+        elements = elements.copy()
     if int(message.dtype) == _BFLOAT16:
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(stored)
+        return torch.from_numpy(elements.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(elements)
 
 
 def mentions(message: Any) -> tuple[Mention, ...]:
-    """How the instruction of a GroundedObjectArray was read; none where phrases were given."""
+    """Return the reading of a GroundedObjectArray's instruction; empty for given phrases."""
     return tuple(
         Mention(
             phrase=int(mention.phrase),
@@ -141,12 +141,12 @@ def mentions(message: Any) -> tuple[Mention, ...]:
 
 
 def objects_of(message: Any, mention: int) -> list[Any]:
-    """The objects of a GroundedObjectArray that its mention of this index means, best first."""
-    return [found for found in message.objects if mention in list(found.mentions)]
+    """List the objects that a mention of a GroundedObjectArray means, best first."""
+    return [item for item in message.objects if mention in list(item.mentions)]
 
 
-def _stored(message: Any) -> npt.NDArray[Any]:
-    kind = _STORED.get(int(message.dtype))
+def _as_array(message: Any) -> npt.NDArray[Any]:
+    kind = _ELEMENT_TYPES.get(int(message.dtype))
     if kind is None:
         raise TokensError(f"The tokens' dtype {message.dtype} is unknown: 0, 1 and 2 are defined.")
     tokens = int(message.rows) * int(message.cols)

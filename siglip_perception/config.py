@@ -1,4 +1,4 @@
-"""Every parameter of the node, declared once: the fields of Settings.
+"""Declarations of the node's parameters: the fields of Settings.
 
 The ROS descriptors, config/siglip_perception.yaml and the README's table are made from them:
 
@@ -16,43 +16,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from siglip_perception.parameter import Change, ConfigError, Parameter, Value, shown
+from siglip_perception.parameter import Change, ConfigError, Parameter, Value, format_value
 from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 
 MAX_CAMERAS = 16
-# Where a bag has its instructions, unless another topic is named.
+# Default topic of the instructions in a bag.
 INSTRUCTION_TOPIC = "/instruction"
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-def _parameter(default: Value, description: str, *, name: str = "", **more: Any) -> Any:
-    return field(default=default, metadata={"name": name, "description": description, **more})
+def _parameter(default: Value, description: str, *, name: str = "", **options: Any) -> Any:
+    return field(default=default, metadata={"name": name, "description": description, **options})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of all parameters. Settings.of() checks them; the constructor does not."""
+    """Values of all parameters. Settings.of() checks them; the constructor does not."""
 
     model: str = _parameter(
         "tabletop",
-        "Weights: the name of a packaged or a fetched model, or a folder of one: siglip/ and "
-        "dinov2/ in it, or a policy's own checkpoint.",
+        "Weights: name of a packaged or fetched model, or a folder: siglip/ and dinov2/ in it, or"
+        " a policy's own checkpoint.",
         change=Change.UNCONFIGURED,
     )
     contract: str = _parameter(
         "",
-        "Token contract to keep, by name or as a .yaml file; empty: the one that the model keeps.",
+        "Token contract, by name or as a .yaml file; empty: the one that the model keeps.",
         change=Change.UNCONFIGURED,
     )
     backend: str = _parameter(
         "auto",
-        "What runs the encoders; auto: the fastest that is proven here (docs/backends.md).",
+        "Runtime of the encoders; auto: the fastest that is proven here (docs/backends.md).",
         choices=("auto", *BACKENDS),
         change=Change.UNCONFIGURED,
     )
     device: str = _parameter(
         "auto",
-        "Where they run; auto: a GPU if there is one.",
+        "Device of the encoders; auto: a GPU if there is one.",
         choices=("auto", "cpu", "cuda"),
         change=Change.UNCONFIGURED,
     )
@@ -65,27 +65,27 @@ class Settings:
     )
     allow_download: bool = _parameter(
         False,
-        "Whether the node may fetch weights; it never does, so true is refused: "
-        "`siglip-perception fetch` does.",
+        "Only false is allowed: the node never uses the network; `siglip-perception fetch`"
+        " downloads models.",
         change=Change.UNCONFIGURED,
     )
     grounding_model: str = _parameter(
         "",
-        "Model that objects are found with: a whole SigLIP, with or without a DINO encoder, where "
-        "the tokens' own is a policy's and no longer aligned with language; empty: the tokens'.",
+        "Model that finds objects: a whole SigLIP, with or without a DINO encoder, if the tokens' "
+        "SigLIP is a policy's and no longer aligned with language; empty: the tokens' model.",
         name="grounding.model",
         change=Change.UNCONFIGURED,
     )
     grounding_contract: str = _parameter(
         "",
-        "How frames are fed to grounding.model; empty: the contract that it keeps.",
+        "Contract by which frames are fed to grounding.model; empty: the one that it keeps.",
         name="grounding.contract",
         change=Change.UNCONFIGURED,
     )
     grounding_rate: float = _parameter(
         0.0,
-        "Frames a second of each camera in which objects are looked for; 0: in all. Nobody "
-        "listening to objects: in none.",
+        "Rate per camera at which objects are looked for, while someone subscribes; 0: in every "
+        "frame.",
         name="grounding.rate",
         unit="Hz",
         minimum=0.0,
@@ -99,60 +99,62 @@ class Settings:
         change=Change.UNCONFIGURED,
     )
     threshold: float = _parameter(
-        0.5, "Least score of an object, SigLIP's own probability.", minimum=0.0, maximum=1.0
+        0.5, "Minimum score of an object, SigLIP's own probability.", minimum=0.0, maximum=1.0
     )
-    max_objects: int = _parameter(20, "Most objects in one message.", minimum=1, maximum=255)
-    publish_mask: bool = _parameter(False, "Whether ~/objects carries its objects' mask.")
+    max_objects: int = _parameter(
+        20, "Maximum number of objects in a message.", minimum=1, maximum=255
+    )
+    publish_mask: bool = _parameter(False, "Add a mask of the objects to ~/objects.")
     instruction: str = _parameter(
         "",
-        "Instruction at the start; one that arrives on the topic takes its place.",
+        "Initial instruction; one that arrives on the topic replaces it.",
         change=Change.UNCONFIGURED,
     )
     phrases: tuple[str, ...] = _parameter(
         ("",),
-        "Phrases to look for as they are, in place of an instruction's; empty: none.",
+        "Phrases to look for, verbatim, instead of an instruction's; empty: none.",
     )
     cameras: tuple[str, ...] = _parameter(
         ("",),
-        "Names of the cameras, each on <name>/image; one empty name: a single one, on image.",
+        "Names of the cameras, each on <name>/image; one empty name: a single camera, on image.",
         change=Change.UNCONFIGURED,
     )
     image_transport: str = _parameter(
         "raw",
-        "Whether images come as sensor_msgs/Image (raw) or CompressedImage, on image/compressed.",
+        "Type of the images: sensor_msgs/Image (raw), or CompressedImage on image/compressed.",
         choices=("raw", "compressed"),
         change=Change.UNCONFIGURED,
     )
     image_reliability: str = _parameter(
         "best_effort",
-        "QoS of the image subscriptions: best_effort hears every publisher, reliable asks again "
-        "for what was lost but hears reliable publishers only.",
+        "QoS of the image subscriptions: best_effort matches every publisher; reliable recovers "
+        "lost images but matches reliable publishers only.",
         choices=("best_effort", "reliable"),
         change=Change.START,
     )
     max_age: float = _parameter(
         0.0,
-        "A frame older than this on arrival, or when its turn comes, is dropped; 0: no limit.",
+        "Age at which a frame is dropped, on arrival or when its turn comes; 0: no limit.",
         unit="s",
         minimum=0.0,
         maximum=3600.0,
     )
     max_pixels: int = _parameter(
         7680 * 4320,
-        "An image with more pixels is refused before it is decoded.",
+        "Maximum size of an image; a larger one is refused before it is decoded.",
         unit="pixels",
         minimum=1,
         maximum=2**28,
     )
     mono16_white: int = _parameter(
         0,
-        "The value of 16-bit gray images (mono16, 16UC1) that is white; 0: they are refused.",
+        "Value of white in 16-bit gray images (mono16, 16UC1); 0: they are refused.",
         minimum=0,
         maximum=65535,
     )
     expected_rate: float = _parameter(
         0.0,
-        "Frames a second of each camera, by which a silent one is told; 0: learned from it.",
+        "Frame rate per camera, by which a silent camera is detected; 0: learned.",
         unit="Hz",
         minimum=0.0,
         maximum=1000.0,
@@ -166,12 +168,12 @@ class Settings:
     )
     tracking_enabled: bool = _parameter(
         False,
-        "Whether objects keep an id across frames, with smoothed scores.",
+        "Give objects an id that is stable across frames, and smooth their scores.",
         name="tracking.enabled",
     )
     tracking_max_lost: float = _parameter(
         0.3,
-        "How long a tracked object that is not found is kept, marked as lost.",
+        "Time for which a tracked object that is not found is kept, marked as lost.",
         name="tracking.max_lost",
         unit="s",
         minimum=0.0,
@@ -179,7 +181,7 @@ class Settings:
     )
     tracking_smoothing: float = _parameter(
         0.2,
-        "Time constant of a tracked object's averaged score; 0: as it is found.",
+        "Time constant that smooths a tracked object's score; 0: no smoothing.",
         name="tracking.smoothing",
         unit="s",
         minimum=0.0,
@@ -187,13 +189,13 @@ class Settings:
     )
     depth_enabled: bool = _parameter(
         False,
-        "Whether objects get a position from a registered depth image, on depth and camera_info.",
+        "Locate objects with a registered depth image, on depth and camera_info.",
         name="depth.enabled",
         change=Change.UNCONFIGURED,
     )
     depth_tolerance: float = _parameter(
         0.05,
-        "How far in time a depth image may lie from its color image.",
+        "Maximum difference in time between a depth image and its color image.",
         name="depth.tolerance",
         unit="s",
         minimum=0.0,
@@ -201,75 +203,76 @@ class Settings:
     )
     autostart: bool = _parameter(
         True,
-        "Whether the node configures and activates itself at the start.",
+        "Configure and activate the node at the start.",
         change=Change.START,
     )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings out of parameters' names and values; one that is not named keeps its default.
+        """Make Settings from parameters' names and values; the others keep their defaults.
 
-        Raises ConfigError, one sentence, for an unknown name or a value out of type or range.
+        Raises ConfigError, one sentence, for an unknown name, or a value of the wrong type or out
+        of range.
         """
         unknown = sorted(set(values) - set(BY_NAME))
         if unknown:
-            raise ConfigError(f"there is no parameter {shown(unknown[0])}.")
-        checked: dict[str, Any] = {
+            raise ConfigError(f"there is no parameter {format_value(unknown[0])}.")
+        by_field: dict[str, Any] = {
             field_name(name): BY_NAME[name].check(value) for name, value in values.items()
         }
-        if "cameras" in checked:
-            checked["cameras"] = _cameras(checked["cameras"])
-        if checked.get("allow_download"):
+        if "cameras" in by_field:
+            by_field["cameras"] = _cameras(by_field["cameras"])
+        if by_field.get("allow_download"):
             raise ConfigError(
                 "allow_download is true, but the node never uses the network; run "
                 "`siglip-perception fetch MODEL` and name what it fetched in the parameter model."
             )
-        return cls(**checked)
+        return cls(**by_field)
 
     def values(self) -> dict[str, Value]:
-        """Every parameter's name and value; Settings.of() of it is equal to this."""
+        """Return every parameter's name and value, such that Settings.of() restores this."""
         return {name: getattr(self, field_name(name)) for name in BY_NAME}
 
 
 def field_name(name: str) -> str:
-    """The field of Settings that holds the parameter of this name."""
+    """Return the field of Settings for a parameter's name."""
     return name.replace(".", "_")
 
 
-def _declared() -> tuple[Parameter, ...]:
-    found = []
+def _parameters() -> tuple[Parameter, ...]:
+    parameters = []
     for item in fields(Settings):
-        declared: dict[str, Any] = {"default": item.default, **item.metadata}
-        declared["name"] = declared["name"] or item.name
-        found.append(Parameter(**declared))
-    return tuple(found)
+        options: dict[str, Any] = {"default": item.default, **item.metadata}
+        options["name"] = options["name"] or item.name
+        parameters.append(Parameter(**options))
+    return tuple(parameters)
 
 
-PARAMETERS = _declared()
+PARAMETERS = _parameters()
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 def _cameras(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Camera names, checked; ("",) where there is a single camera without a name."""
-    given = tuple(name for name in names if name)
-    for name in given:
+    """Check the camera names; ("",) for a single camera without a name."""
+    present = tuple(name for name in names if name)
+    for name in present:
         if not _CAMERA_NAME.fullmatch(name):
             raise ConfigError(
-                f"cameras has the name {shown(name)}; a name is letters, digits and underscores, "
-                "a letter first."
+                f"cameras has the name {format_value(name)}; a name is letters, digits and"
+                " underscores, a letter first."
             )
-    if len(set(given)) < len(given) or len(given) > MAX_CAMERAS:
+    if len(set(present)) < len(present) or len(present) > MAX_CAMERAS:
         raise ConfigError(f"cameras must be at most {MAX_CAMERAS} names, each of them once.")
-    return given or ("",)
+    return present or ("",)
 
 
 def _literal(value: Value) -> str:
-    """A value as YAML (and JSON) writes it."""
+    """Format a value as YAML (and JSON)."""
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def yaml_text() -> str:
-    """config/siglip_perception.yaml: every parameter with its default, explained."""
+    """Make config/siglip_perception.yaml: every parameter with its default, explained."""
     lines = [
         "# Every parameter of the node with its default. Copy this file, change what you need and",
         "# start the node with it: ros2 launch siglip_perception perception.launch.py "
@@ -289,7 +292,7 @@ def yaml_text() -> str:
 
 
 def table_text() -> str:
-    """The README's table of parameters, in Markdown, without a line end after it."""
+    """Make the README's table of parameters, in Markdown, without a newline at the end."""
     rows = ["| parameter | type | default | range | can be set | what it does |"]
     rows.append("|---|---|---|---|---|---|")
     for parameter in PARAMETERS:
@@ -307,7 +310,7 @@ def table_text() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`yaml` or `table`: prints it. Returns the exit code."""
+    """Print `yaml` or `table`; return the exit code."""
     if list(arguments) == ["yaml"]:
         sys.stdout.write(yaml_text())
     elif list(arguments) == ["table"]:

@@ -1,43 +1,43 @@
-"""Errors that a user can cause: each message says in one sentence what is wrong and what to do."""
+"""Errors that a user can cause. Each message says in one sentence what is wrong and what to do."""
 
 
 class PerceptionError(Exception):
-    """Base of every error that a user can cause and mend; its text is fit to be shown as it is."""
+    """Base of all errors that a user can cause and fix; the text can be shown as it is."""
 
 
 class CheckpointError(PerceptionError):
-    """A folder of weights is missing, incomplete, corrupt or of a kind that is not supported."""
+    """A folder of weights is missing, incomplete, corrupt or unsupported."""
 
 
 class ContractError(PerceptionError):
-    """A token contract is unknown, or the checkpoint cannot keep it."""
+    """A token contract is unknown or invalid, or the checkpoint cannot keep it."""
 
 
 class BackendError(PerceptionError):
-    """The backend, device or precision that was asked for cannot run here."""
+    """The requested backend, device or precision cannot run here."""
 
 
 class InstructionError(PerceptionError):
-    """An instruction that is refused: longer than 1 KiB before or after normalization."""
+    """An instruction is longer than 1 KiB, before or after normalization."""
 
 
 class BagError(PerceptionError):
-    """A bag that cannot be read or written."""
+    """A bag cannot be read or written."""
 
 
 class DatasetError(PerceptionError):
-    """A data set that cannot be used at all or, in strict mode, an item of it that cannot."""
+    """A data set or, in strict mode, one of its items cannot be used."""
 
 
 class LossError(PerceptionError):
-    """Embeddings, answers or processes that do not fit together in a loss."""
+    """Embeddings, labels or processes do not fit together in a loss."""
 
 
 class ImageError(PerceptionError):
-    """An image that is refused before any work is done on it.
+    """An image is refused before it is processed.
 
-    `reason` is the name under which the frame is counted as dropped:
-    `malformed` (step, size or data length), `encoding`, `corrupt` or `too_large`.
+    reason: name under which the frame is counted as dropped: `malformed` (step, size or
+        data length), `encoding`, `corrupt` or `too_large`.
     """
 
     def __init__(self, reason: str, message: str) -> None:

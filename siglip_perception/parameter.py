@@ -1,4 +1,4 @@
-"""One parameter of the node: its type, its range, when it may be set."""
+"""A parameter of the node: its type, its range, and when it may be set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TYPE_NAMES: dict[type, Literal["bool", "int", "double", "string", "string[]"]] 
 
 
 class ConfigError(PerceptionError):
-    """A parameter has a value that it cannot take."""
+    """A parameter has an invalid value."""
 
 
 class Change(Enum):
-    """When a parameter may be set."""
+    """Time at which a parameter may be set."""
 
     ANY_TIME = "any time"
     UNCONFIGURED = "while unconfigured"
@@ -34,10 +34,10 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter; its default gives its type, minimum and maximum are inclusive.
+    """A parameter. Its default gives its type; minimum and maximum are inclusive.
 
-    change: ANY_TIME, or only while the node is UNCONFIGURED (it belongs to what `configure`
-    loads), or only at the START of the process (read-only to ROS).
+    change: ANY_TIME; only while the node is UNCONFIGURED, because `configure` uses it; or only at
+    the START of the process (read-only in ROS).
     """
 
     name: str
@@ -59,7 +59,7 @@ class Parameter:
 
     @property
     def constraint(self) -> str:
-        """The range or the choices, in words; empty where anything of the type goes."""
+        """The range or the choices, in words; empty if any value of the type is allowed."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.minimum is None or self.maximum is None:
@@ -67,16 +67,18 @@ class Parameter:
         return f"{self.minimum:.15g} to {self.maximum:.15g}"
 
     def check(self, value: Any) -> Value:
-        """The value in this parameter's own type; otherwise ConfigError with one sentence."""
-        checked = self._typed(value)
-        wrong = bool(self.choices) and checked not in self.choices
-        if isinstance(checked, (int, float)) and self.minimum is not None:
-            wrong = not self.minimum <= checked <= (self.maximum or self.minimum)
-        if wrong:
-            raise ConfigError(f"{self.name} is {shown(value)}; it must be {self.constraint}.")
-        return checked
+        """Convert a value to the parameter's type; raise ConfigError if it is invalid."""
+        converted = self._convert(value)
+        outside = bool(self.choices) and converted not in self.choices
+        if isinstance(converted, (int, float)) and self.minimum is not None:
+            outside = not self.minimum <= converted <= (self.maximum or self.minimum)
+        if outside:
+            raise ConfigError(
+                f"{self.name} is {format_value(value)}; it must be {self.constraint}."
+            )
+        return converted
 
-    def _typed(self, value: Any) -> Value:
+    def _convert(self, value: Any) -> Value:
         kind = self.type
         if kind == "double" and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -86,13 +88,14 @@ class Parameter:
         elif isinstance(value, (bool, int, float, str)) and type(value) is type(self.default):
             return value
         raise ConfigError(
-            f"{self.name} is {shown(value)}; it must be of type {kind}{self._remedy(value)}."
+            f"{self.name} is {format_value(value)}; it must be of type"
+            f" {kind}{self._remedy(value)}."
         )
 
     def _remedy(self, value: Any) -> str:
-        """How a value of another type would have to be written, where that can be told."""
+        """Suggest how to write a value of the wrong type; empty without a suggestion."""
         if self.type == "string[]" and isinstance(value, str):
-            return f": write [{shown(value)}]"
+            return f": write [{format_value(value)}]"
         if self.type == "string" and isinstance(value, (bool, int, float)):
             return f": write '{value}', in quotes"
         if self.type == "bool":
@@ -104,7 +107,7 @@ class Parameter:
         return ""
 
 
-def shown(value: Any) -> str:
-    """A value as an error names it: ASCII, at most 60 characters."""
+def format_value(value: Any) -> str:
+    """Format a value for an error: ASCII, at most 60 characters."""
     text = ascii(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

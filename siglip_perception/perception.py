@@ -27,7 +27,7 @@ from siglip_perception.images.inputs import ImageInput, to_picture
 from siglip_perception.language import instruction as language
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.language.mentions_json import mentions_as_json
-from siglip_perception.parameter import shown
+from siglip_perception.parameter import format_value
 from siglip_perception.types import (
     BoolArray,
     FloatArray,
@@ -216,7 +216,8 @@ class Perception:
         self._mono16_white = int(_checked("mono16_white", mono16_white))
         if taps is not None and not isinstance(taps, Mapping):
             raise PerceptionError(
-                f"taps is {shown(taps)}: give the block of each encoder, as in {{'siglip': -1}}."
+                f"taps is {format_value(taps)}: give the block of each encoder, as in {{'siglip':"
+                " -1}}."
             )
         for name in (options["contract"], options["grounding_contract"]):
             if name:
@@ -399,8 +400,8 @@ class Perception:
             for phrase, cut in zip(part, query.truncated, strict=True):
                 if cut:
                     raise InstructionError(
-                        f"The phrase {shown(phrase)} is longer than the text encoder reads: say"
-                        " it in fewer words."
+                        f"The phrase {format_value(phrase)} is longer than the text encoder reads:"
+                        " say it in fewer words."
                     )
             rows.append(query.embeddings.cpu().numpy())
         embeddings: FloatArray = np.concatenate(rows)
@@ -493,7 +494,9 @@ def _request(text: object, phrases: object) -> Instruction | None:
         return None
     request = language.from_phrases(listed)
     if not request.phrases:
-        raise InstructionError(f"The phrases {shown(listed)} name no object: say what it is.")
+        raise InstructionError(
+            f"The phrases {format_value(listed)} name no object: say what it is."
+        )
     return request
 
 
@@ -525,11 +528,11 @@ def _embeddable(phrase: str) -> str:
     """The phrase as the text tower reads it; InstructionError where some of it would be lost."""
     read = language.from_phrases([phrase])
     if not read.phrases:
-        raise InstructionError(f"The phrase {shown(phrase)} names nothing: give a word.")
+        raise InstructionError(f"The phrase {format_value(phrase)} names nothing: give a word.")
     if read.changed:
         raise InstructionError(
-            f"The phrase {shown(phrase)} has more than {language.MAX_PHRASE_CHARS} characters, or"
-            " some that are not text: shorten it, or take them out."
+            f"The phrase {format_value(phrase)} has more than {language.MAX_PHRASE_CHARS}"
+            " characters, or some that are not text: shorten it, or take them out."
         )
     return read.phrases[0]
 
@@ -547,7 +550,7 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
         notes.append(request.explanation)
     if query is not None and any(query.truncated):
         pairs = zip(query.phrases, query.truncated, strict=True)
-        cut = ", ".join(shown(phrase) for phrase, truncated in pairs if truncated)
+        cut = ", ".join(format_value(phrase) for phrase, truncated in pairs if truncated)
         notes.append(f"longer than the text encoder reads, and cut: {cut}")
     return notes
 
@@ -560,7 +563,9 @@ def _checked(name: str, value: object) -> Any:
 
 def _positive(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PerceptionError(f"{name} is {shown(value)}; it must be a whole number, 1 or more.")
+        raise PerceptionError(
+            f"{name} is {format_value(value)}; it must be a whole number, 1 or more."
+        )
     return value
 
 
@@ -570,7 +575,7 @@ def _path(value: object) -> object:
 
 def _camera(name: object) -> str:
     if not isinstance(name, str) or not name:
-        raise PerceptionError(f"A camera is called {shown(name)}: name it with a text.")
+        raise PerceptionError(f"A camera is called {format_value(name)}: name it with a text.")
     return name
 
 

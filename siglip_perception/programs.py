@@ -23,7 +23,7 @@ def _run(name: str) -> int:
     try:
         return int(importlib.import_module(f"siglip_perception.node.{name}").main())
     except ImportError as error:
-        sentence = requirements.explain(error)
+        sentence = requirements.explain_import_error(error)
         if sentence is None:
             try:
                 ros.require(f"The {name.replace('_', ' ')}")

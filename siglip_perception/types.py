@@ -1,4 +1,4 @@
-"""The values that flow through the pipeline; shapes, dtypes, units and ranges are stated here."""
+"""Values that flow through the pipeline, with their shapes, dtypes, units and ranges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TokenDtype = Literal["float32", "float16", "bfloat16"]
 
 
 class Role(IntEnum):
-    """What the instruction wants of an object; the values are those of GroundedObject.msg."""
+    """Role of an object in the instruction; the values are those of GroundedObject.msg."""
 
     UNKNOWN = 0
     TARGET = 1
@@ -37,13 +37,13 @@ class Role(IntEnum):
 
 
 def stronger(first: Role, second: Role) -> Role:
-    """Of two roles of one thing the one that counts: TARGET, then PLACE."""
+    """Return the stronger of two roles of one thing: TARGET, then PLACE, then UNKNOWN."""
     known = {first, second} - {Role.UNKNOWN}
     return Role.TARGET if Role.TARGET in known else next(iter(known), Role.UNKNOWN)
 
 
 class Where(str, Enum):
-    """How an object lies to others or, without any, which of its kind it is: the leftmost."""
+    """Spatial relation to landmarks or, without any, to others of its kind: the leftmost."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -62,7 +62,7 @@ class Where(str, Enum):
 
 
 class Link(str, Enum):
-    """How an action leads to a phrase, or how what a phrase tells apart lies to it."""
+    """Preposition between an action and a phrase, or between a phrase and its landmark."""
 
     ON = "on"
     IN = "in"
@@ -85,11 +85,11 @@ class Link(str, Enum):
 
 @dataclass(frozen=True)
 class Relation:
-    """What tells one object from others of its phrase.
+    """Spatial relation that selects among the objects of a phrase.
 
-    landmarks: indices of the mentions that it lies left of, behind, between; none: of all the
-        phrase's objects the leftmost, the nearest to the camera and so on.
-    rank: 1 the leftmost, 2 the second from the left.
+    landmarks: indices of the mentions that the object is left of, behind or between. Empty: the
+        phrase's objects are compared among themselves: the leftmost, the nearest to the camera.
+    rank: 1 for the leftmost, 2 for the second from the left.
     """
 
     where: Where
@@ -99,16 +99,17 @@ class Relation:
 
 @dataclass(frozen=True)
 class Mention:
-    """One place of an instruction that names a phrase, or stands for one that was named ("it").
+    """Place of an instruction that names a phrase, or refers back to one ("it").
 
-    phrase: index of the phrase. relations: they choose among its objects; none: all are meant.
-    many: relations choose every object that keeps them, not the best one ("the left cups").
-    step: number of the action that it belongs to, from 1. link: how the action leads to it ("left
-    of", "from", "with"), or how the mention `of` lies to it; None: it is acted on, or nothing is
-    said. of: index of the mention that goes there or is told apart by it; None: no other.
-    which: which of several, in a word ("left", "largest", "last", "all"); empty: nothing is said.
-    rank: 2 is the second, counted from `which` where that is given; 0: nothing is said.
-    confidence: in [0, 1]; below 0.5 it is a guess, as the grammar does not cover the words.
+    phrase: index of the phrase. relations: select among its objects; empty: all are meant.
+    many: every object that satisfies the relations is meant ("the left cups"), not the best one.
+    step: number of its action, from 1.
+    link: preposition from the action ("left of", "from", "with") or from the mention `of`; None:
+        it is acted on, or there is no preposition.
+    of: index of the mention that goes there, or that it identifies; None: no other mention.
+    which: word that selects one of several ("left", "largest", "last", "all"); may be empty.
+    rank: 2 for the second, counted from `which` if present; 0 without a number.
+    confidence: in [0, 1]; below 0.5 it is a guess, because the grammar does not cover the words.
     """
 
     phrase: int
@@ -125,9 +126,9 @@ class Mention:
 
 @dataclass(frozen=True)
 class Depth:
-    """A registered depth image and its lens.
+    """A registered depth image and its camera's intrinsics.
 
-    meters: float32 [height, width], NaN where nothing is known. fx, fy, cx, cy: pixels.
+    meters: float32 [height, width], NaN where depth is unknown. fx, fy, cx, cy: pixels.
     """
 
     meters: FloatArray
@@ -139,15 +140,15 @@ class Depth:
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera image.
+    """A camera image.
 
     image: uint8 [height, width, 3], RGB, C-contiguous, values in [0, 255].
-    stamp_ns: time of capture in nanoseconds since the epoch (or since sim time's zero).
-    frame_id: the camera's optical frame, copied from the message's header.
-    camera: name out of the parameter `cameras`; empty where there is only one.
-    depth: gives the depth of this image, None where there is none; asked for once the objects are
-        known, so that a depth image that comes after its color image is still of use.
-    repairs: names of the faults of its file that were mended, such as "jpeg_repaired".
+    stamp_ns: time of capture, nanoseconds since the epoch (or since simulation time zero).
+    frame_id: the camera's optical frame, from the message's header.
+    camera: name from the parameter `cameras`; empty if there is only one.
+    depth: returns the depth of this image, or None. Called only once the objects are known, so
+        that a depth image that arrives after its color image can still be used.
+    repairs: names of the faults of its file that were repaired, such as "jpeg_repaired".
     """
 
     image: UInt8Array
@@ -168,9 +169,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Task:
-    """One frame of a batch.
+    """A frame of a batch, with its query.
 
-    query: what to look for in it, of Pipeline.query(); None: its objects are not asked for.
+    query: result of Pipeline.query(); None: only tokens are computed.
+    with_mask: also make the mask of the objects.
     """
 
     frame: Frame
@@ -180,10 +182,10 @@ class Task:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The fused token sequence of one frame, in the order that the contract states.
+    """Fused token sequence of a frame, in the order that the contract states.
 
     data: [rows * cols, dim], row-major over the image from the top left; float32 or float16, or
-        uint16 holding bfloat16 bit patterns (numpy has no bfloat16). `dtype` says which.
+        uint16 with the bits of bfloat16, which numpy lacks. `dtype` tells them apart.
     """
 
     data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16] = field(
@@ -209,7 +211,7 @@ class TokenGrid:
 
 
 def join(grids: Sequence[TokenGrid]) -> TokenGrid:
-    """One sequence of several images' on the token axis, in their order: n times the rows."""
+    """Concatenate several images' sequences on the token axis, in order: n times the rows."""
     first = grids[0]
     return replace(
         first,
@@ -239,13 +241,13 @@ class Box:
 
 @dataclass(frozen=True)
 class GroundedObject:
-    """One region that a phrase names.
+    """An object that a phrase names.
 
     score: SigLIP's own probability sigmoid(logit), in [0, 1], independent of every other phrase.
     area: share of the image that the mask covers, in [0, 1].
-    id: the same number for the same object across frames, from 1; 0 where nothing is tracked.
-    lost: seconds since it was last seen; 0: it is seen in this frame.
-    mentions: indices, in the instruction's mentions, of those that mean it.
+    id: number of the object, stable across frames, from 1; 0 without tracking.
+    lost: seconds since the object was last seen; 0 if this frame shows it.
+    mentions: indices of the instruction's mentions that mean it.
     position, extent: center and full size (x, y, z) in the camera's optical frame (REP 103: x to
         the right, y down, z forward), meters; NaN without depth.
     """
@@ -265,13 +267,13 @@ class GroundedObject:
 
 @dataclass(frozen=True)
 class Grounding:
-    """Everything that was found in one frame for one query.
+    """Objects of a query in one frame.
 
-    presence: for each phrase the probability, in [0, 1], that it is in view at all.
+    presence: probability per phrase, in [0, 1], that it is in view at all.
     objects: best first within a phrase, phrases in the order of the query.
     mask: uint8 [height, width] of the camera image, 0 or the object's index + 1 (at most 255
-        objects); None unless it was asked for.
-    mentions, confidence: how the instruction was read; no mentions where phrases were given.
+        objects); None unless requested.
+    mentions, confidence: the reading of the instruction; no mentions for a query of phrases.
     """
 
     instruction: str

@@ -1,7 +1,7 @@
 """Make the Python environment in which everything runs; `make env` calls this.
 
-Two ways: with a ROS 2 that is already sourced, on that one; without, ROS 2 comes as wheels from
-PyPI. Only what changed since the last time is done again. Needs nothing but the standard library.
+It builds on a ROS 2 that is already sourced; otherwise ROS 2 comes as wheels from PyPI. Only steps
+whose inputs changed run again. Uses the standard library alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 10)
-# The newest for which ROS 2 is on PyPI. A ROS 2 that is sourced brings its own Python.
+# The newest Python for which ROS 2 is on PyPI. A sourced ROS 2 brings its own.
 NEWEST_OF_WHEELS = (3, 13)
 PACKAGE = "siglip_perception"
 MESSAGES = "siglip_perception_msgs"
@@ -33,14 +33,14 @@ HEARTBEAT_S = 20.0
 
 
 class SetupError(Exception):
-    """Something that the user has to mend; the text is one sentence that says how."""
+    """Something that the user must fix; the text is one sentence that says how."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the environment lives, and on which ROS 2 it stands.
+    """Folder of the environment, and the ROS 2 that it builds on.
 
-    sourced: prefixes of the ROS 2 that is sourced in this shell; empty where wheels are used.
+    sourced: prefixes of the ROS 2 sourced in this shell; empty for wheels.
     """
 
     venv: Path
@@ -67,9 +67,9 @@ def say(text: str) -> None:
 
 
 def find_ros() -> tuple[str, ...]:
-    """Prefixes of the ROS 2 sourced in this shell; empty where there is none."""
+    """List the prefixes of the ROS 2 sourced in this shell; empty if there is none."""
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    # An environment that `make env` made, this or another clone's, is no ROS 2 to build on.
+    # An environment of `make env`, this clone's or another's, is no ROS 2 to build on.
     sourced = tuple(p for p in prefixes if not Path(p, "pyvenv.cfg").is_file())
     if not sourced:
         return ()
@@ -147,8 +147,8 @@ def last_line(log: Path) -> str:
 
 
 def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-    """Run a command with its output in a file; say now and then that it still works."""
-    started = time.monotonic()
+    """Run a command with its output in a log; report now and then that it still runs."""
+    start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as sink:
         sink.write(f"$ {shlex.join(command)}\n")
@@ -162,7 +162,7 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> No
                     code = process.wait(timeout=HEARTBEAT_S)
                     break
                 except subprocess.TimeoutExpired:
-                    say(f"      {time.monotonic() - started:4.0f} s  {last_line(log)}")
+                    say(f"      {time.monotonic() - start:4.0f} s  {last_line(log)}")
         except BaseException:
             process.terminate()
             process.wait()
@@ -182,25 +182,25 @@ def make_venv(place: Place, log: Path) -> None:
 
 
 def constraints(place: Place) -> str:
-    """The pins to use. On a sourced ROS 2 whatever its Python already has stays as it is.
+    """Return the pins to use. On a sourced ROS 2, packages that its Python has stay unchanged.
 
-    Its compiled messages fit only the numpy they were built with, and OpenCV has to fit numpy.
+    Its compiled messages fit only the numpy that they were built with, and OpenCV must fit numpy.
     """
-    pinned = (ROOT / "constraints.txt").read_text()
+    text = (ROOT / "constraints.txt").read_text()
     if not place.sourced:
-        return pinned
-    asked = (
+        return text
+    query = (
         "import importlib.metadata as m, json, numpy;"
         "print(json.dumps([numpy.__version__, [d.metadata['Name'] for d in m.distributions()]]))"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+        [sys.executable, "-c", query], capture_output=True, text=True, check=True
     )
     numpy_version, names = json.loads(answer.stdout)
     present = {re.sub(r"[-_.]+", "-", name).lower() for name in names if name}
     present |= {"numpy", "opencv-python-headless"}
-    kept = [line for line in pinned.splitlines() if line.partition("==")[0] not in present]
-    return "\n".join([*kept, f"numpy=={numpy_version}", ""])
+    pins = [line for line in text.splitlines() if line.partition("==")[0] not in present]
+    return "\n".join([*pins, f"numpy=={numpy_version}", ""])
 
 
 def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
@@ -214,8 +214,8 @@ def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     environment = child_environment(place)
     run([*command, "setuptools>=70.1,<80"], log, environment)
     run([*command, "--no-build-isolation", "--editable", f".[{extras}]"], log, environment)
-    # What the tests compare with, without the torchvision that they ask for: there may be none
-    # that fits, and what is used of them does without.
+    # The tests compare with these. They require torchvision, which may not exist for this
+    # PyTorch, and which the tests do not need.
     run([*command, "--no-deps", "open_clip_torch", "timm"], log, environment)
 
 
@@ -241,9 +241,9 @@ def build_messages(place: Place, log: Path) -> None:
 
 
 def link_package(place: Place) -> None:
-    """Put programs, launch files and the rest where `ros2 run` and `ros2 launch` look for them.
+    """Link programs and launch files to where `ros2 run` and `ros2 launch` look for them.
 
-    An editable install leaves them out; links keep them equal to the sources.
+    An editable install omits them; links follow the sources.
     """
     prefix = place.venv
     links = {prefix / "lib" / PACKAGE / name: prefix / "bin" / name for name in PROGRAMS}
@@ -258,15 +258,15 @@ def link_package(place: Place) -> None:
 
 
 def write_ros_script(place: Place) -> None:
-    """Write what a shell has to source before anything that uses ROS 2 is run from here."""
+    """Write the script that a shell sources before running anything with ROS 2 from here."""
     lines = ["unset _ROS_WHEELS_BOOTSTRAP_COMPLETE", f"export AMENT_PREFIX_PATH={place.venv}"]
     if place.sourced:
-        own = {
+        variables = {
             "AMENT_PREFIX_PATH": f"{place.venv}",
             "LD_LIBRARY_PATH": f"{place.venv}/lib",
             "PYTHONPATH": f"{ROOT}:{place.site_packages}",
         }
-        lines = [f'export {n}="{value}${{{n}:+:${n}}}"' for n, value in own.items()]
+        lines = [f'export {n}="{value}${{{n}:+:${n}}}"' for n, value in variables.items()]
     (place.venv / "ros.sh").write_text("\n".join(lines) + "\n")
 
 
@@ -279,8 +279,8 @@ def digest(texts: Iterable[str], files: Iterable[Path] = ()) -> str:
     return sha.hexdigest()
 
 
-def wanted_stamps(place: Place, pip_arguments: Sequence[str]) -> dict[str, str]:
-    """What each step depends on, as a digest; a step whose digest is on disk is done."""
+def step_digests(place: Place, pip_arguments: Sequence[str]) -> dict[str, str]:
+    """Compute a digest of each step's inputs; a step whose digest is on disk is done."""
     python = digest([str(ROOT), sys.version, sys.executable, str(bool(place.sourced))])
     packages = digest(
         [python, *pip_arguments],
@@ -295,36 +295,36 @@ def wanted_stamps(place: Place, pip_arguments: Sequence[str]) -> dict[str, str]:
 def prepare(venv: Path, pip_arguments: Sequence[str]) -> None:
     """Bring the environment up to date.
 
-    Raises SetupError with one sentence where the user has to do something first.
+    Raises SetupError, one sentence, if the user must do something first.
     """
     place = Place(venv, find_ros())
     check_machine(place)
     stamps = venv / "stamps"
-    wanted = wanted_stamps(place, pip_arguments)
+    digests = step_digests(place, pip_arguments)
 
-    def due(step: str) -> bool:
+    def is_due(step: str) -> bool:
         stamp = stamps / step
-        return not stamp.is_file() or stamp.read_text() != wanted[step]
+        return not stamp.is_file() or stamp.read_text() != digests[step]
 
-    if not any(due(step) for step in wanted):
+    if not any(is_due(step) for step in digests):
         return
     log = ROOT / "log" / "environment.log"
     log.unlink(missing_ok=True)
-    if due("python"):
+    if is_due("python"):
         say(f"[1/3] A Python {platform.python_version()} environment, on {place.ros}")
         make_venv(place, log)
         stamps.mkdir()
-        (stamps / "python").write_text(wanted["python"])
-    if due("packages"):
+        (stamps / "python").write_text(digests["python"])
+    if is_due("packages"):
         say("[2/3] Packages from PyPI; the first time this takes minutes, as PyTorch is large")
         install(place, log, pip_arguments)
         link_package(place)
         write_ros_script(place)
-        (stamps / "packages").write_text(wanted["packages"])
-    if due("messages"):
+        (stamps / "packages").write_text(digests["packages"])
+    if is_due("messages"):
         say("[3/3] The ROS 2 messages")
         build_messages(place, log)
-        (stamps / "messages").write_text(wanted["messages"])
+        (stamps / "messages").write_text(digests["messages"])
     say(f"The environment is ready; the log is {log.relative_to(ROOT)}.")
 
 

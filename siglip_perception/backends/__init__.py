@@ -61,13 +61,13 @@ def _torch(encoders: Encoders, choice: Choice, *notes: str) -> Serving:
 def _tensorrt(encoders: Encoders, choice: Choice, source: Source | None) -> Serving:
     from siglip_perception.backends.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines
-    from siglip_perception.util.progress import shown
+    from siglip_perception.util.progress import build_progress
 
     target = engines.Target.here(choice.device, choice.precision)
     cache = EngineCache()
     head = _head(target.name, choice)
     if source is None:
-        with shown() as progress:
+        with build_progress() as progress:
             ready = engines.load_or_build(encoders, target, cache, progress)
         return Serving(runner(ready, choice.device), head, [choice.why])
     try:

@@ -152,7 +152,7 @@ class GraphedEncoders:
             return True
         frames = inputs.frames
         return all(
-            self._feed_frame(inputs.over([frame]) if len(frames) > 1 else inputs, row)
+            self._feed_frame(inputs.with_frames([frame]) if len(frames) > 1 else inputs, row)
             for row, frame in enumerate(frames)
         )
 
@@ -161,7 +161,7 @@ class GraphedEncoders:
         frame = inputs.frames[0]
         slot = (frame.shape[0], frame.shape[1], row)
         sizes = {key[:2] for key in self._scaled}
-        if not inputs.steady or (slot[:2] not in sizes and len(sizes) >= _SIZES):
+        if not inputs.on_device or (slot[:2] not in sizes and len(sizes) >= _SIZES):
             self._copy_in(inputs, row)
             return True
         if slot not in self._scaled:
@@ -264,8 +264,8 @@ class GraphedEncoders:
         return _Pass(graph, outputs)
 
     def _capture_scaling(self, inputs: DeviceFrames, row: int) -> _Scaled:
-        own = inputs.over([frame.clone() for frame in inputs.frames])
-        graph, _, _ = self._record(lambda: self._copy_in(own.again(), row))
+        own = inputs.with_frames([frame.clone() for frame in inputs.frames])
+        graph, _, _ = self._record(lambda: self._copy_in(own.uncached(), row))
         for one, values in self._fed.items():
             off = (values[row] - inputs[one][0]).abs()
             if float((off > _CLOSE).float().mean()) > _SHARE or float(off.max()) > _FAR:

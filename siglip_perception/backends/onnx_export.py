@@ -119,7 +119,7 @@ def export_run(
     except ImportError as error:
         raise BackendError(
             f"The ONNX export cannot import what it needs ({error}):"
-            f" {requirements.how('onnx', 'onnxscript')}."
+            f" {requirements.install_command('onnx', 'onnxscript')}."
         ) from error
     except OSError as error:
         raise BackendError(f"Cannot write to {folder} ({error.strerror}).") from error

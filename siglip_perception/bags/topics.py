@@ -28,7 +28,7 @@ from siglip_perception.bags.messages import (
 )
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import BagError, ImageError
-from siglip_perception.parameter import shown
+from siglip_perception.parameter import format_value
 
 NODE = "/siglip_perception"
 # Last parts of a topic that say how an image came, not from which camera.
@@ -278,7 +278,10 @@ def _judge(
     if not topic.count:
         return "no messages", ""
     if not readable(topic):
-        return f"its messages are encoded as {shown(topic.encoding)}, which is not read here", ""
+        return (
+            f"its messages are encoded as {format_value(topic.encoding)}, which is not read here",
+            "",
+        )
     message = _first(recording, store, topic)
     if message is None:
         # Each message that cannot be read is counted when its turn comes.
@@ -290,7 +293,7 @@ def _judge(
             if encoding == "16UC1"
             else ""
         )
-        return f"depth by its encoding {shown(encoding)}{remedy}", encoding
+        return f"depth by its encoding {format_value(encoding)}{remedy}", encoding
     return _undecodable(recording, store, topic, max_pixels, _GRAY16_WHITE), encoding
 
 
@@ -313,12 +316,13 @@ def _undecodable(
         name = message.encoding if kind == RAW else message.format
         if not mono16_white and _is_gray16(message, kind, max_pixels):
             return (
-                f"its images are 16-bit gray, {shown(name)}, and nothing says how bright they"
-                " are; give the value that is white, such as 4095 of 12 bits, with --mono16-white"
+                f"its images are 16-bit gray, {format_value(name)}, and nothing says how bright"
+                " they are; give the value that is white, such as 4095 of 12 bits, with"
+                " --mono16-white"
             )
         if _VIDEO_FORMATS.search(name):
-            return f"its encoding {shown(name)} is video, {_VIDEO_REMEDY}"
-        return f"its encoding {shown(name)} is not supported"
+            return f"its encoding {format_value(name)} is video, {_VIDEO_REMEDY}"
+        return f"its encoding {format_value(name)} is not supported"
     return ""
 
 

@@ -1,18 +1,17 @@
-"""Model folders: resolve, verify, load. The only access to weights.
+"""Model folders: resolve, verify and load them. All access to weights goes through here.
 
-A model folder holds one folder for each encoder, in Hugging Face's form or timm's, whole or in
-shards:
+A model folder holds one folder per encoder, in Hugging Face's or timm's form, whole or in shards:
 
     siglip/            config.json, model.safetensors, tokenizer.json, tokenizer_config.json
     dinov2/ or dinov3/ config.json, model.safetensors
     manifest.json      SHA-256 of each file (optional, but required of the embedded models)
-    grounding.json     numbers of the grounding that belong to these weights (optional)
+    grounding.json     calibration of the grounding for these weights (optional)
 
-or it is the Hugging Face folder of one encoder, or a policy's own checkpoint, of which the vision
-encoders are taken and nothing else is read.
+or it is the Hugging Face folder of one encoder, or a policy's own checkpoint, from which only the
+vision encoders are read.
 
-Every file is read once and the bytes that were checked against the manifest are those that are
-loaded. Only safetensors, only named classes; `fetch` alone uses the network.
+Each file is read once, so the bytes checked against the manifest are the bytes loaded. Only
+safetensors and only listed classes are loaded; only `fetch` uses the network.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
 from siglip_perception.checkpoints.layout import (
+    EncoderSource,
     Layout,
-    Source,
     discover,
     quiet,
     refuse_no_model,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     # PyTorch and transformers take seconds: a wrong name or folder is told before.
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
 
-    from siglip_perception.checkpoints.build import Loaded
+    from siglip_perception.checkpoints.build import LoadedEncoder
     from siglip_perception.checkpoints.tokenizer import TokenizerFiles
 
 __all__ = [
@@ -68,21 +67,22 @@ __all__ = [
 ]
 
 GROUNDING = "grounding.json"
-_MAPS = "special_tokens_map.json"
+_SPECIAL_TOKENS = "special_tokens_map.json"
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Models:
-    """What one model folder holds, loaded: float32, CPU, eval mode, sdpa attention.
+    """Content of a model folder: float32, CPU, eval mode, sdpa attention.
 
-    vision: the encoders, transformers' own models, by name.
+    vision: the encoders by name, as transformers' own models.
     siglip: the whole SigLIP, whose vision_model is vision["siglip"]; None without a text tower.
     tokenizer: SigLIP's; None without a text tower.
-    aligned: whether SigLIP's vision tower still matches its text tower.
-    grounding: the content of grounding.json, empty where there is none.
-    digests: of each encoder, hex SHA-256 over what its tokens depend on: the vision tower's
-        tensors, and its configuration where it has one. verified: a manifest vouched for them.
+    aligned: SigLIP's vision tower still matches its text tower.
+    grounding: content of grounding.json; empty without one.
+    digests: hex SHA-256 per encoder over all that its tokens depend on: the vision tower's
+        tensors, and its configuration if it has one.
+    verified: the files matched a manifest.
     """
 
     vision: Mapping[EncoderName, PreTrainedModel]
@@ -95,9 +95,9 @@ class Models:
 
 
 class Checkpoint:
-    """A model folder that was looked at, but not yet loaded.
+    """A model folder whose layout is known and whose weights are not yet loaded.
 
-    Raises CheckpointError, one sentence, where it cannot be a model.
+    Raises CheckpointError, one sentence, if the folder cannot be a model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,21 +111,21 @@ class Checkpoint:
 
     @property
     def facts(self) -> Mapping[EncoderName, EncoderFacts]:
-        """What it says of each of its encoders."""
+        """Facts about each encoder, from configurations and tensor shapes."""
         return {name: source.facts for name, source in self._layout.encoders.items()}
 
     @property
     def policy(self) -> InputFacts | None:
-        """What a policy's configuration says of its input."""
+        """Facts about the input of a policy, from its configuration; None for other models."""
         return self._layout.policy
 
     @property
     def contract(self) -> str:
-        """The contract that it was fetched for, as its manifest says; empty where it says none."""
+        """Contract that the manifest says it was fetched for; empty if it names none."""
         return self._folder.contract
 
     def log_contradictions(self, contract: Contract) -> None:
-        """Say in what its own image processors differ from the contract, which is followed."""
+        """Warn of differences between its image processors and the contract, which wins."""
         for where, differences in contradictions(contract, self.facts).items():
             _LOGGER.warning(
                 "The contract %s is followed, not %s: %s.",
@@ -135,10 +135,10 @@ class Checkpoint:
             )
 
     def load(self, contract: Contract | None = None) -> Models:
-        """Load the contract's encoders, or all where none is given.
+        """Load the contract's encoders, or all of them without a contract.
 
-        A contract is needed for weights that come without a configuration, timm's or a policy's.
-        Raises CheckpointError in one sentence if it cannot be loaded.
+        Weights without a configuration (timm's, a policy's) need a contract. Raises
+        CheckpointError, one sentence, if something cannot be loaded.
         """
         # First: the others import transformers too.
         from siglip_perception.checkpoints.offline import transformers  # isort: split
@@ -146,7 +146,7 @@ class Checkpoint:
         from siglip_perception.checkpoints.tokenizer import load_tokenizer
 
         folder = self._folder
-        loaded: dict[EncoderName, Loaded] = {}
+        encoders: dict[EncoderName, LoadedEncoder] = {}
         siglip, tokenizer = None, None
         for name, source in self._layout.encoders.items():
             spec = None
@@ -155,26 +155,26 @@ class Checkpoint:
                 if spec is None:
                     continue
             if isinstance(source.config, transformers.SiglipConfig):
-                # Before the weights, which take seconds: a tokenizer's error is told at once.
+                # Before the weights, which take seconds, so that a bad tokenizer fails at once.
                 tokenizer = load_tokenizer(
                     _tokenizer_files(folder, source), source.config.text_config
                 )
-            loaded[name] = build(folder, source, spec)
-            if isinstance(loaded[name].whole, transformers.SiglipModel):
-                siglip = loaded[name].whole
+            encoders[name] = build(folder, source, spec)
+            if isinstance(encoders[name].whole, transformers.SiglipModel):
+                siglip = encoders[name].whole
         grounding = folder.read_json(GROUNDING) if folder.has(GROUNDING) else {}
         return Models(
-            vision={name: one.vision for name, one in loaded.items()},
+            vision={name: encoder.vision for name, encoder in encoders.items()},
             siglip=siglip,
             tokenizer=tokenizer,
             aligned=siglip is not None and not self._layout.trained,
             grounding=grounding,
-            digests={name: one.digest for name, one in loaded.items()},
+            digests={name: encoder.digest for name, encoder in encoders.items()},
             verified=folder.manifest is not None,
         )
 
 
-def _tokenizer_files(folder: Folder, source: Source) -> TokenizerFiles:
+def _tokenizer_files(folder: Folder, source: EncoderSource) -> TokenizerFiles:
     from siglip_perception.checkpoints.tokenizer import (
         CONFIG,
         FAST,
@@ -183,14 +183,18 @@ def _tokenizer_files(folder: Folder, source: Source) -> TokenizerFiles:
     )
 
     part = source.part
-    fast, pieces = (
+    fast, sentencepiece = (
         folder.read(f"{part}{name}") if folder.has(f"{part}{name}") else None
         for name in (FAST, SENTENCEPIECE)
     )
     settings = folder.read_json(f"{part}{CONFIG}")
-    # Older folders state the special tokens there alone.
-    maps = folder.read_json(f"{part}{_MAPS}") if folder.has(f"{part}{_MAPS}") else {}
-    return TokenizerFiles(folder.path / part, {**maps, **settings}, fast, pieces)
+    # Older folders have the special tokens only there.
+    special_tokens = (
+        folder.read_json(f"{part}{_SPECIAL_TOKENS}")
+        if folder.has(f"{part}{_SPECIAL_TOKENS}")
+        else {}
+    )
+    return TokenizerFiles(folder.path / part, {**special_tokens, **settings}, fast, sentencepiece)
 
 
 def glance(path: Path) -> None:
@@ -200,14 +204,14 @@ def glance(path: Path) -> None:
 
 
 def load(path: Path, contract: Contract | None = None) -> Models:
-    """Checkpoint(path).load(contract)."""
+    """Load a model folder: Checkpoint(path).load(contract)."""
     return Checkpoint(path).load(contract)
 
 
 def verify(path: Path) -> int:
-    """Hold every file that the manifest lists against it; how many there were, 0 without one.
+    """Check every file in the manifest and return their number, 0 without a manifest.
 
-    Raises CheckpointError for a missing or unreadable file and, with both hashes, a changed one.
+    Raises CheckpointError for a missing, unreadable or changed file.
     """
     folder = Folder(path, required=path.parent == MODELS)
     for name in folder.manifest or {}:
@@ -215,28 +219,28 @@ def verify(path: Path) -> int:
     return len(folder.manifest or {})
 
 
-def write_manifest(path: Path, **more: Any) -> None:
-    """Write manifest.json over every file of the folder, with `more` of where they came from."""
+def write_manifest(path: Path, **provenance: Any) -> None:
+    """Write manifest.json with the digest of every file, and `provenance`, such as the source."""
     names = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
-        if file.is_file() and file.name != MANIFEST and not _hidden(file.relative_to(path))
+        if file.is_file() and file.name != MANIFEST and not _is_hidden(file.relative_to(path))
     )
     if not names:
         raise CheckpointError(f"{path} holds no files: there is nothing to list.")
     files = {name: sha256(path / name) for name in names}
-    content = {"format": 1, **more, "files": files}
+    content = {"format": 1, **provenance, "files": files}
     write_atomically(path / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
 def fingerprint(models: Models, contract: Contract) -> str:
-    """Hex SHA-256 over the contract's encoders and its preprocessing.
+    """Compute the hex SHA-256 over the contract's encoders and its preprocessing.
 
-    Equal fingerprints: the same function of the image.
+    Equal fingerprints mean equal tokens for the same image.
     """
     lines = [f"{spec.name} {models.digests[spec.name]}" for spec in contract.encoders]
     lines.append(json.dumps(contract.preprocessing(), sort_keys=True, separators=(",", ":")))

@@ -1,4 +1,4 @@
-"""An encoder's tensors -> transformers' own model of it."""
+"""Building transformers' model of an encoder from its tensors."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from transformers import (
 
 from siglip_perception.checkpoints import timm
 from siglip_perception.checkpoints.folder import Folder, first_line
-from siglip_perception.checkpoints.layout import CLASSES, Source, quiet
+from siglip_perception.checkpoints.layout import CLASSES, EncoderSource, quiet
 from siglip_perception.checkpoints.offline import transformers
 from siglip_perception.checkpoints.tensors import quantized
 from siglip_perception.contracts import EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
 
-# Of a config.json: who wrote it, not what it computes.
 _POSITION_IDS = "embeddings.position_ids"
-# The tensor that every checkpoint of the encoder has, by which its names' common prefix is known.
+# A tensor that every checkpoint of the encoder has; whatever precedes its name is a prefix.
 _ANCHORS: Mapping[EncoderName, str] = {
     "siglip": "embeddings.patch_embedding.weight",
     "dinov2": "embeddings.patch_embeddings.projection.weight",
     "dinov3": "embeddings.patch_embeddings.weight",
 }
-# Parts of the names that tell what was done to a model -> what it is and what to do.
-_TELLTALES = (
+# Parts of tensor names that reveal a modified or foreign model -> what it is, and what to do.
+_NAME_ADVICE = (
     (
         ("lora_A", "lora_B", "base_layer"),
         "its LoRA layers were not merged: merge them (PEFT's merge_and_unload) and save"
@@ -56,14 +55,16 @@ _TELLTALES = (
         " alone",
     ),
 )
-_PROSE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+# Keys of a config.json that do not change what the model computes.
+_IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """whole: what the weights were loaded into. vision: its vision tower, or the same.
+class LoadedEncoder:
+    """A loaded encoder.
 
-    digest: hex SHA-256 over the vision tower's tensors, without SigLIP's pooling head.
+    whole: the model that the weights were loaded into. vision: its vision tower, or the model
+        itself. digest: hex SHA-256 over the vision tower's tensors, without SigLIP's pooling head.
     """
 
     whole: PreTrainedModel
@@ -71,17 +72,17 @@ class Loaded:
     digest: str
 
 
-def build(folder: Folder, source: Source, spec: EncoderSpec | None) -> Loaded:
-    """Read the encoder's tensors and load them: float32, eval mode, without gradients.
+def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> LoadedEncoder:
+    """Read an encoder's tensors and load them: float32, eval mode, without gradients.
 
-    spec: of the contract; needed for weights without a configuration. Raises CheckpointError.
+    spec: the contract's; required for weights without a configuration. Raises CheckpointError.
     """
     tensors, digests = _tensors(folder, source)
     path = folder.path / next(iter(source.files))
     if source.config is not None:
         kind: Any = getattr(transformers, CLASSES[source.name][source.raw["model_type"]][1])
         config, state = source.config, dict(tensors)
-        # Old SigLIP checkpoints store this buffer; the classes make it themselves.
+        # Old SigLIP checkpoints store this buffer, which the classes create themselves.
         for key in [key for key in state if key.endswith(_POSITION_IDS)]:
             del state[key]
     elif spec is None:
@@ -97,39 +98,41 @@ def build(folder: Folder, source: Source, spec: EncoderSpec | None) -> Loaded:
     tensors.clear()
     model = _load(kind, config, state, path)
     vision = model.vision_model if isinstance(model, SiglipModel) else model
-    return Loaded(model, vision, _digest(source, digests))
+    return LoadedEncoder(model, vision, _digest(source, digests))
 
 
-def _tensors(folder: Folder, source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _tensors(folder: Folder, source: EncoderSource) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     digests: dict[str, str] = {}
     for file in source.files:
-        read = folder.read_tensors(file, lambda name: name.startswith(source.prefix))
-        for name, tensor in read.tensors.items():
-            short = name.removeprefix(source.prefix)
-            if not tensor.is_floating_point() and not short.endswith(_POSITION_IDS):
+        file_tensors = folder.read_tensors(file, lambda name: name.startswith(source.prefix))
+        for name, tensor in file_tensors.tensors.items():
+            name_in_encoder = name.removeprefix(source.prefix)
+            if not tensor.is_floating_point() and not name_in_encoder.endswith(_POSITION_IDS):
                 raise quantized(folder.path / file, name, str(tensor.dtype).removeprefix("torch."))
-            tensors[short] = tensor
-            digests[short] = f"{tensor.dtype} {list(tensor.shape)} {read.digests[name]}"
-    prefix = "" if source.config is None else _prefix(source.name, tensors)
+            tensors[name_in_encoder] = tensor
+            digests[name_in_encoder] = (
+                f"{tensor.dtype} {list(tensor.shape)} {file_tensors.digests[name]}"
+            )
+    prefix = "" if source.config is None else _wrapper_prefix(source.name, tensors)
     return (
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
         {name.removeprefix(prefix): digest for name, digest in digests.items()},
     )
 
 
-def _prefix(encoder: EncoderName, names: Iterable[str]) -> str:
-    """What a training's own module put before all names of a transformers model, as `model.`."""
+def _wrapper_prefix(encoder: EncoderName, names: Iterable[str]) -> str:
+    """Find the prefix that a training module put before all names, such as `model.`."""
     anchor = _ANCHORS[encoder]
     holder = next((name for name in names if name.endswith(anchor)), anchor)
     prefix = holder.removesuffix(anchor).removesuffix("vision_model.")
     return prefix if not prefix or prefix.endswith(".") else ""
 
 
-def _digest(source: Source, digests: Mapping[str, str]) -> str:
+def _digest(source: EncoderSource, digests: Mapping[str, str]) -> str:
     total = hashlib.sha256()
     raw = source.raw.get("vision_config", source.raw)
-    config = {key: value for key, value in raw.items() if key not in _PROSE}
+    config = {key: value for key, value in raw.items() if key not in _IGNORED_KEYS}
     total.update(json.dumps(config, sort_keys=True).encode())
     for name, digest in sorted(digests.items()):
         plain = name.removeprefix("vision_model.")
@@ -146,7 +149,7 @@ def _class_of(spec: EncoderSpec, config: Any) -> Any:
     return Dinov2WithRegistersModel if registers else Dinov2Model
 
 
-def _siglip_config(source: Source, spec: EncoderSpec) -> SiglipVisionConfig:
+def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConfig:
     if not (spec.heads and spec.hidden_act):
         raise CheckpointError(
             "The contract does not say how many heads and which activation siglip has, and the"
@@ -170,7 +173,7 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
     no_text = not any(name.startswith("text_model.") for name in state)
     try:
         with quiet():
-            # from_pretrained over load_state_dict: it renames the keys of older checkpoints.
+            # Not load_state_dict: from_pretrained also renames the keys of older checkpoints.
             model, report = kind.from_pretrained(
                 None,
                 config=config,
@@ -178,13 +181,13 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # they come back in the report, and are refused
+                ignore_mismatched_sizes=True,  # reported, and refused below
                 output_loading_info=True,
             )
     except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path} and its config.json cannot be loaded ({first_line(error)}):"
-            " get the model folder again."
+            " get a fresh copy of the model folder."
         ) from error
     for key, verb in (
         ("missing_keys", "lacks"),
@@ -193,12 +196,12 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
     ):
         names = sorted(name if isinstance(name, str) else name[0] for name in report[key])
         if names:
-            every = [*report["unexpected_keys"], *names]
+            all_names = [*report["unexpected_keys"], *names]
             advice = next(
                 (
                     advice
-                    for marks, advice in _TELLTALES
-                    if any(mark in name for mark in marks for name in every)
+                    for marks, advice in _NAME_ADVICE
+                    if any(mark in name for mark in marks for name in all_names)
                 ),
                 "weights and config.json do not belong together",
             )

@@ -1,4 +1,4 @@
-"""A model folder whose files are held against its manifest as they are read."""
+"""A model folder that checks each file against its manifest while reading it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from siglip_perception.checkpoints.identify import (
     INDEX,
     WEIGHTS,
     content_error,
-    instead_of_weights,
+    describe_missing_weights,
 )
-from siglip_perception.checkpoints.tensors import Entry, Read, read, read_header
+from siglip_perception.checkpoints.tensors import Entry, TensorData, read_header, read_tensors
 from siglip_perception.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
-# What PyTorch's wrappers (DistributedDataParallel, torch.compile, FSDP, activation checkpoints)
-# put before the names of what they wrap, at any depth.
+# Prefixes that PyTorch's wrappers (DistributedDataParallel, torch.compile, FSDP, activation
+# checkpoints) add to names, at any depth.
 _WRAPPER = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module"
     r"|_checkpoint_wrapped_module)\."
@@ -31,10 +31,10 @@ _WRAPPER = re.compile(
 
 
 class Folder:
-    """Reads each file once; what is hashed is what is used.
+    """Reader of a model folder; it reads each file once, so the bytes hashed are the bytes used.
 
-    required: whether there has to be a manifest. Raises CheckpointError, one sentence, for a
-    missing, unreadable or changed file.
+    required: refuse a folder without a manifest. Methods raise CheckpointError, one sentence, for
+    a missing, unreadable or changed file.
     """
 
     def __init__(self, path: Path, required: bool = False) -> None:
@@ -67,143 +67,147 @@ class Folder:
 
     def _unreadable(self, name: str, error: OSError) -> CheckpointError:
         if isinstance(error, FileNotFoundError):
-            return CheckpointError(_missing(self.path, name))
+            return CheckpointError(_missing_file(self.path, name))
         if isinstance(error, IsADirectoryError):
             return CheckpointError(
-                f"{self.path / name} is a folder and has to be a file: get the model folder again."
+                f"{self.path / name} is a folder and must be a file: get a fresh copy of the model"
+                " folder."
             )
         return CheckpointError(
             f"Cannot read {self.path / name} ({error.strerror}): check its permissions."
         )
 
     def read(self, name: str) -> bytes:
-        """The file's bytes, after they have been held against the manifest."""
+        """Read a file and check it against the manifest."""
         data = self._bytes(name)
-        self._hold(name, hashlib.sha256(data).hexdigest())
+        self._check_digest(name, hashlib.sha256(data).hexdigest())
         return data
 
     def read_json(self, name: str) -> dict[str, Any]:
         return parse_json(self.read(name), self.path / name)
 
-    def read_tensors(self, name: str, wanted: Callable[[str], bool]) -> Read:
-        """The wanted tensors of a safetensors file that was held against the manifest.
+    def read_tensors(self, name: str, select: Callable[[str], bool]) -> TensorData:
+        """Read the selected tensors of a safetensors file and check it against the manifest.
 
-        Their names, here as in read_header and weight_files, are without PyTorch's wrappers.
+        Names, here as in read_header and weight_files, come without PyTorch's wrappers.
         """
         try:
-            found = read(
+            data = read_tensors(
                 self.path / name,
-                lambda stored: wanted(_unwrapped(stored)),
+                lambda raw_name: select(_strip_wrappers(raw_name)),
                 whole_digest=self.manifest is not None,
             )
         except OSError as error:
             raise self._unreadable(name, error) from error
-        self._hold(name, found.file_digest)
-        names = self._unwrap(name, found.tensors)
-        return Read(
-            {plain: found.tensors[stored] for plain, stored in names.items()},
-            {plain: found.digests[stored] for plain, stored in names.items()},
-            found.file_digest,
+        self._check_digest(name, data.file_digest)
+        names = self._plain_names(name, data.tensors)
+        return TensorData(
+            {plain: data.tensors[raw_name] for plain, raw_name in names.items()},
+            {plain: data.digests[raw_name] for plain, raw_name in names.items()},
+            data.file_digest,
         )
 
     def read_header(self, name: str) -> dict[str, Entry]:
-        """Names and shapes; not yet verified, so load by read_tensors alone."""
+        """Read names and shapes without checking them; load tensors only with read_tensors()."""
         try:
             entries = read_header(self.path / name)
         except OSError as error:
             raise self._unreadable(name, error) from error
-        return {plain: entries[stored] for plain, stored in self._unwrap(name, entries).items()}
+        return {
+            plain: entries[raw_name]
+            for plain, raw_name in self._plain_names(name, entries).items()
+        }
 
-    def _unwrap(self, name: str, stored: Iterable[str]) -> dict[str, str]:
-        """Each tensor's name without wrappers -> its name in the file."""
+    def _plain_names(self, name: str, raw_names: Iterable[str]) -> dict[str, str]:
+        """Map each tensor's name without wrappers to its name in the file."""
         names: dict[str, str] = {}
-        for tensor in stored:
-            plain = _unwrapped(tensor)
+        for raw_name in raw_names:
+            plain = _strip_wrappers(raw_name)
             if plain in names:
                 raise CheckpointError(
                     f"{self.path / name} holds {plain!r} twice, as {names[plain]!r} and"
-                    f" {tensor!r}: save the model again without its wrapper."
+                    f" {raw_name!r}: save the model again without its wrapper."
                 )
-            names[plain] = tensor
+            names[plain] = raw_name
         return names
 
     def verify(self, name: str) -> None:
-        """Hold a file against the manifest without keeping it."""
+        """Check a file against the manifest without keeping its content."""
         try:
-            found = sha256(self.path / name)
+            digest = sha256(self.path / name)
         except OSError as error:
             raise self._unreadable(name, error) from error
-        self._hold(name, found)
+        self._check_digest(name, digest)
 
-    def _hold(self, name: str, found: str) -> None:
+    def _check_digest(self, name: str, digest: str) -> None:
         if self.manifest is None:
             return
-        wanted = self.manifest.get(name)
-        if wanted is None:
+        manifest_digest = self.manifest.get(name)
+        if manifest_digest is None:
             raise CheckpointError(
-                f"{name} is not in {self.path / MANIFEST}: get the whole model folder again."
+                f"{name} is not in {self.path / MANIFEST}: get a fresh copy of the whole folder."
             )
-        if wanted != found:
+        if manifest_digest != digest:
             raise CheckpointError(
-                f"{self.path / name} is not the file that the manifest lists (SHA-256 {found},"
-                f" listed {wanted}): get the model folder again."
+                f"{self.path / name} is not the file that the manifest lists (SHA-256 {digest},"
+                f" listed {manifest_digest}): get a fresh copy of the model folder."
             )
 
     def has(self, name: str) -> bool:
-        """Whether the file is there; a listed file that is missing is an error, not an absence."""
-        listed = self.manifest is not None and name in self.manifest
-        return listed or (self.path / name).is_file()
+        """Return whether the file exists or is in the manifest; a listed file that is gone fails"
+        " later."""
+        in_manifest = self.manifest is not None and name in self.manifest
+        return in_manifest or (self.path / name).is_file()
 
     def require(self, name: str) -> None:
-        """Raise CheckpointError where the file is not there; nothing is read."""
+        """Raise CheckpointError if the file does not exist; read nothing."""
         if not (self.path / name).exists():
-            raise CheckpointError(_missing(self.path, name))
+            raise CheckpointError(_missing_file(self.path, name))
 
     def weight_files(self, part: str) -> dict[str, list[str]]:
-        """The files that hold the weights of a part ("" for the folder itself).
+        """List the weight files of a part ("" for the folder itself) with their tensors' names.
 
-        Sharded: with the names of each file's tensors, as the index lists them. Otherwise the one
-        file, and no names.
+        Only the index of a sharded checkpoint has the names; a single file has an empty list.
         """
         index = f"{part}{INDEX}"
         if self.has(f"{part}{WEIGHTS}") or not self.has(index):
             return {f"{part}{WEIGHTS}": []}
         names = self.read_json(index).get("weight_map")
-        wrong = CheckpointError(
+        error = CheckpointError(
             f"{self.path / index} does not map tensors to files of its own folder:"
-            " get the model folder again."
+            " get a fresh copy of the model folder."
         )
         if not isinstance(names, dict) or not names:
-            raise wrong
+            raise error
         files: dict[str, list[str]] = {}
         for tensor, file in names.items():
-            # A file of another folder is none of the model's.
+            # An index must not lead out of the folder.
             if not isinstance(file, str) or Path(file).name != file or "\\" in file:
-                raise wrong
-            files.setdefault(f"{part}{file}", []).append(_unwrapped(str(tensor)))
+                raise error
+            files.setdefault(f"{part}{file}", []).append(_strip_wrappers(str(tensor)))
         return files
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file or folder into a CheckpointError."""
+    """Turn an OSError about a file or folder into a CheckpointError."""
     try:
         yield
     except OSError as error:
         place = Path(error.filename or path)
-        while not os.access(place.parent, os.X_OK):  # what is in it may not even be there
+        while not os.access(place.parent, os.X_OK):  # stat() fails on anything inside
             place = place.parent
         raise CheckpointError(
             f"Cannot read {place} ({error.strerror}): check its permissions."
         ) from error
 
 
-def _unwrapped(name: str) -> str:
+def _strip_wrappers(name: str) -> str:
     return _WRAPPER.sub("", name)
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file of any size; OSError if it cannot be read."""
+    """Compute the hex SHA-256 of a file of any size; OSError if it cannot be read."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -216,22 +220,25 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not valid JSON ({first_line(error)}): get the model folder again."
+            f"{path} is not valid JSON ({first_line(error)}): get a fresh copy of the model"
+            " folder."
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object: get the model folder again.")
+        raise CheckpointError(
+            f"{path} is not a JSON object: get a fresh copy of the model folder."
+        )
     return content
 
 
-def _missing(folder: Path, name: str) -> str:
+def _missing_file(folder: Path, name: str) -> str:
     path = folder / name
     if path.name == WEIGHTS or not path.parent.is_dir():
-        instead = instead_of_weights(path.parent)
-        if instead:
-            return f"{path} is missing, and the folder {instead}."
+        description = describe_missing_weights(path.parent)
+        if description:
+            return f"{path} is missing, and the folder {description}."
     elif path.suffix == ".safetensors":
-        return f"{path} is missing, and {INDEX} lists it: get the files that are missing, too."
-    return f"{path} is missing: a model folder needs it, get the folder again."
+        return f"{path} is missing, and {INDEX} lists it: download the missing files, too."
+    return f"{path} is missing, and a model folder needs it: download the folder again."
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Numbers of the grounding that belong to weights: grounding.json of a model folder."""
+"""Calibration of the grounding for one set of weights: grounding.json of a model folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from siglip_perception.errors import CheckpointError
 
 @dataclass(frozen=True)
 class GroundingSettings:
-    """Numbers that belong to the weights.
+    """Calibration for one set of weights.
 
-    affinity_scale, affinity_bias: sigmoid(scale * cosine + bias) is the probability that two of
-        DINOv2's patches show the same thing. None: not known for these weights, so the cut is set
-        from each frame's mean affinity.
+    affinity_scale, affinity_bias: sigmoid(scale * cosine + bias) is the probability that two
+        DINOv2 patches show the same thing. None: not measured for these weights, so each frame's
+        mean affinity sets the cut.
     """
 
     affinity_scale: float | None = None
@@ -24,9 +24,9 @@ class GroundingSettings:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> GroundingSettings:
-        """From grounding.json of a model folder, empty where there is none.
+        """Check the content of grounding.json; empty without one.
 
-        Raises CheckpointError where a value is no number, or one is given without the other.
+        Raises CheckpointError if a value is not a number, or one is there without the other.
         """
         names = ("affinity_scale", "affinity_bias")
         if all(content.get(name) is None for name in names):
@@ -37,8 +37,8 @@ class GroundingSettings:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is None or not number or not -1e6 <= value <= 1e6:
                 raise CheckpointError(
-                    f"{name} in grounding.json is {reprlib.repr(value)} and has to be a number"
-                    " between -1e6 and 1e6: get the model folder again."
+                    f"{name} in grounding.json is {reprlib.repr(value)} and must be a number"
+                    " between -1e6 and 1e6: get a fresh copy of the model folder."
                 )
             numbers.append(float(value))
         return cls(*numbers)

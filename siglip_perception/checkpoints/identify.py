@@ -1,6 +1,6 @@
-"""One look at a path that is not a model this package loads: its name, and what to do with it.
+"""Identification of files and folders that are not a model, and advice on each.
 
-People give what they have: a cache folder, an adapter, a .pt file, a folder too high. Each answer
+People pass what they have: a cache folder, an adapter, a .pt file, the folder above. Each answer
 is one sentence, made from names and first bytes; nothing is unpickled and no weights are read.
 """
 
@@ -17,11 +17,11 @@ from siglip_perception.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
-_NEEDED = (
+_MODEL_FORMS = (
     "siglip/ and dinov2/ or dinov3/, one Hugging Face folder each, or a policy's config.json and"
     " safetensors"
 )
-_LISTED = 4
+_MAX_NAMES = 4
 _HEAD = 512
 _LFS = b"version https://git-lfs.github.com/spec/"
 _CONVERT = (
@@ -31,7 +31,7 @@ _CONVERT = (
 _TRANSFORMERS = (
     "give the same model as a Hugging Face folder with config.json and model.safetensors"
 )
-# Endings of weights that are not loaded: what they are, and what to do.
+# Extensions of weights that are not loaded -> what they are, and what to do.
 _ENDINGS: dict[str, tuple[str, str]] = {
     ".bin": ("PyTorch weights in pickle form", _CONVERT),
     ".pt": ("a PyTorch file in pickle form", _CONVERT),
@@ -64,14 +64,14 @@ _ENDINGS: dict[str, tuple[str, str]] = {
     ".gz": ("a compressed file", "unpack it and give the folder"),
     ".zst": ("a compressed file", "unpack it and give the folder"),
 }
-# An .xml before the .bin beside it, which then is OpenVINO's; archives last.
+# Order of the search: .xml before .bin, for OpenVINO writes both; archives last.
 _ORDER = (
     *(".gguf", ".onnx", ".xml", ".engine", ".plan", ".bin", ".pt", ".pth", ".ckpt", ".pkl"),
     *(".distcp", ".h5", ".pb", ".tflite", ".msgpack", ".npz", ".npy", ".mlmodel", ".incomplete"),
     *(".zip", ".tar", ".tgz", ".gz", ".zst"),
 )
-# The first bytes of a file, whatever its name is.
-_MAGIC: tuple[tuple[bytes, str], ...] = (
+# First bytes of a file -> the extension that its content deserves.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", ".gguf"),
     (b"\x89HDF\r\n\x1a\n", ".h5"),
     (b"\x93NUMPY", ".npy"),
@@ -94,7 +94,7 @@ _NAFLEX = (
     "SigLIP 2 NaFlex, whose grid changes with the picture: give a SigLIP 2 of fixed resolution,"
     " such as google/siglip2-base-patch16-224"
 )
-# model_type in config.json of models that people take for a SigLIP or a DINOv2.
+# model_type of models that are mistaken for a SigLIP or a DINOv2 -> what they are, and advice.
 _TYPES = {
     "siglip2": _NAFLEX,
     "siglip2_vision_model": _NAFLEX,
@@ -114,12 +114,12 @@ _GEMMA_VOCABULARY = 256_000
 
 
 def type_advice(model_type: object) -> str:
-    """What a model of this model_type is and what to give instead; empty where that is unknown."""
+    """Say what a model of this model_type is and what to use instead; empty if unknown."""
     return _TYPES.get(model_type, "") if isinstance(model_type, str) else ""
 
 
 def content_error(path: Path, head: bytes) -> CheckpointError | None:
-    """The error for a file whose first bytes say that it is not itself; None where they do not."""
+    """Make the error for a file whose first bytes contradict its name; None if they do not."""
     if head.startswith(_LFS):
         size = re.search(rb"size (\d+)", head)
         megabytes = f" of {int(size[1]) / 1e6:,.1f} MB" if size else ""
@@ -137,21 +137,21 @@ def content_error(path: Path, head: bytes) -> CheckpointError | None:
         )
     ending = _ending_of(Path(path.stem), head)
     if path.suffix == ".safetensors" and ending:
-        what, advice = _ENDINGS[ending]
-        return CheckpointError(f"{path} is {what} under this name: {advice}.")
+        kind, advice = _ENDINGS[ending]
+        return CheckpointError(f"{path} is {kind} under this name: {advice}.")
     return None
 
 
 def describe_file(path: Path) -> str:
-    """One sentence for a file that was given in place of a model folder."""
+    """Explain, in one sentence, why a file is not a model folder."""
     head = _head(path)
     error = content_error(path, head)
     if error is not None:
         return str(error)
     ending = _ending_of(path, head)
     if ending:
-        what, advice = _ENDINGS[ending]
-        return f"{path} is {what}, not a model folder: {advice}."
+        kind, advice = _ENDINGS[ending]
+        return f"{path} is {kind}, not a model folder: {advice}."
     if path.suffix == ".safetensors":
         if not (path.parent / "config.json").is_file():
             return (
@@ -165,59 +165,59 @@ def describe_file(path: Path) -> str:
 
 
 def describe_folder(path: Path) -> str:
-    """One sentence for a folder in which no model was found."""
+    """Explain, in one sentence, why a folder holds no model."""
     next(path.iterdir(), None)  # OSError, where it cannot be read
     names = _names(path)
     if not names:
-        return f"{path} is an empty folder and holds no model: it needs {_NEEDED}."
-    below = list(_models_below(path))
-    if below:
-        return f"{path} {_too_high(path, below)}."
-    instead = instead_of_weights(path)
-    if instead:
-        return f"{path} {instead}."
-    above = model_above(path)
-    if above:
-        return f"{path} is a part of the model {above}: give that folder."
-    files = ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
-    return f"{path} holds no model: it needs {_NEEDED}, and holds {files}."
+        return f"{path} is an empty folder and holds no model: it needs {_MODEL_FORMS}."
+    models = list(_models_below(path))
+    if models:
+        return f"{path} {_describe_models_below(path, models)}."
+    description = describe_missing_weights(path)
+    if description:
+        return f"{path} {description}."
+    model = model_above(path)
+    if model:
+        return f"{path} is a part of the model {model}: give that folder."
+    files = ", ".join(names[:_MAX_NAMES]) + ", ..." * (len(names) > _MAX_NAMES)
+    return f"{path} holds no model: it needs {_MODEL_FORMS}, and holds {files}."
 
 
-def instead_of_weights(path: Path) -> str:
-    """What a folder without model.safetensors holds instead, as "is ...: do" or "holds ...: do".
+def describe_missing_weights(path: Path) -> str:
+    """Describe a folder without model.safetensors, as "is ...: do ..." or "holds ...: do ...".
 
-    Empty where it holds nothing that is known.
+    Empty if it holds nothing familiar.
     """
     names = _names(path)
     adapter = path / "adapter_config.json"
     if adapter.name in names:
-        base = _json(adapter).get("base_model_name_or_path")
-        name = base[:100] if isinstance(base, str) and base.isprintable() else ""
+        base_model = _json(adapter).get("base_model_name_or_path")
+        name = base_model[:100] if isinstance(base_model, str) and base_model.isprintable() else ""
         return (
             f"is a LoRA adapter of {name or 'a base model'}, not a whole model: merge it into that"
             " (PEFT's merge_and_unload, then save_pretrained) and give the merged folder"
         )
     if "open_clip_config.json" in names or any(name.startswith("open_clip_") for name in names):
         return f"is an open_clip model, which is not loaded: {_open_clip(path)}"
-    partial = next((name for name in names if (path / name).is_symlink()), "")
-    if partial and not (path / partial).exists():
+    link = next((name for name in names if (path / name).is_symlink()), "")
+    if link and not (path / link).exists():
         return (
-            f"holds {partial} as a link to a file that is not there: copy the whole cache folder,"
+            f"holds {link} as a link to a file that is not there: copy the whole cache folder,"
             " or copy with `cp -rL`"
         )
     for ending in _ORDER:
         name = next((name for name in names if name.lower().endswith(ending)), "")
         name = name or next(
-            (f"{sub}/*{ending}" for sub in ("onnx",) if _any(path / sub, ending)), ""
+            (f"{sub}/*{ending}" for sub in ("onnx",) if _has_ending(path / sub, ending)), ""
         )
         if name:
-            what, advice = _ENDINGS[ending]
-            return f"holds {name}, {what}, and {ending} files are not loaded: {advice}"
-    other = next((name for name in names if name.endswith(".safetensors")), "")
-    if re.search(r"-\d{5}-of-\d{5}\.safetensors$", other):
-        return f"holds {other} without {INDEX}: get that file, too"
-    if other:
-        return f"holds {other} and no {WEIGHTS}: rename it, or join its parts, to that name"
+            kind, advice = _ENDINGS[ending]
+            return f"holds {name}, {kind}, and {ending} files are not loaded: {advice}"
+    weights = next((name for name in names if name.endswith(".safetensors")), "")
+    if re.search(r"-\d{5}-of-\d{5}\.safetensors$", weights):
+        return f"holds {weights} without {INDEX}: get that file, too"
+    if weights:
+        return f"holds {weights} and no {WEIGHTS}: rename it, or join its parts, to that name"
     if all(_TOKENIZER.fullmatch(name) for name in names):
         return "holds a tokenizer alone: give the folder with config.json and the weights, too"
     if set(names) <= {"config.json", "README.md"} and "config.json" in names:
@@ -226,9 +226,9 @@ def instead_of_weights(path: Path) -> str:
 
 
 def snapshot(path: Path) -> Path:
-    """The folder of a model's files, where path is a Hub cache folder; else path itself.
+    """Resolve a folder of the Hub's cache to its snapshot; return any other path unchanged.
 
-    Raises CheckpointError, naming what there is, where the cache does not say which one.
+    Raises CheckpointError, listing the candidates, if the cache does not say which one to use.
     """
     if path.name == "snapshots" and (path.parent / "refs").is_dir():
         path = path.parent
@@ -240,15 +240,15 @@ def snapshot(path: Path) -> Path:
         return _snapshot_of(path)
     if (path / "hub").is_dir() and any(n.startswith("models--") for n in _names(path / "hub")):
         return snapshot(path / "hub")
-    cached = [path / name for name in _names(path) if name.startswith("models--")]
-    if len(cached) == 1:
-        return _snapshot_of(cached[0])
-    if cached:
-        listed = ", ".join(folder.name for folder in cached[:_LISTED])
-        more = f" and {len(cached) - _LISTED} more" if len(cached) > _LISTED else ""
+    caches = [path / name for name in _names(path) if name.startswith("models--")]
+    if len(caches) == 1:
+        return _snapshot_of(caches[0])
+    if caches:
+        listing = ", ".join(folder.name for folder in caches[:_MAX_NAMES])
+        remainder = f" and {len(caches) - _MAX_NAMES} more" if len(caches) > _MAX_NAMES else ""
         raise CheckpointError(
-            f"{path} is the Hub's cache of {len(cached)} models ({listed}{more}): give the folder"
-            f" of one, such as {cached[0]}."
+            f"{path} is the Hub's cache of {len(caches)} models ({listing}{remainder}): give the"
+            f" folder of one, such as {caches[0]}."
         )
     return path
 
@@ -268,15 +268,15 @@ def _snapshot_of(cache: Path) -> Path:
     newest = next((folder for folder in snapshots if folder.name == commit), None)
     if newest is not None:
         return newest
-    listed = ", ".join(folder.name for folder in snapshots[:_LISTED])
+    listing = ", ".join(folder.name for folder in snapshots[:_MAX_NAMES])
     raise CheckpointError(
-        f"{cache} holds {len(snapshots)} snapshots ({listed}) and its refs/main names none of"
+        f"{cache} holds {len(snapshots)} snapshots ({listing}) and its refs/main names none of"
         f" them: give one, such as {snapshots[0]}."
     )
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder has the files of a model, by their names alone."""
+    """Tell by file names if a folder holds a model."""
     names = _names(path)
     return ("config.json" in names and (WEIGHTS in names or INDEX in names)) or any(
         (path / part / "config.json").is_file() for part in ("siglip", "dinov2", "dinov3")
@@ -288,61 +288,61 @@ def _models_below(path: Path) -> Iterator[Path]:
         if is_model(folder):
             yield folder
         else:
-            yield from (below for below in sorted(_folders(folder)) if is_model(below))
+            yield from (subfolder for subfolder in sorted(_folders(folder)) if is_model(subfolder))
 
 
-def _too_high(path: Path, below: list[Path]) -> str:
-    if len(below) == 1:
+def _describe_models_below(path: Path, models: list[Path]) -> str:
+    if len(models) == 1:
         return (
-            f"holds no model itself, and the folder {below[0].relative_to(path)} in it does:"
-            f" give {below[0]}"
+            f"holds no model itself, and the folder {models[0].relative_to(path)} in it does:"
+            f" give {models[0]}"
         )
-    listed = ", ".join(str(folder.relative_to(path)) for folder in below[:_LISTED])
-    types = {folder: str(_json(folder / "config.json").get("model_type", "")) for folder in below}
-    siglip = [folder for folder, kind in types.items() if kind.startswith("siglip")]
-    dino = [folder for folder, kind in types.items() if kind.startswith("dinov")]
+    listing = ", ".join(str(folder.relative_to(path)) for folder in models[:_MAX_NAMES])
+    types = {folder: str(_json(folder / "config.json").get("model_type", "")) for folder in models}
+    siglip = [folder for folder, model_type in types.items() if model_type.startswith("siglip")]
+    dino = [folder for folder, model_type in types.items() if model_type.startswith("dinov")]
     if len(siglip) == len(dino) == 1:
         part = "dinov3" if types[dino[0]].startswith("dinov3") else "dinov2"
         return (
             f"holds its encoders as {siglip[0].relative_to(path)} and {dino[0].relative_to(path)}:"
             f" name these folders siglip and {part}"
         )
-    more = f" and {len(below) - _LISTED} more" if len(below) > _LISTED else ""
+    remainder = f" and {len(models) - _MAX_NAMES} more" if len(models) > _MAX_NAMES else ""
     return (
-        f"holds no model itself, but {len(below)} folders of one ({listed}{more}): give one of"
-        " these"
+        f"holds no model itself, but {len(models)} folders of one ({listing}{remainder}): give one"
+        " of these"
     )
 
 
 def model_above(path: Path) -> Path | None:
-    """The model folder that path lies in, up to two levels above."""
+    """Find the model folder that path lies in, up to two levels above."""
     return next((folder for folder in list(path.absolute().parents)[:2] if is_model(folder)), None)
 
 
 def _open_clip(path: Path) -> str:
-    """Which Hugging Face folder holds the same model, as far as open_clip_config.json says."""
+    """Name the Hugging Face folder of the same model, as far as open_clip_config.json tells."""
     model: Any = _json(path / "open_clip_config.json").get("model_cfg")
     vision: Any = model.get("vision_cfg") if isinstance(model, dict) else None
     text: Any = model.get("text_cfg") if isinstance(model, dict) else None
     name = str(vision.get("timm_model_name", "")) if isinstance(vision, dict) else ""
     parts = _OPEN_CLIP.match(name)
     if parts is None:
-        shown = f" ({name})" if name else ""
+        label = f" ({name})" if name else ""
         return (
-            f"give the same model{shown} as transformers has it, if it is a SigLIP or a SigLIP 2"
+            f"give the same model{label} as transformers has it, if it is a SigLIP or a SigLIP 2"
         )
-    second = isinstance(text, dict) and text.get("vocab_size") == _GEMMA_VOCABULARY
+    is_siglip2 = isinstance(text, dict) and text.get("vocab_size") == _GEMMA_VOCABULARY
     size = {"giantopt": "giant-opt"}.get(parts[1], parts[1])
-    folder = f"google/siglip{'2' if second else ''}-{size}-patch{parts[2]}-{parts[3]}"
+    folder = f"google/siglip{'2' if is_siglip2 else ''}-{size}-patch{parts[2]}-{parts[3]}"
     return f"give the same model as transformers has it, {folder}"
 
 
 def _ending_of(path: Path, head: bytes) -> str:
-    """The entry of _ENDINGS that a file is, by its content before its name; "" for none."""
+    """Find a file's key in _ENDINGS, by content first and by name second; "" for none."""
     by_name = next((ending for ending in _ORDER if path.name.lower().endswith(ending)), "")
-    for magic, ending in _MAGIC:
-        if head.startswith(magic):
-            # PyTorch's .pt, .pth and .bin are pickles too, and told by their better name.
+    for signature, ending in _SIGNATURES:
+        if head.startswith(signature):
+            # PyTorch's .pt, .pth and .bin are pickles too; their names say more.
             return by_name if ending == ".pkl" and by_name else ending
     if head.startswith(b"PK\x03\x04"):
         if b"data.pkl" in head or b".data/serialization_id" in head:
@@ -362,7 +362,7 @@ def _head(path: Path) -> bytes:
 
 
 def _names(path: Path) -> list[str]:
-    """Names in a folder, without hidden ones, sorted; empty where it is none or unreadable."""
+    """List the names in a folder, sorted, without hidden ones; empty if it cannot be read."""
     try:
         return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError:
@@ -373,12 +373,12 @@ def _folders(path: Path) -> Iterator[Path]:
     return (path / name for name in _names(path) if (path / name).is_dir())
 
 
-def _any(path: Path, ending: str) -> bool:
+def _has_ending(path: Path, ending: str) -> bool:
     return any(name.endswith(ending) for name in _names(path))
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where it holds none."""
+    """Read the object in a JSON file; empty if there is none."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which encoders a folder holds, in which of the formats that people have, and where."""
+"""Layout of a model folder: its encoders, their formats and their files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLASSES: Mapping[EncoderName, Mapping[str, tuple[str, str]]] = {
     },
     "dinov3": {"dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTModel")},
 }
-# Keys of a config.json that make transformers fetch or run code from elsewhere.
+# Keys of a config.json that make transformers fetch or run foreign code.
 _REMOTE_CODE_KEYS = frozenset(
     {
         "auto_map",
@@ -53,15 +53,15 @@ _PREFIXED_PATCHES = "embeddings.patch_embedding.weight"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where one encoder lies in a folder.
+class EncoderSource:
+    """Files of one encoder in a model folder.
 
     part: its folder with a slash, or "" for the model folder itself.
-    config: transformers' own; None for weights that come without one (timm's, a policy's).
-    raw: config.json as it was read, without what may run code.
-    prefix: before its tensors' names. is_timm: whether they are named as timm names them.
-    files: weight file -> names of its tensors, where an index lists them.
-    shapes: of the tensors behind the prefix, without it; empty where there is a config.
+    config: transformers' configuration; None for weights without one (timm's, a policy's).
+    raw: content of config.json, without the keys that may run code.
+    prefix: prefix of its tensors' names. is_timm: the names are timm's.
+    files: weight file -> names of its tensors, if an index lists them.
+    shapes: name without the prefix -> shape; empty with a config.
     """
 
     name: EncoderName
@@ -77,42 +77,43 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """encoders: by name. policy: what a policy's config.json says of its input, if there is one.
+    """Encoders of a model folder, by name.
 
-    trained: whether the encoders are a policy's own, which it may have trained away from SigLIP's
-        text tower.
+    policy: facts about a policy's input, from its config.json.
+    trained: the encoders are a policy's, which may have trained them away from SigLIP's text
+        tower.
     """
 
-    encoders: Mapping[EncoderName, Source]
+    encoders: Mapping[EncoderName, EncoderSource]
     policy: InputFacts | None
     trained: bool
 
 
 def discover(folder: Folder) -> Layout:
-    """Look at configurations and headers; no weights are read.
+    """Read configurations and headers, but no weights, and find the encoders.
 
-    Raises CheckpointError, one sentence, where the folder holds no encoder that is supported.
+    Raises CheckpointError, one sentence, if the folder holds no supported encoder.
     """
-    parts = [name for name in ENCODERS if _is_part(folder.path / name)]
+    parts = [name for name in ENCODERS if _has_encoder(folder.path / name)]
     for part in ("", *(f"{name}/" for name in parts)):
         _refuse_adapter(folder, part)
     if parts:
         _refuse_misnamed(folder, parts)
-        found: dict[EncoderName, Source] = {}
+        sources: dict[EncoderName, EncoderSource] = {}
         for name in parts:
             part = f"{name}/"
             if folder.has(f"{part}config.json") and _model_type(folder, part):
-                found[name] = _transformers(folder, part, name)
+                sources[name] = _transformers(folder, part, name)
             else:
-                found[name] = _lone_timm(folder, part, name)
-        return Layout(found, None, trained=False)
+                sources[name] = _timm_folder(folder, part, name)
+        return Layout(sources, None, trained=False)
     refuse_no_model(folder)
     if not folder.has("config.json"):
         return _policy(folder, {})
     kind = _model_type(folder, "")
-    lone = _encoder_of_type(kind)
-    if lone is not None:
-        return Layout({lone: _transformers(folder, "", lone)}, None, trained=False)
+    encoder = _encoder_of_type(kind)
+    if encoder is not None:
+        return Layout({encoder: _transformers(folder, "", encoder)}, None, trained=False)
     advice = type_advice(kind)
     if advice:
         raise CheckpointError(f"{folder.path} is {advice}.")
@@ -120,31 +121,31 @@ def discover(folder: Folder) -> Layout:
 
 
 def refuse_no_model(folder: Folder) -> None:
-    """Raise CheckpointError where the names in the folder are no model's; nothing is read."""
-    if any(_is_part(folder.path / name) for name in ENCODERS):
+    """Raise CheckpointError if no model has the names in the folder; read nothing."""
+    if any(_has_encoder(folder.path / name) for name in ENCODERS):
         return
     if not any(folder.has(name) for name in ("config.json", WEIGHTS, INDEX)):
         raise CheckpointError(describe_folder(folder.path))
 
 
-def _is_part(path: Path) -> bool:
-    """Whether an encoder's folder is there; something else under its name is an error."""
+def _has_encoder(path: Path) -> bool:
+    """Return whether an encoder's folder exists; CheckpointError for a file of that name."""
     if not path.is_dir() and (path.exists() or path.is_symlink()):
-        what = "a file" if path.exists() else "a link to a folder that is not there"
-        raise CheckpointError(f"{path} is {what}: put the encoder's folder in its place.")
+        kind = "a file" if path.exists() else "a link to a folder that is not there"
+        raise CheckpointError(f"{path} is {kind}: put the encoder's folder in its place.")
     return path.is_dir()
 
 
 def _model_type(folder: Folder, part: str) -> str:
-    """The model_type in config.json; empty where there is none.
+    """Read the model_type in config.json; empty if there is none.
 
-    Raises CheckpointError where it is no text.
+    Raises CheckpointError if it is not text.
     """
     kind = folder.read_json(f"{part}config.json").get("model_type")
     if kind is not None and not isinstance(kind, str):
         raise CheckpointError(
-            f"model_type in {folder.path / part / 'config.json'} is {kind!r} and has to be text:"
-            " get the model folder again."
+            f"model_type in {folder.path / part / 'config.json'} is {kind!r} and must be text:"
+            " get a fresh copy of the model folder."
         )
     return kind or ""
 
@@ -154,7 +155,7 @@ def _encoder_of_type(kind: str) -> EncoderName | None:
 
 
 def _refuse_adapter(folder: Folder, part: str) -> None:
-    """Say of a LoRA adapter beside the whole weights that it would not be applied."""
+    """Refuse a LoRA adapter beside whole weights, for it would be ignored silently."""
     adapter = folder.path / part / "adapter_config.json"
     if adapter.is_file() and (folder.has(f"{part}{WEIGHTS}") or folder.has(f"{part}{INDEX}")):
         raise CheckpointError(
@@ -164,28 +165,28 @@ def _refuse_adapter(folder: Folder, part: str) -> None:
 
 
 def _refuse_misnamed(folder: Folder, parts: Iterable[EncoderName]) -> None:
-    """Say of an encoder's folder with a name of its own that nobody would look into it."""
-    for other in sorted(folder.path.iterdir()):
+    """Refuse an encoder in a folder of another name, for it would be ignored silently."""
+    for subfolder in sorted(folder.path.iterdir()):
         try:
-            if other.name in ENCODERS or not (other / "config.json").is_file():
+            if subfolder.name in ENCODERS or not (subfolder / "config.json").is_file():
                 continue
-            name = _encoder_of_type(_model_type(Folder(other), ""))
+            name = _encoder_of_type(_model_type(Folder(subfolder), ""))
         except (CheckpointError, OSError):
             continue
         if name is not None and name not in parts:
             raise CheckpointError(
-                f"{other} holds a {name} encoder and would not be looked at: rename the folder to"
-                f" {name}, or move it elsewhere."
+                f"{subfolder} holds a {name} encoder and would not be looked at: rename the folder"
+                f" to {name}, or move it elsewhere."
             )
 
 
-def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
+def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource:
     where = f"{part}config.json"
     fields = folder.read_json(where)
     path = folder.path / where
-    found = _model_type(folder, part)
-    if found not in CLASSES[name]:
-        raise _wrong_type(path, found, name)
+    model_type = _model_type(folder, part)
+    if model_type not in CLASSES[name]:
+        raise _wrong_type(path, model_type, name)
     if "quantization_config" in fields:
         quantization = fields["quantization_config"]
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -196,15 +197,16 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
     raw = _without_remote_code(fields)
     from siglip_perception.checkpoints.offline import transformers
 
-    kind: Any = getattr(transformers, CLASSES[name][str(found)][0])
+    kind: Any = getattr(transformers, CLASSES[name][str(model_type)][0])
     try:
         with quiet():
             config = kind.from_dict(raw)
     except Exception as error:  # transformers raises errors of many kinds for a bad field
         raise CheckpointError(
-            f"{path} cannot be understood ({first_line(error)}): get the model folder again."
+            f"{path} cannot be understood ({first_line(error)}): get a fresh copy of the model"
+            " folder."
         ) from error
-    nested = found == "siglip"
+    nested = model_type == "siglip"
     vision = config.vision_config if nested else config
     pixels = pixel_facts(folder, part, name)
     try:
@@ -225,31 +227,31 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> Source:
         )
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path} describes no encoder of square images: get the model folder again."
+            f"{path} describes no encoder of square images: get a fresh copy of the model folder."
         ) from error
     files = folder.weight_files(part)
     for file in files:
         folder.require(file)
-    return Source(name, part, config, raw, "", False, files, {}, facts)
+    return EncoderSource(name, part, config, raw, "", False, files, {}, facts)
 
 
-def _wrong_type(path: Path, found: object, name: EncoderName) -> CheckpointError:
-    wanted = " or ".join(map(repr, CLASSES[name]))
-    other = _encoder_of_type(found) if isinstance(found, str) else None
+def _wrong_type(path: Path, model_type: object, name: EncoderName) -> CheckpointError:
+    types = " or ".join(map(repr, CLASSES[name]))
+    actual = _encoder_of_type(model_type) if isinstance(model_type, str) else None
     advice = "this model is not supported"
-    if other is not None:
-        advice = f"move it to the folder {other}"
-    elif type_advice(found):
-        advice = f"it is {type_advice(found)}"
-    return CheckpointError(f"{path} is of the type {found!r} and has to be {wanted}: {advice}.")
+    if actual is not None:
+        advice = f"move it to the folder {actual}"
+    elif type_advice(model_type):
+        advice = f"it is {type_advice(model_type)}"
+    return CheckpointError(f"{path} is of the type {model_type!r} and must be {types}: {advice}.")
 
 
-def _lone_timm(folder: Folder, part: str, name: EncoderName) -> Source:
-    """A folder of one encoder in timm's form; its config.json, if any, names no model_type."""
+def _timm_folder(folder: Folder, part: str, name: EncoderName) -> EncoderSource:
+    """Describe one encoder in timm's form, whose config.json, if any, has no model_type."""
     files = folder.weight_files(part)
     weights = next(iter(files))
     if not folder.has(weights) and folder.has(f"{part}config.json"):
-        folder.read(weights)  # says what is missing
+        folder.read(weights)  # raises: says what is missing
     if not (folder.path / weights).is_file():
         folder.read(f"{part}config.json")
     shapes = _shapes(folder, files, "")
@@ -266,51 +268,51 @@ def _lone_timm(folder: Folder, part: str, name: EncoderName) -> Source:
         where = f"{part}config.json"
         pixels = timm_facts(where, folder.read_json(where))
     facts = replace(timm.facts(shapes, weights), pixels=pixels)
-    return Source(name, part, None, {}, "", True, files, shapes, facts)
+    return EncoderSource(name, part, None, {}, "", True, files, shapes, facts)
 
 
 def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
-    """The vision encoders inside a policy's own checkpoint, found by their tensors' names."""
+    """Find the vision encoders of a policy's own checkpoint by their tensors' names."""
     files = folder.weight_files("")
-    names = [name for listed in files.values() for name in listed]
+    names = [name for tensor_names in files.values() for name in tensor_names]
     if not names:
         names = list(folder.read_header(next(iter(files))))
-    found: dict[EncoderName, Source] = {}
+    sources: dict[EncoderName, EncoderSource] = {}
     for prefix, is_timm in vision_prefixes(names).items():
         if is_timm:
             source = _timm_source(folder, files, prefix, _activation(config))
         else:
             source = _siglip_source(folder, files, prefix)
-        if source.name in found:
+        if source.name in sources:
             raise CheckpointError(
                 f"{folder.path} holds two {source.name} encoders,"
-                f" {found[source.name].prefix!r} and {source.prefix!r}: this is not supported."
+                f" {sources[source.name].prefix!r} and {source.prefix!r}: this is not supported."
             )
         pixels = pixel_facts(folder, "", source.name) or timm_facts("config.json", config)
-        found[source.name] = replace(source, facts=replace(source.facts, pixels=pixels))
-    if not found:
+        sources[source.name] = replace(source, facts=replace(source.facts, pixels=pixels))
+    if not sources:
         raise CheckpointError(
             f"{folder.path} is of the type {config.get('model_type')!r} and its weights hold no"
             " SigLIP or DINOv2 encoder: this model is not supported."
         )
-    return Layout(found, _input_facts(config), trained=True)
+    return Layout(sources, _input_facts(config), trained=True)
 
 
 def vision_prefixes(names: Iterable[str]) -> dict[str, bool]:
-    """What stands before the tensors of each vision encoder, and whether timm's names follow."""
-    found = {}
+    """Find the name prefix of each vision encoder; the value is True if timm's names follow."""
+    prefixes = {}
     for name in names:
         if name.endswith(timm.PATCHES):
-            found[name.removesuffix(timm.PATCHES)] = True
+            prefixes[name.removesuffix(timm.PATCHES)] = True
         elif name.endswith(_PREFIXED_PATCHES) and "vision" in name:
-            found[name.removesuffix(_PREFIXED_PATCHES)] = False
-    return found
+            prefixes[name.removesuffix(_PREFIXED_PATCHES)] = False
+    return prefixes
 
 
 def _activation(config: Mapping[str, Any]) -> str | None:
-    """What a Prismatic configuration says of its timm models' activation; None: nothing.
+    """Read the activation of timm models from a Prismatic configuration; None if it is open.
 
-    timm computes GELU exactly in every model that Prismatic names, unless it is overridden.
+    timm computes exact GELU in every model that Prismatic names, unless overridden.
     """
     names, overrides = config.get("timm_model_ids"), config.get("timm_override_act_layers")
     plain = isinstance(overrides, list) and not any(overrides)
@@ -319,19 +321,21 @@ def _activation(config: Mapping[str, Any]) -> str | None:
 
 def _timm_source(
     folder: Folder, files: Mapping[str, list[str]], prefix: str, activation: str | None
-) -> Source:
-    own = _own_files(files, prefix)
-    shapes = _shapes(folder, own, prefix)
-    where = f"{next(iter(own))} ({prefix}*)"
+) -> EncoderSource:
+    encoder_files = _files_with_prefix(files, prefix)
+    shapes = _shapes(folder, encoder_files, prefix)
+    where = f"{next(iter(encoder_files))} ({prefix}*)"
     facts = replace(timm.facts(shapes, where), hidden_act=activation)
-    return Source(timm.encoder_of(shapes), "", None, {}, prefix, True, own, shapes, facts)
+    return EncoderSource(
+        timm.encoder_of(shapes), "", None, {}, prefix, True, encoder_files, shapes, facts
+    )
 
 
-def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> Source:
-    """A SigLIP vision tower with transformers' names behind a prefix, as in PaliGemma and pi0."""
-    own = _own_files(files, prefix)
-    shapes = _shapes(folder, own, prefix)
-    where = f"{next(iter(own))} ({prefix}*)"
+def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> EncoderSource:
+    """Describe a SigLIP vision tower with transformers' names after a prefix, as in pi0."""
+    encoder_files = _files_with_prefix(files, prefix)
+    shapes = _shapes(folder, encoder_files, prefix)
+    where = f"{next(iter(encoder_files))} ({prefix}*)"
     try:
         width, _, patch, _ = shapes[_PREFIXED_PATCHES]
         side = round(shapes["embeddings.position_embedding.weight"][0] ** 0.5)
@@ -339,11 +343,11 @@ def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) 
         raise CheckpointError(f"{where} is not a SigLIP encoder: it is not supported.") from error
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}
     facts = EncoderFacts(where, width, patch, len(blocks), 0, side)
-    return Source("siglip", "", None, {}, prefix, False, own, shapes, facts)
+    return EncoderSource("siglip", "", None, {}, prefix, False, encoder_files, shapes, facts)
 
 
-def _own_files(files: Mapping[str, list[str]], prefix: str) -> dict[str, list[str]]:
-    """The files that hold a tensor behind the prefix; all of them where no index says."""
+def _files_with_prefix(files: Mapping[str, list[str]], prefix: str) -> dict[str, list[str]]:
+    """Select the files with a tensor of that prefix; all of them without an index."""
     return {
         file: names
         for file, names in files.items()
@@ -380,7 +384,7 @@ def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load reports: errors say what matters."""
+    """Silence transformers' progress bars and load reports; our errors say what matters."""
     from siglip_perception.checkpoints.offline import transformers
 
     logs: Any = transformers.utils.logging

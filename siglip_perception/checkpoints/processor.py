@@ -1,4 +1,4 @@
-"""A checkpoint's own image processor: its settings, in any of the files that people have."""
+"""Settings of a checkpoint's own image processor, from any of the files that hold them."""
 
 from __future__ import annotations
 
@@ -13,45 +13,47 @@ from siglip_perception.errors import CheckpointError
 
 _NESTED, _PLAIN = "processor_config.json", "preprocessor_config.json"
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
-_SWITCHES = (
+_FLAGS = (
     *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_convert_rgb"),
     "do_flip_channel_order",
 )
-_KEPT = (
-    *(*_SWITCHES, "size", "crop_size", "max_num_patches", "resample"),
+_SETTINGS = (
+    *(*_FLAGS, "size", "crop_size", "max_num_patches", "resample"),
     *("rescale_factor", "image_mean", "image_std"),
 )
 
 
 def pixel_facts(folder: Folder, part: str, name: EncoderName) -> PixelFacts | None:
-    """What the folder's processor does to an encoder's input; None where it has none.
+    """Read how the folder's processor makes an encoder's input; None without a processor.
 
-    Read as transformers reads it: `image_processor` in processor_config.json, else
-    preprocessor_config.json. Raises CheckpointError for a setting of the wrong type, and where the
+    As in transformers, `image_processor` in processor_config.json comes before
+    preprocessor_config.json. Raises CheckpointError for a setting of the wrong type, and if the
     two files contradict each other.
     """
     contents: dict[str, Mapping[str, Any]] = {}
     if folder.has(f"{part}{_NESTED}"):
         nested = folder.read_json(f"{part}{_NESTED}").get("image_processor")
         if nested is not None and not isinstance(nested, dict):
-            raise _wrong(f"{folder.path / part / _NESTED}", "image_processor", nested, "an object")
+            raise _setting_error(
+                f"{folder.path / part / _NESTED}", "image_processor", nested, "an object"
+            )
         if nested:
             contents[_NESTED] = nested
     if folder.has(f"{part}{_PLAIN}"):
         contents[_PLAIN] = folder.read_json(f"{part}{_PLAIN}")
-    every = [
+    all_facts = [
         _facts(f"{part}{file}", str(folder.path / part / file), content, name)
         for file, content in contents.items()
     ]
-    if len(every) == 2:
-        _compare(every[0], every[1], str(folder.path / part))
-    return every[0] if every else None
+    if len(all_facts) == 2:
+        _compare(all_facts[0], all_facts[1], str(folder.path / part))
+    return all_facts[0] if all_facts else None
 
 
 def timm_facts(where: str, config: Mapping[str, Any]) -> PixelFacts | None:
-    """Mean and std out of timm's config.json.
+    """Read mean and std from timm's config.json.
 
-    Its size and filter are of timm's own evaluation, and every policy takes others.
+    Its size and filter are those of timm's evaluation; every policy uses others.
     """
     inner = config.get("pretrained_cfg", config if "architecture" in config else None)
     if not isinstance(inner, dict):
@@ -63,10 +65,10 @@ def timm_facts(where: str, config: Mapping[str, Any]) -> PixelFacts | None:
 def _facts(where: str, path: str, content: Mapping[str, Any], name: EncoderName) -> PixelFacts:
     if isinstance(content.get("means"), list):
         content = _of_prismatic(content, path, name)
-    settings = {key: content[key] for key in _KEPT if content.get(key) is not None}
-    for key in _SWITCHES:
+    settings = {key: content[key] for key in _SETTINGS if content.get(key) is not None}
+    for key in _FLAGS:
         if key in settings and not isinstance(settings[key], bool):
-            raise _wrong(path, key, settings[key], "true or false")
+            raise _setting_error(path, key, settings[key], "true or false")
     resize, size = _geometry(settings, path, name)
     strategy = content.get("resize_strategy")
     if strategy is not None:
@@ -77,7 +79,7 @@ def _facts(where: str, path: str, content: Mapping[str, Any], name: EncoderName)
 
 
 def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> dict[str, Any]:
-    """One encoder's share of PrismaticImageProcessor's lists: DINOv2's first where it has two."""
+    """Pick one encoder's entries of PrismaticImageProcessor's lists, in which DINOv2 is first."""
     number = 1 if name == "siglip" and len(content["means"]) > 1 else 0
     share: dict[str, Any] = {"resize_strategy": content.get("image_resize_strategy")}
     for prismatic_key, key in (
@@ -90,7 +92,9 @@ def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> d
         if values is None:
             continue
         if not isinstance(values, list) or len(values) <= number:
-            raise _wrong(path, prismatic_key, values, "a list of one value for each encoder")
+            raise _setting_error(
+                path, prismatic_key, values, "a list of one value for each encoder"
+            )
         share[key] = values[number]
     size = share.get("size")
     if isinstance(size, list) and len(size) == 3:
@@ -101,7 +105,7 @@ def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> d
 def _geometry(
     settings: Mapping[str, Any], path: str, name: EncoderName
 ) -> tuple[str | None, int | None]:
-    """How the square is made, and its side; what no contract can state comes in words."""
+    """Derive the resize and the side of the square; words for what no contract can state."""
     if settings.get("do_resize") is False:
         return "no resize", None
     if settings.get("do_pad") is True:
@@ -117,21 +121,25 @@ def _geometry(
     if crop is not None and crop[0] != "square":
         return f"a crop to {settings['crop_size']}", None
     if kind == "square":
-        same = crop is None or crop[1] == side
-        return "squash" if same else f"squash to {side}, then a crop", crop[1] if crop else side
+        is_exact = crop is None or crop[1] == side
+        return "squash" if is_exact else f"squash to {side}, then a crop", crop[
+            1
+        ] if crop else side
     if kind == "shortest" and crop is not None:
-        same = crop[1] == side
-        return "resize-crop" if same else f"shorter edge to {side}, then a crop", crop[1]
+        is_exact = crop[1] == side
+        return "resize-crop" if is_exact else f"shorter edge to {side}, then a crop", crop[1]
     return f"{kind} edge to {side}", None
 
 
 def _sides(settings: Mapping[str, Any], key: str, path: str, *, square: bool) -> tuple[str, int]:
-    """The form of transformers' sizes: "square", "shortest", "longest" or "other", and a length.
+    """Classify a size of transformers: "square", "shortest", "longest" or "other", and a length.
 
-    square: what a lone number means to the processor, a square or the shorter edge.
+    square: True if the processor reads a single number as a square, not as the shorter edge.
     """
     value = settings[key]
-    wrong = _wrong(path, key, value, 'a number of pixels, or {"height": ..., "width": ...}')
+    error = _setting_error(
+        path, key, value, 'a number of pixels, or {"height": ..., "width": ...}'
+    )
     if isinstance(value, list) and len(value) == 2:
         value = {"height": value[0], "width": value[1]}
     if not isinstance(value, dict):
@@ -141,7 +149,7 @@ def _sides(settings: Mapping[str, Any], key: str, path: str, *, square: bool) ->
         isinstance(length, int) and not isinstance(length, bool) and length > 0
         for length in lengths
     ):
-        raise wrong
+        raise error
     if set(value) == {"height", "width"}:
         return ("square" if lengths[0] == lengths[1] else "other"), lengths[0]
     if set(value) == {"shortest_edge"}:
@@ -159,11 +167,13 @@ def _filter(settings: Mapping[str, Any], path: str) -> str | None:
         return value.lower()
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_FILTERS):
         return _FILTERS[value]
-    raise _wrong(path, "resample", value, "a number from 0 to 5, Pillow's, such as 3 for bicubic")
+    raise _setting_error(
+        path, "resample", value, "a number from 0 to 5, Pillow's, such as 3 for bicubic"
+    )
 
 
 def _normalization(settings: Mapping[str, Any], path: str) -> tuple[Triple | None, Triple | None]:
-    """Mean and std of pixels in [0, 1] that do what the file's own scale, mean and std do.
+    """Convert the file's scale, mean and std to mean and std of pixels in [0, 1].
 
     (x f - m) / s = (x / 255 - M) / S with M = m / (255 f) and S = s / (255 f).
     """
@@ -171,15 +181,15 @@ def _normalization(settings: Mapping[str, Any], path: str) -> tuple[Triple | Non
         1.0 if settings.get("do_rescale") is False else settings.get("rescale_factor", 1 / 255)
     )
     if not _is_number(factor) or factor <= 0:
-        raise _wrong(path, "rescale_factor", factor, "a number above 0")
+        raise _setting_error(path, "rescale_factor", factor, "a number above 0")
     span = 255.0 * factor
     span = 1.0 if abs(span - 1) < 5e-4 else span  # 1/255 in a few digits
     if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1 / span, 1 / span, 1 / span)
     mean, std = (_triple(settings, key, path) for key in ("image_mean", "image_std"))
     if std is not None and min(std) <= 0:
-        raise _wrong(path, "image_std", settings["image_std"], "above 0")
-    return _over(mean, span), _over(std, span)
+        raise _setting_error(path, "image_std", settings["image_std"], "above 0")
+    return _divide(mean, span), _divide(std, span)
 
 
 def _triple(settings: Mapping[str, Any], key: str, path: str) -> Triple | None:
@@ -188,11 +198,11 @@ def _triple(settings: Mapping[str, Any], key: str, path: str) -> Triple | None:
         return None
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise _wrong(path, key, value, "three numbers, for red, green and blue")
+        raise _setting_error(path, key, value, "three numbers, for red, green and blue")
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _over(values: Triple | None, span: float) -> Triple | None:
+def _divide(values: Triple | None, span: float) -> Triple | None:
     return None if values is None else (values[0] / span, values[1] / span, values[2] / span)
 
 
@@ -210,7 +220,7 @@ def _compare(nested: PixelFacts, plain: PixelFacts, folder: str) -> None:
             )
 
 
-def _wrong(path: str, key: str, value: object, expected: str) -> CheckpointError:
+def _setting_error(path: str, key: str, value: object, requirement: str) -> CheckpointError:
     return CheckpointError(
-        f"{key} in {path} is {value!r} and has to be {expected}: correct it, or remove the file."
+        f"{key} in {path} is {value!r} and must be {requirement}: correct it, or remove the file."
     )

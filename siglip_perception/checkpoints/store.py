@@ -1,4 +1,4 @@
-"""Where models lie: the packaged ones, those that were fetched, and folders."""
+"""Locations of models: packaged ones, fetched ones, and folders."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from siglip_perception.util.suggest import did_you_mean
 
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDED = ("tabletop",)
-_SHOWN = 200
+_MAX_SHOWN_CHARS = 200
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
-def fetched(name: str) -> Path:
-    """The folder that `siglip-perception fetch NAME` fills, there or not.
+def fetch_folder(name: str) -> Path:
+    """Return the folder that `siglip-perception fetch NAME` fills, whether it exists or not.
 
-    Below $XDG_DATA_HOME, or ~/.local/share.
+    It is below $XDG_DATA_HOME, or ~/.local/share.
     """
     home = os.environ.get("XDG_DATA_HOME", "")
     root = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
     return root / "siglip_perception" / "models" / name.replace("/", "--")
 
 
-def cached(repository: str) -> Path:
-    """Where the Hub's own library keeps a repository that was downloaded, there or not."""
+def hub_cache_folder(repository: str) -> Path:
+    """Return the folder of a repository in the Hub's cache, whether it exists or not."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def resolve(model: str) -> Path:
-    """The folder of a packaged model's name, of a fetched one's, or of a path.
+    """Find the folder of a packaged or fetched model, by name, or of a path.
 
-    A folder of the Hub's cache stands for the snapshot in it, and a repository's name for what was
-    fetched of it or is in the Hub's cache.
-    Raises CheckpointError, naming what there is, where there is no such folder.
+    A folder of the Hub's cache stands for its snapshot; a repository's name stands for what was
+    fetched from it or is in the Hub's cache.
+    Raises CheckpointError, listing the alternatives, if there is no such folder.
     """
     if model in EMBEDDED:
         folder = MODELS / model
@@ -57,9 +57,9 @@ def resolve(model: str) -> Path:
         )
     path = _existing(model)
     if path is None:
-        mend = ""
+        advice = ""
         if _NAME.fullmatch(model):
-            local = _existing(str(fetched(model))) or _existing(str(cached(model)))
+            local = _existing(str(fetch_folder(model))) or _existing(str(hub_cache_folder(model)))
             if local is not None:
                 return snapshot(local)
             if model in contracts.names():
@@ -67,9 +67,9 @@ def resolve(model: str) -> Path:
                     f"The model {model!r} has not been fetched: run `siglip-perception fetch"
                     f" {model}`, or give a folder that holds it."
                 )
-            mend = f"run `siglip-perception fetch {model}`, or " if "/" in model else ""
+            advice = f"run `siglip-perception fetch {model}`, or " if "/" in model else ""
         raise CheckpointError(
-            f"There is no model folder {_short(model)}{did_you_mean(model, _names())}: {mend}"
+            f"There is no model folder {_short(model)}{did_you_mean(model, _names())}: {advice}"
             "give a folder with siglip/ and dinov2/ in it, the name of a fetched one, or one of:"
             f" {', '.join(EMBEDDED)}."
         )
@@ -85,7 +85,7 @@ def _names() -> list[str]:
 
 
 def _existing(model: str) -> Path | None:
-    """The path that is meant, if there is something."""
+    """Return the path if it exists."""
     if not model:
         return None
     try:
@@ -95,10 +95,10 @@ def _existing(model: str) -> Path | None:
         raise CheckpointError(
             f"Cannot read {_short(model)} ({error.strerror}): check its permissions."
         ) from error
-    except (OSError, RuntimeError, ValueError):  # no name for a path: too long, "~nobody", "\0"
+    except (OSError, RuntimeError, ValueError):  # not a valid path: too long, "~nobody", "\0"
         return None
     return path
 
 
 def _short(model: str) -> str:
-    return repr(model if len(model) <= _SHOWN else f"{model[:_SHOWN]}...")
+    return repr(model if len(model) <= _MAX_SHOWN_CHARS else f"{model[:_MAX_SHOWN_CHARS]}...")

@@ -1,8 +1,8 @@
-"""Some tensors out of a safetensors file, read once from front to back.
+"""Reading selected tensors of a safetensors file, once, from front to back.
 
-The library maps a file into memory and trusts that it stays the same; here the bytes that are
-hashed are the bytes that are loaded, and of a shard of a 7 B policy nothing but the wanted tensors
-is ever held in memory. The format: https://huggingface.co/docs/safetensors/index#format
+The safetensors library maps a file into memory and trusts that it does not change. Here the bytes
+hashed are the bytes loaded, and a shard of a 7 B policy takes no more memory than the selected
+tensors do. The format: https://huggingface.co/docs/safetensors/index#format
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: dtype as the format names it, and its bytes [begin, end)."""
+    """A tensor of a file: its dtype in the format's spelling, and its bytes [begin, end)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -54,11 +54,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was taken out of a file.
+class TensorData:
+    """Tensors read from a file.
 
-    tensors: by name, as stored. digests: hex SHA-256 of each one's bytes. file_digest: hex SHA-256
-        of the whole file; empty where it was not asked for.
+    tensors: by their name in the file. digests: hex SHA-256 of each tensor's bytes.
+    file_digest: hex SHA-256 of the whole file; empty if not requested.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -67,88 +67,87 @@ class Read:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Names, dtypes and shapes of a file's tensors, in the order of their bytes.
+    """Read names, dtypes and shapes of a file's tensors, in the order of their bytes.
 
-    Raises CheckpointError for a file that is not a whole safetensors file, OSError if it cannot
-    be read.
+    Raises CheckpointError unless it is a whole safetensors file, OSError if it cannot be read.
     """
     with path.open("rb") as file:
-        entries, _, _ = _header(file, path)
+        entries, _, _ = _read_header(file, path)
     return entries
 
 
-def read(path: Path, wanted: Callable[[str], bool], *, whole_digest: bool) -> Read:
-    """The tensors whose names are wanted; with whole_digest every byte is read, and hashed.
+def read_tensors(path: Path, select: Callable[[str], bool], *, whole_digest: bool) -> TensorData:
+    """Read the tensors whose names are selected; with whole_digest, read and hash every byte.
 
-    Raises CheckpointError for a file that is not whole, OSError if it cannot be read.
+    Raises CheckpointError if the file is incomplete, OSError if it cannot be read.
     """
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
     with path.open("rb") as file:
-        entries, start, raw = _header(file, path)
-        total = hashlib.sha256(raw)
+        entries, start, raw = _read_header(file, path)
+        file_hash = hashlib.sha256(raw)
         for name, entry in entries.items():
             size = entry.end - entry.begin
-            if not wanted(name):
+            if not select(name):
                 if whole_digest:
-                    _hash(file, size, total, path)
+                    _hash(file, size, file_hash, path)
                 continue
             file.seek(start + entry.begin)
-            # numpy, as it takes memory that reads can fill in place.
-            stored = np.empty(size, dtype=np.uint8)
-            content: memoryview = stored.data
+            # A numpy array, because readinto() can fill it in place.
+            buffer = np.empty(size, dtype=np.uint8)
+            content: memoryview = buffer.data
             if file.readinto(content) != size:
-                raise _broken(path, "it is cut off")
+                raise _broken_file(path, "it is cut off")
             if whole_digest:
-                total.update(content)
+                file_hash.update(content)
             digests[name] = hashlib.sha256(content).hexdigest()
             if entry.dtype not in _DTYPES:
                 raise quantized(path, name, entry.dtype)
-            flat = torch.from_numpy(stored).view(getattr(torch, _DTYPES[entry.dtype][0]))
+            flat = torch.from_numpy(buffer).view(getattr(torch, _DTYPES[entry.dtype][0]))
             tensors[name] = flat.reshape(entry.shape)
-    return Read(tensors, digests, total.hexdigest() if whole_digest else "")
+    return TensorData(tensors, digests, file_hash.hexdigest() if whole_digest else "")
 
 
 def _hash(file: BinaryIO, size: int, total: Any, path: Path) -> None:
     while size:
         chunk = file.read(min(size, _CHUNK))
         if not chunk:
-            raise _broken(path, "it is cut off")
+            raise _broken_file(path, "it is cut off")
         total.update(chunk)
         size -= len(chunk)
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Entry], int, bytes]:
-    """The entries, the place where their bytes begin, and the header's own bytes."""
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Entry], int, bytes]:
+    """Read the entries, the offset of their bytes, and the header's own bytes."""
     head = file.read(8)
     if len(head) < 8:
-        raise _broken(path, "it is cut off")
+        raise _broken_file(path, "it is cut off")
     (length,) = struct.unpack("<Q", head)
     if length > _MAX_HEADER:
         head += file.read(504)
-        raise content_error(path, head) or _broken(path, "its header is too large")
+        raise content_error(path, head) or _broken_file(path, "its header is too large")
     text = file.read(length)
     if len(text) < length:
-        raise _broken(path, "it is cut off")
+        raise _broken_file(path, "it is cut off")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _broken(path, "its header is not JSON") from error
+        raise _broken_file(path, "its header is not JSON") from error
     if not isinstance(content, dict):
-        raise _broken(path, "its header is no object")
+        raise _broken_file(path, "its header is no object")
     content.pop("__metadata__", None)
     entries = {str(name): _entry(value, path) for name, value in content.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
-    place = 0
+    end = 0
     for entry in entries.values():
-        if entry.begin != place:
-            raise _broken(path, "its tensors overlap or leave gaps")
-        place = entry.end
+        if entry.begin != end:
+            raise _broken_file(path, "its tensors overlap or leave gaps")
+        end = entry.end
     start = 8 + length
-    if path.stat().st_size != start + place:
-        raise _broken(path, "its size is not what its header says")
+    if path.stat().st_size != start + end:
+        raise _broken_file(path, "its size is not what its header says")
     return entries, start, head + text
 
 
@@ -161,11 +160,11 @@ def _entry(value: Any, path: Path) -> Entry:
             raise ValueError
         entry = Entry(str(dtype), tuple(shape), begin, end)
     except (TypeError, KeyError, ValueError) as error:
-        raise _broken(path, "its header is malformed") from error
+        raise _broken_file(path, "its header is malformed") from error
     if entry.dtype in _DTYPES:
-        wanted = math.prod(entry.shape) * _DTYPES[entry.dtype][1]
-        if wanted != end - begin:
-            raise _broken(path, "a tensor's size is not what its shape says")
+        expected_size = math.prod(entry.shape) * _DTYPES[entry.dtype][1]
+        if expected_size != end - begin:
+            raise _broken_file(path, "a tensor's size is not what its shape says")
     return entry
 
 
@@ -176,7 +175,7 @@ def quantized(path: Path, name: str, dtype: str) -> CheckpointError:
     )
 
 
-def _broken(path: Path, reason: str) -> CheckpointError:
+def _broken_file(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is not a whole safetensors file ({reason}): get the model folder again."
+        f"{path} is not a whole safetensors file ({reason}): get a fresh copy of the model folder."
     )

@@ -1,7 +1,7 @@
-"""timm's VisionTransformer tensors -> transformers' names, for SigLIP and DINOv2.
+"""Conversion of timm's VisionTransformer tensors to transformers' names, for SigLIP and DINOv2.
 
-A policy's own checkpoint has the same tensors behind a prefix; OpenVLA's calls LayerScale's
-`gamma` `scale_factor`, as transformers of its day renamed every `gamma`
+A policy's own checkpoint has the same tensors after a prefix. OpenVLA's calls LayerScale's `gamma`
+`scale_factor`, because the transformers of its day renamed every `gamma`
 (openvla/openvla: prismatic/extern/hf/modeling_prismatic.py).
 """
 
@@ -56,18 +56,18 @@ _SIGLIP = {
 
 
 def encoder_of(shapes: Shapes) -> EncoderName:
-    """Which of the two it is: of the two, only DINOv2 has a CLS token."""
+    """Tell the encoder from its tensors: only DINOv2 has a CLS token."""
     return "dinov2" if "cls_token" in shapes else "siglip"
 
 
 def facts(shapes: Shapes, where: str) -> EncoderFacts:
-    """What the tensors' shapes say; heads, activation and epsilon stay open.
+    """Derive facts from the shapes, which do not tell heads, activation and epsilon.
 
-    Raises CheckpointError where the shapes are not a square VisionTransformer's.
+    Raises CheckpointError unless they are a VisionTransformer's for square images.
     """
     try:
         width, _, patch, across = shapes[PATCHES]
-        blocks = {int(found[1]) for name in shapes if (found := _BLOCK.match(name))}
+        blocks = {int(match[1]) for name in shapes if (match := _BLOCK.match(name))}
         positions = shapes["pos_embed"][1] - _class_positions(shapes)
         side = round(positions**0.5)
         if patch != across or side * side != positions or blocks != set(range(len(blocks))):
@@ -82,14 +82,14 @@ def facts(shapes: Shapes, where: str) -> EncoderFacts:
 
 
 def _class_positions(shapes: Shapes) -> int:
-    """Whether pos_embed holds a place for CLS: timm's models with registers hold none."""
+    """Count pos_embed's entries for CLS, 1 or 0: timm's models with registers have none."""
     return 1 if "cls_token" in shapes and "reg_token" not in shapes else 0
 
 
 def config(spec: EncoderSpec, shapes: Shapes) -> Any:
-    """transformers' configuration of the contract's encoder with these tensors.
+    """Make transformers' configuration of the contract's encoder with these tensors.
 
-    Raises CheckpointError where the contract leaves open what the tensors do not say.
+    Raises CheckpointError if the contract omits what the tensors do not tell.
     """
     from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig
 
@@ -99,13 +99,13 @@ def config(spec: EncoderSpec, shapes: Shapes) -> Any:
             " weights of timm's form do not either: name them (heads, hidden_act) in a contract"
             " file."
         )
-    found = facts(shapes, "the weights")
+    known_facts = facts(shapes, "the weights")
     common = {
-        "hidden_size": found.hidden_size,
-        "num_hidden_layers": found.num_hidden_layers,
+        "hidden_size": known_facts.hidden_size,
+        "num_hidden_layers": known_facts.num_hidden_layers,
         "num_attention_heads": spec.heads,
         "image_size": spec.image_size,
-        "patch_size": found.patch_size,
+        "patch_size": known_facts.patch_size,
         "hidden_act": spec.hidden_act,
         "layer_norm_eps": spec.layer_norm_eps,
     }
@@ -114,16 +114,16 @@ def config(spec: EncoderSpec, shapes: Shapes) -> Any:
         return SiglipVisionConfig(
             **common, intermediate_size=inner, vision_use_head="attn_pool.latent" in shapes
         )
-    if inner % found.hidden_size:
+    if inner % known_facts.hidden_size:
         raise CheckpointError(f"An MLP of {inner} channels is not supported for {spec.name}.")
-    common["mlp_ratio"] = inner // found.hidden_size
+    common["mlp_ratio"] = inner // known_facts.hidden_size
     if "reg_token" in shapes:
         return Dinov2WithRegistersConfig(**common, num_register_tokens=shapes["reg_token"][1])
     return Dinov2Config(**common)
 
 
 def convert(tensors: Mapping[str, Tensor], spec: EncoderSpec) -> dict[str, Tensor]:
-    """The state of transformers' model, positions resampled to the contract's grid."""
+    """Make the state dict of transformers' model, its positions resampled to the grid."""
     return _siglip(tensors) if spec.name == "siglip" else _dinov2(tensors, spec.grid)
 
 
@@ -132,41 +132,43 @@ def _dinov2(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found = _BLOCK.fullmatch(name)
-        if found:
-            place, rest = f"encoder.layer.{found[1]}.", found[2]
-            if rest.startswith("attn.qkv."):
-                kind = rest.removeprefix("attn.qkv.")
+        match = _BLOCK.fullmatch(name)
+        if match:
+            prefix, suffix = f"encoder.layer.{match[1]}.", match[2]
+            if suffix.startswith("attn.qkv."):
+                kind = suffix.removeprefix("attn.qkv.")
                 for part, share in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                    state[f"{place}attention.attention.{part}.{kind}"] = share
+                    state[f"{prefix}attention.attention.{part}.{kind}"] = share
             else:
-                state[place + _renamed(rest, _DINOV2_BLOCK)] = tensor
+                state[prefix + _rename(suffix, _DINOV2_BLOCK)] = tensor
         elif name == "pos_embed":
             state["embeddings.position_embeddings"] = _positions(tensors, grid)
         else:
             state[_DINOV2.get(name, name)] = tensor
-    # Only masked training reads it; timm leaves it out.
+    # Only masked training reads it, and timm omits it.
     state["embeddings.mask_token"] = torch.zeros(1, tensors["cls_token"].shape[-1])
     return state
 
 
 def _positions(tensors: Mapping[str, Tensor], grid: int) -> Tensor:
-    """[1, 1 + grid * grid, D]: timm's bicubic resampling with antialias, in float32."""
+    """Resample to [1, 1 + grid * grid, D] as timm does: bicubic, antialiased, in float32."""
     import torch
     from torch.nn import functional
 
-    stored = tensors["pos_embed"].float()
+    embedding = tensors["pos_embed"].float()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    first = _class_positions(shapes)
-    # Without a place for CLS, timm adds no position to it.
-    place = stored[:, :first] if first else torch.zeros_like(stored[:, :1])
-    patches = stored[:, first:]
+    class_count = _class_positions(shapes)
+    # Without an entry for CLS, timm adds no position to it.
+    class_position = (
+        embedding[:, :class_count] if class_count else torch.zeros_like(embedding[:, :1])
+    )
+    patches = embedding[:, class_count:]
     side = round(patches.shape[1] ** 0.5)
     if side != grid:
         square = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
         square = functional.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True)
         patches = square.permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.cat([place, patches], dim=1)
+    return torch.cat([class_position, patches], dim=1)
 
 
 def _siglip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,15 +176,15 @@ def _siglip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found = _BLOCK.fullmatch(name)
-        if found:
-            place, rest = f"encoder.layers.{found[1]}.", found[2]
-            if rest.startswith("attn.qkv."):
-                kind = rest.removeprefix("attn.qkv.")
+        match = _BLOCK.fullmatch(name)
+        if match:
+            prefix, suffix = f"encoder.layers.{match[1]}.", match[2]
+            if suffix.startswith("attn.qkv."):
+                kind = suffix.removeprefix("attn.qkv.")
                 for part, share in zip("qkv", tensor.chunk(3), strict=True):
-                    state[f"{place}self_attn.{part}_proj.{kind}"] = share
+                    state[f"{prefix}self_attn.{part}_proj.{kind}"] = share
             else:
-                state[place + _renamed(rest, _SIGLIP_BLOCK)] = tensor
+                state[prefix + _rename(suffix, _SIGLIP_BLOCK)] = tensor
         elif name == "pos_embed":
             state["embeddings.position_embedding.weight"] = tensor[0]
         elif name in ("attn_pool.q.weight", "attn_pool.q.bias"):
@@ -197,8 +199,8 @@ def _siglip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(rest: str, names: Mapping[str, str]) -> str:
-    for ours, theirs in names.items():
-        if rest == ours or rest.startswith(f"{ours}."):
-            return theirs + rest[len(ours) :]
-    return rest
+def _rename(suffix: str, names: Mapping[str, str]) -> str:
+    for timm_name, hf_name in names.items():
+        if suffix == timm_name or suffix.startswith(f"{timm_name}."):
+            return hf_name + suffix[len(timm_name) :]
+    return suffix

@@ -1,9 +1,9 @@
-"""The text input of SigLIP checkpoints: a tokenizer that normalizes text as training did.
+"""Tokenizers of SigLIP checkpoints, which normalize text as in training.
 
 SigLIP was trained on lower-case text without ASCII punctuation, SigLIP 2 on lower-case text
-(big_vision: `canonicalize` and `lower`). Some of transformers' classes do that, some leave it to
-the caller, and tokenizer.json may or may not hold it. Here it is part of the tokenizer, so that
-callers pass plain phrases; where a checkpoint's files disagree, the log says which was followed.
+(big_vision: `canonicalize` and `lower`). Some of transformers' classes normalize, some leave it to
+the caller, and tokenizer.json may or may not do it. Here the tokenizer always does, so callers
+pass plain phrases. If a checkpoint's files disagree, the log says which one was followed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SIGLIP = ("SiglipTokenizer", "SiglipTokenizerFast")
 _SIGLIP2 = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 _SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token")
 Family = Literal["siglip", "siglip2", ""]
-# The special tokens of transformers' classes where tokenizer_config.json does not state them.
+# Special tokens of transformers' classes, for a tokenizer_config.json that omits them.
 _DEFAULTS: Mapping[Family, Mapping[str, str]] = {
     "siglip": {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"},
     "siglip2": {
@@ -46,10 +46,10 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a checkpoint's folder holds for its tokenizer.
+    """Files of a checkpoint's tokenizer.
 
     settings: content of tokenizer_config.json. fast, sentencepiece: bytes of tokenizer.json and
-    spiece.model; None where the file is absent.
+    spiece.model; None if the file is absent.
     """
 
     folder: Path
@@ -59,10 +59,10 @@ class TokenizerFiles:
 
 
 def load_tokenizer(files: TokenizerFiles, text: SiglipTextConfig) -> PreTrainedTokenizerBase:
-    """A tokenizer that pads on the right to the text context with the checkpoint's pad id.
+    """Load a tokenizer that pads on the right, to the text context, with the checkpoint's pad id.
 
-    Raises CheckpointError for a class that is not supported, a file that is broken, or a
-    vocabulary that is larger than the text tower's.
+    Raises CheckpointError for an unsupported class, a broken file, or a vocabulary larger than
+    the text tower's.
     """
     kind = files.settings.get("tokenizer_class")
     lower = files.settings.get("do_lower_case")
@@ -74,20 +74,20 @@ def load_tokenizer(files: TokenizerFiles, text: SiglipTextConfig) -> PreTrainedT
         )
     if lower is not None and not isinstance(lower, bool):
         raise CheckpointError(
-            f"do_lower_case in {config} is {lower!r} and has to be true or false: correct it."
+            f"do_lower_case in {config} is {lower!r} and must be true or false: correct it."
         )
-    pieces = files.sentencepiece if kind in _SIGLIP else None
-    if pieces is not None and files.fast is not None and not is_sentencepiece_available():
+    sentencepiece = files.sentencepiece if kind in _SIGLIP else None
+    if sentencepiece is not None and files.fast is not None and not is_sentencepiece_available():
         _LOGGER.warning(
             "The sentencepiece library, which reads %s, is not installed: %s is followed, which"
             " splits decomposed (NFD) text otherwise; pip install sentencepiece protobuf.",
             files.folder / SENTENCEPIECE,
             FAST,
         )
-        pieces = None
-    if pieces is not None:
-        # As transformers does it: the class reads this file, and tokenizer.json is a conversion.
-        return _load_sentencepiece(files, pieces, lower, text)
+        sentencepiece = None
+    if sentencepiece is not None:
+        # As in transformers: the class reads this file, of which tokenizer.json is a conversion.
+        return _load_sentencepiece(files, sentencepiece, lower, text)
     if files.fast is not None:
         return _load_fast(files, files.fast, str(kind), lower, text)
     if files.sentencepiece is None:
@@ -109,7 +109,7 @@ def _load_fast(
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the Rust library raises plain Exception
         raise CheckpointError(
-            f"{path} is not a whole tokenizer: get the model folder again."
+            f"{path} is not a whole tokenizer: get a fresh copy of the model folder."
         ) from error
     special = {name: _token(files.settings.get(name)) for name in _SPECIAL}
     family = _family(kind, tokenizer, special["pad_token"])
@@ -118,48 +118,50 @@ def _load_fast(
             special[name] = token
     if special["pad_token"] is None:
         special["pad_token"] = tokenizer.id_to_token(int(text.pad_token_id or 0))
-    pad = special["pad_token"]
-    if pad is None or tokenizer.token_to_id(pad) is None:
+    pad_token = special["pad_token"]
+    if pad_token is None or tokenizer.token_to_id(pad_token) is None:
         raise CheckpointError(
-            f"The pad token {pad!r} is not in {path}: set pad_token in"
+            f"The pad token {pad_token!r} is not in {path}: set pad_token in"
             f" {CONFIG} or text_config.pad_token_id in config.json."
         )
-    _check_size(tokenizer.get_vocab_size(), path, text)
-    _say_whose_case(files.folder, kind, family, lower, _lower_cases(tokenizer))
-    before = _normalizers(family, lower)
-    if before:
-        stored = tokenizer.normalizer
-        tokenizer.normalizer = Sequence([*before, stored] if stored is not None else before)
+    _check_vocabulary(tokenizer.get_vocab_size(), path, text)
+    _warn_about_case(files.folder, kind, family, lower, _lowercases(tokenizer))
+    normalizers = _normalizers(family, lower)
+    if normalizers:
+        file_normalizer = tokenizer.normalizer
+        tokenizer.normalizer = Sequence(
+            [*normalizers, file_normalizer] if file_normalizer is not None else normalizers
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    # As transformers does it: where the file states one of them, it overrides tokenizer.json.
-    ends = {
+    # As in transformers: if the file states one of them, it overrides tokenizer.json.
+    end_tokens = {
         name: files.settings[name]
         for name in ("add_bos_token", "add_eos_token")
         if kind not in _SIGLIP and isinstance(files.settings.get(name), bool)
     }
-    loaded = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=text.max_position_embeddings,
         padding_side="right",
         truncation_side="right",
         model_input_names=["input_ids"],
-        **ends,
+        **end_tokens,
         **{name: token for name, token in special.items() if token is not None},
     )
-    _say_other_ends(files.folder, family, loaded)
-    return loaded
+    _warn_about_special_tokens(files.folder, family, fast_tokenizer)
+    return fast_tokenizer
 
 
 def _load_sentencepiece(
     files: TokenizerFiles, data: bytes, lower: bool | None, text: SiglipTextConfig
 ) -> PreTrainedTokenizerBase:
-    """transformers' own SiglipTokenizer, which runs the sentencepiece library itself."""
+    """Load transformers' SiglipTokenizer, which runs the sentencepiece library."""
     path = files.folder / SENTENCEPIECE
     try:
         from transformers import SiglipTokenizer
 
-        # The class takes a path: it is given one of the bytes that were verified.
+        # The class reads a path: give it a copy of the verified bytes.
         with tempfile.NamedTemporaryFile(suffix=SENTENCEPIECE) as copy:
             copy.write(data)
             copy.flush()
@@ -180,14 +182,14 @@ def _load_sentencepiece(
         ) from error
     except Exception as error:  # the C++ library raises errors of many kinds
         raise CheckpointError(
-            f"{path} is not a whole sentencepiece model: get the model folder again."
+            f"{path} is not a whole sentencepiece model: get a fresh copy of the model folder."
         ) from error
-    _check_size(len(tokenizer), path, text)
-    _say_whose_case(files.folder, _SIGLIP[0], "siglip", lower, stored=False)
+    _check_vocabulary(len(tokenizer), path, text)
+    _warn_about_case(files.folder, _SIGLIP[0], "siglip", lower, file_lowercases=False)
     return tokenizer
 
 
-def _check_size(size: int, path: Path, text: SiglipTextConfig) -> None:
+def _check_vocabulary(size: int, path: Path, text: SiglipTextConfig) -> None:
     if size > text.vocab_size:
         raise CheckpointError(
             f"{path} has {size} tokens and the text"
@@ -196,10 +198,10 @@ def _check_size(size: int, path: Path, text: SiglipTextConfig) -> None:
 
 
 def _family(kind: str, tokenizer: Tokenizer, pad: str | None) -> Family:
-    """Whose vocabulary it is, of which the training is known; empty where it is another's.
+    """Tell whose vocabulary it is, SigLIP's or SigLIP 2's; empty for another one.
 
     A generic class does not say. Then Gemma's vocabulary (BPE with byte fallback and <bos>, <eos>)
-    tells SigLIP 2, and a unigram one that pads with </s> tells SigLIP.
+    means SigLIP 2, and a unigram one that pads with </s> means SigLIP.
     """
     if kind in _SIGLIP:
         return "siglip"
@@ -215,32 +217,32 @@ def _family(kind: str, tokenizer: Tokenizer, pad: str | None) -> Family:
 
 
 def _normalizers(family: Family, lower: bool | None) -> list[Normalizer]:
-    """What precedes tokenizer.json's own normalizer; harmless where that does the same."""
-    lowers = lower is not False if family else lower is True
-    before: list[Normalizer] = [Lowercase()] if lowers else []
+    """List the normalizers to run before tokenizer.json's own; doing both is harmless."""
+    lowercase = lower is not False if family else lower is True
+    normalizers: list[Normalizer] = [Lowercase()] if lowercase else []
     if family == "siglip":
         punctuation = "[" + "".join(f"\\{mark}" for mark in string.punctuation) + "]"
-        before += [Replace(Regex(punctuation), ""), Replace(Regex(r"\s+"), " "), Strip()]
-    return before
+        normalizers += [Replace(Regex(punctuation), ""), Replace(Regex(r"\s+"), " "), Strip()]
+    return normalizers
 
 
-def _lower_cases(tokenizer: Tokenizer) -> bool:
-    """Whether tokenizer.json's own normalizer does."""
+def _lowercases(tokenizer: Tokenizer) -> bool:
+    """Return whether tokenizer.json's own normalizer lower-cases."""
     normalizer = tokenizer.normalizer
     return normalizer is not None and normalizer.normalize_str("A") == normalizer.normalize_str(
         "a"
     )
 
 
-def _say_whose_case(
-    folder: Path, kind: str, family: Family, lower: bool | None, stored: bool
+def _warn_about_case(
+    folder: Path, kind: str, family: Family, lower: bool | None, file_lowercases: bool
 ) -> None:
-    """Log which was followed, where the folder and the model's training differ about capitals.
+    """Warn if the folder and the model's training disagree about capitals; say which wins.
 
     stored: whether tokenizer.json's own normalizer lower-cases.
     """
     name = {"siglip": "SigLIP", "siglip2": "SigLIP 2", "": ""}[family]
-    if lower is False and stored:
+    if lower is False and file_lowercases:
         _LOGGER.warning(
             "%s says do_lower_case false, and the normalizer of %s lower-cases: the normalizer is"
             " followed, so text is lower-cased.",
@@ -254,7 +256,12 @@ def _say_whose_case(
             folder / CONFIG,
             name,
         )
-    elif lower is None and not stored and kind not in (*_SIGLIP, "Siglip2Tokenizer") and family:
+    elif (
+        lower is None
+        and not file_lowercases
+        and kind not in (*_SIGLIP, "Siglip2Tokenizer")
+        and family
+    ):
         _LOGGER.warning(
             "%s names a %s, which keeps capitals, and %s was trained on lower-case text: the"
             " training is followed, so text is lower-cased%s.",
@@ -265,8 +272,10 @@ def _say_whose_case(
         )
 
 
-def _say_other_ends(folder: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Log that the text begins or ends otherwise than in SigLIP's training: no BOS, one EOS."""
+def _warn_about_special_tokens(
+    folder: Path, family: Family, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Warn if text begins or ends otherwise than in SigLIP's training: no BOS, one EOS."""
     if not family:
         return
     ids = tokenizer("a")["input_ids"]
@@ -285,7 +294,7 @@ def _say_other_ends(folder: Path, family: Family, tokenizer: PreTrainedTokenizer
 
 
 def _token(entry: object) -> str | None:
-    """A special token of tokenizer_config.json: a string, or an object with its content."""
+    """Read a special token of tokenizer_config.json: a string, or an object with its content."""
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) else None

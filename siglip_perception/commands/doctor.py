@@ -14,7 +14,7 @@ from pathlib import Path
 
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements, ros
-from siglip_perception.util.ros_probe import NEEDED
+from siglip_perception.util.ros_probe import PARTS
 
 # Distributions that add to the main job.
 _EXTRA = ("openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -86,10 +86,10 @@ def _first_line(error: BaseException) -> str:
 
 def _packages(report: Report) -> list[str]:
     """Note each version; the names of those without which the main job cannot run."""
-    for name in (*requirements.needed(), *_EXTRA):
+    for name in (*requirements.required_packages(), *_EXTRA):
         name_here, version = requirements.installed(name)
         report.packages[name_here] = version
-    if not requirements.needed():
+    if not requirements.required_packages():
         report.missing.append(
             "siglip_perception itself, whose installation says which versions are needed: pip"
             " install . in a clone, or source install/setup.bash where colcon built it"
@@ -115,14 +115,14 @@ def _cpu() -> dict[str, str]:
 
 
 def _ros(report: Report) -> None:
-    parts = ros.look()
-    for part in (*NEEDED, *_ROS_EXTRA):
+    parts = ros.probe_parts()
+    for part in (*PARTS, *_ROS_EXTRA):
         state = parts.get(part, {})
         report.ros[part] = "installed" if state else None
         if state.get("error"):
             report.ros[part] = f"does not work: {state['error']}"
     # Where rclpy does not work, nothing else of ROS does, and one sentence is enough.
-    needed = [part for part in NEEDED if ros.trouble(part, parts.get(part, {}))]
+    needed = [part for part in PARTS if ros.trouble(part, parts.get(part, {}))]
     for part in needed[:1] if "rclpy" in needed else needed:
         report.missing.append(f"for the node: {ros.trouble(part, parts.get(part, {}))}")
     if "rclpy" not in needed:

@@ -1,7 +1,7 @@
 """`siglip-perception fetch MODEL`: the only command that uses the network.
 
-Weights come from the Hugging Face Hub at one revision, which is written down; a download that was
-cut off goes on where it stopped, and the model folder appears when it is whole.
+Downloads weights from the Hugging Face Hub at one revision and records its commit. An interrupted
+download resumes; the model folder appears only once it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from siglip_perception.util.suggest import did_you_mean
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
-# A text tower needs the first, and one of the vocabularies.
+# A text tower needs this file and one of the vocabularies.
 _TOKENIZER = "tokenizer_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
 _OPTIONAL = ("special_tokens_map.json", "preprocessor_config.json", "processor_config.json")
@@ -32,22 +32,22 @@ _ENCODER_TYPES = ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_regist
 
 
 class FetchError(PerceptionError):
-    """Weights that cannot be fetched: no such repository, no access, no network, no room."""
+    """Weights that cannot be fetched: no such repository, no access, no network, no disk space."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What comes from one repository. folder: in the model folder, "" for the folder itself."""
+    """Part of a model folder that one repository fills. folder: "" for the model folder itself."""
 
     folder: str
     repository: str
 
 
 def parts_of(model: str) -> tuple[Part, ...]:
-    """The repositories of a contract's weights, or the one that is named.
+    """List the repositories of a contract's weights, or the one repository that `model` names.
 
-    A contract of a policy's takes the policy's own checkpoint: stock weights are not its tokens.
-    Raises FetchError where there is nothing to fetch under that name.
+    A policy's contract takes the policy's own checkpoint: stock weights give other tokens.
+    Raises FetchError if there is nothing to fetch under that name.
     """
     if model in contracts.names():
         contract = contracts.get(model)
@@ -56,7 +56,9 @@ def parts_of(model: str) -> tuple[Part, ...]:
         parts = tuple(Part(s.name, s.weights) for s in contract.encoders if s.weights)
         if len(parts) == len(contract.encoders):
             return parts
-        raise FetchError(f"The model {model!r} comes with this package: nothing is to be fetched.")
+        raise FetchError(
+            f"The model {model!r} comes with this package: there is nothing to fetch."
+        )
     if _REPOSITORY.fullmatch(model):
         return (Part("", model),)
     raise FetchError(
@@ -67,7 +69,7 @@ def parts_of(model: str) -> tuple[Part, ...]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception fetch`."""
+    """Add the options of `siglip-perception fetch`."""
     parser.add_argument("model", metavar="MODEL", help="a contract's name, or a repository's")
     parser.add_argument(
         "--revision",
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch, check, write the manifest; print where it is."""
+    """Fetch the model, check it, write its manifest and print its folder."""
     parts = parts_of(args.model)
     if args.revision and len(args.revision) != len(parts):
         raise FetchError(
@@ -89,18 +91,18 @@ def run(args: argparse.Namespace) -> int:
             f" ({', '.join(part.repository for part in parts)}): give --revision for each."
         )
     _go_online()
-    from siglip_perception.checkpoints.store import fetched
+    from siglip_perception.checkpoints.store import fetch_folder
 
     revisions = args.revision or ["main"] * len(parts)
-    output: Path = (args.output or fetched(args.model)).expanduser().absolute()
-    named = args.model if args.model in contracts.names() else ""
-    fetch(parts, revisions, output, named, lambda line: print(line, flush=True))
+    output: Path = (args.output or fetch_folder(args.model)).expanduser().absolute()
+    contract = args.model if args.model in contracts.names() else ""
+    fetch(parts, revisions, output, contract, lambda line: print(line, flush=True))
     print(f"{output}: use it with --model {args.output or args.model}")
     return 0
 
 
 def _go_online() -> None:
-    """The Hub's library reads these when it is first imported, and everything else is offline."""
+    """Allow the network, before the first import of huggingface_hub, which reads the variables."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise FetchError("HF_HUB_OFFLINE is set: unset it to let this command use the network.")
     if "huggingface_hub" in sys.modules:
@@ -117,52 +119,52 @@ def fetch(
     contract: str,
     say: Callable[[str], None],
 ) -> None:
-    """Make the model folder `output`, whole or not at all.
+    """Create the model folder `output`, completely or not at all.
 
-    Where it is there already at these revisions it is verified and kept.
+    If it exists at these revisions already, verify and keep it.
     Raises FetchError or CheckpointError, one sentence each.
     """
     from siglip_perception import checkpoints
 
     hub = _Hub()
-    found = [
-        hub.look(part.repository, revision)
+    listings = [
+        hub.list_files(part.repository, revision)
         for part, revision in zip(parts, revisions, strict=True)
     ]
     source = {
-        part.folder or ".": {"repository": part.repository, "revision": one.commit}
-        for part, one in zip(parts, found, strict=True)
+        part.folder or ".": {"repository": part.repository, "revision": listing.commit}
+        for part, listing in zip(parts, listings, strict=True)
     }
     if output.exists():
-        _keep(output, source, say)
+        _reuse(output, source, say)
         return
     partial = output.with_name(f".{output.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        for part, one in zip(parts, found, strict=True):
-            _fetch_part(hub, part, one, partial / part.folder, say)
+        for part, listing in zip(parts, listings, strict=True):
+            _fetch_part(hub, part, listing, partial / part.folder, say)
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         for part in parts:
             shutil.rmtree(partial / part.folder / ".cache", ignore_errors=True)
         say("writing the manifest")
         checkpoints.write_manifest(partial, contract=contract, source=source)
-        checkpoints.Checkpoint(partial)  # that it is a model, before it gets its name
+        checkpoints.Checkpoint(partial)  # fails if it is no model, before it gets its name
         partial.rename(output)
     except OSError as error:
         raise FetchError(
-            f"Cannot write to {partial} ({error.strerror or error}): make room there or name"
+            f"Cannot write to {partial} ({error.strerror or error}): free some space or name"
             " another folder with --output; what was fetched is kept."
         ) from error
 
 
-def _keep(output: Path, source: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def _reuse(output: Path, source: Mapping[str, Any], say: Callable[[str], None]) -> None:
     from siglip_perception import checkpoints
 
     try:
-        known = json.loads((output / checkpoints.MANIFEST).read_text()).get("source")
+        manifest_source = json.loads((output / checkpoints.MANIFEST).read_text()).get("source")
     except (OSError, ValueError, AttributeError):
-        known = None
-    if known != dict(source):
+        manifest_source = None
+    if manifest_source != dict(source):
         raise FetchError(
             f"{output} exists already and is another model or revision: remove it, or name another"
             " folder with --output."
@@ -172,38 +174,38 @@ def _keep(output: Path, source: Mapping[str, Any], say: Callable[[str], None]) -
 
 
 def _fetch_part(
-    hub: _Hub, part: Part, one: _Listing, folder: Path, say: Callable[[str], None]
+    hub: _Hub, part: Part, listing: _Listing, folder: Path, say: Callable[[str], None]
 ) -> None:
-    say(f"{part.repository} at {one.commit}")
+    say(f"{part.repository} at {listing.commit}")
 
-    def get(name: str) -> Path:
-        size = one.sizes.get(name)
-        shown = f" ({size / 1e6:,.1f} MB)" if size else ""
-        say(f"  {part.folder + '/' if part.folder else ''}{name}{shown}")
-        return hub.get(part.repository, one, name, folder)
+    def download(name: str) -> Path:
+        size = listing.sizes.get(name)
+        size_text = f" ({size / 1e6:,.1f} MB)" if size else ""
+        say(f"  {part.folder + '/' if part.folder else ''}{name}{size_text}")
+        return hub.download(part.repository, listing, name, folder)
 
-    config = _read_config(get("config.json")) if "config.json" in one.sizes else {}
-    kind = config.get("model_type")
-    if _WEIGHTS in one.sizes:
-        get(_WEIGHTS)
-    elif _INDEX in one.sizes:
-        for shard in _shards(get(_INDEX), whole=kind in _ENCODER_TYPES):
-            if shard not in one.sizes:
+    config = _read_config(download("config.json")) if "config.json" in listing.sizes else {}
+    model_type = config.get("model_type")
+    if _WEIGHTS in listing.sizes:
+        download(_WEIGHTS)
+    elif _INDEX in listing.sizes:
+        for shard in _shards(download(_INDEX), whole=model_type in _ENCODER_TYPES):
+            if shard not in listing.sizes:
                 raise FetchError(f"{part.repository} lists {shard} and does not have it.")
-            get(shard)
+            download(shard)
     else:
         raise FetchError(
             f"{part.repository} has no {_WEIGHTS}, whole or in shards: only safetensors are used."
         )
-    if kind == "siglip":
-        vocabularies = [name for name in _VOCABULARIES if name in one.sizes]
+    if model_type == "siglip":
+        vocabularies = [name for name in _VOCABULARIES if name in listing.sizes]
         for name in (_TOKENIZER, *(vocabularies or _VOCABULARIES[:1])):
-            if name not in one.sizes:
+            if name not in listing.sizes:
                 raise FetchError(f"{part.repository} has no {name}, which its text tower needs.")
-            get(name)
+            download(name)
     for name in _OPTIONAL:
-        if name in one.sizes:
-            get(name)
+        if name in listing.sizes:
+            download(name)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -215,7 +217,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _shards(index: Path, *, whole: bool) -> list[str]:
-    """The files to fetch: of a policy, those alone that hold a vision encoder's tensors."""
+    """List the shards to fetch: of a policy, only those with a vision encoder's tensors."""
     from siglip_perception.checkpoints.layout import vision_prefixes
 
     names = _read_config(index).get("weight_map")
@@ -233,7 +235,7 @@ def _shards(index: Path, *, whole: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """A repository at one commit: its files' sizes, and SHA-256 of those that have one."""
+    """Files of a repository at one commit: sizes in bytes, and the SHA-256 of LFS files."""
 
     commit: str
     sizes: Mapping[str, int | None]
@@ -241,12 +243,12 @@ class _Listing:
 
 
 class _Hub:
-    """The Hub's library, with its many errors as one sentence each."""
+    """Access to the Hub, with its library's errors as FetchErrors."""
 
-    def look(self, repository: str, revision: str) -> _Listing:
+    def list_files(self, repository: str, revision: str) -> _Listing:
         from huggingface_hub import HfApi
 
-        with _Sentences(repository, revision):
+        with _HubErrors(repository, revision):
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         files = info.siblings or []
         return _Listing(
@@ -255,15 +257,17 @@ class _Hub:
             {file.rfilename: file.lfs.sha256 for file in files if file.lfs},
         )
 
-    def get(self, repository: str, one: _Listing, name: str, folder: Path) -> Path:
+    def download(self, repository: str, listing: _Listing, name: str, folder: Path) -> Path:
         from huggingface_hub import hf_hub_download
 
         from siglip_perception.checkpoints.folder import sha256
 
-        with _Sentences(repository, one.commit):
-            path = Path(hf_hub_download(repository, name, revision=one.commit, local_dir=folder))
-        wanted = one.sha256.get(name)
-        if wanted and sha256(path) != wanted:
+        with _HubErrors(repository, listing.commit):
+            path = Path(
+                hf_hub_download(repository, name, revision=listing.commit, local_dir=folder)
+            )
+        expected = listing.sha256.get(name)
+        if expected and sha256(path) != expected:
             path.unlink()
             raise FetchError(
                 f"{name} of {repository} did not arrive as the Hub lists it (SHA-256): fetch it"
@@ -272,8 +276,8 @@ class _Hub:
         return path
 
 
-class _Sentences:
-    """Turns what the Hub's library raises into a FetchError."""
+class _HubErrors:
+    """Context that turns the errors of the Hub's library into a FetchError."""
 
     def __init__(self, repository: str, revision: str) -> None:
         self._where = f"{repository} at {revision}"
@@ -297,5 +301,5 @@ class _Sentences:
         else:
             lines = str(error).strip().splitlines()
             reason = lines[0].rstrip(".") if lines else type(error).__name__
-            why = f"{reason}; check the network and run the command again, it goes on from there"
+            why = f"{reason}; check the network and run the command again, which resumes"
         raise FetchError(f"Cannot fetch {self._where}: {why}.") from error

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"siglip-perception: {as_options(str(error))}", file=sys.stderr)
         return 2
     except ImportError as error:
-        sentence = requirements.explain(error)
+        sentence = requirements.explain_import_error(error)
         if sentence is None:
             raise
         print(f"siglip-perception: {sentence}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The token contracts: what a policy's projector expects of its vision encoder, as data.
+"""Token contracts: what a policy's projector expects of its vision encoder, as data.
 
-Each contract is a YAML file beside this module; a user's own file of the same form is given by its
-path. `docs/contracts.md` explains every field.
+Each contract is a YAML file in this folder; users name a file of their own by its path.
+`docs/contracts.md` explains every field.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ __all__ = [
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 2**16
-_FIRST = "tabletop"
+_DEFAULT = "tabletop"
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """The names of the packaged contracts, the embedded default's first."""
-    found = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
-    return tuple(sorted(found, key=lambda name: name != _FIRST))
+    """List the names of the packaged contracts, the embedded default's first."""
+    stems = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+    return tuple(sorted(stems, key=lambda name: name != _DEFAULT))
 
 
 def path(name: str) -> Path:
-    """The YAML file of a packaged contract, or of a path to one.
+    """Find the YAML file of a packaged contract, or check the path of a user's.
 
-    Raises ContractError, naming the packaged ones, where there is no such file.
+    Raises ContractError, listing the packaged ones, if there is no such file.
     """
     if name in names():
         return _FOLDER / f"{name}.yaml"
     file = Path(name).expanduser() if name.endswith(_SUFFIXES) else None
     if file is None or not file.is_file():
-        kind = f"There is no token contract {_shown(name)}"
+        kind = f"There is no token contract {_quote(name)}"
         if file is not None:
-            kind = f"There is no contract file {_shown(name)}"
+            kind = f"There is no contract file {_quote(name)}"
         else:
             kind += did_you_mean(name, names())
         raise ContractError(
@@ -85,31 +85,31 @@ def path(name: str) -> Path:
 
 
 def get(name: str) -> Contract:
-    """The packaged contract of that name, or the one in the .yaml file of that path.
+    """Load the packaged contract of that name, or the .yaml file of that path.
 
-    Raises ContractError, one sentence, where there is none or its file is wrong.
+    Raises ContractError, one sentence, if there is none or its file is invalid.
     """
-    return _packaged(name) if name in names() else _read(path(name))
+    return _get_packaged(name) if name in names() else _read(path(name))
 
 
 @cache
-def _packaged(name: str) -> Contract:
+def _get_packaged(name: str) -> Contract:
     return _read(path(name))
 
 
 def _read(file: Path) -> Contract:
     try:
         if file.stat().st_size > _MAX_BYTES:
-            raise ContractError(f"{file} is larger than 64 KiB and no contract.")
+            raise ContractError(f"{file} is larger than 64 KiB: name the YAML file of a contract.")
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ContractError(
             f"Cannot read the contract {file} ({error.strerror}): check its permissions."
         ) from error
     except UnicodeDecodeError as error:
-        raise ContractError(f"The contract {file} is not UTF-8 text.") from error
+        raise ContractError(f"The contract {file} is not UTF-8 text: save it as UTF-8.") from error
     return parse(text, str(file))
 
 
-def _shown(name: str) -> str:
+def _quote(name: str) -> str:
     return ascii(name if len(name) <= 120 else f"{name[:120]}...")

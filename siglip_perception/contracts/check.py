@@ -1,4 +1,4 @@
-"""Whether a checkpoint keeps a contract; where not, the first field that differs."""
+"""Checking a checkpoint against a contract: the first field that differs, and what to do."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ STRATEGIES: Mapping[str, Resize] = {
     "resize-crop": "resize-crop",
 }
 _STRATEGY = {resize: strategy for strategy, resize in STRATEGIES.items()}
-# Fields of a contract that may be left open: the checkpoint's own is taken.
+# Fields that a contract may omit; the checkpoint's value then holds.
 _OPTIONAL = frozenset({"num_hidden_layers", "num_attention_heads", "hidden_act"})
 
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What a checkpoint says of one of its encoders; None where its files do not say.
+    """Facts about one encoder of a checkpoint; None if its files do not tell.
 
-    where: the file that says it, as errors name it. prefix: before a field's name there.
-    positions: patches in a row that it has positions for; None for rotary positions, which fit
-        every grid.
-    pixels: what its own image processor does to a picture; None where it has none.
+    where: the file that they come from, for errors. prefix: prefix of the field names in it.
+    positions: patches per row that it has positions for; None for rotary positions, which fit
+        any grid.
+    pixels: settings of its own image processor; None without one.
     """
 
     where: str
@@ -45,7 +45,7 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What a policy's own configuration says of its input; None where it does not say.
+    """Facts about a policy's input, from its configuration; None if it does not tell.
 
     strategy: its image_resize_strategy, one of STRATEGIES.
     """
@@ -60,13 +60,15 @@ def check(
     facts: Mapping[EncoderName, EncoderFacts],
     policy: InputFacts | None = None,
 ) -> None:
-    """Hold a checkpoint against a contract.
+    """Check a checkpoint against a contract.
 
     Raises ContractError, naming the first field that differs and both values.
     """
-    found = difference(contract, facts, policy)
-    if found:
-        raise ContractError(f"The checkpoint cannot keep the contract {contract.name}: {found}.")
+    mismatch = difference(contract, facts, policy)
+    if mismatch:
+        raise ContractError(
+            f"The checkpoint cannot keep the contract {contract.name}: {mismatch}."
+        )
 
 
 def difference(
@@ -74,25 +76,25 @@ def difference(
     facts: Mapping[EncoderName, EncoderFacts],
     policy: InputFacts | None = None,
 ) -> str:
-    """The first field in which they differ, and what to do; empty where there is none."""
+    """Describe the first field that differs, and what to do; empty if none does."""
     for spec in contract.encoders:
         if spec.name not in facts:
-            held = ", ".join(sorted(facts)) or "none"
-            return f"it has no encoder {spec.name} (it has: {held}); choose another contract"
+            encoders = ", ".join(sorted(facts)) or "none"
+            return f"it has no encoder {spec.name} (it has: {encoders}); choose another contract"
     if policy is not None:
-        wanted: tuple[tuple[str, object, object], ...] = (
+        policy_fields: tuple[tuple[str, object, object], ...] = (
             ("image_sizes", contract.encoders[0].image_size, policy.image_size),
             ("image_resize_strategy", _STRATEGY.get(contract.resize, "none"), policy.strategy),
         )
-        for field, value, given in wanted:
-            if given is not None and given != value:
-                return _sentence(field, policy.where, given, value)
+        for field, value, actual in policy_fields:
+            if actual is not None and actual != value:
+                return _sentence(field, policy.where, actual, value)
     for spec in contract.encoders:
-        for field, value, given in _fields(spec, facts[spec.name]):
+        for field, value, actual in _fields(spec, facts[spec.name]):
             any_value = field in _OPTIONAL and not value
-            if not any_value and given is not None and given != value:
+            if not any_value and actual is not None and actual != value:
                 return _sentence(
-                    f"{facts[spec.name].prefix}{field}", facts[spec.name].where, given, value
+                    f"{facts[spec.name].prefix}{field}", facts[spec.name].where, actual, value
                 )
     return ""
 
@@ -134,9 +136,9 @@ def with_taps(
 def contradictions(
     contract: Contract, facts: Mapping[EncoderName, EncoderFacts]
 ) -> dict[str, tuple[PixelDifference, ...]]:
-    """Files of the checkpoint's own image processors -> in what they differ from the contract.
+    """Map each file of the checkpoint's image processors to its differences from the contract.
 
-    Whoever calls this refuses, or says which of the two was followed.
+    The caller refuses the checkpoint, or logs which of the two it follows.
     """
     by_file = {}
     for spec in contract.encoders:
@@ -152,7 +154,7 @@ def _fields(spec: EncoderSpec, facts: EncoderFacts) -> Iterator[tuple[str, objec
     yield "hidden_size", spec.dim, facts.hidden_size
     yield "patch_size", spec.patch, facts.patch_size
     if spec.name == "siglip" and facts.positions is not None:
-        # SigLIP's positions are not interpolated here: its own grid has to be the contract's.
+        # SigLIP's positions are not interpolated, so its grid must be the contract's.
         yield "image_size", spec.image_size, _size(spec, facts.positions)
     else:
         yield "num_register_tokens", spec.registers, facts.num_register_tokens
@@ -163,16 +165,16 @@ def _fields(spec: EncoderSpec, facts: EncoderFacts) -> Iterator[tuple[str, objec
 
 
 def _size(spec: EncoderSpec, positions: int) -> int:
-    """The image size that so many positions in a row are for."""
+    """Compute the image size that fits that many positions per row."""
     return spec.image_size if positions == spec.grid else positions * spec.patch
 
 
-def _sentence(field: str, where: str, given: object, wanted: object) -> str:
-    mend = "choose another contract or another model"
-    if field.endswith("hidden_act") and wanted == "gelu":
-        # Stock SigLIP says gelu_pytorch_tanh; timm, which OpenVLA is built on, runs it exact.
-        mend = (
+def _sentence(field: str, where: str, actual: object, expected: object) -> str:
+    advice = "choose another contract or another model"
+    if field.endswith("hidden_act") and expected == "gelu":
+        # Stock SigLIP says gelu_pytorch_tanh, but OpenVLA builds on timm: exact GELU.
+        advice = (
             "the tokens of this contract are made with exact GELU, so for these weights, stock"
-            f" or converted, write {wanted!r} there, or choose another contract"
+            f" or converted, write {expected!r} there, or choose another contract"
         )
-    return f"{field} in {where} is {given!r} and has to be {wanted!r}; {mend}"
+    return f"{field} in {where} is {actual!r} and must be {expected!r}; {advice}"

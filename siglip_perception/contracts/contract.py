@@ -1,4 +1,4 @@
-"""What a token contract states, field by field."""
+"""The fields of a token contract."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 EncoderName = Literal["dinov2", "dinov3", "siglip"]
-"""The family; also the name of the folder that holds the encoder in a model folder."""
+"""Family of an encoder; also the name of its folder in a model folder."""
 Resize = Literal["squash", "letterbox", "resize-pad", "resize-crop"]
 Interpolation = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
@@ -20,19 +20,19 @@ SPATIAL: tuple[EncoderName, ...] = ("dinov2", "dinov3")
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One encoder of a contract: its input, and the block whose output is taken.
+    """An encoder of a contract: its input, and the block whose output becomes tokens.
 
-    image_size: side of the square input in pixels. patch: side of a patch in those pixels; what
-        is left of the square past the last whole patch is not looked at (384 px in patches of 14).
+    image_size: side of the square input, pixels. patch: side of a patch, pixels; the rest of the
+        square after the last whole patch is ignored (384 px in patches of 14).
     dim: channels of a token.
     mean, std: per RGB channel, of pixels scaled to [0, 1].
-    fill: RGB in [0, 255] of what `letterbox` and `resize-pad` add.
-    tap: index of the block, counted as Python does: -1 the last, -2 the second to last.
-    norm: whether the encoder's final LayerNorm is applied to the tap.
-    registers: register tokens that follow CLS and are dropped with it (SigLIP has neither).
-    layers, heads, hidden_act, layer_norm_eps: of the transformer; 0 or "" takes the checkpoint's
-        own. Files without a configuration of their own (timm's, a policy's) need them all.
-    weights: the repository of the stock weights. timm: timm's name of the same architecture.
+    fill: color of the padding of `letterbox` and `resize-pad`, RGB in [0, 255].
+    tap: index of the block, from the end: -1 the last, -2 the second to last.
+    norm: apply the encoder's final LayerNorm to the tap.
+    registers: register tokens after CLS, dropped with it (SigLIP has neither).
+    layers, heads, hidden_act, layer_norm_eps: the transformer's; 0 or "" takes the checkpoint's
+        value. Weights without a configuration (timm's, a policy's) need all of them.
+    weights: repository of the stock weights. timm: timm's name of the architecture.
     """
 
     name: EncoderName
@@ -54,7 +54,7 @@ class EncoderSpec:
 
     @property
     def grid(self) -> int:
-        """Patches in a row, and rows of patches."""
+        """Patches per row, and rows of patches."""
         return self.image_size // self.patch
 
     @property
@@ -65,18 +65,18 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """A token sequence, defined: row-major from the image's top left, [rows * cols, dim].
+    """Definition of a token sequence: [rows * cols, dim], row-major from the image's top left.
 
     encoders: in the order in which their channels are joined; all have the same grid.
-    resize: how the camera's image becomes the square.
-        "squash" scales width and height each by its own factor;
+    resize: strategy that turns the camera's image into the square.
+        "squash" scales width and height independently;
         "letterbox" pads the shorter side, then scales (Prismatic);
         "resize-pad" scales, then pads the shorter side (openpi);
-        "resize-crop" scales the shorter side to the square and cuts off the rest.
-    interpolation: Pillow's filter of that name, with antialias.
-    join_cameras: the cameras' sequences are one, joined on the token axis in their order.
-    policy: repository of the policy's own checkpoint, where its weights are not the stock ones.
-    source: where the contract was read.
+        "resize-crop" scales the shorter side to the square and crops the center.
+    interpolation: Pillow's filter of that name, with antialiasing.
+    join_cameras: join the cameras' sequences on the token axis, in their order.
+    policy: repository of the policy's own checkpoint, if its weights are not the stock ones.
+    source: the code that the contract was read from.
     """
 
     name: str
@@ -108,12 +108,12 @@ class Contract:
 
     @property
     def spatial(self) -> EncoderSpec | None:
-        """The DINO encoder, which says where things are; None where the contract has none."""
+        """The DINO encoder, which tells where things are; None if the contract has none."""
         return next((spec for spec in self.encoders if spec.name in SPATIAL), None)
 
     @property
     def siglip(self) -> EncoderSpec | None:
-        """The SigLIP encoder, which says what they are; None where the contract has none."""
+        """The SigLIP encoder, which tells what they are; None if the contract has none."""
         return next((spec for spec in self.encoders if spec.name == "siglip"), None)
 
     @property
@@ -126,14 +126,14 @@ class Contract:
         return channels
 
     def encoder(self, name: EncoderName) -> EncoderSpec:
-        """The encoder of that name; KeyError where the contract has none."""
+        """Return the encoder of that name; KeyError if the contract has none."""
         for encoder in self.encoders:
             if encoder.name == name:
                 return encoder
         raise KeyError(name)
 
     def preprocessing(self) -> dict[str, Any]:
-        """Every field that changes the tokens of an image; names of files and prose do not."""
+        """Collect the fields that change the tokens of an image; names and prose do not."""
         fields = asdict(self)
         for prose in ("name", "description", "source", "policy"):
             del fields[prose]

@@ -1,4 +1,4 @@
-"""A contract's YAML text -> Contract, every field checked; and back."""
+"""Parsing of a contract's YAML text, with a check of every field."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]
 _ACTIVATIONS = ("", "gelu", "gelu_pytorch_tanh")
 
 
-class _WrongError(Exception):
-    """What a field has to be."""
+class _FieldError(Exception):
+    """A field is invalid; the text says what it must be."""
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _WrongError(f"a whole number from {low} to {high}")
+            raise _FieldError(f"a whole number from {low} to {high}")
         return value
 
     return read
@@ -39,14 +39,14 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 
 def _number(low: float, high: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
-        if isinstance(value, str):  # YAML 1.1 takes 1e-6 for text, as it has no dot
+        if isinstance(value, str):  # YAML 1.1 reads 1e-6 as text, because it has no dot
             try:
                 value = float(value)
             except ValueError:
                 value = None
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or not low <= value <= high:
-            raise _WrongError(f"a number from {low:g} to {high:g}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            raise _FieldError(f"a number from {low:g} to {high:g}")
         return float(value)
 
     return read
@@ -57,9 +57,9 @@ def _triple(item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any, Any]]
         try:
             if isinstance(value, list) and len(value) == 3:
                 return item(value[0]), item(value[1]), item(value[2])
-        except _WrongError as wrong:
-            raise _WrongError(f"a list of three, each {wrong}") from None
-        raise _WrongError("a list of three numbers, for red, green and blue")
+        except _FieldError as error:
+            raise _FieldError(f"a list of three, each {error}") from None
+        raise _FieldError("a list of three numbers, for red, green and blue")
 
     return read
 
@@ -67,16 +67,16 @@ def _triple(item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any, Any]]
 def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in choices:
-            raise _WrongError("one of " + ", ".join(choice or '""' for choice in choices))
+            raise _FieldError("one of " + ", ".join(choice or '""' for choice in choices))
         return str(value)
 
     return read
 
 
-def _matches(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+def _matches(pattern: re.Pattern[str], requirement: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise _WrongError(what)
+            raise _FieldError(requirement)
         return value
 
     return read
@@ -84,13 +84,13 @@ def _matches(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _WrongError("a text")
+        raise _FieldError("a text")
     return " ".join(value.split())
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _WrongError("true or false")
+        raise _FieldError("true or false")
     return value
 
 
@@ -117,19 +117,19 @@ _ENCODER: Mapping[str, Callable[[Any], Any]] = {
 
 def _encoders(value: Any) -> tuple[EncoderSpec, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= 2:
-        raise _WrongError("a list of one encoder or two")
+        raise _FieldError("a list of one encoder or two")
     specs = []
     for number, entry in enumerate(value):
         specs.append(_object(EncoderSpec, _ENCODER, entry, f"encoders[{number}]"))
     if len({spec.name == "siglip" for spec in specs}) < len(specs):
-        raise _WrongError("one siglip and one dinov2 or dinov3, where there are two")
+        raise _FieldError("one siglip and one dinov2 or dinov3, where there are two")
     for spec in specs:
         if spec.patch > spec.image_size:
-            raise _WrongError("encoders whose patch is no larger than their image_size")
+            raise _FieldError("encoders whose patch is no larger than their image_size")
         if spec.layers and -spec.tap > spec.layers:
-            raise _WrongError(f"encoders with a block for their tap, and {spec.name} has too few")
+            raise _FieldError(f"encoders with a block for their tap, and {spec.name} has too few")
         if spec.grid != specs[0].grid:
-            raise _WrongError(
+            raise _FieldError(
                 f"encoders of one grid, and these have {specs[0].grid} and {spec.grid}"
                 " patches in a row (image_size // patch)"
             )
@@ -146,20 +146,22 @@ _CONTRACT: Mapping[str, Callable[[Any], Any]] = {
     "join_cameras": _flag,
     "policy": _repository,
 }
-# Of the contract, written down for the reader; they have to agree with what follows.
+# Fields that repeat, for the reader, what follows from the encoders; checked against them.
 _DERIVED = ("grid", "dim")
 
 
 def parse(text: str, file: str) -> Contract:
-    """The contract in a YAML text; `file` is named in errors.
+    """Parse a contract; `file` is its name in errors.
 
-    Raises ContractError, one sentence, naming the first field that is wrong.
+    Raises ContractError, one sentence, naming the first invalid field.
     """
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(getattr(error, "problem", None) or "not YAML").split())
-        raise ContractError(f"The contract {file} is not valid YAML ({reason}).") from error
+        raise ContractError(
+            f"The contract {file} is not valid YAML ({reason}): correct its syntax."
+        ) from error
     try:
         derived = {}
         if isinstance(content, dict):
@@ -168,22 +170,22 @@ def parse(text: str, file: str) -> Contract:
         grid = [contract.rows, contract.cols]
         for key, value in (("grid", grid), ("dim", contract.dim)):
             if key in derived and derived[key] != value:
-                raise _WrongError(f"{key}: {value}, which follows from the encoders")
-    except _WrongError as wrong:
-        raise ContractError(f"The contract {file} is wrong: it needs {wrong}.") from None
+                raise _FieldError(f"{key}: {value}, which follows from the encoders")
+    except _FieldError as error:
+        raise ContractError(f"The contract {file} is wrong: it needs {error}.") from None
     return contract
 
 
 def _object(
     kind: type[Any], readers: Mapping[str, Callable[[Any], Any]], content: Any, where: str
 ) -> Any:
-    """An instance of the dataclass, out of a mapping that names its fields."""
+    """Make an instance of a dataclass from a mapping of its fields."""
     if not isinstance(content, dict):
-        raise _WrongError(f"a mapping of fields{f' in {where}' if where else ''}")
+        raise _FieldError(f"a mapping of fields{f' in {where}' if where else ''}")
     prefix = f"{where}." if where else ""
     unknown = sorted(ascii(key)[:60] for key in content if key not in readers)
     if unknown:
-        raise _WrongError(
+        raise _FieldError(
             f"only the fields {', '.join(readers)}, and {prefix or ''}{unknown[0]} is none"
         )
     values = {}
@@ -191,12 +193,12 @@ def _object(
         if entry.name in content:
             try:
                 values[entry.name] = readers[entry.name](content[entry.name])
-            except _WrongError as wrong:
+            except _FieldError as error:
                 if entry.name == "encoders":
                     raise
-                raise _WrongError(f"{prefix}{entry.name} to be {wrong}") from None
+                raise _FieldError(f"{prefix}{entry.name} to be {error}") from None
         elif _required(entry):
-            raise _WrongError(f"the field {prefix}{entry.name}")
+            raise _FieldError(f"the field {prefix}{entry.name}")
     return kind(**values)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's own image processor does to a picture, held against a contract's pixels."""
+"""Comparison of a checkpoint's own image processor with a contract's preprocessing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from siglip_perception.contracts.contract import Contract, EncoderSpec, Triple
 
-_EXACT = 1e-6
+_TOLERANCE = 1e-6
 # OpenVLA publishes its mean and std rounded to bfloat16, 8 significant bits.
-_ROUNDED = 2.0**-8
+_BF16_TOLERANCE = 2.0**-8
 _GEOMETRY = (
     *("do_resize", "size", "do_center_crop", "crop_size", "do_pad", "max_num_patches"),
     "resize_strategy",
@@ -20,13 +20,13 @@ _SCALE: Mapping[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, "do_
 
 @dataclass(frozen=True)
 class PixelFacts:
-    """How a checkpoint's processor makes an encoder's input; None: its file does not say.
+    """Preprocessing of a checkpoint's own processor; None if its file does not tell.
 
-    where: the file, as messages name it. settings: those that bear on pixels, as it has them.
-    resize: "squash", "resize-crop" or another of a contract's; else words for what no contract can
-        state. size: side of the square that reaches the encoder, in pixels.
+    where: the file, for messages. settings: its settings that affect pixels, unchanged.
+    resize: a contract's, such as "squash"; else words for what no contract can state.
+    size: side of the square that reaches the encoder, pixels.
     interpolation: Pillow's name of the filter.
-    mean, std: per RGB channel, of pixels scaled to [0, 1], whatever the file's own scale is.
+    mean, std: per RGB channel, of pixels scaled to [0, 1], whatever scale the file uses.
     """
 
     where: str
@@ -40,11 +40,11 @@ class PixelFacts:
 
 @dataclass(frozen=True)
 class PixelDifference:
-    """Settings in which a processor and a contract differ, with both values.
+    """A difference between a processor and a contract, with both values.
 
-    grave: the encoder would see values, colors or a size that it was not trained on. Otherwise it
-    is how the square is cut and filtered, in which policies differ from stock checkpoints by
-    design: two encoders share one square, and DINO takes any size.
+    grave: the encoder would see values, colors or a size that it was not trained on. Otherwise
+    only the crop or the filter differs, as policies do from stock checkpoints by design: two
+    encoders share one square, and DINO takes any size.
     """
 
     text: str
@@ -54,36 +54,37 @@ class PixelDifference:
 def pixel_differences(
     contract: Contract, spec: EncoderSpec, facts: PixelFacts
 ) -> tuple[PixelDifference, ...]:
-    """All in which the processor differs from the contract, in the order of its steps."""
+    """List the differences between processor and contract, in the order of the steps."""
     return tuple(_differences(contract, spec, facts))
 
 
 def _differences(
     contract: Contract, spec: EncoderSpec, facts: PixelFacts
 ) -> Iterator[PixelDifference]:
-    resized = facts.resize is not None and facts.resize != contract.resize
-    sized = facts.size is not None and facts.size != spec.image_size
-    if resized or sized:
+    other_resize = facts.resize is not None and facts.resize != contract.resize
+    other_size = facts.size is not None and facts.size != spec.image_size
+    if other_resize or other_size:
         square = f"{contract.resize} to {spec.image_size} x {spec.image_size}"
         # SigLIP's positions are for one size.
         yield PixelDifference(
-            f"{_shown(facts.settings, _GEOMETRY)} (the contract: {square})",
-            grave=(spec.name == "siglip" and sized) or facts.settings.get("do_resize") is False,
+            f"{_format(facts.settings, _GEOMETRY)} (the contract: {square})",
+            grave=(spec.name == "siglip" and other_size)
+            or facts.settings.get("do_resize") is False,
         )
     if facts.interpolation is not None and facts.interpolation != contract.interpolation:
-        shown = f"resample {facts.settings.get('resample')!r}, {facts.interpolation}"
-        yield PixelDifference(f"{shown} (the contract: {contract.interpolation})", grave=False)
-    for name, value, expected in (
+        text = f"resample {facts.settings.get('resample')!r}, {facts.interpolation}"
+        yield PixelDifference(f"{text} (the contract: {contract.interpolation})", grave=False)
+    for name, value, contract_value in (
         ("image_mean", facts.mean, spec.mean),
         ("image_std", facts.std, spec.std),
     ):
-        if value is None or _close(value, expected, _EXACT):
+        if value is None or _close(value, contract_value, _TOLERANCE):
             continue
         scales = [key for key, usual in _SCALE.items() if facts.settings.get(key, usual) != usual]
-        shown = _shown(facts.settings, (name, *scales))
+        text = _format(facts.settings, (name, *scales))
         yield PixelDifference(
-            f"{shown} (the contract: {name} {list(expected)} of pixels in [0, 1])",
-            grave=not _close(value, expected, _ROUNDED),
+            f"{text} (the contract: {name} {list(contract_value)} of pixels in [0, 1])",
+            grave=not _close(value, contract_value, _BF16_TOLERANCE),
         )
     if facts.settings.get("do_flip_channel_order") is True:
         yield PixelDifference("do_flip_channel_order True (the contract: RGB)", grave=True)
@@ -93,9 +94,10 @@ def _differences(
 
 def _close(value: Triple, expected: Triple, tolerance: float) -> bool:
     return all(
-        abs(a - b) <= tolerance * max(abs(b), _EXACT) for a, b in zip(value, expected, strict=True)
+        abs(a - b) <= tolerance * max(abs(b), _TOLERANCE)
+        for a, b in zip(value, expected, strict=True)
     )
 
 
-def _shown(settings: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+def _format(settings: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     return ", ".join(f"{key} {settings[key]!r}" for key in keys if settings.get(key) is not None)

@@ -1,4 +1,4 @@
-"""What every decoder shares: its result, the check of a size, 16 bits to 8, and EXIF's turns."""
+"""The parts that all decoders share: their result, size checks, 16 to 8 bits, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from siglip_perception.types import UInt8Array
 
 Buffer = Union[bytes, bytearray, memoryview, "array.array[int]", npt.NDArray[np.uint8]]
 
-# Of blocks of EXIF and XMP so many are searched for an orientation; real files have one of each.
+# How many EXIF and XMP blocks are searched for an orientation; real files have one of each.
 MAX_METADATA_BLOCKS = 4
 
 _ORIENTATION = 274
 _EXIF_PREFIX = b"Exif\x00\x00"
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:=["']|>)([1-8])""")
-# A TIFF directory's number types: their sizes in bytes and struct's codes.
-_NUMBERS = {1: "B", 3: "H", 4: "I"}
+# TIFF's integer types (BYTE, SHORT, LONG) -> struct's codes.
+_NUMBER_CODES = {1: "B", 3: "H", 4: "I"}
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What a decoder of one file format gives.
+class DecodedImage:
+    """The image that a decoder returns.
 
-    pixels: uint8 [height, width, 3] RGB, C-contiguous, as they are stored.
-    gray: the file has one channel, shown three times.
-    orientation: EXIF's number, 1 to 8, of the turn that makes the pixels upright.
-    repairs: names of the faults that were mended.
+    pixels: uint8 [height, width, 3] RGB, C-contiguous, not yet turned.
+    gray: the file has one channel, repeated three times in `pixels`.
+    orientation: EXIF orientation, 1 to 8; upright() applies it.
+    repairs: names of the faults that were repaired.
     """
 
     pixels: UInt8Array
@@ -61,65 +61,65 @@ def check_white(kind: str, mono16_white: int) -> None:
     if mono16_white <= 0:
         raise ImageError(
             "encoding",
-            f"{kind} is gray with 16 bits and no known brightness; set mono16_white (on the "
-            "command line --mono16-white) to the value that is white, 65535 where all 16 bits "
-            "are used, or store it with 8 bits.",
+            f"{kind} is 16-bit gray of unknown brightness; set mono16_white (on the command line "
+            "--mono16-white) to the value that is white, 65535 where all 16 bits are used, or "
+            "store it with 8 bits.",
         )
 
 
 def to_8_bit(pixels: npt.NDArray[Any], white: int) -> UInt8Array:
-    """uint16 of any shape, in [0, white], to uint8 in [0, 255], rounded; brighter saturates."""
-    scaled = cv2.convertScaleAbs(pixels, alpha=255.0 / white)
-    return np.asarray(scaled, np.uint8).reshape(pixels.shape)
+    """Scale uint16 in [0, white], of any shape, to uint8 in [0, 255]; clip above white."""
+    levels = cv2.convertScaleAbs(pixels, alpha=255.0 / white)
+    return np.asarray(levels, np.uint8).reshape(pixels.shape)
 
 
 def read_directory(data: memoryview) -> dict[int, int]:
-    """The first directory of a TIFF or an EXIF block: each tag's first whole number.
+    """Read the first directory of a TIFF or an EXIF block: tag -> its first integer.
 
-    Text, fractions and what lies outside the data are left out; nothing is raised. Its work is
-    bounded by the data's size: values are never followed elsewhere but for their first number.
+    Skips text, fractions and values outside the data; never raises. The work is bounded by the
+    size of the data, as only the first number of a value is looked up.
     """
-    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
-    if order is None or len(data) < 8:
+    byte_order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
+    if byte_order is None or len(data) < 8:
         return {}
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    if at + 2 > len(data):
+    (directory,) = struct.unpack_from(f"{byte_order}I", data, 4)
+    if directory + 2 > len(data):
         return {}
-    (count,) = struct.unpack_from(f"{order}H", data, at)
+    (count,) = struct.unpack_from(f"{byte_order}H", data, directory)
     tags: dict[int, int] = {}
-    for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
-        tag, kind, length = struct.unpack_from(f"{order}HHI", data, entry)
-        code = _NUMBERS.get(kind)
+    for entry in range(directory + 2, min(directory + 2 + 12 * count, len(data) - 11), 12):
+        tag, kind, length = struct.unpack_from(f"{byte_order}HHI", data, entry)
+        code = _NUMBER_CODES.get(kind)
         if code is None or length == 0:
             continue
-        place = entry + 8
+        offset = entry + 8
         if length * struct.calcsize(code) > 4:
-            (place,) = struct.unpack_from(f"{order}I", data, place)
-        if place + struct.calcsize(code) <= len(data):
-            (tags[tag],) = struct.unpack_from(order + code, data, place)
+            (offset,) = struct.unpack_from(f"{byte_order}I", data, offset)
+        if offset + struct.calcsize(code) <= len(data):
+            (tags[tag],) = struct.unpack_from(byte_order + code, data, offset)
     return tags
 
 
 def metadata_orientation(block: memoryview) -> int:
-    """The orientation that an EXIF or XMP block names, 1 to 8; 1 where it names none."""
+    """Read the orientation, 1 to 8, of an EXIF or XMP block; 1 if it has none."""
     if bytes(block[: len(_EXIF_PREFIX)]) == _EXIF_PREFIX:
         block = block[len(_EXIF_PREFIX) :]
     tags = read_directory(block)
     if not tags and (xmp := _XMP_ORIENTATION.search(block)):
         return int(xmp[1])
-    return checked_orientation(tags)
+    return orientation_of(tags)
 
 
-def checked_orientation(tags: dict[int, int]) -> int:
-    """The orientation among a directory's tags, 1 to 8; 1 where there is none that exists."""
+def orientation_of(tags: dict[int, int]) -> int:
+    """Return the orientation of a directory, 1 to 8; 1 if it has none or an undefined one."""
     orientation = tags.get(_ORIENTATION, 1)
     return orientation if 1 <= orientation <= 8 else 1
 
 
 def upright(pixels: UInt8Array, orientation: int) -> UInt8Array:
-    """Pixels [H, W, 3] as EXIF's orientation, 1 to 8, says that they are to be looked at.
+    """Turn pixels [H, W, 3] upright, from an EXIF orientation of 1 to 8.
 
-    5 to 8 exchange height and width.
+    Orientations 5 to 8 swap height and width.
     """
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)

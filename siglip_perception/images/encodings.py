@@ -1,4 +1,4 @@
-"""The encodings of sensor_msgs/Image: how each lies in memory, and why some are refused.
+"""The encodings of sensor_msgs/Image: the memory layout of each, and why some are refused.
 
 The table in docs/encodings.md is printed by `python -m siglip_perception.images.encodings`.
 """
@@ -19,14 +19,14 @@ from siglip_perception.errors import ImageError
 
 @dataclass(frozen=True)
 class Encoding:
-    """How one encoding lies in memory.
+    """Memory layout of one encoding.
 
-    channels: samples of one pixel; depth: bytes of one sample.
+    channels: samples per pixel; depth: bytes per sample.
     code: OpenCV's conversion to RGB; None where the samples are RGB already.
-    layout: `packed`; `even` is packed with two pixels sharing their color; `bayer` is a mosaic;
-        `half_planes` is a plane of brightness over one of color at half its height and width;
-        `full_planes` has that plane of color at full size, its rows twice as long.
-    meaning: what a pixel is, for people.
+    layout: `packed`; `even`: packed, two pixels share their color; `bayer`: a mosaic;
+        `half_planes`: a luma plane above a chroma plane of half its height and width;
+        `full_planes`: the chroma plane at full size, so its rows are twice as long.
+    meaning: description of a pixel, for the table in the docs.
     """
 
     channels: int
@@ -48,8 +48,8 @@ class Encoding:
 
 
 def _bayer(depth: Literal[1, 2]) -> dict[str, Encoding]:
-    # OpenCV names a mosaic by its second row, from the second column; ROS by its first row, from
-    # the first: ROS's rggb is OpenCV's "BG", and so on.
+    # OpenCV names a mosaic by the second row and column, ROS by the first: ROS's rggb is OpenCV's
+    # "BG", and so on.
     codes = {
         "rggb": cv2.COLOR_BayerBG2RGB,
         "bggr": cv2.COLOR_BayerRG2RGB,
@@ -122,7 +122,7 @@ _NUMERIC = re.compile(r"(8|16|32|64)([USF])C(\d*)")
 _BAYER = re.compile(r"bayer_([rgb]{4})(?:8|16)")
 _GENICAM = re.compile(r"bayer([rgb]{2})(8|1[0246])")
 _GENICAM_PATTERNS = {"rg": "rggb", "bg": "bggr", "gb": "gbrg", "gr": "grbg"}
-# What drivers and other libraries call the same, without signs and capitals.
+# Other names that drivers and libraries use, in lower case without punctuation.
 _OTHER_NAMES = {
     **dict.fromkeys(("rgb", "rgb24", "rgb888", "rgb8packed", "r8g8b8", "srgb"), "rgb8"),
     **dict.fromkeys(("bgr", "bgr24", "bgr888", "bgr8packed", "b8g8r8"), "bgr8"),
@@ -142,23 +142,23 @@ _VIDEO = ("h264", "h265", "hevc", "av1", "vp8", "vp9", "theora", "ffmpeg")
 
 
 def quote(text: str) -> str:
-    """Make a message's name fit for a sentence: printable, quoted and at most 40 characters."""
+    """Quote text from a message for an error: printable, at most 40 characters."""
     return ascii(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def refused_encoding(encoding: str) -> ImageError:
-    """Make an ImageError `encoding` that says why this one is not taken, and what to do."""
-    return ImageError("encoding", f"the image's encoding {quote(encoding)} {_reason(encoding)}")
+    """Make the ImageError that says why an encoding is refused, and what to send instead."""
+    return ImageError("encoding", f"the image's encoding {quote(encoding)} {_refusal(encoding)}")
 
 
 def bayer_pattern(text: str) -> str:
-    """Name the 8-bit Bayer encoding in a text such as "bayer_rggb16"; "" where there is none."""
+    """Find the 8-bit Bayer encoding in text such as "bayer_rggb16"; "" if there is none."""
     pattern = _BAYER.search(text.lower())
     name = f"bayer_{pattern[1]}8" if pattern else ""
     return name if name in ENCODINGS else ""
 
 
-def _reason(encoding: str) -> str:
+def _refusal(encoding: str) -> str:
     numeric = _NUMERIC.fullmatch(encoding)
     if numeric:
         if numeric[2] != "U" or numeric[1] in ("32", "64"):
@@ -187,7 +187,7 @@ def _reason(encoding: str) -> str:
 
 
 def _nearest(plain: str) -> str:
-    """The encoding that a misspelled name most likely means; "" where none is near."""
+    """Guess the encoding that a misspelled name means; "" if none is close."""
     names = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in ENCODINGS} | _OTHER_NAMES
     genicam = _GENICAM.fullmatch(plain)
     if genicam and genicam[1] in _GENICAM_PATTERNS:
@@ -197,12 +197,12 @@ def _nearest(plain: str) -> str:
 
 
 def table_text() -> str:
-    """A Markdown table of every encoding of sensor_msgs, and those beyond it that are taken."""
+    """Build the Markdown table: every encoding of sensor_msgs, then the other accepted ones."""
     lines = ["| encoding | taken | |", "|---|---|---|"]
     for name in (*ROS_ENCODINGS, *(n for n in ENCODINGS if n not in ROS_ENCODINGS)):
         kind = ENCODINGS.get(name)
-        taken, text = ("yes", kind.meaning) if kind else ("no", _reason(name).rstrip("."))
-        lines.append(f"| `{name}` | {taken} | {text} |")
+        answer, text = ("yes", kind.meaning) if kind else ("no", _refusal(name).rstrip("."))
+        lines.append(f"| `{name}` | {answer} | {text} |")
     return "\n".join(lines)
 
 

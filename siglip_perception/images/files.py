@@ -1,6 +1,6 @@
-"""The one reader of image files, for every command, data set and service.
+"""Reader of image files, shared by every command, data set and service.
 
-The file's content decides what it is, never the ending of its name.
+A file's content decides its format; its extension is ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, PerceptionError
-from siglip_perception.images.checks import Buffer, Decoded, upright
+from siglip_perception.images.checks import Buffer, DecodedImage, upright
 from siglip_perception.images.formats import Format, identify
 from siglip_perception.images.jpeg import decode_jpeg
 from siglip_perception.images.pillow_files import decode_by_pillow
@@ -27,12 +27,12 @@ MAX_FILE_BYTES = 512 * 2**20
 class Picture:
     """A decoded picture.
 
-    pixels: uint8 [H, W, 3] RGB in [0, 255], C-contiguous, upright: turned as the file's EXIF
-        orientation says.
-    orientation: that EXIF orientation, 1 to 8; 1 where the file has none.
-    format: what the content is: "JPEG", "PNG", ...
-    repairs: names of the faults that were mended, each to be counted: "jpeg_repaired",
-        "png_checksum", "png_repaired"; empty for a file without fault.
+    pixels: uint8 [H, W, 3] RGB in [0, 255], C-contiguous, turned upright by the file's EXIF
+        orientation.
+    orientation: that EXIF orientation, 1 to 8; 1 if the file has none.
+    format: format of the content: "JPEG", "PNG", ...
+    repairs: names of the faults that were repaired, to be counted: "jpeg_repaired",
+        "png_checksum", "png_repaired"; empty for an intact file.
     """
 
     pixels: UInt8Array
@@ -42,7 +42,7 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as they are stored: before the picture is turned."""
+        """Width and height in pixels as stored, before the picture is turned."""
         height, width = self.pixels.shape[:2]
         return (height, width) if self.orientation >= 5 else (width, height)
 
@@ -50,12 +50,12 @@ class Picture:
 def read_image(
     path: Path, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
 ) -> Picture:
-    """The picture in a file.
+    """Read the picture in a file.
 
-    mono16_white: the 16-bit gray value that is white; 0: 16-bit gray is refused.
+    mono16_white: the 16-bit gray value that is white; 0 refuses 16-bit gray.
 
-    Raises PerceptionError for a path that is no file or cannot be read, ImageError, whose text
-    begins with the path, for content that is refused.
+    Raises PerceptionError if the path is not a file or cannot be read, and ImageError, which
+    starts with the path, if the content is refused.
     """
     try:
         status = path.stat()
@@ -63,41 +63,45 @@ def read_image(
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise PerceptionError(f"{path} is {kind}: name an image file.")
         if status.st_size > MAX_FILE_BYTES:
-            raise PerceptionError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
+            raise PerceptionError(
+                f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: name a smaller image file."
+            )
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise PerceptionError(f"There is no image file {path}.") from error
+        raise PerceptionError(f"There is no image file {path}: check its name.") from error
     except ValueError as error:  # a NUL in the name
-        raise PerceptionError(f"There is no image file {str(path)!a}.") from error
+        raise PerceptionError(f"There is no image file {str(path)!a}: check its name.") from error
     except OSError as error:
-        raise PerceptionError(f"Cannot read {path} ({error.strerror}).") from error
+        raise PerceptionError(
+            f"Cannot read {path} ({error.strerror}): check its permissions."
+        ) from error
     return decode_file(data, str(path), max_pixels=max_pixels, mono16_white=mono16_white)
 
 
 def decode_file(
     data: Buffer, name: str, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
 ) -> Picture:
-    """The picture in an image file's bytes, such as a tar's member.
+    """Decode an image file's bytes, such as a member of a tar archive.
 
-    name: what errors call the file.
+    name: name of the file in errors.
 
-    Raises ImageError, whose text begins with `name`: `encoding` for a format that is not read,
+    Raises ImageError, which starts with `name`: `encoding` for an unsupported format,
     `too_large` for more than max_pixels (seen before decoding), `corrupt` or `malformed`.
     """
     view = memoryview(np.frombuffer(data, np.uint8).data)
     try:
         kind = identify(view)
-        decoded = decode_format(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)
+        image = decode_format(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)
     except ImageError as error:
         raise ImageError(error.reason, f"{name}: {error}") from error
-    pixels = upright(decoded.pixels, decoded.orientation)
-    return Picture(pixels, decoded.orientation, kind, decoded.repairs)
+    pixels = upright(image.pixels, image.orientation)
+    return Picture(pixels, image.orientation, kind, image.repairs)
 
 
 def decode_format(
     view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
-) -> Decoded:
-    """Decode a file of a known format, as it is stored; ImageError as decode_file()."""
+) -> DecodedImage:
+    """Decode a file of a known format without turning it; ImageError as in decode_file()."""
     if kind == "JPEG":
         return decode_jpeg(view, max_pixels=max_pixels)
     if kind == "PNG":

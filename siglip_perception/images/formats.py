@@ -1,4 +1,4 @@
-"""What a file is, by what it begins with, whatever its name says."""
+"""Identification of a file by its first bytes; its name is ignored."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from siglip_perception.errors import ImageError
 
 Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "PNM"]
 
-# The endings that files of these formats have: what a folder of images is searched for.
+# Extensions of these formats, by which the images in a folder are found.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff"),
     *(".bmp", ".gif", ".ppm", ".pgm", ".pbm"),
 )
 
-_READ: tuple[tuple[re.Pattern[bytes], Format], ...] = (
+_SUPPORTED: tuple[tuple[re.Pattern[bytes], Format], ...] = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
@@ -28,7 +28,7 @@ _READ: tuple[tuple[re.Pattern[bytes], Format], ...] = (
 _CONVERT = "convert it to JPEG or PNG"
 _VIDEO = "a video", "extract its frames as JPEG or PNG"
 _RAW = "a camera's RAW file", "develop it to JPEG or PNG"
-_REFUSED: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+_UNSUPPORTED: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"\Z"), "empty (0 bytes)", "copy or download it again"),
     (
         re.compile(rb"version https://git-lfs"),
@@ -70,28 +70,28 @@ _REFUSED: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
         "render it to PNG",
     ),
 )
-_HEAD = 1024
-_LEAST = 16  # bytes: no picture is smaller
+_HEAD_BYTES = 1024
+_MIN_BYTES = 16  # no picture is smaller
 
 
 def identify(view: memoryview) -> Format:
-    """Name the format of a file's bytes.
+    """Identify the format of a file from its bytes.
 
-    Raises ImageError `encoding`, saying what it is instead and what to do, for one that is not
-    read; `corrupt` for one that is empty or has only a format's first bytes.
+    Raises ImageError: `encoding` for anything that is not supported, saying what it is and what
+    to do; `corrupt` for an empty file or one that is cut off within its first bytes.
     """
-    head = bytes(view[:_HEAD])
-    for pattern, name in _READ:
+    head = bytes(view[:_HEAD_BYTES])
+    for pattern, name in _SUPPORTED:
         if pattern.match(head):
             return name
-    for pattern, what, remedy in _REFUSED:
+    for pattern, kind, remedy in _UNSUPPORTED:
         if pattern.match(head):
             reason = "encoding" if head else "corrupt"
-            raise ImageError(reason, f"the file is {what}; {remedy}.")
+            raise ImageError(reason, f"the file is {kind}; {remedy}.")
     text = _text(head)
     if text:
         raise ImageError("encoding", f"the file is text, {text}; name a picture.")
-    if len(head) < _LEAST:
+    if len(head) < _MIN_BYTES:
         raise ImageError("corrupt", f"the file is cut off after {len(head)} bytes; copy it again.")
     raise ImageError(
         "encoding",
@@ -101,9 +101,9 @@ def identify(view: memoryview) -> Format:
 
 
 def _text(head: bytes) -> str:
-    """The first line, quoted, of bytes that are text; "" for others."""
+    """Quote the first line of bytes that are text; "" for binary data."""
     try:
-        text = head[: _HEAD - 4].decode("utf-8-sig")
+        text = head[: _HEAD_BYTES - 4].decode("utf-8-sig")
     except UnicodeDecodeError:
         return ""
     if not all(character.isprintable() or character.isspace() for character in text):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError
-from siglip_perception.images.checks import check_size, checked_orientation, upright
+from siglip_perception.images.checks import check_size, orientation_of, upright
 from siglip_perception.images.files import Picture, decode_file, read_image
 from siglip_perception.images.pillow_files import to_rgb
 
@@ -160,5 +160,5 @@ def _from_pillow(image: Image.Image, max_pixels: int, mono16_white: int) -> Pict
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError("corrupt", f"the Pillow image cannot be decoded: {error}.") from error
-    orientation = checked_orientation({_ORIENTATION: number if isinstance(number, int) else 1})
+    orientation = orientation_of({_ORIENTATION: number if isinstance(number, int) else 1})
     return Picture(upright(pixels, orientation), orientation, image.format or "Pillow")

@@ -1,8 +1,8 @@
-"""JPEG: its segments are read before a decoder sees it, and harmless faults are mended.
+"""JPEG: checks the segments before a decoder sees the file, and repairs harmless faults.
 
-libjpeg shows something for almost any damage and only warns. Three kinds of file are told apart:
-without a warning; with one, but every pixel is in the file, as from webcams that leave stray bytes
-before a marker or omit the end marker (decoded, and named as repaired); with pixels missing.
+libjpeg decodes almost anything and only warns about damage. A file without a warning is decoded as
+it is. A file with one is decoded, and reported as repaired, if every pixel is in it: webcams leave
+stray bytes before a marker or omit the end marker. A file that lacks pixels is refused.
 """
 
 from __future__ import annotations
@@ -21,40 +21,46 @@ from PIL import Image
 from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import (
     MAX_METADATA_BLOCKS,
-    Decoded,
+    DecodedImage,
     check_size,
     metadata_orientation,
 )
 from siglip_perception.types import UInt8Array
 
-REPAIRED = "jpeg_repaired"
+REPAIR = "jpeg_repaired"
 
-# A progressive JPEG repeats its scans; real ones have about ten, a bomb has thousands.
+# Real progressive JPEGs have about ten scans; a decompression bomb has thousands.
 MAX_SCANS = 100
-# Profiles and thumbnails are cut into segments of 64 KiB each.
+# Profiles and thumbnails come in segments of at most 64 KiB.
 MAX_SEGMENTS = 20_000
-# Markers of no meaning within the data; a webcam leaves a few stray bytes, a bomb millions.
+# Meaningless markers within the data: a webcam leaves a few, a bomb has millions.
 MAX_STRAYS = 1000
 
-_START = b"\xff\xd8\xff"
-_END = b"\xff\xd9"
-# A marker between segments. Stray bytes before it are skipped, as libjpeg does.
+_START_MARKER = b"\xff\xd8\xff"
+_END_MARKER = b"\xff\xd9"
+# A marker between segments. Stray bytes before it are skipped, as in libjpeg.
 _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
-# What ends a scan's data: any marker but RST0 to RST7. libjpeg's entropy decoder stops at markers
-# below C0, too, but never reads a segment there.
+# End of a scan's data: any marker but RST0 to RST7. libjpeg's entropy decoder also stops at
+# markers below C0, but reads no segment there.
 _SCAN_END = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _INNER_MARKER = re.compile(rb"(\xff[\x01-\xbf\xd0-\xd7])")
-# Decodes to something that zero bits, libjpeg's substitute for missing data, do not decode to.
-_FILL = b"\x55" * 16
-# libjpeg's warnings after which pixels are wrong. It tells only the first of all its warnings.
-_LOSSES = {
+# Decodes to other pixels than zero bits do, which libjpeg substitutes for missing data.
+_FILLER = b"\x55" * 16
+# libjpeg's warnings after which pixels are wrong. It reports only its first warning.
+_FATAL_WARNINGS = {
     "premature end": "it is truncated: pixels are missing",
     "bad Huffman code": "its data are damaged",
 }
 _SOI, _EOI, _SOS, _DRI, _APP1, _TEM = 0xD8, 0xD9, 0xDA, 0xDD, 0xE1, 0x01
-_DECODED = (0xC0, 0xC1, 0xC2)
+_SUPPORTED_FRAMES = (0xC0, 0xC1, 0xC2)
 _PROGRESSIVE = 0xC2
-_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
+_FRAME_MARKERS = (
+    *range(0xC0, 0xC4),
+    *range(0xC5, 0xC8),
+    *range(0xC9, 0xCC),
+    *range(0xCD, 0xD0),
+    0xF7,
+)
 _CHANNELS = (1, 3, 4)
 
 _Decoder = Callable[[memoryview], UInt8Array]
@@ -62,7 +68,7 @@ _Decoder = Callable[[memoryview], UInt8Array]
 
 @dataclass(frozen=True)
 class _Component:
-    """One channel: its number, and its samples across and down for each of the largest's MCU."""
+    """A channel: its number and its sampling factors, across and down."""
 
     number: int
     across: int
@@ -71,9 +77,9 @@ class _Component:
 
 @dataclass(frozen=True)
 class _Scan:
-    """One scan. data: where its entropy-coded bytes lie. interval: MCUs between restarts, or 0.
+    """A scan. data: range of its entropy-coded bytes. interval: MCUs between restarts, or 0.
 
-    first, last: its coefficients; bits: how many low bits of them it leaves to later scans.
+    first, last: range of its coefficients. bits: low bits of them that later scans refine.
     """
 
     data: slice
@@ -88,13 +94,13 @@ class _Scan:
 class _Layout:
     """A JPEG's segments.
 
-    length: bytes up to where the next picture begins, or all there are.
+    length: bytes up to the next picture in the file, or all of them.
     ended: it has an end marker.
-    gaps: where stray bytes lie between segments.
+    gaps: ranges of stray bytes between segments.
     """
 
     length: int
-    ended: bool = False
+    has_end_marker: bool = False
     gaps: list[slice] = field(default_factory=list)
     frame: int = 0
     precision: int = 0
@@ -105,66 +111,68 @@ class _Layout:
     orientation: int = 1
 
 
-def decode_jpeg(view: memoryview, *, max_pixels: int) -> Decoded:
-    """Decode a JPEG file, mended where nothing of its picture is missing.
+def decode_jpeg(view: memoryview, *, max_pixels: int) -> DecodedImage:
+    """Decode a JPEG file; repair its faults if no pixel is missing.
 
-    CMYK and YCCK are taken as Adobe and every viewer do: with 255 for no ink.
+    In CMYK and YCCK 255 means no ink, as Adobe and every viewer read them.
 
     Raises ImageError: `encoding` (12 bits, lossless, arithmetic coding), `too_large` or `corrupt`.
     """
-    layout = _read(view)
+    layout = _read_segments(view)
     if layout.gaps:  # simplejpeg reads no header beyond one
-        view = _without_gaps(view, layout.gaps)
-        layout = replace(_read(view), gaps=layout.gaps)
-    _check(layout, max_pixels)
-    pixels, repairs = _decode_checked(view, layout)
-    return Decoded(pixels, len(layout.components) == 1, layout.orientation, repairs)
+        view = _cut_gaps(view, layout.gaps)
+        layout = replace(_read_segments(view), gaps=layout.gaps)
+    _check_supported(layout, max_pixels)
+    pixels, repairs = _decode_and_mend(view, layout)
+    return DecodedImage(pixels, len(layout.components) == 1, layout.orientation, repairs)
 
 
-def _decode_checked(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tuple[str, ...]]:
-    """The pixels, and the names of what was mended; ImageError where pixels are missing."""
-    repairs = () if layout.ended and not layout.gaps else (REPAIRED,)
-    if not layout.ended:
-        view = memoryview(_without_padding(bytes(view[: layout.length])) + _END)
+def _decode_and_mend(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tuple[str, ...]]:
+    """Decode the pixels and name the repairs; raise ImageError if pixels are missing."""
+    repairs = () if layout.has_end_marker and not layout.gaps else (REPAIR,)
+    if not layout.has_end_marker:
+        view = memoryview(_strip_zeros(bytes(view[: layout.length])) + _END_MARKER)
     try:
-        if not layout.ended:
+        if not layout.has_end_marker:
             _check_scans(view, layout)
         try:
             return _decode(view, layout, strict=True), repairs
         except KeyError:
-            return _proven(view, layout, partial(_decode_rare, layout=layout), ""), repairs
+            return _decode_if_whole(
+                view, layout, partial(_decode_rare, layout=layout), ""
+            ), repairs
         except ValueError as error:
             tolerant = partial(_decode_tolerant, layout=layout)
-            return _proven(view, layout, tolerant, str(error)), (REPAIRED,)
+            return _decode_if_whole(view, layout, tolerant, str(error)), (REPAIR,)
     except (ValueError, KeyError) as error:
         raise ImageError("corrupt", f"the JPEG cannot be decoded: {error}.") from error
 
 
-def _read(view: memoryview) -> _Layout:
-    """The layout, as far as the file goes; raises ImageError for endless segments only."""
+def _read_segments(view: memoryview) -> _Layout:
+    """Read the segments as far as the file goes; raise ImageError only if there are too many."""
     layout = _Layout(len(view))
-    at, interval, blocks = 2, 0, 0
+    offset, interval, blocks = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
-        marker = _MARKER.search(view, at)
+        marker = _MARKER.search(view, offset)
         if marker is None:
             return layout
-        if bytes(view[at : marker.start()]).strip(b"\xff"):
-            layout.gaps.append(slice(at, marker.start()))
-        kind, at = marker[1][0], marker.end()
+        if bytes(view[offset : marker.start()]).strip(b"\xff"):
+            layout.gaps.append(slice(offset, marker.start()))
+        kind, offset = marker[1][0], marker.end()
         if kind == _EOI:
-            layout.ended = True
+            layout.has_end_marker = True
             return layout
         if kind == _SOI and layout.scans:
             layout.length = marker.start()
             return layout
         if kind == _TEM or 0xD0 <= kind <= _SOI:
             continue
-        length = int.from_bytes(view[at : at + 2], "big")
-        segment = view[at + 2 : at + length]
-        at += length
-        if length < 2 or at > len(view):
+        length = int.from_bytes(view[offset : offset + 2], "big")
+        segment = view[offset + 2 : offset + length]
+        offset += length
+        if length < 2 or offset > len(view):
             return layout
-        if kind in _FRAMES and not layout.frame:
+        if kind in _FRAME_MARKERS and not layout.frame:
             _read_frame(layout, kind, segment)
         elif kind == _DRI and len(segment) >= 2:
             interval = int.from_bytes(segment[:2], "big")
@@ -172,17 +180,17 @@ def _read(view: memoryview) -> _Layout:
             layout.orientation = metadata_orientation(segment)
             blocks += 1
         elif kind == _SOS:
-            end = _SCAN_END.search(view, at)
-            data = slice(at, end.start() if end else len(view))
+            end = _SCAN_END.search(view, offset)
+            data = slice(offset, end.start() if end else len(view))
             scan = _read_scan(segment, data, interval)
             if scan is None:
                 return layout
             layout.scans.append(scan)
-            at = data.stop
+            offset = data.stop
     raise ImageError("corrupt", f"the JPEG has more than {MAX_SEGMENTS} segments.")
 
 
-def _without_gaps(view: memoryview, gaps: list[slice]) -> memoryview:
+def _cut_gaps(view: memoryview, gaps: list[slice]) -> memoryview:
     starts, stops = [0, *(gap.stop for gap in gaps)], [*(gap.start for gap in gaps), len(view)]
     return memoryview(b"".join(view[i:j] for i, j in zip(starts, stops, strict=True)))
 
@@ -208,11 +216,11 @@ def _read_scan(segment: memoryview, data: slice, interval: int) -> _Scan | None:
     return _Scan(data, interval, tuple(head[1 : 1 + 2 * head[0] : 2]), first, last, bits & 15)
 
 
-def _check(layout: _Layout, max_pixels: int) -> None:
-    """Refuse what is not decoded, by name, before any work is done on it."""
+def _check_supported(layout: _Layout, max_pixels: int) -> None:
+    """Raise ImageError for an unsupported or damaged file before any of it is decoded."""
     if not layout.frame:
         raise ImageError("corrupt", "the JPEG is truncated: its header is missing.")
-    if layout.frame not in _DECODED:
+    if layout.frame not in _SUPPORTED_FRAMES:
         raise ImageError(
             "encoding",
             f"the JPEG is {_coding(layout.frame)}, which is not read; convert it to a baseline "
@@ -249,9 +257,10 @@ def _coding(frame: int) -> str:
 
 
 def _decode(view: memoryview, layout: _Layout, *, strict: bool) -> UInt8Array:
-    """uint8 [height, width, 3] RGB; ValueError where libjpeg fails or, if strict, warns.
+    """Decode to uint8 [height, width, 3] RGB.
 
-    KeyError where the subsampling is one that simplejpeg has no name for.
+    Raises ValueError if libjpeg fails or, if strict, warns; KeyError for a subsampling that
+    simplejpeg has no name for.
     """
     if len(layout.components) != 4:
         return np.asarray(simplejpeg.decode_jpeg(view, "RGB", strict=strict), np.uint8)
@@ -260,7 +269,7 @@ def _decode(view: memoryview, layout: _Layout, *, strict: bool) -> UInt8Array:
 
 
 def _decode_tolerant(view: memoryview, layout: _Layout) -> UInt8Array:
-    """Whatever libjpeg shows; simplejpeg fails of warnings before the pixels, such as of ICC's."""
+    """Decode what libjpeg can; simplejpeg fails on a warning about the header, such as ICC."""
     try:
         return _decode(view, layout, strict=False)
     except ValueError:
@@ -268,7 +277,7 @@ def _decode_tolerant(view: memoryview, layout: _Layout) -> UInt8Array:
 
 
 def _decode_rare(view: memoryview, layout: _Layout) -> UInt8Array:
-    """The same for any subsampling, by Pillow, which does not pass libjpeg's warnings on."""
+    """Decode any subsampling with Pillow, which hides libjpeg's warnings."""
     try:
         with Image.open(io.BytesIO(view), formats=["JPEG"]) as picture:
             if picture.size != (layout.width, layout.height):
@@ -278,55 +287,58 @@ def _decode_rare(view: memoryview, layout: _Layout) -> UInt8Array:
         raise ValueError(str(error)) from error
 
 
-def _proven(view: memoryview, layout: _Layout, decode: _Decoder, warning: str) -> UInt8Array:
-    """The pixels of a file of which libjpeg has warned, or cannot warn, if all are in the file.
+def _decode_if_whole(
+    view: memoryview, layout: _Layout, decode: _Decoder, warning: str
+) -> UInt8Array:
+    """Decode a file about which libjpeg warned, or could not warn, if all its pixels are there.
 
-    decode: shows whatever there is. Raises ValueError where a part of the picture is missing.
+    decode: decodes as much as it can. Raises ValueError if a part of the picture is missing.
     """
-    for loss, meaning in _LOSSES.items():
+    for loss, meaning in _FATAL_WARNINGS.items():
         if loss in warning:
             raise ValueError(meaning)
     _check_scans(view, layout)
     pixels = decode(view)
-    # Other bytes behind each stretch of data change the picture only where some of it is missing.
-    if not np.array_equal(pixels, decode(_filled(view, layout))):
+    # libjpeg reads past a stretch of data only if some of it is missing: filler after each stretch
+    # changes the picture then, and only then.
+    if not np.array_equal(pixels, decode(_with_filler(view, layout))):
         raise ValueError("it is truncated: pixels are missing")
     return pixels
 
 
 def _check_scans(view: memoryview, layout: _Layout) -> None:
-    """Raise ValueError where a coefficient or a restart interval has no data at all."""
-    missing = {part.number: [14] * 64 for part in layout.components}
+    """Raise ValueError if a coefficient or a restart interval has no data at all."""
+    missing_bits = {part.number: [14] * 64 for part in layout.components}
     for scan in layout.scans:
         progressive = layout.frame == _PROGRESSIVE
         for number in scan.components:
             for coefficient in range(scan.first, scan.last + 1) if progressive else range(64):
-                if number in missing and coefficient < 64:
-                    missing[number][coefficient] = scan.bits if progressive else 0
+                if number in missing_bits and coefficient < 64:
+                    missing_bits[number][coefficient] = scan.bits if progressive else 0
         numbers = itertools.cycle(range(0xD0, 0xD8))
-        left, strays = _restarts(layout, scan), MAX_STRAYS
+        restarts_left, strays_left = _count_restarts(layout, scan), MAX_STRAYS
         for marker in _INNER_MARKER.finditer(view, scan.data.start, scan.data.stop):
             if marker[0][1] < 0xD0:
-                strays -= 1
+                strays_left -= 1
             elif marker[0][1] == next(numbers):
-                left -= 1
+                restarts_left -= 1
             else:
-                left = -1
-            if left < 0 or strays < 0:
+                restarts_left = -1
+            if restarts_left < 0 or strays_left < 0:
                 break
-        if left or strays < 0:
+        if restarts_left or strays_left < 0:
             raise ValueError("it is truncated: restart markers are missing or out of order")
-    if any(any(bits) for bits in missing.values()):
+    if any(any(bits) for bits in missing_bits.values()):
         raise ValueError("it is truncated: scans are missing")
 
 
-def _restarts(layout: _Layout, scan: _Scan) -> int:
-    """The number of restart markers that a scan has."""
+def _count_restarts(layout: _Layout, scan: _Scan) -> int:
+    """Count the restart markers that a scan must have."""
     if not scan.interval:
         return 0
     across = 8 * max(part.across for part in layout.components)
     down = 8 * max(part.down for part in layout.components)
-    if len(scan.components) == 1:  # its blocks follow each other, without the MCUs' padding
+    if len(scan.components) == 1:  # a scan of one channel has no MCU padding
         part = next((p for p in layout.components if p.number == scan.components[0]), None)
         if part is None:
             raise ValueError("a scan names a channel that does not exist")
@@ -335,27 +347,27 @@ def _restarts(layout: _Layout, scan: _Scan) -> int:
     return -(-units // scan.interval) - 1
 
 
-def _filled(view: memoryview, layout: _Layout) -> memoryview:
-    """The file with bytes of no meaning behind each stretch of entropy-coded data."""
+def _with_filler(view: memoryview, layout: _Layout) -> memoryview:
+    """Put filler after each stretch of entropy-coded data."""
     parts: list[bytes | memoryview] = []
-    at = 0
+    offset = 0
     for scan in layout.scans:
-        parts.append(view[at : scan.data.start])
-        # Fill bytes FF are allowed before a marker, and have to stay there.
-        pieces = _INNER_MARKER.split(view[scan.data])
-        for data, marker in zip(pieces[::2], [*pieces[1::2], b""], strict=True):
-            parts += [_without_padding(data.rstrip(b"\xff")), _FILL, marker]
-        at = scan.data.stop
-    parts.append(view[at:])
+        parts.append(view[offset : scan.data.start])
+        # Fill bytes FF may stand before a marker, and must stay there.
+        stretches = _INNER_MARKER.split(view[scan.data])
+        for data, marker in zip(stretches[::2], [*stretches[1::2], b""], strict=True):
+            parts += [_strip_zeros(data.rstrip(b"\xff")), _FILLER, marker]
+        offset = scan.data.stop
+    parts.append(view[offset:])
     return memoryview(b"".join(parts))
 
 
-def _without_padding(data: bytes) -> bytes:
-    """Entropy-coded bytes but for zeros behind them, which would pass for missing pixels.
+def _strip_zeros(data: bytes) -> bytes:
+    """Strip trailing zeros of entropy-coded bytes, which would pass for missing pixels.
 
-    A single zero may belong to the data, as may the one after FF.
+    Keeps a single zero, and the one after FF: they may belong to the data.
     """
-    trimmed = data.rstrip(b"\0")
-    if len(data) == len(trimmed) + 1 or trimmed.endswith(b"\xff"):
-        return data[: len(trimmed) + 1]
-    return trimmed
+    stripped = data.rstrip(b"\0")
+    if len(data) == len(stripped) + 1 or stripped.endswith(b"\xff"):
+        return data[: len(stripped) + 1]
+    return stripped

@@ -1,4 +1,4 @@
-"""WebP, TIFF, BMP, GIF and PNM, by Pillow, once their sizes are checked."""
+"""WebP, TIFF, BMP, GIF and PNM: decoded by Pillow after their sizes are checked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image, UnidentifiedImageError
 
 from siglip_perception.errors import ImageError
 from siglip_perception.images.checks import (
-    Decoded,
+    DecodedImage,
     check_size,
     check_white,
-    checked_orientation,
     metadata_orientation,
+    orientation_of,
     read_directory,
     to_8_bit,
     upright,
@@ -23,7 +23,7 @@ from siglip_perception.images.checks import (
 from siglip_perception.images.formats import Format
 from siglip_perception.types import UInt8Array
 
-# Pillow's names of the plugins that may look at a file of each format.
+# The only Pillow plugin that may open a file of each format.
 _PLUGINS: dict[Format, str] = {
     "WebP": "WEBP",
     "TIFF": "TIFF",
@@ -32,13 +32,13 @@ _PLUGINS: dict[Format, str] = {
     "PNM": "PPM",
 }
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-# Alpha is dropped, but where it was multiplied into the colors that has to be undone first.
-_UNMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
+# Premultiplied alpha is divided out of the colors before it is dropped.
+_STRAIGHT_ALPHA = {"RGBa": "RGBA", "La": "LA"}
 _TILE_WIDTH, _TILE_HEIGHT, _SUBFILE, _DNG_VERSION = 322, 323, 254, 50706
 _WIDTH, _HEIGHT, _SAMPLE_FORMAT = 256, 257, 339
 _UNSIGNED, _UNDEFINED = 1, 4
-_INVERSES = {6: 8, 8: 6}
-_NUMBERS = (
+_INVERSE_TURNS = {6: 8, 8: 6}
+_UNKNOWN_BRIGHTNESS = (
     "holds signed or floating-point numbers of no known brightness, such as depth; scale them to "
     "8 bits."
 )
@@ -46,8 +46,8 @@ _NUMBERS = (
 
 def decode_by_pillow(
     view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
-) -> Decoded:
-    """Decode a file of one of the formats above; of several pictures in it, the first.
+) -> DecodedImage:
+    """Decode the first picture of a file in one of these formats.
 
     Raises ImageError: `encoding` (floating-point or 16-bit gray of unknown brightness, a layout
     that Pillow does not know), `too_large` (before decoding), `malformed` or `corrupt`.
@@ -82,33 +82,33 @@ def decode_by_pillow(
         ) from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise ImageError("corrupt", f"the {kind} cannot be decoded: {error}.") from error
-    if kind == "TIFF":  # which Pillow turns by itself while it loads it
-        pixels = upright(pixels, _INVERSES.get(orientation, orientation))
-    return Decoded(pixels, gray, orientation)
+    if kind == "TIFF":  # Pillow has turned it already: turn it back
+        pixels = upright(pixels, _INVERSE_TURNS.get(orientation, orientation))
+    return DecodedImage(pixels, gray, orientation)
 
 
 def to_rgb(picture: Image.Image, kind: str, mono16_white: int) -> UInt8Array:
-    """The first picture's pixels, uint8 [height, width, 3] RGB, C-contiguous.
+    """Convert the first picture to uint8 [height, width, 3] RGB, C-contiguous.
 
     kind: what errors call it. mono16_white: as check_white() has it; of no effect for a "PNM".
     Raises ImageError `encoding` for numbers of unknown brightness.
     """
     if picture.mode == "F" or (picture.mode == "I" and kind != "PNM"):
-        raise ImageError("encoding", f"the {kind} {_NUMBERS}")
+        raise ImageError("encoding", f"the {kind} {_UNKNOWN_BRIGHTNESS}")
     if picture.mode.startswith("I"):
-        white = 65535  # to which Pillow scales a PNM's own
+        white = 65535  # Pillow scales PNM to it
         if kind != "PNM":
             check_white(f"the {kind}", mono16_white)
             white = mono16_white
         gray = to_8_bit(np.asarray(picture).astype(np.uint16), white)
         return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-    if picture.mode in _UNMULTIPLIED:
-        picture = picture.convert(_UNMULTIPLIED[picture.mode])
+    if picture.mode in _STRAIGHT_ALPHA:
+        picture = picture.convert(_STRAIGHT_ALPHA[picture.mode])
     return np.ascontiguousarray(np.asarray(picture.convert("RGB"), np.uint8))
 
 
 def _webp_size(view: memoryview) -> tuple[int, int]:
-    """Height and width of a WebP; Pillow allocates its canvas when it opens the file."""
+    """Read the height and width of a WebP; Pillow allocates its canvas already when opening it."""
     head = bytes(view[:30])
     if len(head) < 30:
         raise ImageError("corrupt", "the WebP is truncated: its header is missing.")
@@ -123,7 +123,7 @@ def _webp_size(view: memoryview) -> tuple[int, int]:
 
 
 def _check_tiff(view: memoryview, max_pixels: int) -> int:
-    """Check what a TIFF's first directory asks for; its orientation."""
+    """Check the sizes in a TIFF's first directory; return its orientation."""
     tags = read_directory(view)
     if _WIDTH not in tags or _HEIGHT not in tags:
         raise ImageError("corrupt", "the TIFF is truncated: its directory is missing.")
@@ -141,5 +141,5 @@ def _check_tiff(view: memoryview, max_pixels: int) -> int:
             f"the {max_pixels} that the parameter max_pixels allows.",
         )
     if tags.get(_SAMPLE_FORMAT, _UNSIGNED) not in (_UNSIGNED, _UNDEFINED):
-        raise ImageError("encoding", f"the TIFF {_NUMBERS}")
-    return checked_orientation(tags)
+        raise ImageError("encoding", f"the TIFF {_UNKNOWN_BRIGHTNESS}")
+    return orientation_of(tags)

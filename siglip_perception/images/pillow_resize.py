@@ -1,11 +1,11 @@
-"""Pillow's resize, bit for bit, as matrix products: for frames that lie on a GPU.
+"""Pillow's resize as matrix products, bit for bit, for frames on a GPU.
 
-Pillow scales across, rounds to 8 bits, scales down the columns and rounds again; its filters widen
-with the scale when they shrink, which is their antialias (Pillow's src/libImaging/Resample.c). It
-sums integers: pixels times weights of 22 bits. float32 holds integers up to 2^24 exactly, so each
-weight is split into three parts, whose sums stay below that and which TF32 holds exactly, too; the
-sums are put together as integers. A plain bicubic without antialias, as OpenCV's, is tens of
-levels off.
+Pillow scales the rows, rounds to 8 bits, scales the columns and rounds again. Its filters widen
+with the scale when they shrink an image, which antialiases (Pillow's src/libImaging/Resample.c).
+It sums integers: pixels times 22-bit weights. float32 holds integers exactly up to 2^24, so each
+weight is split into three parts whose sums stay below that, and which TF32 holds exactly, too; the
+sums are put together as integers. A plain bicubic without antialiasing, such as OpenCV's, is off
+by tens of levels.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from siglip_perception.contracts import Interpolation
 
 Weights = npt.NDArray[np.float64]
 
-# Pillow's fixed point: 8 bits of a sum, two of headroom.
+# Pillow's fixed point: 32 bits less 8 for the pixel and 2 of headroom.
 _PRECISION_BITS = 32 - 8 - 2
-# Bits of each of a weight's two lower parts: from -2^8 to 2^8, as TF32 holds integers up to 2^11,
-# and the sum of 257 pixels times one stays below 2^24. A filter of more taps would shrink a
-# picture 64 times.
+# Bits of each of a weight's two lower parts, from -2^8 to 2^8. TF32 holds integers up to 2^11, and
+# a sum of 257 products with 8-bit pixels stays below 2^24. Only shrinking more than 64 times would
+# need more taps.
 _PART_BITS = 9
 _PARTS = 3
 
@@ -49,16 +49,16 @@ _FILTERS: dict[Interpolation, tuple[Callable[[Weights], Weights], float]] = {
 }
 
 
-def weights(length: int, scaled: int, interpolation: Interpolation) -> npt.NDArray[np.int64]:
-    """Weights of each of `length` pixels in each of `scaled`: [scaled, length], integers.
+def weights(length: int, new_length: int, interpolation: Interpolation) -> npt.NDArray[np.int64]:
+    """Compute the filter that resizes `length` pixels to `new_length`: int64 [new_length, length].
 
-    In units of 2^-22, as Pillow rounds them; a row sums to about 2^22.
+    In units of 2^-22, rounded as in Pillow; a row sums to about 2^22.
     """
     kernel, support = _FILTERS[interpolation]
-    scale = length / scaled
+    scale = length / new_length
     stretch = max(scale, 1.0)
-    matrix = np.zeros((scaled, length))
-    for row in range(scaled):
+    matrix = np.zeros((new_length, length))
+    for row in range(new_length):
         center = (row + 0.5) * scale
         first = max(int(center - support * stretch + 0.5), 0)
         last = min(int(center + support * stretch + 0.5), length)
@@ -72,8 +72,8 @@ def weights(length: int, scaled: int, interpolation: Interpolation) -> npt.NDArr
 class PillowResize:
     """The resize of images of one size: uint8 [H, W, 3] -> uint8 [height, width, 3].
 
-    across: float32 [3 * width, W], the weights' parts from the lowest up. down: [3 * height, H].
-    None where that side stays as it is.
+    across: float32 [3 * width, W], the parts of the weights, lowest first. down: [3 * height, H].
+    None if that side keeps its length.
     """
 
     across: Tensor | None = None
@@ -83,28 +83,30 @@ class PillowResize:
     def of(
         cls,
         size: tuple[int, int],
-        scaled: tuple[int, int],
+        new_size: tuple[int, int],
         interpolation: Interpolation,
         device: torch.device,
     ) -> PillowResize:
-        """size: (W, H). scaled: (width, height). device: where the images are."""
+        """Prepare the resize of size (W, H) to new_size (width, height) on the images' device."""
         across, down = (
-            None if before == after else _split(weights(before, after, interpolation), device)
-            for before, after in zip(size, scaled, strict=True)
+            None
+            if length == new_length
+            else _split_weights(weights(length, new_length, interpolation), device)
+            for length, new_length in zip(size, new_size, strict=True)
         )
         return cls(across, down)
 
     def __call__(self, image: Tensor) -> Tensor:
-        scaled = image
+        resized = image
         if self.across is not None:
-            scaled = _product(self.across, scaled.transpose(0, 1)).transpose(0, 1)
+            resized = _multiply(self.across, resized.transpose(0, 1)).transpose(0, 1)
         if self.down is not None:
-            scaled = _product(self.down, scaled)
-        return scaled.contiguous()
+            resized = _multiply(self.down, resized)
+        return resized.contiguous()
 
 
-def _split(fixed: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-    """float32 [3 * n, L] of weights [n, L]: fixed = low + 2^9 * middle + 2^18 * high."""
+def _split_weights(fixed: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Split weights [n, L] into float32 [3 * n, L]: low + 2^9 * middle + 2^18 * high."""
     parts = []
     for _ in range(_PARTS - 1):
         rest = (fixed + (1 << (_PART_BITS - 1))) >> _PART_BITS
@@ -113,8 +115,8 @@ def _split(fixed: npt.NDArray[np.int64], device: torch.device) -> Tensor:
     return torch.from_numpy(np.concatenate([*parts, fixed])).float().to(device)
 
 
-def _product(parts: Tensor, image: Tensor) -> Tensor:
-    """Weights [3 * n, L] times uint8 [L, M, 3] -> uint8 [n, M, 3], rounded as Pillow rounds."""
+def _multiply(parts: Tensor, image: Tensor) -> Tensor:
+    """Multiply weights [3 * n, L] by uint8 [L, M, 3]: uint8 [n, M, 3], rounded as in Pillow."""
     length, across, channels = image.shape
     sums = (parts @ image.reshape(length, across * channels).float()).to(torch.int32)
     low, middle, high = sums.view(_PARTS, -1, across, channels).unbind(0)

@@ -1,4 +1,4 @@
-"""Camera frame -> encoder input: Pillow's own resize on a CPU, the same arithmetic on a GPU."""
+"""Camera frame to encoder input: Pillow's resize on a CPU, the same arithmetic on a GPU."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from siglip_perception.images.pillow_resize import PillowResize
 from siglip_perception.types import FloatArray, UInt8Array
 from siglip_perception.util.device import upload
 
-# An image so many times longer than wide is no camera's.
+# Ratio of the sides above which an image is a sliver: no camera makes one.
 _SLIVER = 16
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)
 class ResizeSpec:
-    """How a frame becomes uint8 [size, size, 3]; encoders with an equal one share the work."""
+    """Recipe for uint8 [size, size, 3] from a frame; equal recipes share the result."""
 
     resize: Resize
     interpolation: Interpolation
@@ -44,7 +44,7 @@ class ResizeSpec:
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """What one encoder is fed: the square, normalized by channel with mean and std."""
+    """Input of one encoder: the square, normalized per channel with mean and std."""
 
     square: ResizeSpec
     mean: Triple
@@ -56,50 +56,53 @@ class EncoderInput:
 
 
 class DeviceFrames(Mapping[EncoderInput, Tensor]):
-    """Frames on a device, and the encoders' inputs of them, each computed when it is asked for.
+    """Frames on a device, and the encoders' inputs, computed lazily and without synchronizing.
 
-    Nothing is waited for on the way. An input depends on `frames` and on constants that this
-    object and again() hold: a CUDA graph that recorded it may run over other frames in the same
-    memory as long as one of them is kept.
-    frames: uint8 [H, W, 3] each. steady: whether all is computed on the device.
+    An input depends only on `frames` and on constants held by this object and by uncached(), so a
+    CUDA graph that recorded it can replay on other frames in the same memory while one of the two
+    objects is alive.
+    frames: uint8 [H, W, 3] each. on_device: True if nothing is computed on the host.
     """
 
     def __init__(self, frames: Sequence[Tensor], tables: Mapping[EncoderInput, Tensor]) -> None:
-        """tables: of each input float32 [3, 256], each channel's value of each level."""
+        """tables: for each input float32 [3, 256], each channel's normalized levels."""
         self.frames = tuple(frames)
         self._tables = tables
         self._scalings = {
-            one.square: [
-                Scaling.of(one.square, frame.shape[0], frame.shape[1], frame.device)
+            encoder_input.square: [
+                Scaling.of(encoder_input.square, frame.shape[0], frame.shape[1], frame.device)
                 for frame in self.frames
             ]
-            for one in tables
+            for encoder_input in tables
         }
         self._squares: dict[ResizeSpec, Tensor] = {}
 
     @property
-    def steady(self) -> bool:
-        return not any(one.sliver for row in self._scalings.values() for one in row)
+    def on_device(self) -> bool:
+        return not any(scaling.sliver for row in self._scalings.values() for scaling in row)
 
-    def over(self, frames: Sequence[Tensor]) -> DeviceFrames:
-        """The inputs of other frames."""
+    def with_frames(self, frames: Sequence[Tensor]) -> DeviceFrames:
+        """Return the inputs of other frames."""
         return DeviceFrames(frames, self._tables)
 
-    def again(self) -> DeviceFrames:
-        """The inputs of the same frames, of which nothing has been computed yet."""
-        other = copy.copy(self)
-        other._squares = {}
-        return other
+    def uncached(self) -> DeviceFrames:
+        """Return the inputs of the same frames with nothing computed yet."""
+        inputs = copy.copy(self)
+        inputs._squares = {}
+        return inputs
 
-    def __getitem__(self, one: EncoderInput) -> Tensor:
-        """float32 [B, 3, S, S]; inputs of an equal square share its computation."""
-        if one.square not in self._squares:
-            scaled = zip(self._scalings[one.square], self.frames, strict=True)
-            self._squares[one.square] = torch.stack([scale(frame) for scale, frame in scaled])
-        levels = self._squares[one.square].permute(0, 3, 1, 2).flatten(2).long()
-        table = self._tables[one].expand(len(levels), -1, -1)
-        # A table, as on the CPU: CUDA divides by a number as it multiplies by its reciprocal.
-        size = one.square.size
+    def __getitem__(self, encoder_input: EncoderInput) -> Tensor:
+        """Compute float32 [B, 3, S, S]; inputs with an equal square share it."""
+        if encoder_input.square not in self._squares:
+            pairs = zip(self._scalings[encoder_input.square], self.frames, strict=True)
+            self._squares[encoder_input.square] = torch.stack(
+                [scale(frame) for scale, frame in pairs]
+            )
+        levels = self._squares[encoder_input.square].permute(0, 3, 1, 2).flatten(2).long()
+        table = self._tables[encoder_input].expand(len(levels), -1, -1)
+        # By table, as on the CPU: CUDA replaces a division by a product with the reciprocal, which
+        # rounds differently.
+        size = encoder_input.square.size
         return table.gather(2, levels).view(-1, 3, size, size)
 
     def __iter__(self) -> Iterator[EncoderInput]:
@@ -110,30 +113,33 @@ class DeviceFrames(Mapping[EncoderInput, Tensor]):
 
 
 class Preprocessor:
-    """Frames uint8 [H, W, 3] RGB, of any sizes, values in [0, 255] -> the encoders' inputs."""
+    """Converter from frames, uint8 [H, W, 3] RGB of any sizes, to the encoders' inputs."""
 
     def __init__(self, inputs: Sequence[EncoderInput], device: torch.device) -> None:
         self._device = device
         self._inputs = tuple(dict.fromkeys(inputs))
-        self._squares = tuple(dict.fromkeys(one.square for one in self._inputs))
-        # A pixel has 256 values: normalizing by table is exact, and far faster than arithmetic.
+        self._squares = tuple(
+            dict.fromkeys(encoder_input.square for encoder_input in self._inputs)
+        )
+        # A pixel has 256 values: a table is exact, and far faster than arithmetic.
         levels = np.arange(256, dtype=np.float32) / np.float32(255.0)
         self._tables: dict[EncoderInput, FloatArray] = {
-            one: np.stack(
+            encoder_input: np.stack(
                 [
                     (levels - np.float32(mean)) / np.float32(std)
-                    for mean, std in zip(one.mean, one.std, strict=True)
+                    for mean, std in zip(encoder_input.mean, encoder_input.std, strict=True)
                 ]
             )
-            for one in self._inputs
+            for encoder_input in self._inputs
         }
-        # On the device once: to make them anew for each frame would wait for the GPU.
+        # Uploaded once: an upload per frame would synchronize with the GPU.
         self._uploaded = {
-            one: torch.from_numpy(table).to(device) for one, table in self._tables.items()
+            encoder_input: torch.from_numpy(table).to(device)
+            for encoder_input, table in self._tables.items()
         }
 
     def __call__(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
-        """For each input float32 [B, 3, S, S] on the device, (pixel / 255 - mean) / std."""
+        """Compute each input, float32 [B, 3, S, S] on the device: (pixel / 255 - mean) / std."""
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(
@@ -144,25 +150,28 @@ class Preprocessor:
                 square: np.stack([to_square(image, square) for image in images])
                 for square in self._squares
             }
-            return {one: self._look_up(squares[one.square], one) for one in self._inputs}
-        return self.over([upload(image, self._device) for image in images])
+            return {
+                encoder_input: self._normalize(squares[encoder_input.square], encoder_input)
+                for encoder_input in self._inputs
+            }
+        return self.with_frames([upload(image, self._device) for image in images])
 
-    def over(self, frames: Sequence[Tensor]) -> DeviceFrames:
-        """The inputs of frames uint8 [H, W, 3] that are on the device, as it computes them."""
+    def with_frames(self, frames: Sequence[Tensor]) -> DeviceFrames:
+        """Return the inputs of frames uint8 [H, W, 3] that are on the device already."""
         return DeviceFrames(frames, self._uploaded)
 
-    def _look_up(self, squares: UInt8Array, one: EncoderInput) -> Tensor:
+    def _normalize(self, squares: UInt8Array, encoder_input: EncoderInput) -> Tensor:
         planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2))
-        normalized = np.empty((len(squares), 3, *squares.shape[1:3]), dtype=np.float32)
+        values = np.empty((len(squares), 3, *squares.shape[1:3]), dtype=np.float32)
         for channel in range(3):
-            normalized[:, channel] = self._tables[one][channel][planes[channel]]
-        return torch.from_numpy(normalized)
+            values[:, channel] = self._tables[encoder_input][channel][planes[channel]]
+        return torch.from_numpy(values)
 
 
 def to_square(image: UInt8Array, square: ResizeSpec) -> UInt8Array:
-    """uint8 [H, W, 3] -> uint8 [S, S, 3], bit for bit as the references give it with Pillow.
+    """Resize uint8 [H, W, 3] to uint8 [S, S, 3], bit for bit as the references do with Pillow.
 
-    Only an image more than 16 times as long as wide may differ at its edges.
+    Only an image more than 16 times as long as wide may differ, at its edges.
     """
     height, width = image.shape[:2]
     if (height, width) == (square.size, square.size):
@@ -170,75 +179,75 @@ def to_square(image: UInt8Array, square: ResizeSpec) -> UInt8Array:
     geometry = square.geometry(width, height)
     if is_sliver(width, height):
         return _sliver_to_square(image, geometry, square)
-    left, top = geometry.before
+    left, top = geometry.padding
     if left or top:
         padded = np.empty((height + 2 * top, width + 2 * left, 3), dtype=np.uint8)
         padded[:] = square.fill
         padded[top : top + height, left : left + width] = image
         image = padded
-    scaled = np.asarray(pillow_resize(image, geometry.scaled, square.interpolation))
-    return _place_array(scaled, geometry, square)
+    resized = np.asarray(pillow_resize(image, geometry.scaled_size, square.interpolation))
+    return _place_in_square(resized, geometry, square)
 
 
 def pillow_resize(
     image: UInt8Array, size: tuple[int, int], interpolation: Interpolation
 ) -> Image.Image:
-    """Pillow's resize of uint8 [H, W, 3] to (width, height) as it was until Pillow 12.
+    """Resize uint8 [H, W, 3] to (width, height) as Pillow did up to version 12.
 
-    Across, then down, with a rounding in between. Pillow 13 begins with the columns where the
-    height shrinks by more than twice as many pixels as the width, as a portrait frame's does, and
-    gives other pixels then, by up to 20 levels in fine texture. Policies were trained before that.
+    Rows first, then columns, rounded in between. Pillow 13 starts with the columns if the height
+    shrinks by more than twice as many pixels as the width, as in a portrait frame; its pixels then
+    differ by up to 20 levels in fine texture, and policies were trained on the old ones.
     """
     across = Image.fromarray(image).resize((size[0], image.shape[0]), _FILTERS[interpolation])
     return across.resize(size, _FILTERS[interpolation])
 
 
 def is_sliver(width: int, height: int) -> bool:
-    """Whether padding or scaling the whole image would take memory out of all proportion."""
+    """Return whether padding or scaling the whole image would take far too much memory."""
     return max(width, height) > _SLIVER * min(width, height)
 
 
 def _sliver_to_square(image: UInt8Array, geometry: Geometry, square: ResizeSpec) -> UInt8Array:
-    """What the square shows of a sliver, and nothing of the rest is made on the way."""
-    left, top, right, bottom = geometry.seen()
+    """Resize only the part of a sliver that the square shows."""
+    left, top, right, bottom = geometry.visible_region()
     corners = (*geometry.to_square(left, top), *geometry.to_square(right, bottom))
     x, y, end_x, end_y = (min(max(round(place), 0), square.size) for place in corners)
     x, y = min(x, square.size - 1), min(y, square.size - 1)
     size = max(end_x - x, 1), max(end_y - y, 1)
-    shown = Image.fromarray(image).resize(
+    visible = Image.fromarray(image).resize(
         size, _FILTERS[square.interpolation], box=(left, top, right, bottom)
     )
-    placed = np.empty((square.size, square.size, 3), dtype=np.uint8)
-    placed[:] = square.fill
-    placed[y : y + size[1], x : x + size[0]] = np.asarray(shown)
-    return placed
+    canvas = np.empty((square.size, square.size, 3), dtype=np.uint8)
+    canvas[:] = square.fill
+    canvas[y : y + size[1], x : x + size[0]] = np.asarray(visible)
+    return canvas
 
 
-def _place_array(scaled: UInt8Array, geometry: Geometry, square: ResizeSpec) -> UInt8Array:
-    if scaled.shape[:2] == (square.size, square.size):
-        return scaled
-    placed = np.empty((square.size, square.size, 3), dtype=np.uint8)
-    placed[:] = square.fill
-    into, out = _overlap(geometry, square.size)
-    placed[into] = scaled[out]
-    return placed
+def _place_in_square(resized: UInt8Array, geometry: Geometry, square: ResizeSpec) -> UInt8Array:
+    if resized.shape[:2] == (square.size, square.size):
+        return resized
+    canvas = np.empty((square.size, square.size, 3), dtype=np.uint8)
+    canvas[:] = square.fill
+    target, source = _overlap(geometry, square.size)
+    canvas[target] = resized[source]
+    return canvas
 
 
 def _overlap(geometry: Geometry, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where the scaled image lies in the square, and which part of it that is: rows, columns."""
-    into, out = [], []
-    for offset, length in zip(geometry.offset[::-1], geometry.scaled[::-1], strict=True):
+    """Return (rows, columns) of the square that the scaled image fills, and its own there."""
+    target, source = [], []
+    for offset, length in zip(geometry.offset[::-1], geometry.scaled_size[::-1], strict=True):
         start, stop = max(offset, 0), min(offset + length, size)
-        into.append(slice(start, stop))
-        out.append(slice(start - offset, stop - offset))
-    return (into[0], into[1]), (out[0], out[1])
+        target.append(slice(start, stop))
+        source.append(slice(start - offset, stop - offset))
+    return (target[0], target[1]), (source[0], source[1])
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """to_square for frames of one size on their own device, bit for bit.
+    """to_square() for frames of one size on their own device, bit for bit.
 
-    sliver: the host does it, and is waited for. fill: uint8 [3] on the device.
+    sliver: the host computes it, which synchronizes. fill: uint8 [3] on the device.
     """
 
     square: ResizeSpec
@@ -251,16 +260,16 @@ class Scaling:
     @functools.lru_cache(maxsize=32)
     def of(cls, square: ResizeSpec, height: int, width: int, device: torch.device) -> Scaling:
         geometry = square.geometry(width, height)
-        left, top = geometry.before
+        left, top = geometry.padding
         sliver, matrices = is_sliver(width, height), PillowResize()
         if not sliver:
             padded = width + 2 * left, height + 2 * top
-            matrices = PillowResize.of(padded, geometry.scaled, square.interpolation, device)
+            matrices = PillowResize.of(padded, geometry.scaled_size, square.interpolation, device)
         fill = torch.tensor(square.fill, dtype=torch.uint8, device=device)
         return cls(square, geometry, sliver, matrices, fill)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+        """Resize uint8 [H, W, 3] to uint8 [S, S, 3]."""
         height, width = image.shape[:2]
         size = self.square.size
         if (height, width) == (size, size):
@@ -268,15 +277,15 @@ class Scaling:
         if self.sliver:
             square = to_square(image.cpu().numpy(), self.square)
             return torch.from_numpy(square).to(image.device)
-        left, top = self.geometry.before
+        left, top = self.geometry.padding
         if left or top:
             padded = self.fill.expand(height + 2 * top, width + 2 * left, 3).clone()
             padded[top : top + height, left : left + width] = image
             image = padded
-        scaled = self.matrices(image)
-        if scaled.shape[:2] == (size, size):
-            return scaled
-        placed = self.fill.expand(size, size, 3).clone()
-        into, out = _overlap(self.geometry, size)
-        placed[into] = scaled[out]
-        return placed
+        resized = self.matrices(image)
+        if resized.shape[:2] == (size, size):
+            return resized
+        canvas = self.fill.expand(size, size, 3).clone()
+        target, source = _overlap(self.geometry, size)
+        canvas[target] = resized[source]
+        return canvas

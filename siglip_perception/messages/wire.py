@@ -1,7 +1,7 @@
-"""Values -> messages, for rclpy's classes and for those of `rosbags` alike.
+"""Making messages from values, with the classes of rclpy or of `rosbags`.
 
-Both kinds of classes take keyword arguments; they differ in what their array fields want, so a
-MessageTypes holds the classes together with the two functions that make arrays for them.
+Both take keyword arguments and differ only in the type of their array fields, so a MessageTypes
+holds the classes together with the functions that make their arrays.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _BIG_ENDIAN = np.dtype(">u2") == np.dtype("=u2")
 class MessageTypes:
     """The message classes of one ROS library.
 
-    uint8_array: C-contiguous ndarray of any dtype -> what a uint8[] field of these classes takes.
-    float32_array: floats -> what a float32[] field takes. uint32_array: the same of uint32[].
+    uint8_array: C-contiguous ndarray of any dtype -> value of a uint8[] field.
+    float32_array: floats -> value of a float32[] field. uint32_array: the same of uint32[].
     """
 
     Header: type[Any]
@@ -51,9 +51,9 @@ class MessageTypes:
 
 
 def as_array(values: npt.NDArray[Any]) -> array.array[int]:
-    """The bytes of a C-contiguous ndarray as array.array("B"), for rclpy.
+    """Copy the bytes of a C-contiguous ndarray to an array.array("B"), for rclpy.
 
-    rclpy takes this as it is; a numpy array or a list it checks byte by byte, 500 times slower.
+    rclpy accepts it unchecked; a numpy array or a list it checks byte by byte, 500 times slower.
     """
     data = array.array("B")
     data.frombytes(values.reshape(-1).view(np.uint8).data)
@@ -61,32 +61,32 @@ def as_array(values: npt.NDArray[Any]) -> array.array[int]:
 
 
 def as_float_array(values: Sequence[float]) -> array.array[float]:
-    """Floats as array.array("f"), for rclpy."""
+    """Convert floats to an array.array("f"), for rclpy."""
     return array.array("f", values)
 
 
 def as_uint_array(values: Sequence[int]) -> array.array[int]:
-    """Integers as array.array("I"), for rclpy."""
+    """Convert integers to an array.array("I"), for rclpy."""
     return array.array("I", values)
 
 
 def as_ndarray(values: npt.NDArray[Any]) -> UInt8Array:
-    """The bytes of a C-contiguous ndarray as a flat uint8 ndarray (a view), for rosbags."""
+    """View the bytes of a C-contiguous ndarray as a flat uint8 ndarray, for rosbags."""
     return values.reshape(-1).view(np.uint8)
 
 
 def as_float_ndarray(values: Sequence[float]) -> npt.NDArray[np.float32]:
-    """Floats as a flat float32 ndarray, for rosbags."""
+    """Convert floats to a float32 ndarray, for rosbags."""
     return np.array(values, np.float32)
 
 
 def as_uint_ndarray(values: Sequence[int]) -> npt.NDArray[np.uint32]:
-    """Integers as a flat uint32 ndarray, for rosbags."""
+    """Convert integers to a uint32 ndarray, for rosbags."""
     return np.array(values, np.uint32)
 
 
 def rosbags_types(store: Any) -> MessageTypes:
-    """The classes of a rosbags Typestore in which siglip_perception_msgs is registered."""
+    """Collect the classes of a rosbags Typestore with siglip_perception_msgs registered."""
     types = store.types
     return MessageTypes(
         Header=types["std_msgs/msg/Header"],
@@ -105,7 +105,7 @@ def rosbags_types(store: Any) -> MessageTypes:
 
 
 def tokens_message(types: MessageTypes, header: Any, grid: TokenGrid) -> Any:
-    """A TokenSequence with this header (the image's own, not copied)."""
+    """Make a TokenSequence with the image's header, which is not copied."""
     data: npt.NDArray[Any] = grid.data
     if _BIG_ENDIAN or data.dtype.byteorder == ">":
         data = data.astype(data.dtype.newbyteorder("<"))
@@ -122,7 +122,7 @@ def tokens_message(types: MessageTypes, header: Any, grid: TokenGrid) -> Any:
 
 
 def objects_message(types: MessageTypes, header: Any, grounding: Grounding) -> Any:
-    """A GroundedObjectArray with this header (the image's own, not copied)."""
+    """Make a GroundedObjectArray with the image's header, which is not copied."""
     return types.GroundedObjectArray(
         header=header,
         instruction=grounding.instruction,
@@ -130,7 +130,7 @@ def objects_message(types: MessageTypes, header: Any, grounding: Grounding) -> A
         contract=grounding.contract,
         phrases=list(grounding.phrases),
         presence=types.float32_array(grounding.presence),
-        objects=[_object_message(types, found) for found in grounding.objects],
+        objects=[_object_message(types, item) for item in grounding.objects],
         mask=mask_message(types, header, grounding.mask),
         mentions=[_mention_message(types, mention) for mention in grounding.mentions],
         confidence=float(grounding.confidence),
@@ -138,7 +138,7 @@ def objects_message(types: MessageTypes, header: Any, grounding: Grounding) -> A
 
 
 def mask_message(types: MessageTypes, header: Any, mask: UInt8Array | None) -> Any:
-    """A mono8 Image of uint8 [height, width]; without a mask one of 0 x 0."""
+    """Make a mono8 Image of a mask, uint8 [height, width]; 0 x 0 without one."""
     pixels = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
     return types.Image(
         header=header,
@@ -151,29 +151,29 @@ def mask_message(types: MessageTypes, header: Any, mask: UInt8Array | None) -> A
     )
 
 
-def _object_message(types: MessageTypes, found: GroundedObject) -> Any:
+def _object_message(types: MessageTypes, item: GroundedObject) -> Any:
     position, extent = (
         dict(zip("xyz", map(float, values), strict=True))
-        for values in (found.position, found.extent)
+        for values in (item.position, item.extent)
     )
     return types.GroundedObject(
-        phrase=found.phrase,
-        score=float(found.score),
-        logit=float(found.logit),
+        phrase=item.phrase,
+        score=float(item.score),
+        logit=float(item.logit),
         box=types.RegionOfInterest(
-            x_offset=found.box.x,
-            y_offset=found.box.y,
-            height=found.box.height,
-            width=found.box.width,
+            x_offset=item.box.x,
+            y_offset=item.box.y,
+            height=item.box.height,
+            width=item.box.width,
             do_rectify=False,
         ),
-        area=float(found.area),
-        role=int(found.role),
-        id=found.id,
-        lost=float(found.lost),
+        area=float(item.area),
+        role=int(item.role),
+        id=item.id,
+        lost=float(item.lost),
         position=types.Point(**position),
         extent=types.Vector3(**extent),
-        mentions=types.uint32_array(found.mentions),
+        mentions=types.uint32_array(item.mentions),
     )
 
 

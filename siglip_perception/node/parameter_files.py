@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from siglip_perception.parameter import ConfigError, shown
+from siglip_perception.parameter import ConfigError, format_value
 
 _KEY = "ros__parameters"
 
@@ -103,8 +103,8 @@ def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
             continue
         if not Section(target[1], ()).applies_to(node):
             warnings.append(
-                f"-p {shown(value)} is for a node {target[1]}, and this one is {node}: leave the"
-                " name out"
+                f"-p {format_value(value)} is for a node {target[1]}, and this one is {node}:"
+                " leave the name out"
             )
     return infos, warnings
 
@@ -137,8 +137,8 @@ def _sections(path: Path, above: str, tree: Mapping[Any, Any]) -> Iterator[Secti
                 continue
             hint = suggestion(str(key), [_KEY])
             raise ConfigError(
-                f"The parameter file {path} has {shown(key)} where a node's name, then `{_KEY}:`,"
-                f" has to be{hint}"
+                f"The parameter file {path} has {format_value(key)} where a node's name, then"
+                f" `{_KEY}:`, has to be{hint}"
             )
         if _KEY in value:
             parameters = value[_KEY]
@@ -150,7 +150,7 @@ def _sections(path: Path, above: str, tree: Mapping[Any, Any]) -> Iterator[Secti
             value = {name: inner for name, inner in value.items() if name != _KEY}
         elif str(key).startswith("ros") and difflib.get_close_matches(str(key), [_KEY]):
             raise ConfigError(
-                f"The parameter file {path} says {shown(key)}: write `{_KEY}:`, with two"
+                f"The parameter file {path} says {format_value(key)}: write `{_KEY}:`, with two"
                 " underscores."
             )
         yield from _sections(path, nodes, value)
@@ -169,7 +169,8 @@ def _names(path: Path, above: str, tree: Mapping[Any, Any]) -> Iterator[str]:
             )
         if isinstance(value, list) and len({type(item) for item in value}) > 1:
             raise ConfigError(
-                f"The parameter file {path} gives {name} a list of several types, {shown(value)}:"
-                " give all of its values one type, with quotes for instance."
+                f"The parameter file {path} gives {name} a list of several types,"
+                f" {format_value(value)}: give all of its values one type, with quotes for"
+                " instance."
             )
         yield name

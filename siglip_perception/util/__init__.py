@@ -1,1 +1,1 @@
-"""What no room owns: devices, threads, files, the CPU."""
+"""Helpers for devices, threads, files, packages and progress, which no room owns."""

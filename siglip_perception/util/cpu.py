@@ -1,4 +1,4 @@
-"""What the CPU is, as the system says it."""
+"""Facts about the CPU, from the operating system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Flags of Linux for units that multiply bfloat16, best first.
+# Linux's flags of units that multiply bfloat16, best first.
 _BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm's BF16"}
-# Variables that hold PyTorch, or oneDNN in PyTorch and in OpenVINO, below what the CPU has.
+# Variables that restrict PyTorch, or oneDNN in PyTorch and OpenVINO, to less than the CPU has.
 _LIMITS = (
     "ATEN_CPU_CAPABILITY",
     "DNNL_MAX_CPU_ISA",
@@ -20,9 +20,9 @@ _LIMITS = (
 
 @functools.cache
 def bf16_unit(cpuinfo: Path = _CPUINFO) -> str:
-    """The unit for bfloat16, in words; empty where there is none, or it is not known.
+    """Name the unit for bfloat16; empty if there is none or the system does not tell.
 
-    Having one is not to be fast: see backends/bf16.py. Raises nothing.
+    A unit does not imply speed: see backends/bf16.py. Never raises.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -38,16 +38,16 @@ def bf16_unit(cpuinfo: Path = _CPUINFO) -> str:
 
 @functools.cache
 def name(cpuinfo: Path = _CPUINFO) -> str:
-    """The processor's name, as in a table of measurements; "unknown CPU" where it is not said."""
+    """Name the processor, for tables of measurements; "unknown CPU" if it is not known."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "unknown CPU"
-    found = (line.partition(":") for line in lines)
-    return next((v.strip() for key, _, v in found if key.strip() == "model name"), "unknown CPU")
+    fields = (line.partition(":") for line in lines)
+    return next((v.strip() for key, _, v in fields if key.strip() == "model name"), "unknown CPU")
 
 
 def identity() -> dict[str, str]:
-    """What tells this CPU, as libraries may use it, from others: for what is measured on it."""
+    """Identify this CPU, as far as libraries may use it, as a key for measurements."""
     limits = {limit: value for limit in _LIMITS if (value := os.environ.get(limit))}
     return {"cpu": name(), "bf16 unit": bf16_unit() or "none", **limits}

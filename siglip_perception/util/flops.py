@@ -1,4 +1,4 @@
-"""Floating point operations of a pass, counted by PyTorch as it runs; two for a multiply-add."""
+"""Floating-point operations of a pass, counted by PyTorch; a multiply-add counts as two."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _linear(x: Any, *_: Any, out_shape: Any, **__: Any) -> int:
 
 
 def count(job: Callable[[], object]) -> int:
-    """Run the job; what its matrix products take, attention and packed weights included."""
+    """Run the job and count its matrix products, attention and packed weights included."""
     mapping = {torch.ops.mkldnn._linear_pointwise: _linear}
-    # The fused attention of a CPU is not counted: its plain form is.
+    # PyTorch cannot count a CPU's fused attention; the plain form has the same products.
     with (
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False, custom_mapping=mapping) as counter,

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, plain lines in a log."""
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TextIO
 
 
 @contextlib.contextmanager
-def shown(stream: TextIO | None = None) -> Iterator[Callable[[str, float], None]]:
-    """A function that takes what is being done and how much of the whole is, in [0, 1].
+def build_progress(stream: TextIO | None = None) -> Iterator[Callable[[str, float], None]]:
+    """Yield a function that takes the current step and the share that is done, in [0, 1].
 
-    stream: stderr where it is not given. Nothing is shown before the first call.
+    stream: None for stderr. Shows nothing before the first call.
     """
     stream = stream or sys.stderr
     if not stream.isatty():
-        told = ""
+        last_line = ""
 
         def plain(what: str, share: float) -> None:
-            nonlocal told
+            nonlocal last_line
             line = f"building engines: {int(share * 10) * 10} %, {what}"
-            if line != told:
-                told = line
+            if line != last_line:
+                last_line = line
                 print(line, file=stream, flush=True)
 
         yield plain
@@ -32,7 +32,7 @@ def shown(stream: TextIO | None = None) -> Iterator[Callable[[str, float], None]
 
     bar = None
 
-    def drawn(what: str, share: float) -> None:
+    def draw(what: str, share: float) -> None:
         nonlocal bar
         if bar is None:
             bar = tqdm(
@@ -46,19 +46,19 @@ def shown(stream: TextIO | None = None) -> Iterator[Callable[[str, float], None]
         bar.refresh()
 
     try:
-        yield drawn
+        yield draw
     finally:
         if bar is not None:
             bar.close()
 
 
 def progress(stream: TextIO, unit: str = "image") -> Callable[[int, int], None]:
-    """A progress bar on a terminal, a plain line at every tenth of the way elsewhere."""
+    """Make a progress bar on a terminal, a plain line at every tenth elsewhere."""
     if not stream.isatty():
 
-        def plain(done: int, total: int) -> None:
-            if done % max(1, total // 10) == 0 or done == total:
-                print(f"{done} of {total} {unit}s", file=stream, flush=True)
+        def plain(count: int, total: int) -> None:
+            if count % max(1, total // 10) == 0 or count == total:
+                print(f"{count} of {total} {unit}s", file=stream, flush=True)
 
         return plain
 
@@ -66,10 +66,10 @@ def progress(stream: TextIO, unit: str = "image") -> Callable[[int, int], None]:
 
     bar = tqdm(unit=unit, file=stream)
 
-    def drawn(done: int, total: int) -> None:
+    def draw(count: int, total: int) -> None:
         bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
+        bar.update(count - bar.n)
+        if count == total:
             bar.close()
 
-    return drawn
+    return draw

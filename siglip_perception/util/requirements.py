@@ -1,7 +1,7 @@
-"""Packages that are needed: which are missing or too old here, and the command that brings them.
+"""Required packages: which are missing or outdated, and the command that installs them.
 
-Versions stand in setup.py alone; they are read from what it wrote down when this package was
-installed, by pip or by colcon.
+Versions live in setup.py alone; this module reads the metadata that pip or colcon wrote when it
+installed this package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.version import Version
 from siglip_perception.errors import PerceptionError
 
 _PACKAGE = "siglip_perception"
-# Where a package is not imported by its own name.
+# Import name -> package, if they differ.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
@@ -27,36 +27,38 @@ _DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "yaml": "pyyaml",
 }
-# Builds of one package under other names: any of them will do.
-_SAME = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv")}
+# Other names of the same package, any of which will do.
+_ALTERNATIVES = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv")}
 _MODULES = {name: module for module, name in _DISTRIBUTIONS.items()}
-# They ask for torchvision, for which pip may fetch another PyTorch; they do without it here.
-_ALONE = {"open_clip_torch", "timm"}
+# These require torchvision, for which pip may replace PyTorch; what we use works without it.
+_WITHOUT_DEPENDENCIES = {"open_clip_torch", "timm"}
 
 
 def require(use: str, *modules: str, kind: type[PerceptionError] = PerceptionError) -> None:
-    """Raise `kind`, in one sentence, where one of the modules is not installed.
+    """Raise `kind`, in one sentence, unless all of the modules are installed; import none.
 
-    use: what needs them, as the sentence's subject: "The ONNX export". Nothing is imported.
+    use: subject of the sentence, such as "The ONNX export".
     """
-    lacking = [name for name in modules if not is_there(name)]
-    if lacking:
-        names = " and ".join(filter(None, [", ".join(lacking[:-1]), lacking[-1]]))
-        raise kind(f"{use} needs {names}, not installed here: {how(*lacking)}.")
+    absent = [name for name in modules if not is_there(name)]
+    if absent:
+        names = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+        raise kind(f"{use} needs {names}, not installed here: {install_command(*absent)}.")
 
 
 def load(use: str, module: str, *, kind: type[PerceptionError] = PerceptionError) -> Any:
-    """Import the module; raise `kind`, in one sentence, where it is missing or does not import."""
+    """Import a module; raise `kind`, in one sentence, if it is missing or fails to import."""
     root = module.partition(".")[0]
     require(use, root, kind=kind)
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise kind(f"{use} needs {root}, which does not import ({error}): {how(root)}.") from error
+        raise kind(
+            f"{use} needs {root}, which does not import ({error}): {install_command(root)}."
+        ) from error
 
 
 def is_there(module: str) -> bool:
-    """Tell whether a module can be found; none is imported, and a mere folder does not count."""
+    """Return whether a module can be found, without importing it; a bare folder does not count."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -64,40 +66,45 @@ def is_there(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def how(*modules: str) -> str:
-    """The command that installs these modules, and where there is one the extra that has them."""
+def install_command(*modules: str) -> str:
+    """Give the command that installs these modules, and the extra that has them, if any."""
     names = [_DISTRIBUTIONS.get(name, name) for name in modules]
     command = "pip install " + " ".join(
-        [*(["--no-deps"] if _ALONE.intersection(names) else []), *map(_quoted, names)]
+        [
+            *(["--no-deps"] if _WITHOUT_DEPENDENCIES.intersection(names) else []),
+            *map(_quote, names),
+        ]
     )
-    extras = [extra for extra, has in _extras().items() if set(names) <= has - _ALONE]
+    extras = [
+        extra for extra, has in _extras().items() if set(names) <= has - _WITHOUT_DEPENDENCIES
+    ]
     if not extras:
         return command
     smallest = min(extras, key=lambda extra: len(_extras()[extra]))
     return f"{command}, or in a clone pip install '.[{smallest}]'"
 
 
-def explain(error: ImportError) -> str | None:
-    """A sentence about an import that failed for want of a needed package; else nothing."""
+def explain_import_error(error: ImportError) -> str | None:
+    """Explain an import that failed because a required package is missing; else None."""
     module = (error.name or "").partition(".")[0]
     name = _DISTRIBUTIONS.get(module, module)
-    if not isinstance(error, ModuleNotFoundError) or name not in needed():
+    if not isinstance(error, ModuleNotFoundError) or name not in required_packages():
         return None
     return (
-        f"This needs {name}, not installed here: {how(module)}; `siglip-perception doctor` lists"
-        " all that is missing."
+        f"This needs {name}, not installed here: {install_command(module)}; `siglip-perception"
+        " doctor` lists all that is missing."
     )
 
 
-def needed() -> dict[str, Requirement]:
-    """What the package cannot do without, by name; {} where it is not installed itself."""
+def required_packages() -> dict[str, Requirement]:
+    """List the packages that are always required, by name; {} if this one is not installed."""
     always = (item for item in _requirements() if not _extra_of(item))
     return {item.name: item for item in always if not item.marker or item.marker.evaluate()}
 
 
 def installed(name: str) -> tuple[str, str | None]:
-    """The name under which a distribution is here, and its version; None: it is not."""
-    for candidate in (name, *_SAME.get(name, ())):
+    """Return the name under which a package is installed, and its version; None if it is not."""
+    for candidate in (name, *_ALTERNATIVES.get(name, ())):
         try:
             return candidate, importlib.metadata.version(candidate)
         except importlib.metadata.PackageNotFoundError:
@@ -106,7 +113,7 @@ def installed(name: str) -> tuple[str, str | None]:
 
 
 def _version_of(module: str) -> str | None:
-    """What a module says of itself: Ubuntu installs OpenCV without a distribution's metadata."""
+    """Ask the module itself: Ubuntu installs OpenCV without package metadata."""
     if not is_there(module):
         return None
     try:
@@ -116,28 +123,28 @@ def _version_of(module: str) -> str | None:
 
 
 def shortcomings() -> Iterator[tuple[str, str]]:
-    """(name, sentence) of each needed distribution that is missing or of another version."""
-    for name, item in needed().items():
+    """Yield (name, sentence) for each required package that is missing or of a wrong version."""
+    for name, item in required_packages().items():
         name_here, version = installed(name)
         if version is None:
-            yield name, f"{name}, for the main job: pip install {_quoted(name)}"
+            yield name, f"{name}, for the main job: pip install {_quote(name)}"
         elif not item.specifier.contains(Version(version), prereleases=True):
             yield (
                 name,
                 f"{name_here} {_bounds(item)}, for the main job (here: {version}):"
-                f" pip install {_quoted(name)}",
+                f" pip install {_quote(name)}",
             )
 
 
 def _bounds(item: Requirement) -> str:
-    """`>=0.11,<0.12` in words: "0.11 or newer, below 0.12"."""
+    """Spell bounds such as `>=0.11,<0.12` in words: "0.11 or newer, below 0.12"."""
     words = {">=": "{} or newer", "<": "below {}", "==": "{}"}
     ordered = sorted(item.specifier, key=lambda part: part.operator, reverse=True)
     return ", ".join(words[part.operator].format(part.version) for part in ordered)
 
 
-def _quoted(name: str) -> str:
-    """The name with its bounds, for a shell: `'torch>=2.6'`; the bare name without any."""
+def _quote(name: str) -> str:
+    """Quote the name with its bounds for a shell, `'torch>=2.6'`; the bare name without any."""
     item = next((item for item in _requirements() if item.name == name), None)
     bounds = "" if item is None else str(item.specifier)
     # The lower bound first, as a person would write it.
@@ -147,14 +154,14 @@ def _quoted(name: str) -> str:
 
 def _requirements() -> tuple[Requirement, ...]:
     try:
-        listed = importlib.metadata.requires(_PACKAGE) or []
+        entries = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         return ()
-    return tuple(map(Requirement, listed))
+    return tuple(map(Requirement, entries))
 
 
 def _extras() -> dict[str, set[str]]:
-    """The distributions of each extra, by its name."""
+    """Collect the packages of each extra, by its name."""
     extras: dict[str, set[str]] = {}
     for item in _requirements():
         if extra := _extra_of(item):
@@ -163,6 +170,6 @@ def _extras() -> dict[str, set[str]]:
 
 
 def _extra_of(item: Requirement) -> str:
-    """The extra that a requirement belongs to; "": it is needed always."""
+    """Return the extra that a requirement belongs to; "" if it is always required."""
     marker = str(item.marker or "")
     return marker.rpartition("extra == ")[2].strip("\"') ") if "extra ==" in marker else ""

@@ -1,6 +1,6 @@
-"""The ROS 2 that is sourced: which parts of it this Python can use, and what to do about the rest.
+"""The sourced ROS 2: which parts this Python can use, and what to do about the others.
 
-Imports no ROS: another process does, see siglip_perception.util.ros_probe.
+Imports nothing of ROS: siglip_perception.util.ros_probe does, in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _PROBE = "siglip_perception.util.ros_probe"
 _TIMEOUT_S = 60.0
 _MESSAGES = "siglip_perception_msgs"
 _FETCH = "run `make demo` in a clone of this package, which fetches one"
-# Debian's Python looks in dist-packages, others in site-packages; ROS has both.
+# Debian's Python uses dist-packages, others site-packages; ROS has both.
 _PYTHON_FOLDER = re.compile(r"/python(3\.\d+)/(?:site|dist)-packages")
 
 
 class RosError(PerceptionError):
-    """ROS 2, or the messages of this package, cannot be used here."""
+    """ROS 2 or the messages of this package cannot be used here."""
 
 
-def look() -> dict[str, dict[str, str]]:
-    """Each part of ROS 2 -> {} where it is not there, else `folder` and `error` ("": it works)."""
+def probe_parts() -> dict[str, dict[str, str]]:
+    """Map each part of ROS 2 to {} if absent, else `folder` and `error` ("" if it works)."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", _PROBE],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -41,37 +41,37 @@ def look() -> dict[str, dict[str, str]]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RosError(f"ROS 2 cannot be looked for ({error}): try again.") from error
+        raise RosError(f"The search for ROS 2 failed ({error}): try again.") from error
     parts: dict[str, dict[str, str]] = {}
-    for line in done.stdout.splitlines():
+    for line in process.stdout.splitlines():
         try:
-            said = json.loads(line)
-        except ValueError:  # a library's own talk
+            report = json.loads(line)
+        except ValueError:  # output of a library
             continue
-        if isinstance(said, dict):
-            parts.update(said)
+        if isinstance(report, dict):
+            parts.update(report)
     return parts
 
 
 def require(use: str) -> None:
-    """Raise RosError, in one sentence, where the node could not run; `use` is its subject."""
-    from siglip_perception.util.ros_probe import NEEDED
+    """Raise RosError, one sentence with the subject `use`, if the node could not run."""
+    from siglip_perception.util.ros_probe import PARTS
 
-    parts = look()
-    for part in NEEDED:
+    parts = probe_parts()
+    for part in PARTS:
         if reason := trouble(part, parts.get(part, {})):
             raise RosError(f"{use} needs {reason}.")
 
 
 def trouble(part: str, state: Mapping[str, str]) -> str:
-    """What is wrong with a part of ROS 2 and what to do, without a stop; "" where it works."""
+    """Say what is wrong with a part of ROS 2 and what to do, without a period; "" if it works."""
     if not state:
-        return f"{part}, {_absence(part)}"
+        return f"{part}, {_why_absent(part)}"
     if not state["error"]:
         return ""
-    other = _PYTHON_FOLDER.search(state["folder"])
-    if other is not None and other[1] != _python():
-        return f"{part}, {_mismatch(state['folder'], other[1])}"
+    version = _PYTHON_FOLDER.search(state["folder"])
+    if version is not None and version[1] != _python():
+        return f"{part}, {_mismatch(state['folder'], version[1])}"
     if state["error"] == "too old":
         distribution = os.environ.get("ROS_DISTRO", "")
         return (
@@ -89,8 +89,8 @@ def trouble(part: str, state: Mapping[str, str]) -> str:
     )
 
 
-def _absence(part: str) -> str:
-    """Why a part is not there, and what to do."""
+def _why_absent(part: str) -> str:
+    """Say why a part is absent, and what to do."""
     if part == _MESSAGES:
         return (
             "which is not built, or not sourced: build it with colcon (README, On a robot) and"
@@ -98,10 +98,10 @@ def _absence(part: str) -> str:
         )
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     for prefix in prefixes:
-        for found in sorted(Path(prefix).glob(f"**/python3*/*-packages/{part}")):
-            other = _PYTHON_FOLDER.search(str(found))
-            if other is not None and other[1] != _python():
-                return _mismatch(str(found), other[1])
+        for folder in sorted(Path(prefix).glob(f"**/python3*/*-packages/{part}")):
+            version = _PYTHON_FOLDER.search(str(folder))
+            if version is not None and version[1] != _python():
+                return _mismatch(str(folder), version[1])
     distribution = os.environ.get("ROS_DISTRO", "")
     if part != "rclpy" and distribution:
         package = f"ros-{distribution}-{part.replace('_', '-')}"
@@ -113,10 +113,10 @@ def _absence(part: str) -> str:
     return f"which is part of ROS 2, and none is sourced here: {source}, or {_FETCH}"
 
 
-def _mismatch(folder: str, other: str) -> str:
+def _mismatch(folder: str, version: str) -> str:
     return (
-        f"which {folder} has for Python {other}, and this is Python {_python()}"
-        f" ({sys.executable}): use python{other}, or source no ROS 2 or one for this Python"
+        f"which {folder} has for Python {version}, and this is Python {_python()}"
+        f" ({sys.executable}): use python{version}, or source no ROS 2 or one for this Python"
     )
 
 

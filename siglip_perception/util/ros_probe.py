@@ -1,7 +1,7 @@
-"""Import each part of ROS 2 that the node uses, and print what came of it as lines of JSON.
+"""Import each part of ROS 2 that the node uses, and print the outcomes as lines of JSON.
 
-`python -m siglip_perception.util.ros_probe` is a process of its own: a ROS 2 for another Python,
-or a module compiled for another numpy, may end the process that imports it.
+`python -m siglip_perception.util.ros_probe` runs in a process of its own, because a ROS 2 for
+another Python, or a module compiled for another numpy, can crash the process that imports it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 
-NEEDED = (
+PARTS = (
     "rclpy",
     "builtin_interfaces",
     "diagnostic_msgs",
@@ -22,21 +22,21 @@ NEEDED = (
     "std_msgs",
     "siglip_perception_msgs",
 )
-# What the node does without.
-OPTIONAL = ("cv_bridge", "vision_msgs", "launch_ros")
-# Imported beside the package itself: its compiled part, which fails where the package does not.
-_COMPILED = {"rclpy": "rclpy._rclpy_pybind11", "cv_bridge": "cv_bridge.boost.cv_bridge_boost"}
+# Parts that the node can do without.
+OPTIONAL_PARTS = ("cv_bridge", "vision_msgs", "launch_ros")
+# Compiled parts, whose import can fail although that of the package does not.
+_EXTENSIONS = {"rclpy": "rclpy._rclpy_pybind11", "cv_bridge": "cv_bridge.boost.cv_bridge_boost"}
 
 
-def look(module: str) -> dict[str, str]:
-    """{} where it is not there; else its `folder`, and as `error` why it cannot be used."""
+def probe(module: str) -> dict[str, str]:
+    """Import one module: {} if absent, else its `folder` and the `error` ("" if it works)."""
     spec = importlib.util.find_spec(module)
-    # Without an origin it is a mere folder of that name, such as the messages' sources in a clone.
+    # Without an origin it is a bare folder of that name, such as the messages' sources in a clone.
     if spec is None or spec.origin is None:
         return {}
     folder = next(iter(spec.submodule_search_locations or ()), "")
     try:
-        importlib.import_module(_COMPILED.get(module, module))
+        importlib.import_module(_EXTENSIONS.get(module, module))
         if module == "rclpy":
             from rclpy.node import Node
 
@@ -53,11 +53,11 @@ def look(module: str) -> dict[str, str]:
     return {"folder": folder, "error": ""}
 
 
-def main(modules: Sequence[str] = (*NEEDED, *OPTIONAL)) -> None:
+def main(modules: Sequence[str] = (*PARTS, *OPTIONAL_PARTS)) -> None:
     for module in modules:
-        # Said first: where the import ends the process, this is what is known.
+        # Printed first, for an import that crashes the process.
         print(json.dumps({module: {"folder": "", "error": "it ends Python"}}), flush=True)
-        print(json.dumps({module: look(module)}), flush=True)
+        print(json.dumps({module: probe(module)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Model folders: what is loaded is what was verified, and every broken one is refused."""
+"""Model folders: the loaded bytes are the verified ones, and broken folders are refused."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "siglip")
     checkpoints.write_manifest(tmp_path)
     models = checkpoints.load(tmp_path)
-    for saved, loaded in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
-        assert saved.state_dict().keys() == loaded.state_dict().keys()
+    for saved, model in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
+        assert saved.state_dict().keys() == model.state_dict().keys()
         for name, tensor in saved.state_dict().items():
-            assert torch.equal(tensor, loaded.state_dict()[name]), name
+            assert torch.equal(tensor, model.state_dict()[name]), name
     assert models.verified
     assert models.grounding == {}
 
@@ -90,13 +90,13 @@ def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
     def as_published(tensors: dict[str, torch.Tensor]) -> None:
         tensors["vision_model.embeddings.position_ids"] = torch.arange(324)[None]
 
-    stored = load_file(folder / "dinov2/model.safetensors")
-    assert "encoder.layer.0.attention.attention.query.weight" in stored  # as facebook's are
+    tensors = load_file(folder / "dinov2/model.safetensors")
+    assert "encoder.layer.0.attention.attention.query.weight" in tensors  # as facebook's are
     edit_weights(folder / "siglip/model.safetensors", as_published)
     checkpoints.write_manifest(folder)
     models = checkpoints.load(folder)
     query = models.vision["dinov2"].encoder.layer[0].attention.q_proj.weight
-    saved = stored["encoder.layer.0.attention.attention.query.weight"]
+    saved = tensors["encoder.layer.0.attention.attention.query.weight"]
     assert torch.equal(query, saved.float())
 
 
@@ -104,29 +104,29 @@ def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
     "name", ["dinov2/model.safetensors", "siglip/config.json", "siglip/tokenizer.json"]
 )
 def test_a_changed_file_is_refused_with_both_hashes(folder: Path, name: str) -> None:
-    listed = json.loads((folder / "manifest.json").read_text())["files"][name]
+    listed_digest = json.loads((folder / "manifest.json").read_text())["files"][name]
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
-    found = hashlib.sha256(data).hexdigest()
-    with pytest.raises(CheckpointError, match=f"{found}.*{listed}"):
+    digest = hashlib.sha256(data).hexdigest()
+    with pytest.raises(CheckpointError, match=f"{digest}.*{listed_digest}"):
         checkpoints.verify(folder)
-    with pytest.raises(CheckpointError, match=f"{found}.*{listed}"):
+    with pytest.raises(CheckpointError, match=f"{digest}.*{listed_digest}"):
         checkpoints.load(folder)
 
 
 def test_the_bytes_that_are_verified_are_the_ones_that_are_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every opening of a file is followed by a change of it: a second one would see the change."""
+    """Changes each file after it is opened, so that a second read would see the change."""
     reads: list[str] = []
     opened = Path.open
 
-    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
+    def count_opens(path: Path, *arguments: Any, **options: Any) -> Any:
         reads.append(path.relative_to(folder).as_posix())
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", counted)
+    monkeypatch.setattr(Path, "open", count_opens)
     checkpoints.load(folder)
     weights = [name for name in reads if name.endswith(".safetensors")]
     assert sorted(weights) == ["dinov2/model.safetensors", "siglip/model.safetensors"]
@@ -177,7 +177,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(folder: Path) -> No
     [
         (
             {"model_type": "clip"},
-            "of the type 'clip' and has to be 'siglip' or 'siglip_vision_model'",
+            "of the type 'clip' and must be 'siglip' or 'siglip_vision_model'",
         ),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
         ({"vision_config": {"hidden_size": "wide"}}, "cannot be understood"),
@@ -272,7 +272,7 @@ def test_the_fingerprint_covers_weights_and_preprocessing(folder: Path) -> None:
 
 
 def test_the_fingerprint_is_of_what_tokens_depend_on(folder: Path) -> None:
-    """Neither the text tower, nor the pooling head, nor who wrote the config makes a token."""
+    """Tokens depend on neither the text tower, nor the pooling head, nor the config's metadata."""
     first = fingerprint(folder)
 
     def retrain(tensors: dict[str, torch.Tensor]) -> None:
@@ -314,8 +314,8 @@ def test_a_config_that_makes_no_model_is_refused(
 ) -> None:
     (folder / "manifest.json").unlink()
     path = folder / part / "config.json"
-    kept = json.loads(path.read_text())[field]
-    edit_json(path, **{field: {**kept, **value} if isinstance(value, dict) else value})
+    old_value = json.loads(path.read_text())[field]
+    edit_json(path, **{field: {**old_value, **value} if isinstance(value, dict) else value})
     with pytest.raises(
         CheckpointError, match=f"{part}/model.safetensors and its config.json cannot"
     ):
@@ -349,8 +349,8 @@ def test_grounding_numbers_that_are_none_are_refused(
 
 def test_grounding_numbers_are_optional() -> None:
     assert GroundingSettings.from_mapping({}) == GroundingSettings(None, None)
-    given = {"affinity_scale": 10, "affinity_bias": -5.5, "made_by": "calibration"}
-    assert GroundingSettings.from_mapping(given) == GroundingSettings(10.0, -5.5)
+    numbers = {"affinity_scale": 10, "affinity_bias": -5.5, "made_by": "calibration"}
+    assert GroundingSettings.from_mapping(numbers) == GroundingSettings(10.0, -5.5)
 
 
 def test_a_folder_is_its_own_name(folder: Path) -> None:

@@ -356,7 +356,7 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
 def test_doctor_says_once_that_there_is_no_ros(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
-    monkeypatch.setattr(ros, "look", dict)
+    monkeypatch.setattr(ros, "probe_parts", dict)
     assert main.main(["doctor", "--model", model, "--json"]) == 0
     missing = json.loads(capsys.readouterr().out)["missing"]
     assert [line for line in missing if "ROS 2" in line] == [
@@ -369,9 +369,9 @@ def test_doctor_names_a_part_of_ros_that_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     works = {"folder": "/opt/ros", "error": ""}
-    parts = dict.fromkeys((*ros_probe.NEEDED, *ros_probe.OPTIONAL), works)
+    parts = dict.fromkeys((*ros_probe.PARTS, *ros_probe.OPTIONAL_PARTS), works)
     broken = {"folder": "/opt/ros/cv_bridge", "error": "ImportError: built for another numpy"}
-    monkeypatch.setattr(ros, "look", lambda: {**parts, "cv_bridge": broken})
+    monkeypatch.setattr(ros, "probe_parts", lambda: {**parts, "cv_bridge": broken})
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     assert main.main(["doctor", "--model", model, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

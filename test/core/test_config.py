@@ -1,4 +1,4 @@
-"""Parameters: declared once; what is made from them equals what is in the repository."""
+"""Parameters are declared once; generated files in the repository are up to date."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_what_belongs_to_the_model_is_set_only_while_unconfigured() -> None:
 def test_the_yaml_file_is_the_one_made_from_the_parameters() -> None:
     text = (ROOT / "config" / "siglip_perception.yaml").read_text(encoding="utf-8")
     assert text == config.yaml_text()
-    loaded = yaml.safe_load(text)["/**"]["ros__parameters"]
-    assert Settings.of(loaded) == Settings()
-    assert list(loaded) == [parameter.name for parameter in PARAMETERS]
+    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    assert Settings.of(values) == Settings()
+    assert list(values) == [parameter.name for parameter in PARAMETERS]
 
 
 def test_the_readme_has_the_table_made_from_the_parameters() -> None:

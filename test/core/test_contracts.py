@@ -1,4 +1,4 @@
-"""The token contracts: what they state, their files, and which checkpoint keeps them."""
+"""Token contracts: their fields, their files, and the checkpoints that keep them."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def test_every_packaged_contract_says_what_it_is_and_states_its_grid(name: str) 
     assert contract.name == name
     assert contract.description
     assert contract.source
-    written = yaml.safe_load(contracts.path(name).read_text())
-    assert written["grid"] == [contract.rows, contract.cols]
-    assert written["dim"] == contract.dim
+    content = yaml.safe_load(contracts.path(name).read_text())
+    assert content["grid"] == [contract.rows, contract.cols]
+    assert content["dim"] == contract.dim
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -90,9 +90,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
     text = contracts.path("openvla-224").read_text()
-    own = tmp_path / "mine.yaml"
-    own.write_text(text.replace("name: openvla-224", "name: mine").replace("tap: -2", "tap: -3"))
-    contract = contracts.get(str(own))
+    own_file = tmp_path / "mine.yaml"
+    own_file.write_text(
+        text.replace("name: openvla-224", "name: mine").replace("tap: -2", "tap: -3")
+    )
+    contract = contracts.get(str(own_file))
     assert contract.name == "mine"
     assert {encoder.tap for encoder in contract.encoders} == {-3}
 
@@ -143,7 +145,7 @@ def test_a_checkpoint_that_keeps_the_contract_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "changes", "found", "wanted"),
+    ("field", "changes", "actual", "required"),
     [
         ("hidden_act", {"hidden_act": "gelu_pytorch_tanh"}, "'gelu_pytorch_tanh'", "'gelu'"),
         ("hidden_size", {"hidden_size": 768}, "768", "1152"),
@@ -155,11 +157,11 @@ def test_a_checkpoint_that_keeps_the_contract_passes() -> None:
     ],
 )
 def test_the_siglip_field_that_differs_is_named(
-    field: str, changes: dict[str, Any], found: str, wanted: str
+    field: str, changes: dict[str, Any], actual: str, required: str
 ) -> None:
     sentence = (
-        rf"contract openvla-224: vision_config\.{field} in siglip/config\.json is {found}"
-        rf" and has to be {wanted};"
+        rf"contract openvla-224: vision_config\.{field} in siglip/config\.json is {actual}"
+        rf" and must be {required};"
     )
     with pytest.raises(ContractError, match=sentence):
         check(siglip=replace(SIGLIP, **changes))
@@ -194,7 +196,7 @@ def test_an_encoder_that_is_not_there_is_named() -> None:
         (InputFacts("config.json", 384, "resize-naive"), "image_sizes in config.json is 384"),
         (
             InputFacts("config.json", 224, "letterbox"),
-            "image_resize_strategy in config.json is 'letterbox' and has to be 'resize-naive'",
+            "image_resize_strategy in config.json is 'letterbox' and must be 'resize-naive'",
         ),
     ],
 )
@@ -209,14 +211,15 @@ def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:
     assert replace(contract, resize="letterbox").preprocessing() != contract.preprocessing()
     swapped = replace(contract, encoders=contract.encoders[::-1])
     assert swapped.preprocessing() != contract.preprocessing()
-    renamed = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)
-    assert replace(contract, encoders=renamed).preprocessing() == contract.preprocessing()
+    other_weights = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)
+    assert replace(contract, encoders=other_weights).preprocessing() == contract.preprocessing()
 
 
 def test_the_page_on_contracts_lists_them_as_they_are() -> None:
     page = (Path(__file__).parents[2] / "docs/contracts.md").read_text()
-    listed = page.partition("<!-- contracts:begin -->\n")[2].partition("\n<!-- contracts:end")[0]
-    assert listed == table_text()
+    rest = page.partition("<!-- contracts:begin -->\n")[2]
+    page_table = rest.partition("\n<!-- contracts:end")[0]
+    assert page_table == table_text()
 
 
 def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,8 +228,8 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["contracts"]) == 0
     assert "openvla-384" in capsys.readouterr().out
     assert main.main(["contracts", "pi0-224"]) == 0
-    shown = capsys.readouterr().out
-    assert "last block, after the final norm" in shown
-    assert "openpi" in shown
+    output = capsys.readouterr().out
+    assert "last block, after the final norm" in output
+    assert "openpi" in output
     assert main.main(["contracts", "openvla-224", "--yaml"]) == 0
     assert parse(capsys.readouterr().out, "x.yaml") == contracts.get("openvla-224")

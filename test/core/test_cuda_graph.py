@@ -174,7 +174,9 @@ def inputs(encoders: Encoders, first: int, stop: int) -> DeviceFrames:
 
 def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
     """As on a GPU, but that the frames stay where they are."""
-    return Preprocessor(encoders.inputs, CPU).over([torch.from_numpy(one) for one in images])
+    return Preprocessor(encoders.inputs, CPU).with_frames(
+        [torch.from_numpy(one) for one in images]
+    )
 
 
 def own(features: Features) -> Features:
@@ -333,7 +335,7 @@ def test_nothing_in_a_pass_waits_for_the_gpu(
     )
     pool = RegionHead(head.to(far), torch.float32)
     image = torch.zeros(480, 640, 3, dtype=torch.uint8, device=far)
-    several = Preprocessor(encoders.inputs, far).over([image] * images)
+    several = Preprocessor(encoders.inputs, far).with_frames([image] * images)
     with torch.inference_mode(), Waits():
         found = encoders.served_by(towers)(several, with_tokens=with_tokens, grounded=grounded)
         if found.siglip is not None and found.dino is not None:

@@ -1,4 +1,4 @@
-"""What `make env` decides before it installs anything."""
+"""Decisions of `make env` before it installs anything."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_compiler_is_asked_for(
 def test_a_sourced_ros_needs_a_cmake(
     environment: ModuleType, place: Any, on_ros: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one it is among the packages from PyPI."""
+    """Without a ROS 2, cmake comes from PyPI."""
     monkeypatch.setattr(
         shutil, "which", lambda name, **_: None if name == "cmake" else f"/usr/bin/{name}"
     )

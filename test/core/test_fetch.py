@@ -1,4 +1,4 @@
-"""fetch against a Hub of our own on this machine: the real client, real files, cut connections."""
+"""fetch with the real client against a local Hub: real files, interrupted connections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """repositories: name -> file -> bytes. cut: bytes after which a file's first answer breaks."""
+    """Hub with repositories: name -> file -> bytes. cut: bytes before a first answer breaks."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
@@ -94,9 +94,9 @@ class Hub:
             def file(self, name: str, files: dict[str, bytes], body: bool) -> None:
                 data = files[name]
                 first = 0
-                if wanted := self.headers.get("Range"):
-                    hub.ranges.append(f"{name} {wanted}")
-                    first = int(wanted.removeprefix("bytes=").partition("-")[0])
+                if byte_range := self.headers.get("Range"):
+                    hub.ranges.append(f"{name} {byte_range}")
+                    first = int(byte_range.removeprefix("bytes=").partition("-")[0])
                 self.send_response(206 if first else 200)
                 self.send_header("X-Repo-Commit", COMMIT)
                 self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
@@ -121,12 +121,12 @@ class Hub:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    made = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), made.handler())
+    fake_hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), fake_hub.handler())
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    made.address = f"http://127.0.0.1:{server.server_address[1]}"
-    yield made
+    fake_hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    yield fake_hub
     server.shutdown()
     server.server_close()
     thread.join()
@@ -134,12 +134,12 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Of a repository as google/siglip2-...: more than what is needed is in it."""
+    """Make a repository such as google/siglip2-..., which holds more files than needed."""
     folder = tmp_path_factory.mktemp("random")
     write_random_model(folder)
-    found = {path.name: path.read_bytes() for path in (folder / "siglip").iterdir()}
-    found["preprocessor_config.json"] = b'{"size": 216}'
-    return found | {"README.md": b"text", "flax_model.msgpack": b"\0" * 1000}
+    contents = {path.name: path.read_bytes() for path in (folder / "siglip").iterdir()}
+    contents["preprocessor_config.json"] = b'{"size": 216}'
+    return contents | {"README.md": b"text", "flax_model.msgpack": b"\0" * 1000}
 
 
 def fetch(hub: Hub, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -156,10 +156,10 @@ def test_a_repository_becomes_a_model_folder_with_its_commit(
     hub: Hub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.repositories["someone/siglip"] = files
-    done = fetch(hub, tmp_path, "someone/siglip")
+    process = fetch(hub, tmp_path, "someone/siglip")
     out = tmp_path / "siglip_perception/models/someone--siglip"
-    assert done.returncode == 0, done.stderr
-    assert "model.safetensors (" in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "model.safetensors (" in process.stdout
     assert {path.name for path in out.iterdir()} == {
         "config.json",
         "manifest.json",
@@ -182,7 +182,7 @@ def test_a_repository_becomes_a_model_folder_with_its_commit(
 
 
 def policy() -> dict[str, bytes]:
-    """As openvla-7b: two shards, of which one has no vision; 24 MB, as the client reads by 10."""
+    """Make two shards, one without vision, as in openvla-7b; 24 MB, for the client reads by 10."""
     shards = {
         "model-00001-of-00002.safetensors": {
             "vision_backbone.fused_featurizer.patch_embed.proj.weight": torch.zeros(8, 3, 14, 14),
@@ -208,12 +208,12 @@ def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
     shard = "model-00001-of-00002.safetensors"
     hub.cut[shard] = 15_000_000
     out = tmp_path / "policy"
-    done = fetch(hub, tmp_path, "openvla-224", "-o", str(out))
-    if done.returncode:  # the client gave up at the cut: the next run goes on from there
-        assert "it goes on from there" in done.stderr
+    process = fetch(hub, tmp_path, "openvla-224", "-o", str(out))
+    if process.returncode:  # the client gave up at the cut: the next run goes on from there
+        assert "which resumes" in process.stderr
         assert not out.exists()
-        done = fetch(hub, tmp_path, "openvla-224", "-o", str(out))
-    assert done.returncode == 0, done.stderr
+        process = fetch(hub, tmp_path, "openvla-224", "-o", str(out))
+    assert process.returncode == 0, process.stderr
     assert [r.partition("=")[0] for r in hub.ranges] == [f"{shard} bytes"]
     assert hub.served[shard] == 2
     assert hub.served["model-00002-of-00002.safetensors"] == 0
@@ -222,7 +222,7 @@ def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (("someone/nothing",), "there is no such repository"),
         (("someone/siglip", "--revision", "v9"), "there is no such revision"),
@@ -230,14 +230,14 @@ def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
     ],
 )
 def test_what_the_hub_refuses_is_said_in_one_sentence(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path, arguments: tuple[str, ...], said: str
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     hub.repositories["someone/siglip"] = files
     hub.repositories["someone/pickled"] = {"config.json": b"{}", "pytorch_model.bin": b"\0"}
-    done = fetch(hub, tmp_path, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    process = fetch(hub, tmp_path, *arguments)
+    assert process.returncode == 2
+    assert words in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_a_dead_network_is_said_in_one_sentence(hub: Hub, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (["tabletop"], "comes with this package"),
         (["no-such-thing"], "There is no model 'no-such-thing' to fetch"),
@@ -258,11 +258,11 @@ def test_a_dead_network_is_said_in_one_sentence(hub: Hub, tmp_path: Path) -> Non
     ],
 )
 def test_what_needs_no_hub_is_refused_before_any_network(
-    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(socket, "socket", None)
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=words):
         cli_run(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Camera pixels and the encoder's square: there and back, by every strategy."""
+"""Mapping between camera pixels and the encoder's square, for every strategy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_point_comes_back_to_where_it_was(
 def test_the_square_shows_the_image_and_nothing_else_of_it(
     resize: Resize, size: int, width: int, height: int
 ) -> None:
-    left, top, right, bottom = Geometry.of(resize, size, width, height).seen()
+    left, top, right, bottom = Geometry.of(resize, size, width, height).visible_region()
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     if resize in ("squash", "resize-pad"):
@@ -43,9 +43,9 @@ def test_a_letterbox_in_numbers() -> None:
     assert geometry.to_square(0, 0) == (0, 28)  # (640 - 480) / 2 * 224 / 640
     assert geometry.to_square(640, 480) == (224, 196)
     pad = Geometry.of("resize-pad", 224, 640, 480)
-    assert (pad.scaled, pad.offset) == ((224, 168), (0, 28))
+    assert (pad.scaled_size, pad.offset) == ((224, 168), (0, 28))
     crop = Geometry.of("resize-crop", 224, 640, 480)
-    assert crop.scaled == (298, 224)
+    assert crop.scaled_size == (298, 224)
     assert crop.offset == (-37, 0)
 
 
@@ -66,8 +66,8 @@ def test_a_spot_in_the_camera_is_found_where_it_is(
     ys, xs = np.nonzero(fine)
     # Within the half of a patch, in camera pixels.
     near = max(width, height) / size * patch / 2 + 2
-    found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-    assert found == pytest.approx((left, top, right, bottom), abs=near)
+    spot_box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert spot_box == pytest.approx((left, top, right, bottom), abs=near)
 
 
 def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_border() -> None:
@@ -97,7 +97,7 @@ def test_a_box_and_its_mask_come_back_to_the_cameras_pixels(
     """A rectangle of the camera, as the share of each patch that it covers, and back."""
     size, patch = 224, 14
     geometry = Geometry.of(resize, size, width, height)
-    left, top, right, bottom = geometry.seen()
+    left, top, right, bottom = geometry.visible_region()
     # Inside what the square shows, and at least three patches wide and high.
     least = [3 * patch / scale for scale in geometry.scale]
     assume(right - left > least[0] + 2 and bottom - top > least[1] + 2)

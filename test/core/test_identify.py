@@ -1,4 +1,4 @@
-"""Paths that people give as a model: loaded, or told in one sentence what they are."""
+"""Paths passed as a model: each is loaded, or explained in one sentence."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(path: Path | str) -> checkpoints.Models:
 
 
 def refusal(path: Path | str) -> str:
-    """What is said of it: one sentence that names the path and ends with what to do."""
+    """Return the refusal: one sentence that names the path and ends with what to do."""
     with pytest.raises(CheckpointError) as caught:
         load(path)
     sentence = str(caught.value)
@@ -77,7 +77,7 @@ def rename(path: Path, name: Callable[[str], str]) -> None:
 
 
 def cache(hub: Path, model: Path, name: str = "google--siglip", commit: str = "abc") -> Path:
-    """A repository's folder in the Hub's cache, as its library lays it out."""
+    """Make a repository's folder as the Hub's cache lays it out."""
     repository = hub / f"models--{name}"
     shutil.copytree(model, repository / "blobs")
     (repository / "refs").mkdir()
@@ -117,8 +117,10 @@ def test_a_cache_folder_stands_for_its_snapshot(original: Path, tmp_path: Path) 
 def test_a_cache_folder_that_is_not_whole_is_named(original: Path, tmp_path: Path) -> None:
     repository = cache(tmp_path, original / "siglip")
     assert f"give the folder above it, {repository}" in refusal(repository / "blobs")
-    moved = shutil.copytree(repository / "snapshots" / "abc", tmp_path / "moved", symlinks=True)
-    assert "a link to a file that is not there" in refusal(moved)
+    snapshot_copy = shutil.copytree(
+        repository / "snapshots" / "abc", tmp_path / "moved", symlinks=True
+    )
+    assert "a link to a file that is not there" in refusal(snapshot_copy)
     shutil.rmtree(repository / "snapshots" / "abc")
     assert "without a snapshot" in refusal(repository)
 
@@ -389,8 +391,8 @@ def test_a_missing_shard_is_named_before_any_is_read(siglip: Path) -> None:
         ("{", "is not valid JSON"),
         ("", "is not valid JSON"),
         ("[]", "is not a JSON object"),
-        ('{"model_type": 5}', "model_type in .* is 5 and has to be text"),
-        ('{"model_type": ["siglip"]}', "has to be text"),
+        ('{"model_type": 5}', "model_type in .* is 5 and must be text"),
+        ('{"model_type": ["siglip"]}', "must be text"),
         ('{"model_type": "siglip", "vision_config": []}', "cannot be understood"),
         ('{"model_type": "siglip", "text_config": 5}', "cannot be understood"),
         ('{"model_type": "siglip", "vision_config": {"patch_size": 0}}', "no encoder of square"),
@@ -422,24 +424,24 @@ def test_a_file_that_may_not_be_read_is_named(
 ) -> None:
     opened = Path.open
 
-    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+    def raise_denied(path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == name:
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "open", raise_denied)
     assert f"Cannot read {siglip / name} (Permission denied)" in refusal(siglip)
 
 
 def test_a_folder_that_may_not_be_read_is_named(
     siglip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path) -> Iterator[Path]:
+    def raise_denied(path: Path) -> Iterator[Path]:
         raise PermissionError(13, "Permission denied", str(path))
 
     (siglip / "config.json").unlink()
     (siglip / "model.safetensors").unlink()
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "iterdir", raise_denied)
     assert f"Cannot read {siglip} (Permission denied)" in refusal(siglip)
 
 

@@ -1,4 +1,4 @@
-"""Image files as people have them: each is read, or refused by what it is."""
+"""Image files as people have them: each is read, or refused by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decode(data: bytes, **options: Any) -> Picture:
 
 
 def refusal(data: bytes, **options: Any) -> tuple[str, str]:
-    """The reason and the text of a file's refusal: one sentence that begins with its name."""
+    """Return reason and text of a refusal: one sentence that begins with the file's name."""
     with pytest.raises(ImageError, match=r"(?s)^name: .*\.$") as caught:
         decode(data, **options)
     assert str(caught.value).count("name: ") == 1
@@ -56,7 +56,7 @@ def corner(height: int = 32, width: int = 48) -> Pixels:
 
 
 def outcome(data: bytes, **options: Any) -> Picture | str:
-    """The picture, or the reason of its refusal; any other exception gets through."""
+    """Return the picture, or the reason of its refusal; pass other exceptions on."""
     try:
         return decode_file(data, "name", **{"max_pixels": LIMIT, **options})
     except ImageError as error:
@@ -83,7 +83,7 @@ PNG = saved(scene(), "PNG")
 
 
 def with_chunk(chunk: bytes) -> bytes:
-    """The PNG with another chunk before its pixels."""
+    """Insert a chunk before the PNG's pixels."""
     at = PNG.index(b"IDAT") - 4
     return PNG[:at] + chunk + PNG[at:]
 
@@ -103,7 +103,7 @@ RESTARTS = [name for name in JPEGS if "restart" in name or name == "gray"]
 
 
 def first_marker(data: bytes, marker: int) -> int:
-    """Where a restart marker lies in the first scan's data."""
+    """Find a restart marker in the first scan's data."""
     return data.index(bytes((0xFF, marker)), data.index(b"\xff\xda"))
 
 
@@ -148,7 +148,7 @@ def test_a_message_is_repaired_as_a_file_is() -> None:
 
 
 def without_data(data: bytes, count: int) -> bytes:
-    """Some bytes less before the second restart marker."""
+    """Remove some bytes before the second restart marker."""
     at = first_marker(data, 0xD1)
     return data[: at - count] + data[at:]
 
@@ -179,8 +179,8 @@ def test_an_interval_without_its_data_is_corrupt_whatever_else_is_harmless(name:
     data = JPEGS[name]
     at = first_marker(data, 0xD0)
     stray = data[:at] + b"stray bytes" + data[at:]
-    lost = data[: first_marker(data, 0xD1)] + data[first_marker(data, 0xD1) + 2 :]
-    for damaged in (without_data(data, 2), without_data(stray, 2), lost):
+    cut_bytes = data[: first_marker(data, 0xD1)] + data[first_marker(data, 0xD1) + 2 :]
+    for damaged in (without_data(data, 2), without_data(stray, 2), cut_bytes):
         assert refusal(damaged)[0] == "corrupt"
         assert refusal(damaged[:-2])[0] == "corrupt"
 
@@ -285,13 +285,13 @@ def test_a_damaged_jpeg_is_the_same_picture_or_refused_where_bytes_are_missing(
 ) -> None:
     name = data.draw(st.sampled_from(sorted(JPEGS)))
     file = JPEGS[name]
-    kept = data.draw(st.integers(20, len(file) - 3))
+    byte_count = data.draw(st.integers(20, len(file) - 3))
     # A progressive picture may end after any scan, but says so by its end marker.
     ends = [b"", bytes(40)] if "progressive" in name else [b"", bytes(40), b"\xff\xd9"]
     tail = data.draw(st.sampled_from(ends))
-    result = outcome(file[:kept] + tail)
+    result = outcome(file[:byte_count] + tail)
     if isinstance(result, Picture):  # only bits that fill up the last byte may have been cut off
-        assert kept >= len(file) - 3
+        assert byte_count >= len(file) - 3
         np.testing.assert_array_equal(result.pixels, decode(file).pixels)
     else:  # zeros in the header make it malformed
         assert result in ("corrupt", "malformed")
@@ -312,7 +312,7 @@ CORNERS = {
 }
 
 
-def turned(kind: str, orientation: int) -> bytes:
+def rotated_file(kind: str, orientation: int) -> bytes:
     options: dict[str, Any] = {"exif": exif(orientation)}
     if kind == "TIFF":
         options = {"tiffinfo": {274: orientation}}
@@ -324,7 +324,7 @@ def turned(kind: str, orientation: int) -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_picture_is_turned_upright(kind: str, orientation: int) -> None:
-    picture = decode(turned(kind, orientation))
+    picture = decode(rotated_file(kind, orientation))
     red, green = CORNERS[orientation]
     assert picture.pixels.shape == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
     assert np.abs(picture.pixels[red].astype(int) - (220, 20, 20)).max() < 12
@@ -405,8 +405,8 @@ def test_a_broken_exif_block_turns_nothing(block: bytes, orientation: int) -> No
 
 
 def test_a_message_is_not_turned() -> None:
-    """Its pixels stay those of the camera's raw topic, its CameraInfo and its depth."""
-    picture = decode_compressed("jpeg", turned("JPEG", 6), max_pixels=LIMIT)
+    """Its pixels match the camera's raw topic, CameraInfo and depth."""
+    picture = decode_compressed("jpeg", rotated_file("JPEG", 6), max_pixels=LIMIT)
     assert (picture.pixels.shape, picture.orientation) == ((32, 48, 3), 1)
 
 
@@ -428,19 +428,19 @@ def test_a_png_with_a_wrong_checksum_in_the_picture_is_corrupt() -> None:
     assert "IDAT" in refusal(damaged)[1]
 
 
-@pytest.mark.parametrize("lost", [1, 4, 12])
-def test_a_png_without_its_end_chunk(lost: int) -> None:
-    picture = decode(PNG[:-lost])
+@pytest.mark.parametrize("cut_bytes", [1, 4, 12])
+def test_a_png_without_its_end_chunk(cut_bytes: int) -> None:
+    picture = decode(PNG[:-cut_bytes])
     assert picture.repairs == ("png_repaired",)
     np.testing.assert_array_equal(picture.pixels, scene())
 
 
-@pytest.mark.parametrize("lost", [13, 20, 1000])
-def test_a_png_without_all_its_pixels_is_corrupt(lost: int) -> None:
-    assert refusal(PNG[:-lost])[0] == "corrupt"
+@pytest.mark.parametrize("cut_bytes", [13, 20, 1000])
+def test_a_png_without_all_its_pixels_is_corrupt(cut_bytes: int) -> None:
+    assert refusal(PNG[:-cut_bytes])[0] == "corrupt"
 
 
-def interlaced(height: int, width: int, kept: int | None = None) -> bytes:
+def interlaced(height: int, width: int, byte_count: int | None = None) -> bytes:
     """A gray Adam7 PNG of zeros, of which only some bytes may be there."""
     rows = b""
     for left, top, across, down in (
@@ -453,7 +453,7 @@ def interlaced(height: int, width: int, kept: int | None = None) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", head)
-        + png_chunk(b"IDAT", zlib.compress(rows[:kept]))
+        + png_chunk(b"IDAT", zlib.compress(rows[:byte_count]))
         + png_chunk(b"IEND", b"")
     )
 
@@ -580,7 +580,7 @@ def test_a_tiff_of_numbers_is_refused_by_what_it_is(dtype: Any) -> None:
 
 
 def tiff(tags: dict[int, tuple[int, int]]) -> bytes:
-    """A TIFF's head and directory: {tag: (type, value)}."""
+    """Make a TIFF's header and directory from {tag: (type, value)}."""
     entries = b"".join(
         struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items())
     )
@@ -730,7 +730,7 @@ def test_an_error_begins_with_the_path(tmp_path: Path) -> None:
 
 def test_a_picture_keeps_the_size_that_it_is_stored_with(tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
-    path.write_bytes(turned("JPEG", 8))
+    path.write_bytes(rotated_file("JPEG", 8))
     picture = read_image(path)
     assert picture.pixels.shape == (48, 32, 3)
     assert picture.size == (48, 32)
@@ -744,6 +744,6 @@ def test_calibration_names_and_counts_what_it_leaves_out(
     (tmp_path / "notes.md").write_text("no picture")
     (frame,) = read_frames(tmp_path, 10)
     assert (frame == (9, 60, 200)).all()
-    said = capsys.readouterr().err
-    assert re.search(r"left out: .*pointer\.jpg: the file is a Git LFS pointer", said)
-    assert f"1 of 2 images of {tmp_path} left out" in said
+    log = capsys.readouterr().err
+    assert re.search(r"left out: .*pointer\.jpg: the file is a Git LFS pointer", log)
+    assert f"1 of 2 images of {tmp_path} left out" in log

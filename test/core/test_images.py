@@ -1,4 +1,4 @@
-"""Raw and compressed images: every encoding on examples checked by hand, and every refusal."""
+"""Raw and compressed images: hand-checked examples of every encoding, and every refusal."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_compressed(*args: Any, **options: Any) -> np.ndarray[Any, Any]:
-    """The pixels of decode_compressed()."""
+    """Return the pixels of decode_compressed()."""
     return decode_message(*args, **options).pixels
 
 
 def raw(encoding: str, pixels: np.ndarray[Any, Any], **changes: Any) -> Any:
-    """convert() of pixels [height, width(, channels)] without padding."""
+    """Convert pixels [height, width(, channels)] without padding."""
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1)
     call = {
         "height": pixels.shape[0],
@@ -56,8 +56,8 @@ def raw(encoding: str, pixels: np.ndarray[Any, Any], **changes: Any) -> Any:
 
 
 @contextmanager
-def refused(reason: str, *words: str) -> Iterator[pytest.ExceptionInfo[ImageError]]:
-    """Expects an ImageError of this reason whose text is one sentence with these words."""
+def raises_image_error(reason: str, *words: str) -> Iterator[pytest.ExceptionInfo[ImageError]]:
+    """Expect an ImageError of this reason: one sentence with these words."""
     pattern = "(?s)" + "".join(f"(?=.*{word})" for word in words) + r".*\.$"
     with pytest.raises(ImageError, match=pattern) as caught:
         yield caught
@@ -65,7 +65,7 @@ def refused(reason: str, *words: str) -> Iterator[pytest.ExceptionInfo[ImageErro
 
 
 def outcome(call: Callable[[], np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
-    """The reason of the refusal or the shape of the result; any other exception gets through."""
+    """Return the reason of a refusal or the shape of the result; pass other exceptions on."""
     try:
         return call().shape
     except ImageError as error:
@@ -73,7 +73,7 @@ def outcome(call: Callable[[], np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
 
 
 def picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A smooth RGB picture in which every pixel differs from its neighbors."""
+    """Make a smooth RGB picture in which every pixel differs from its neighbors."""
     down, across = np.mgrid[0:height, 0:width]
     return np.stack(
         [
@@ -141,13 +141,13 @@ def test_16_bit_gray_is_scaled_by_white_and_saturates(encoding: str, bigendian: 
 
 
 def test_16_bit_gray_is_refused_without_white() -> None:
-    with refused("encoding", "mono16_white"):
+    with raises_image_error("encoding", "mono16_white"):
         raw("mono16", np.zeros((2, 2), np.uint16))
 
 
 @pytest.mark.parametrize("encoding", ["32FC1", "rgb9", "", "\x00\n" * 50, "h264"])
 def test_unknown_encodings_are_refused(encoding: str) -> None:
-    with refused("encoding", "rgb8") as caught:
+    with raises_image_error("encoding", "rgb8") as caught:
         raw(encoding, np.zeros((2, 2), np.uint8))
     assert str(caught.value).isprintable()
 
@@ -158,7 +158,7 @@ def test_every_encoding_of_sensor_msgs_is_taken_or_refused_with_the_reason() -> 
         channels = (
             r"channels" if encoding in ("8UC2", "16UC2") else "numbers of no known brightness"
         )
-        with refused("encoding", encoding, channels, "send rgb8"):
+        with raises_image_error("encoding", encoding, channels, "send rgb8"):
             raw(encoding, np.zeros((2, 2, 4), np.float64))
 
 
@@ -167,12 +167,12 @@ def test_the_docs_have_the_table_made_from_the_encodings() -> None:
     table = text.split("<!-- encodings:begin -->")[1].split("<!-- encodings:end -->")[0]
     assert table.strip() == table_text()
     for encoding in {*ROS_ENCODINGS, *ENCODINGS}:
-        taken = "yes" if encoding in ENCODINGS else "no"
-        assert table.count(f"| `{encoding}` | {taken} |") == 1
+        answer = "yes" if encoding in ENCODINGS else "no"
+        assert table.count(f"| `{encoding}` | {answer} |") == 1
 
 
 @pytest.mark.parametrize(
-    ("encoding", "meant"),
+    ("encoding", "suggestion"),
     [
         ("RGB8", "rgb8"),
         ("mono8 ", "mono8"),
@@ -188,21 +188,23 @@ def test_the_docs_have_the_table_made_from_the_encodings() -> None:
         ("bayer_rggb", "bayer_rggb8"),
     ],
 )
-def test_a_misspelled_encoding_is_told_its_name(encoding: str, meant: str) -> None:
-    with refused("encoding", re.escape(repr(encoding)), rf"did you mean {meant}\?"):
+def test_a_misspelled_encoding_is_told_its_name(encoding: str, suggestion: str) -> None:
+    with raises_image_error(
+        "encoding", re.escape(repr(encoding)), rf"did you mean {suggestion}\?"
+    ):
         raw(encoding, np.zeros((2, 2, 3), np.uint8))
 
 
 @pytest.mark.parametrize("encoding", ["yuv420", "I420", "NV16", "yuv444"])
 def test_other_yuv_is_not_taken_for_what_it_resembles(encoding: str) -> None:
-    with refused("encoding", encoding, "nv12") as caught:
+    with raises_image_error("encoding", encoding, "nv12") as caught:
         raw(encoding, np.zeros((2, 2), np.uint8))
     assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["jpg", "JPEG", "mjpeg", "png"])
 def test_a_file_format_as_an_encoding_is_sent_to_the_compressed_topic(encoding: str) -> None:
-    with refused("encoding", "CompressedImage"):
+    with raises_image_error("encoding", "CompressedImage"):
         raw(encoding, np.zeros((2, 2, 3), np.uint8))
 
 
@@ -249,7 +251,7 @@ def test_two_plane_yuv_with_padding(encoding: str, pair: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("padding", [0, 3])
 def test_nv24_has_a_color_for_each_pixel(padding: int) -> None:
-    """A plane of Y, then one of pairs (U, V) whose rows are twice as long, padding included."""
+    """nv24 has a plane of Y, then one of (U, V) with rows twice as long, padding included."""
     step = 3 + padding
     brightness = np.full((2, step), 255, np.uint8)
     brightness[:, :3] = [[81, 145, 41], [16, 235, 81]]
@@ -265,11 +267,11 @@ def test_nv24_has_a_color_for_each_pixel(padding: int) -> None:
     ("encoding", "step"), [("nv12", 9), ("nv21", 9), ("nv24", 18), ("nv24", 12)]
 )
 def test_planes_without_padding_are_taken_with_any_drivers_step(encoding: str, step: int) -> None:
-    """sensor_msgs/Image says that data have step * rows bytes, but a plane's row is shorter."""
+    """sensor_msgs/Image demands step * rows bytes, but drivers count a plane's row differently."""
     data = np.arange(int(4 * 6 * ENCODINGS[encoding].rows), dtype=np.uint8).tobytes()
     expected = convert(encoding, 4, 6, 6, False, data, max_pixels=LIMIT)
     assert (convert(encoding, 4, 6, step, False, data, max_pixels=LIMIT) == expected).all()
-    with refused("malformed", "data"):
+    with raises_image_error("malformed", "data"):
         convert(encoding, 4, 6, step, False, data[:-1], max_pixels=LIMIT)
 
 
@@ -329,7 +331,7 @@ def test_every_kind_of_buffer_is_taken() -> None:
 def test_wrong_shapes_are_refused(
     changes: dict[str, Any], reason: str, words: tuple[str, ...]
 ) -> None:
-    with refused(reason, *words):
+    with raises_image_error(reason, *words):
         raw("rgb8", np.zeros((3, 4, 3), np.uint8), **changes)
 
 
@@ -345,7 +347,7 @@ def test_wrong_shapes_are_refused(
 def test_shapes_that_an_encoding_cannot_have(
     encoding: str, shape: tuple[int, ...], word: str
 ) -> None:
-    with refused("malformed", word):
+    with raises_image_error("malformed", word):
         raw(encoding, np.zeros(shape, np.uint8))
 
 
@@ -418,11 +420,11 @@ def test_jpeg_in_color_and_gray() -> None:
     assert np.abs(decode_compressed("jpeg", gray, max_pixels=LIMIT).astype(int) - 100).max() <= 1
 
 
-@pytest.mark.parametrize("kept", [3, 20, 300, 0.5, 0.9, 0.99])
-def test_truncated_jpeg_is_refused(kept: float) -> None:
+@pytest.mark.parametrize("share", [3, 20, 300, 0.5, 0.9, 0.99])
+def test_truncated_jpeg_is_refused(share: float) -> None:
     data = simplejpeg.encode_jpeg(picture(120, 160))
-    data = data[: int(kept if kept > 1 else kept * len(data))]
-    with refused("corrupt", "JPEG"):
+    data = data[: int(share if share > 1 else share * len(data))]
+    with raises_image_error("corrupt", "JPEG"):
         decode_compressed("jpeg", data, max_pixels=LIMIT)
 
 
@@ -433,7 +435,7 @@ def test_jpeg_with_endless_scans_is_refused() -> None:
     assert decode_compressed("jpeg", data, max_pixels=LIMIT).shape == (64, 64, 3)
     last = data.rindex(b"\xff\xda")
     bomb = data[:last] + data[last:-2] * (MAX_SCANS + 1) + data[-2:]
-    with refused("corrupt", "scans"):
+    with raises_image_error("corrupt", "scans"):
         decode_compressed("jpeg", bomb, max_pixels=LIMIT)
 
 
@@ -478,7 +480,7 @@ def test_png_in_16_bit_color(channels: int) -> None:
 
 def test_png_in_16_bit_gray_needs_white() -> None:
     data = cv2.imencode(".png", np.full((4, 5), 500, np.uint16))[1].tobytes()
-    with refused("encoding", "mono16_white"):
+    with raises_image_error("encoding", "mono16_white"):
         decode_compressed("16UC1; png compressed", data, max_pixels=LIMIT)
     assert (decode_compressed("png", data, max_pixels=LIMIT, mono16_white=1000) == 128).all()
 
@@ -498,7 +500,7 @@ def test_a_bomb_is_refused_fast_and_small() -> None:
     bomb = header(40_000, 40_000) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     decode = lambda: decode_compressed("png", bomb, max_pixels=7680 * 4320)  # noqa: E731
     tracemalloc.start()
-    with refused("too_large", "40000x40000", "max_pixels"):
+    with raises_image_error("too_large", "40000x40000", "max_pixels"):
         decode()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -516,7 +518,7 @@ def test_a_jpeg_bomb_is_refused_before_decoding() -> None:
     data = bytearray(simplejpeg.encode_jpeg(picture(16, 16)))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
-    with refused("too_large", "65500x65500"):
+    with raises_image_error("too_large", "65500x65500"):
         decode_compressed("jpeg", bytes(data), max_pixels=7680 * 4320)
 
 
@@ -524,18 +526,18 @@ def test_a_jpeg_bomb_is_refused_before_decoding() -> None:
 def test_png_with_too_few_pixels_is_refused(depth: int) -> None:
     rows = bytes(3 * (1 + 4 * 3 * depth // 8))
     data = header(4, 4, depth) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    with refused("corrupt", "PNG"):
+    with raises_image_error("corrupt", "PNG"):
         decode_compressed("png", data, max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize(("depth", "color"), [(3, 2), (8, 5), (16, 3), (0, 0)])
 def test_png_headers_against_the_standard_are_refused(depth: int, color: int) -> None:
-    with refused("corrupt", "header"):
+    with raises_image_error("corrupt", "header"):
         decode_compressed("png", header(4, 4, depth, color), max_pixels=LIMIT)
 
 
 def test_png_with_a_side_of_zero_is_refused() -> None:
-    with refused("malformed", "zero"):
+    with raises_image_error("malformed", "zero"):
         decode_compressed("png", header(0, 4), max_pixels=LIMIT)
 
 
@@ -568,7 +570,7 @@ def sample(encoding: str) -> np.ndarray[Any, Any]:
 
 
 def image_transport(encoding: str, codec: str, *, since_humble: bool = True) -> tuple[str, bytes]:
-    """What compressed_publisher.cpp writes for the sample: format and data."""
+    """Make format and data as compressed_publisher.cpp writes them for the sample."""
     mat = sample(encoding)
     target = ""
     if encoding in COLOR_ENCODINGS and codec != "tiff":
@@ -605,7 +607,7 @@ FORMATS = [
 def test_every_format_that_image_transport_writes(
     encoding: str, codec: str, since_humble: bool
 ) -> None:
-    """The colors are those of the raw image, whatever was made of it on the way."""
+    """The decoded colors are those of the raw image."""
     format_name, data = image_transport(encoding, codec, since_humble=since_humble)
     expected = raw(encoding, sample(encoding), mono16_white=65535)
     result = decode_compressed(format_name, data, max_pixels=LIMIT, mono16_white=65535)
@@ -643,12 +645,12 @@ def test_a_mosaic_by_any_driver_is_demosaiced(suffix: str, bits: int) -> None:
 
 def test_a_mosaic_too_small_is_malformed() -> None:
     data = cv2.imencode(".png", np.zeros((2, 9), np.uint8))[1].tobytes()
-    with refused("malformed", "mosaic"):
+    with raises_image_error("malformed", "mosaic"):
         decode_compressed("bayer_rggb8; png compressed ", data, max_pixels=LIMIT)
 
 
 def zstd(encoding: str, height: int, width: int, step: int, data: bytes, **changes: Any) -> bytes:
-    """What zstd_image_transport sends, which is gzip's."""
+    """Make zstd_image_transport's message, whose data are gzipped."""
     packer = zlib.compressobj(wbits=31)
     size = changes.get("size", len(encoding))
     head = struct.pack("<IIBII", height, width, 0, step, size) + encoding.encode()
@@ -680,7 +682,7 @@ def test_the_zstd_transport() -> None:
     ],
 )
 def test_broken_images_of_the_zstd_transport(data: bytes, reason: str) -> None:
-    with refused(reason):
+    with raises_image_error(reason):
         decode_compressed("zstd", data, max_pixels=LIMIT)
 
 
@@ -697,17 +699,17 @@ def test_broken_images_of_the_zstd_transport(data: bytes, reason: str) -> None:
     ],
 )
 def test_other_transports_are_refused_by_name(format_name: str, words: str) -> None:
-    with refused("encoding", re.escape(format_name), words):
+    with raises_image_error("encoding", re.escape(format_name), words):
         decode_compressed(format_name, bytes(range(100)), max_pixels=LIMIT)
 
 
 def test_compressed_depth_is_known_without_its_format() -> None:
-    with refused("encoding", "depth"):
+    with raises_image_error("encoding", "depth"):
         decode_compressed("png", bytes(12) + png("L"), max_pixels=LIMIT)
 
 
 def test_a_gif_is_no_camera_image() -> None:
-    with refused("encoding", "GIF", "JPEG or PNG"):
+    with raises_image_error("encoding", "GIF", "JPEG or PNG"):
         decode_compressed("gif", b"GIF89a" + bytes(30), max_pixels=LIMIT)
 
 
@@ -719,7 +721,7 @@ def test_foxglove_sends_webp() -> None:
 
 def test_the_empty_message_of_a_failed_encoder_is_told() -> None:
     """image_transport publishes it when cv_bridge cannot convert: an 8UC1 image as JPEG."""
-    with refused("corrupt", "8UC1", "no data", "could not encode"):
+    with raises_image_error("corrupt", "8UC1", "no data", "could not encode"):
         decode_compressed("8UC1; jpeg compressed mono8", b"", max_pixels=LIMIT)
 
 
@@ -738,7 +740,7 @@ def test_the_empty_message_of_a_failed_encoder_is_told() -> None:
     ],
 )
 def test_other_compressed_formats(name: str, data: bytes, reason: str) -> None:
-    with refused(reason):
+    with raises_image_error(reason):
         decode_compressed(name, data, max_pixels=LIMIT)
 
 
@@ -765,7 +767,7 @@ def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
     assert came_out in ("corrupt", "too_large", "encoding", "malformed") or came_out[2:] == (3,)
 
 
-def mended(file: bytes) -> bytes:
+def fix_checksums(file: bytes) -> bytes:
     """A PNG whose chunks all have the right checksum, as far as its lengths can be followed."""
     parts, at = [file[:8]], 8
     while at + 12 <= len(file):
@@ -795,7 +797,7 @@ def unpacked(file: bytes) -> list[tuple[bytes, bytearray]]:
     ]
 
 
-def packed(chunks: list[tuple[bytes, bytearray]]) -> bytes:
+def pack(chunks: list[tuple[bytes, bytearray]]) -> bytes:
     """The PNG of these chunks: checksums and compression are right whatever the data are."""
     return PNG_START + b"".join(
         chunk(name, zlib.compress(bytes(data), 1) if name == b"IDAT" else bytes(data))
@@ -836,11 +838,11 @@ def test_twenty_thousand_mutated_files_never_raise_anything_else() -> None:
         elif number % 4:
             data = bytearray(rng.choice(pngs))
             mutated(data, rng)
-            data = bytearray(mended(bytes(data)))
+            data = bytearray(fix_checksums(bytes(data)))
         else:
             chunks = unpacked(rng.choice(pngs))
             mutated(rng.choice([inner for _, inner in chunks if inner]), rng)
-            data = bytearray(packed(chunks))
+            data = bytearray(pack(chunks))
         came_out = outcome(
             lambda file=bytes(data): decode_compressed(  # type: ignore[misc]
                 "jpeg", file, max_pixels=20_000, mono16_white=9
@@ -881,7 +883,7 @@ def test_invented_pngs_never_raise_anything_else(
 
 
 def test_equal_to_cv_bridge() -> None:
-    """Needs cv_bridge, which comes with a ROS 2 installation and not from PyPI."""
+    """Compare with cv_bridge, which comes with a ROS 2 installation and not from PyPI."""
     cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 only")
     messages = pytest.importorskip("sensor_msgs.msg")
     unknown_to_it = set()
@@ -891,14 +893,14 @@ def test_equal_to_cv_bridge() -> None:
         message = messages.Image(height=6, width=8, encoding=encoding, step=shape[1])
         message.data.frombytes(data.tobytes())
         try:
-            theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+            their_pixels = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
         except cv_bridge.CvBridgeError:
             unknown_to_it.add(encoding)
             continue
-        ours = convert(
+        our_pixels = convert(
             encoding, 6, 8, shape[1], False, message.data, max_pixels=LIMIT, mono16_white=65535
         )
-        assert (ours == theirs).all(), encoding
+        assert (our_pixels == their_pixels).all(), encoding
     # Names that it does not know, or refuses to see colors in. Hand-made pixels hold them above.
-    named = {name for name in unknown_to_it if not re.fullmatch(r"(8|16)UC[1-4]", name)}
-    assert named <= {"uyvy", "yuyv", "nv12", "nv21", "nv24"}
+    unnamed_numeric = {name for name in unknown_to_it if not re.fullmatch(r"(8|16)UC[1-4]", name)}
+    assert unnamed_numeric <= {"uyvy", "yuyv", "nv12", "nv21", "nv24"}

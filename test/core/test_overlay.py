@@ -1,4 +1,4 @@
-"""The picture that a person looks at, by its pixels."""
+"""The overlay picture, checked by its pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def picture(height: int = 240, width: int = 320) -> UInt8Array:
     return np.full((height, width, 3), GREY, dtype=np.uint8)
 
 
-def found(phrase: str, box: Box, role: Role = Role.TARGET) -> GroundedObject:
+def make_object(phrase: str, box: Box, role: Role = Role.TARGET) -> GroundedObject:
     return GroundedObject(phrase, 0.91, 2.3, box, 0.1, role)
 
 
@@ -35,14 +35,14 @@ def is_color(image: UInt8Array, color: tuple[int, int, int]) -> np.ndarray:
 
 def test_the_box_is_outlined_in_the_phrases_color_and_the_inside_is_left_alone() -> None:
     box = Box(100, 90, 80, 60)
-    drawn = draw(picture(), grounding(("cup", "ball"), (found("ball", box),)))
-    lit = is_color(drawn, PALETTE[1])
+    canvas = draw(picture(), grounding(("cup", "ball"), (make_object("ball", box),)))
+    lit = is_color(canvas, PALETTE[1])
     for row, column in ((90, 140), (149, 140), (120, 100), (120, 179)):
         assert lit[row, column]
-    assert (drawn[100:140, 110:170] == GREY).all()
-    assert (drawn[155:, :] == GREY).all()
-    assert (drawn[95:145, :95] == GREY).all()
-    assert (drawn[95:145, 185:] == GREY).all()
+    assert (canvas[100:140, 110:170] == GREY).all()
+    assert (canvas[155:, :] == GREY).all()
+    assert (canvas[95:145, :95] == GREY).all()
+    assert (canvas[95:145, 185:] == GREY).all()
 
 
 def test_the_mask_is_outlined_along_its_contour() -> None:
@@ -50,24 +50,24 @@ def test_the_mask_is_outlined_along_its_contour() -> None:
     rows, columns = np.mgrid[:240, :320]
     inside = (rows - 150) ** 2 + (columns - 200) ** 2 <= 40**2
     mask[inside] = 1
-    one = (found("cup", Box(160, 110, 81, 81)),)
-    drawn = draw(picture(), grounding(("cup",), one, mask))
-    plain = draw(picture(), grounding(("cup",), one))
-    added = (drawn != plain).any(axis=2)
+    single = (make_object("cup", Box(160, 110, 81, 81)),)
+    canvas = draw(picture(), grounding(("cup",), single, mask))
+    plain = draw(picture(), grounding(("cup",), single))
+    added = (canvas != plain).any(axis=2)
     distance = np.hypot(rows - 150, columns - 200)
     assert added.sum() > 200
     assert np.abs(distance[added] - 40).max() < 4
-    assert is_color(drawn, PALETTE[0])[150 - 28, 200 - 28]
+    assert is_color(canvas, PALETTE[0])[150 - 28, 200 - 28]
 
 
 def test_the_caller_keeps_its_image() -> None:
     image = picture()
     image.flags.writeable = False
-    drawn = draw(image, grounding(("cup",), (found("cup", Box(0, 0, 50, 50)),)))
+    canvas = draw(image, grounding(("cup",), (make_object("cup", Box(0, 0, 50, 50)),)))
     assert (image == GREY).all()
-    assert drawn.shape == image.shape
-    assert drawn.dtype == np.uint8
-    assert drawn.flags.writeable
+    assert canvas.shape == image.shape
+    assert canvas.dtype == np.uint8
+    assert canvas.flags.writeable
 
 
 def test_what_was_not_found_is_listed_in_its_color_and_what_was_found_is_not() -> None:
@@ -75,51 +75,55 @@ def test_what_was_not_found_is_listed_in_its_color_and_what_was_found_is_not() -
     assert is_color(nothing, PALETTE[0])[:60].any()
     assert is_color(nothing, PALETTE[1])[:60].any()
     assert (nothing[100:] == GREY).all()
-    one = draw(picture(), grounding(("cup", "ball"), (found("cup", Box(100, 150, 60, 60)),)))
-    assert not is_color(one, PALETTE[0])[:100].any()
-    assert is_color(one, PALETTE[1])[:60].any()
+    single = draw(
+        picture(), grounding(("cup", "ball"), (make_object("cup", Box(100, 150, 60, 60)),))
+    )
+    assert not is_color(single, PALETTE[0])[:100].any()
+    assert is_color(single, PALETTE[1])[:60].any()
 
 
 def test_korean_is_drawn_with_its_own_shapes() -> None:
     def label(phrase: str) -> UInt8Array:
-        return draw(picture(), grounding((phrase,), (found(phrase, Box(60, 120, 200, 80)),)))
+        return draw(picture(), grounding((phrase,), (make_object(phrase, Box(60, 120, 200, 80)),)))
 
     font = ImageFont.truetype(str(FONT), 24)
-    missing = bytes(font.getmask("\U0001f600"))
+    no_glyph = bytes(font.getmask("\U0001f600"))
     shapes = {
         bytes(font.getmask(syllable)) for syllable in "빨간컵을집어라접시위에놓아파란공초록병"
     }
     assert len(shapes) == 19
-    assert missing not in shapes
+    assert no_glyph not in shapes
     assert (label("빨간 컵") != label("파란 공")).any()
 
 
 def test_every_syllable_of_ks_x_1001_is_in_the_font() -> None:
     font = ImageFont.truetype(str(FONT), 16)
-    missing = bytes(font.getmask("\U0001f600"))
+    no_glyph = bytes(font.getmask("\U0001f600"))
     syllables = [
         bytes([high, low]).decode("euc_kr")
         for high in range(0xB0, 0xC9)
         for low in range(0xA1, 0xFF)
     ]
     assert len(syllables) == 2350
-    assert all(bytes(font.getmask(syllable)) != missing for syllable in syllables)
+    assert all(bytes(font.getmask(syllable)) != no_glyph for syllable in syllables)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 5), (30, 2000), (1080, 1920)])
 def test_every_size_of_image_is_drawn(shape: tuple[int, int]) -> None:
     height, width = shape
-    whole = found("a phrase that is much longer than the image is wide", Box(0, 0, width, height))
+    whole = make_object(
+        "a phrase that is much longer than the image is wide", Box(0, 0, width, height)
+    )
     mask = np.ones(shape, dtype=np.uint8)
-    drawn = draw(picture(height, width), grounding((whole.phrase, "cup"), (whole,), mask))
-    assert drawn.shape == (height, width, 3)
+    canvas = draw(picture(height, width), grounding((whole.phrase, "cup"), (whole,), mask))
+    assert canvas.shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 40, 20), Box(290, 0, 30, 30), Box(0, 220, 320, 20)])
 def test_labels_stay_inside_the_image(box: Box) -> None:
-    drawn = draw(picture(), grounding(("cup",), (found("cup", box),)))
+    canvas = draw(picture(), grounding(("cup",), (make_object("cup", box),)))
     outlined = draw(picture(), grounding((), ()))
-    label = is_color(drawn, PALETTE[0]) & ~is_color(outlined, PALETTE[0])
+    label = is_color(canvas, PALETTE[0]) & ~is_color(outlined, PALETTE[0])
     inside = np.zeros_like(label)
     inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
     # More of the color than the frame of the box has: the label's plate is there.
@@ -127,18 +131,21 @@ def test_labels_stay_inside_the_image(box: Box) -> None:
 
 
 def test_the_panel_gives_way_to_what_was_found() -> None:
-    top = found("ball", Box(20, 0, 250, 60))
-    drawn = draw(picture(), grounding(("cup", "ball"), (top,)))
-    assert not is_color(drawn, PALETTE[0])[:100].any()
-    assert is_color(drawn, PALETTE[0])[200:].any()
+    top = make_object("ball", Box(20, 0, 250, 60))
+    canvas = draw(picture(), grounding(("cup", "ball"), (top,)))
+    assert not is_color(canvas, PALETTE[0])[:100].any()
+    assert is_color(canvas, PALETTE[0])[200:].any()
 
 
 def test_labels_do_not_hide_one_another() -> None:
-    """Two boxes, one in the other: each phrase's plate is seen whole."""
-    outer, inner = found("outer", Box(60, 100, 160, 100)), found("inner", Box(62, 100, 150, 60))
-    both = draw(picture(), grounding(("outer", "inner"), (outer, inner)))
+    """Two nested boxes: both labels are entirely visible."""
+    outer, inner = (
+        make_object("outer", Box(60, 100, 160, 100)),
+        make_object("inner", Box(62, 100, 150, 60)),
+    )
+    two_labels = draw(picture(), grounding(("outer", "inner"), (outer, inner)))
     for number, item in enumerate((outer, inner)):
-        plate = is_color(both, PALETTE[number])
+        plate = is_color(two_labels, PALETTE[number])
         rows = plate.sum(axis=1)
         frame = 2 * 2 + 2 * item.box.width
         assert rows.max() < frame
@@ -146,14 +153,14 @@ def test_labels_do_not_hide_one_another() -> None:
 
 
 def test_number_distance_and_loss_are_told() -> None:
-    plain = found("cup", Box(100, 120, 80, 60))
+    plain = make_object("cup", Box(100, 120, 80, 60))
 
     def label(**changes: object) -> UInt8Array:
         return draw(picture(), grounding(("cup",), (replace(plain, **changes),)))
 
     pictures = [label(), label(id=7), label(position=(0.1, 0.2, 0.75)), label(lost=0.2)]
-    for i, one in enumerate(pictures):
-        assert all((one != other).any() for other in pictures[:i])
+    for i, first in enumerate(pictures):
+        assert all((first != second).any() for second in pictures[:i])
     # What is lost has a thin frame: the second row of pixels is the dark line within it.
     assert is_color(pictures[0], PALETTE[0])[121, 140]
     assert not is_color(pictures[3], PALETTE[0])[121, 140]

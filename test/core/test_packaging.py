@@ -1,4 +1,4 @@
-"""Installing: what each distribution has, the README's commands for the rest, and the sdist."""
+"""Installation: packages of each distribution, the README's pip commands, and the sdist."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def table() -> dict[str, Any]:
 
 @cache
 def setup_arguments() -> dict[str, Any]:
-    """What setup.py says to setuptools."""
-    said: dict[str, Any] = {}
+    """Return the arguments that setup.py passes to setuptools."""
+    arguments: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", said.update)
+        patch.setattr(setuptools, "setup", arguments.update)
         patch.chdir(ROOT)
         runpy.run_path("setup.py")
-    return said
+    return arguments
 
 
 def needs() -> list[Requirement]:
@@ -70,44 +70,44 @@ def needs() -> list[Requirement]:
 
 
 def keys(distribution: str) -> set[str]:
-    """The keys of package.xml that rosdep looks up for a ROS 2 distribution."""
+    """List package.xml's rosdep keys for a ROS 2 distribution."""
     package = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg comes with ROS 2")
-    parsed = package.parse_package(str(ROOT / "package.xml"))
-    parsed.evaluate_conditions({"ROS_DISTRO": distribution})
-    depends = [*parsed.exec_depends, *parsed.test_depends]
+    manifest = package.parse_package(str(ROOT / "package.xml"))
+    manifest.evaluate_conditions({"ROS_DISTRO": distribution})
+    depends = [*manifest.exec_depends, *manifest.test_depends]
     return {item.name for item in depends if item.evaluated_condition}
 
 
 def apt_version(key: str, system: str) -> str | None:
-    """What apt has for a key: a version, "0" for any, None for nothing that rosdep could take."""
+    """Return apt's version for a key, "0" for any, None if rosdep cannot install it."""
     if key in table()["any"]:
         return "0"
-    found = table()["apt"].get(key, {}).get(system)
-    return None if found is None else str(found)
+    version = table()["apt"].get(key, {}).get(system)
+    return None if version is None else str(version)
 
 
 def pip_lines(system: str) -> list[str]:
-    """What has to come from pip on a system, as the README says it."""
-    wanted = []
+    """Make the README's pip commands for a system."""
+    from_pip = []
     for item in needs():
         key = KEYS[item.name]
         if key is None:
             continue
         has = apt_version(key, system)
         if has is None or not (has == "0" or item.specifier.contains(Version(has))):
-            wanted.append(item)
-    numpy = [item for item in wanted if item.name == "numpy"]
+            from_pip.append(item)
+    numpy = [item for item in from_pip if item.name == "numpy"]
     if Version(table()["apt"]["python3-numpy"][system]) < Version("2"):
         # cv_bridge's compiled part is built with it.
-        wanted = [item for item in wanted if item not in numpy]
+        from_pip = [item for item in from_pip if item not in numpy]
         bound = ">=" + str(numpy[0].specifier).removeprefix(">=") + "," if numpy else ""
-        wanted.append(Requirement(f"numpy{bound}<2"))
+        from_pip.append(Requirement(f"numpy{bound}<2"))
     lines = []
     if Version(table()["systems"][system]["python"]) >= Version("3.11"):
         lines.append("export PIP_BREAK_SYSTEM_PACKAGES=1")
-    if any(item.name == "torch" for item in wanted):
+    if any(item.name == "torch" for item in from_pip):
         lines.append(f"pip install 'torch>=2.6' {CPU}")
-    rest = sorted(_text(item) for item in wanted if item.name != "torch")
+    rest = sorted(_text(item) for item in from_pip if item.name != "torch")
     lines.append("pip install " + " ".join(f"'{text}'" for text in rest))
     return lines
 
@@ -124,10 +124,10 @@ def test_every_requirement_has_a_key_of_rosdep() -> None:
 
 @pytest.mark.parametrize("system", list(table()["systems"]))
 def test_rosdep_finds_every_key_on_every_system(system: str) -> None:
-    """And nothing that is too old to be used: PyTorch of Ubuntu 22.04 is 1.8."""
+    """No key installs an unusable version, such as PyTorch 1.8 of Ubuntu 22.04."""
     for distribution in table()["systems"][system]["ros"]:
-        known = {*table()["ros"], *table()["pip"], "siglip_perception_msgs"}
-        for key in keys(distribution) - known:
+        elsewhere = {*table()["ros"], *table()["pip"], "siglip_perception_msgs"}
+        for key in keys(distribution) - elsewhere:
             assert apt_version(key, system) is not None, f"{key} on {system}"
         torch = apt_version("python3-torch", system)
         usable = torch is not None and Version(torch) >= Version("2.6")
@@ -149,7 +149,7 @@ def test_the_readmes_rosdep_and_colcon_lines_name_both_packages() -> None:
 
 
 def test_the_extras_are_those_of_setup_py() -> None:
-    """Each row of the README's table: the modules are in the extra that it names."""
+    """Each row of the README's table names modules of its extra."""
     rows = re.findall(r"^\| (.+) \| (.+) \| `pip install '\.\[([\w-]+)\]'` \|$", README, re.M)
     extras = setup_arguments()["extras_require"]
     developers = {"test", "open-clip", "colcon", "ros", "timm"}
@@ -160,7 +160,7 @@ def test_the_extras_are_those_of_setup_py() -> None:
 
 
 def test_nobody_is_sent_to_pypi_for_this_package() -> None:
-    """It is not there: an extra is installed from a clone."""
+    """The package is not on PyPI: extras are installed from a clone."""
     for folder in ("siglip_perception", "docs", "examples", "README.md", "CONTRIBUTING.md"):
         path = ROOT / folder
         files = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.md")]
@@ -169,28 +169,30 @@ def test_nobody_is_sent_to_pypi_for_this_package() -> None:
 
 
 def test_an_old_python_is_refused_in_a_sentence() -> None:
-    """colcon does not look at python_requires."""
+    """colcon ignores python_requires."""
     code = "import sys, runpy; sys.version_info = (3, 9, 18); runpy.run_path('setup.py')"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith("siglip_perception needs Python 3.10 or newer, and this is 3.9:")
-    assert done.stderr.count("\n") == 1
+    assert process.returncode == 1
+    assert process.stderr.startswith(
+        "siglip_perception needs Python 3.10 or newer, and this is 3.9:"
+    )
+    assert process.stderr.count("\n") == 1
 
 
 def test_the_source_distribution_has_all_that_the_repository_has(tmp_path: Path) -> None:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a clone, so there is nothing to compare with")
-    listed = subprocess.run(
+    tracked_files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     notes = tmp_path / "siglip_perception.egg-info"
-    made = {line for line in (notes / "SOURCES.txt").read_text().splitlines() if line}
-    made = {line for line in made if notes.name not in line}
-    assert made == set(filter(None, listed.stdout.split("\0")))
+    sources = {line for line in (notes / "SOURCES.txt").read_text().splitlines() if line}
+    sources = {line for line in sources if notes.name not in line}
+    assert sources == set(filter(None, tracked_files.stdout.split("\0")))
 
 
 def test_the_message_package_is_found_by_rosdep_on_every_system() -> None:

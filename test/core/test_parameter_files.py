@@ -1,4 +1,4 @@
-"""Parameter files: whom their sections are for, and what is wrong with one, in a sentence."""
+"""Parameter files: the nodes that their sections are for, and the error for a bad one."""
 
 from __future__ import annotations
 
@@ -93,24 +93,27 @@ def test_only_ros_arguments_count() -> None:
 
 
 def test_what_a_node_gets_and_what_it_does_not(tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
-    mine.write_text("/**:\n  ros__parameters: {threshold: 0.5}\nx:\n  ros__parameters: {a: 1}\n")
-    other.write_text("siglip_perception:\n  ros__parameters: {threshold: 0.5}\n")
+    for_node, for_other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    for_node.write_text(
+        "/**:\n  ros__parameters: {threshold: 0.5}\nx:\n  ros__parameters: {a: 1}\n"
+    )
+    for_other.write_text("siglip_perception:\n  ros__parameters: {threshold: 0.5}\n")
     words = ["node", "--ros-args"]
-    words += ["--params-file", str(mine), "--params-file", str(other)]
+    words += ["--params-file", str(for_node), "--params-file", str(for_other)]
     words += ["-p", "threshold:=0.5", "-p", "siglip_perception:threshold:=0.5"]
-    told, warnings = remarks(words, NODE)
-    assert told == [f"parameters from {mine}: /** (1); not for this node: /x"]
+    arguments, warnings = remarks(words, NODE)
+    assert arguments == [f"parameters from {for_node}: /** (1); not for this node: /x"]
     first, second = warnings
     assert (
-        f"{other} has nothing for this node, {NODE}: it has parameters for /siglip_perc" in first
+        f"{for_other} has nothing for this node, {NODE}: it has parameters for /siglip_perc"
+        in first
     )
     assert f"write `/**:` or `{NODE}:`" in first
     assert "is for a node siglip_perception, and this one is /robot/siglip_perception" in second
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "neighbor"),
     [
         ("treshold", "threshold"),
         ("depth_enabled", "depth.enabled"),
@@ -118,6 +121,6 @@ def test_what_a_node_gets_and_what_it_does_not(tmp_path: Path) -> None:
         ("maxObjects", "max_objects"),
     ],
 )
-def test_a_mistyped_name_is_told_what_it_is_like(name: str, meant: str) -> None:
-    assert suggestion(name, BY_NAME) == f"; did you mean {meant}?"
+def test_a_mistyped_name_is_told_what_it_is_like(name: str, neighbor: str) -> None:
+    assert suggestion(name, BY_NAME) == f"; did you mean {neighbor}?"
     assert suggestion("zzzzzz", BY_NAME) == ""

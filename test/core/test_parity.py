@@ -220,7 +220,7 @@ def test_a_contract_that_a_policys_config_contradicts_is_refused(
     file = small("openvla-224-letterbox", tmp_path)
     with pytest.raises(
         ContractError,
-        match=r"strategy in config\.json is 'resize-naive' and has to be 'letterbox'",
+        match=r"strategy in config\.json is 'resize-naive' and must be 'letterbox'",
     ):
         Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
 
@@ -258,7 +258,7 @@ def test_the_activation_of_a_policys_timm_models_counts(
     policy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     file = small("openvla-224", tmp_path, hidden_act="gelu_pytorch_tanh")
-    with pytest.raises(ContractError, match=r"hidden_act in model-.* is 'gelu' and has to be"):
+    with pytest.raises(ContractError, match=r"hidden_act in model-.* is 'gelu' and must be"):
         Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
 
 

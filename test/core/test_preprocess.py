@@ -1,4 +1,4 @@
-"""Frame -> encoder input, held against plain arithmetic."""
+"""Frame to encoder input, compared with plain arithmetic."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_a_tall_frame_is_scaled_across_first_whatever_pillow_does() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_squash_is_pillows_resize(shape: tuple[int, int]) -> None:
     image = noise(*shape)
-    wanted = resize(Image.fromarray(image), (SIZE, SIZE))
-    np.testing.assert_array_equal(to_square(image, SQUASH), np.asarray(wanted))
+    reference = resize(Image.fromarray(image), (SIZE, SIZE))
+    np.testing.assert_array_equal(to_square(image, SQUASH), np.asarray(reference))
 
 
 def prismatic_letterbox(image: np.ndarray, size: int, fill: tuple[int, int, int]) -> np.ndarray:
-    """Pad, Resize(size), CenterCrop(size) as torchvision does them on a PIL image."""
+    """Pad, Resize(size) and CenterCrop(size) a PIL image as torchvision does."""
     picture = Image.fromarray(image)
     (width, height), longest = picture.size, max(picture.size)
     across, down = int((longest - width) / 2), int((longest - height) / 2)
@@ -72,22 +72,22 @@ def prismatic_letterbox(image: np.ndarray, size: int, fill: tuple[int, int, int]
 def shorter_side_and_crop(picture: Image.Image, size: int) -> np.ndarray:
     width, height = picture.size
     if width <= height:
-        scaled = resize(picture, (size, int(size * height / width)))
+        resized = resize(picture, (size, int(size * height / width)))
     else:
-        scaled = resize(picture, (int(size * width / height), size))
-    left = round((scaled.width - size) / 2.0)
-    top = round((scaled.height - size) / 2.0)
-    return np.asarray(scaled.crop((left, top, left + size, top + size)))
+        resized = resize(picture, (int(size * width / height), size))
+    left = round((resized.width - size) / 2.0)
+    top = round((resized.height - size) / 2.0)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def openpi_pad(image: np.ndarray, size: int) -> np.ndarray:
-    """resize_with_pad of openpi's client, written down from its description: fit, then pad."""
+    """Fit, then pad: openpi's resize_with_pad, written from its description."""
     height, width = image.shape[:2]
     ratio = max(width / size, height / size)
     fit = int(width / ratio), int(height / ratio)
-    scaled = resize(Image.fromarray(image), fit, Image.Resampling.BILINEAR)
+    resized = resize(Image.fromarray(image), fit, Image.Resampling.BILINEAR)
     square = Image.new("RGB", (size, size), 0)
-    square.paste(scaled, (max(0, int((size - fit[0]) / 2)), max(0, int((size - fit[1]) / 2))))
+    square.paste(resized, (max(0, int((size - fit[0]) / 2)), max(0, int((size - fit[1]) / 2))))
     return np.asarray(square)
 
 
@@ -115,15 +115,15 @@ def test_the_gpus_arithmetic_is_pillows_bit_for_bit(resize: Any, interpolation: 
     for shape in [(480, 640), (1080, 1920), *SHAPES[2:]]:
         image = noise(*shape)
         scale = Scaling.of(square, *shape, torch.device("cpu"))
-        scaled = scale(torch.from_numpy(image)).numpy()
-        np.testing.assert_array_equal(scaled, to_square(image, square))
+        resized = scale(torch.from_numpy(image)).numpy()
+        np.testing.assert_array_equal(resized, to_square(image, square))
 
 
 def test_frames_on_a_device_give_the_inputs_of_frames_on_the_host(
     preprocess: Preprocessor,
 ) -> None:
     images = [noise(480, 640), noise(300, 200)]
-    uploaded = preprocess.over([torch.from_numpy(image) for image in images])
+    uploaded = preprocess.with_frames([torch.from_numpy(image) for image in images])
     for name, values in preprocess(images).items():
         assert torch.equal(uploaded[name], values)
 
@@ -162,14 +162,14 @@ def test_squares_of_the_right_size_are_not_the_callers_memory() -> None:
 def test_normalizing_is_exact_in_float32(preprocess: Preprocessor) -> None:
     square = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     inputs = preprocess([square, square[::-1]])
-    for one in (DINOV2, SIGLIP):
-        mean, std = np.float32(one.mean), np.float32(one.std)
-        wanted = (square.astype(np.float32) / np.float32(255) - mean) / std
-        made = inputs[one]
-        assert made.shape == (2, 3, SIZE, SIZE)
-        np.testing.assert_array_equal(made[1].numpy(), wanted[::-1].transpose(2, 0, 1))
-        assert made.is_contiguous()
-        np.testing.assert_array_equal(made[0].numpy(), wanted.transpose(2, 0, 1))
+    for encoder_input in (DINOV2, SIGLIP):
+        mean, std = np.float32(encoder_input.mean), np.float32(encoder_input.std)
+        reference = (square.astype(np.float32) / np.float32(255) - mean) / std
+        values = inputs[encoder_input]
+        assert values.shape == (2, 3, SIZE, SIZE)
+        np.testing.assert_array_equal(values[1].numpy(), reference[::-1].transpose(2, 0, 1))
+        assert values.is_contiguous()
+        np.testing.assert_array_equal(values[0].numpy(), reference.transpose(2, 0, 1))
 
 
 def test_white_and_black_in_numbers(preprocess: Preprocessor) -> None:

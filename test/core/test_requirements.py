@@ -1,4 +1,4 @@
-"""What is missing is said in one sentence, with the command that brings it, before any work."""
+"""A missing package is reported in one sentence, with a command, before any work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, *requires: str) -> None:
-    """Let this package's installation have written down these requirements."""
+    """Fake the metadata of this package's installation."""
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(requires))
 
 
@@ -35,12 +35,12 @@ def test_the_command_has_the_bounds_and_the_smallest_extra(
         'tensorboard; extra == "train"',
         'timm>=1.0; extra == "timm"',
     )
-    assert requirements.how("peft") == (
+    assert requirements.install_command("peft") == (
         "pip install 'peft>=0.17', or in a clone pip install '.[train]'"
     )
-    assert requirements.how("timm") == "pip install --no-deps 'timm>=1.0'"
-    assert requirements.how("torch") == "pip install 'torch>=2.6'"
-    assert requirements.how("cv2") == "pip install opencv-python-headless"
+    assert requirements.install_command("timm") == "pip install --no-deps 'timm>=1.0'"
+    assert requirements.install_command("torch") == "pip install 'torch>=2.6'"
+    assert requirements.install_command("cv2") == "pip install opencv-python-headless"
 
 
 def test_what_is_required_is_named_with_its_use() -> None:
@@ -87,7 +87,7 @@ def test_missing_and_old_distributions_are_told_apart(monkeypatch: pytest.Monkey
 def test_a_distribution_without_metadata_is_asked_itself(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Ubuntu's python3-opencv is a cv2 without any."""
+    """Ubuntu's python3-opencv has cv2 but no metadata."""
     (tmp_path / "some_lib.py").write_text("__version__ = '4.6.0'\n")
     (tmp_path / "broken_lib.py").write_text("raise OSError\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -102,16 +102,21 @@ def test_a_command_without_a_needed_package_says_so_in_one_line() -> None:
         "sys.exit(main.main(['ground', 'docs/images/demo.jpg', 'red cup']))"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("siglip-perception: This needs torch, not installed here: pip")
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert process.stderr.startswith(
+        "siglip-perception: This needs torch, not installed here: pip"
+    )
 
 
 def test_only_the_packages_own_needs_are_explained() -> None:
-    """Anything else is a fault of the program, whose traceback is wanted."""
-    assert requirements.explain(ModuleNotFoundError("x", name="torch.nn")) is not None
-    assert requirements.explain(ModuleNotFoundError("x", name="siglip_perception.x")) is None
-    assert requirements.explain(ImportError("x", name="torch")) is None
+    """Any other failed import is a bug and keeps its traceback."""
+    assert requirements.explain_import_error(ModuleNotFoundError("x", name="torch.nn")) is not None
+    assert (
+        requirements.explain_import_error(ModuleNotFoundError("x", name="siglip_perception.x"))
+        is None
+    )
+    assert requirements.explain_import_error(ImportError("x", name="torch")) is None
 
 
 @pytest.mark.parametrize(
@@ -153,10 +158,13 @@ def test_a_missing_extra_is_said_before_any_work(
         word.format(here=tmp_path, image=image, new=tmp_path / "new") for word in command.split()
     ]
     assert main.main(words) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert module in said.err
-    assert requirements.how(module).partition(",")[0].removeprefix("pip install ") in said.err
-    assert "siglip_perception[" not in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert module in output.err
+    assert (
+        requirements.install_command(module).partition(",")[0].removeprefix("pip install ")
+        in output.err
+    )
+    assert "siglip_perception[" not in output.err
     assert not (tmp_path / "new").exists()

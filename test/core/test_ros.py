@@ -1,4 +1,4 @@
-"""What is said where ROS 2 is missing, for another Python, too old, or without the messages."""
+"""Errors for a ROS 2 that is missing, for another Python, too old, or without the messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No ROS 2 in any process that is started: neither sourced nor in site-packages."""
+    """Hide ROS 2 from child processes: neither sourced nor in site-packages."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in ("ROS_DISTRO", "AMENT_PREFIX_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -46,7 +46,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source(monkeypatch: pytest.MonkeyPatch, folder: Path, distribution: str = "") -> None:
-    """Let a ROS 2 be sourced whose Python packages are in that folder."""
+    """Source a fake ROS 2 whose Python packages are in that folder."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{folder}")
     if distribution:
         monkeypatch.setenv("ROS_DISTRO", distribution)
@@ -59,13 +59,13 @@ def refusal() -> str:
 
 
 def test_no_ros_at_all(bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also in a clone, whose folder of message sources is no package."""
+    """A clone's folder of message sources does not count as the package."""
     assert main.main(["demo", "--out", str(tmp_path / "demo")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("siglip-perception: The demo needs rclpy, which is part of ROS 2")
-    assert "or run `make demo`" in said.err
-    assert said.err.count("\n") == 1
+    text = capsys.readouterr()
+    assert text.out == ""
+    assert text.err.startswith("siglip-perception: The demo needs rclpy, which is part of ROS 2")
+    assert "or run `make demo`" in text.err
+    assert text.err.count("\n") == 1
     assert not (tmp_path / "demo").exists()
 
 
@@ -75,9 +75,9 @@ def test_a_ros_for_another_python_is_told(
     folder = tmp_path / "lib" / "python3.9" / "site-packages"
     write(folder, {"rclpy/__init__.py": ""})
     source(monkeypatch, folder)
-    said = refusal()
-    assert f"{folder}/rclpy has for Python 3.9, and this is Python 3." in said
-    assert f"({sys.executable}): use python3.9, or source" in said
+    text = refusal()
+    assert f"{folder}/rclpy has for Python 3.9, and this is Python 3." in text
+    assert f"({sys.executable}): use python3.9, or source" in text
     # Sourced, but not on PYTHONPATH: as in a shell that has set it anew.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
@@ -101,13 +101,16 @@ def test_messages_that_are_not_built_or_do_not_load(
         "needs builtin_interfaces, which the sourced ROS 2 jazzy lacks:"
         " sudo apt install ros-jazzy-builtin-interfaces."
     )
-    others = [part for part in ros_probe.NEEDED[1:] if part != "siglip_perception_msgs"]
-    write(tmp_path, {f"{part}/__init__.py": "" for part in others})
+    other_parts = [part for part in ros_probe.PARTS[1:] if part != "siglip_perception_msgs"]
+    write(tmp_path, {f"{part}/__init__.py": "" for part in other_parts})
     assert "siglip_perception_msgs, which is not built, or not sourced: build it" in refusal()
-    ours = {"__init__.py": "", "msg.py": "TokenSequence = None"}
-    write(tmp_path, {f"siglip_perception_msgs/{name}": text for name, text in ours.items()})
-    broken = "def check_for_type_support(kind): raise RuntimeError('no C part.')"
-    write(tmp_path, {"rclpy/type_support.py": broken})
+    messages_package = {"__init__.py": "", "msg.py": "TokenSequence = None"}
+    write(
+        tmp_path,
+        {f"siglip_perception_msgs/{name}": text for name, text in messages_package.items()},
+    )
+    failing_check = "def check_for_type_support(kind): raise RuntimeError('no C part.')"
+    write(tmp_path, {"rclpy/type_support.py": failing_check})
     assert "(RuntimeError: no C part): build it again with colcon" in refusal()
     write(tmp_path, RCLPY)
     ros.require("The demo")
@@ -128,23 +131,23 @@ def test_programs_without_ros_say_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def missing(name: str) -> Any:
+    def raise_missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
 
-    monkeypatch.setattr(programs.importlib, "import_module", missing)
+    monkeypatch.setattr(programs.importlib, "import_module", raise_missing)
     assert getattr(programs, program)() == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"{program}: The {program.replace('_', ' ')} needs rclpy, which is")
-    assert said.count("\n") == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"{program}: The {program.replace('_', ' ')} needs rclpy, which is")
+    assert text.count("\n") == 1
 
 
 def test_a_fault_of_a_program_is_not_taken_for_a_missing_ros(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def missing(name: str) -> Any:
+    def raise_missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'siglip_perception.x'", name="x")
 
-    monkeypatch.setattr(programs.importlib, "import_module", missing)
+    monkeypatch.setattr(programs.importlib, "import_module", raise_missing)
     monkeypatch.setattr(ros, "require", lambda use: None)
     with pytest.raises(ModuleNotFoundError):
         programs.perception_node()

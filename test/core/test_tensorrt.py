@@ -29,7 +29,7 @@ from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import Plan
 from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import Preprocessor
-from siglip_perception.util.progress import shown
+from siglip_perception.util.progress import build_progress
 
 pytestmark = pytest.mark.slow
 
@@ -329,10 +329,10 @@ def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
             return True
 
     terminal = Terminal()
-    with shown(terminal):
+    with build_progress(terminal):
         pass
     assert terminal.getvalue() == ""
-    with shown(terminal) as progress:
+    with build_progress(terminal) as progress:
         progress("dinov2, blocks 0 to 23", 0.0)
         progress("siglip, blocks 0 to 26", 0.625)
     last = terminal.getvalue().rstrip("\n").split("\r")[-1]

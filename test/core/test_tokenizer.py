@@ -1,4 +1,4 @@
-"""Text ids of SigLIP checkpoints' tokenizers, against those of transformers' own classes."""
+"""Text ids of SigLIP checkpoints' tokenizers equal those of transformers' own classes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, context: int = 64, **changes: Any) -> Any:
-    """The tokenizer of a folder; changes: of its tokenizer_config.json, None takes a key out."""
+    """Load a folder's tokenizer with changes to tokenizer_config.json; None removes a key."""
 
     def content(name: str) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).is_file() else None
@@ -95,7 +95,7 @@ def test_siglip_2_ids_are_those_of_its_own_class(gemma: Path, context: int) -> N
 
 
 def test_what_transformers_writes_is_read_back(gemma: Path, tmp_path: Path) -> None:
-    """Siglip2Tokenizer as transformers 5 saves it, and what a generic class leaves of it."""
+    """Siglip2Tokenizer as transformers 5 saves it, by its own and by a generic class."""
     original = Siglip2Tokenizer.from_pretrained(gemma)
     original.save_pretrained(tmp_path / "own")
     PreTrainedTokenizerFast.from_pretrained(gemma).save_pretrained(tmp_path / "generic")
@@ -137,8 +137,8 @@ def test_a_tokenizer_json_under_a_generic_class_is_normalized_as_siglip_was(
     (tmp_path / SENTENCEPIECE).write_bytes((siglip / SENTENCEPIECE).read_bytes())
     write_siglip_fast(tmp_path)
     write_config(tmp_path, tokenizer_class="TokenizersBackend", pad_token="</s>", eos_token="</s>")
-    loaded = load(tmp_path)
-    assert ids(loaded, ["A RED Cup!"]) == ids(load(siglip), ["a red cup"])
+    generic = load(tmp_path)
+    assert ids(generic, ["A RED Cup!"]) == ids(load(siglip), ["a red cup"])
     assert "the training is followed" in caplog.text
 
 
@@ -154,7 +154,7 @@ def test_the_cut_keeps_eos_and_padding_is_the_models(siglip: Path, gemma: Path) 
 
 
 def test_special_tokens_that_are_not_stated_are_the_classes_own(gemma: Path) -> None:
-    """Not the text tower's pad_token_id, which SigLIP 2's config.json leaves at SigLIP's 1."""
+    """The text tower's pad_token_id does not count: SigLIP 2's config.json leaves SigLIP's 1."""
     bare = load(gemma, pad_token=None, eos_token=None, bos_token=None, unk_token=None)
     assert bare.pad_token_id == 0
     assert ids(bare, strings()) == ids(load(gemma), strings())
@@ -211,7 +211,7 @@ def test_the_ends_that_the_config_states_are_followed(
 def test_a_vocabulary_of_another_kind_is_left_as_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No SigLIP's own: neither lower case nor punctuation is guessed, only what is stated."""
+    """A foreign vocabulary is normalized only as its files state."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {"<pad>": 0, "Cup": 1, "cup": 2, "!": 3}

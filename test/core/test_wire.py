@@ -1,4 +1,4 @@
-"""Values -> messages, with rclpy's classes and with those of rosbags."""
+"""Messages from values, with the classes of rclpy and of rosbags."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ GROUNDING = Grounding(
 
 @dataclass(frozen=True)
 class Library:
-    """One ROS library: its classes, a message sent there and back, and a header of its own."""
+    """A ROS library: its classes, a round trip of a message, and a header."""
 
     types: wire.MessageTypes
     there_and_back: Callable[[Any], Any]
@@ -101,8 +101,8 @@ def rosbags_library() -> Library:
 
 @pytest.fixture(params=[rclpy_library, rosbags_library], ids=["rclpy", "rosbags"])
 def library(request: pytest.FixtureRequest) -> Library:
-    made: Library = request.param()
-    return made
+    ros_library: Library = request.param()
+    return ros_library
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_objects(library: Library) -> None:
     assert not box.do_rectify
     assert (first.role, first.id, second.role) == (1, 0, 0)
     assert (list(first.mentions), list(second.mentions)) == ([], [0, 1])
-    told, place = message.mentions
-    assert (told.phrase, told.role, told.step, told.many) == (0, 1, 1, True)
-    assert (told.relation, told.of, told.which, told.rank) == ("", -1, "left", 2)
+    target, place = message.mentions
+    assert (target.phrase, target.role, target.step, target.many) == (0, 1, 1, True)
+    assert (target.relation, target.of, target.which, target.rank) == ("", -1, "left", 2)
     assert (place.phrase, place.role, place.step, place.many) == (1, 2, 3, False)
     assert (place.relation, place.of, place.which, place.rank) == ("left of", 0, "", 0)
-    assert (told.confidence, place.confidence, message.confidence) == (1.0, 0.75, 0.75)
+    assert (target.confidence, place.confidence, message.confidence) == (1.0, 0.75, 0.75)
     assert math.isnan(first.position.x)
     assert math.isnan(first.extent.z)
     assert (second.id, second.lost) == (9, 0.25)
@@ -173,7 +173,7 @@ def test_the_constants_are_those_of_the_message() -> None:
 
 
 def test_a_megabyte_is_handed_over_in_well_under_a_millisecond() -> None:
-    """Assigning the ndarray itself takes rclpy 40 ms and more."""
+    """rclpy takes at least 40 ms to check an ndarray."""
     pytest.importorskip("rclpy", reason="needs ROS 2")
     from siglip_perception_msgs.msg import TokenSequence
 
@@ -182,8 +182,8 @@ def test_a_megabyte_is_handed_over_in_well_under_a_millisecond() -> None:
     def seconds() -> float:
         start = time.thread_time()
         message = TokenSequence(data=wire.as_array(tokens))
-        taken = time.thread_time() - start
+        cpu_seconds = time.thread_time() - start
         assert len(message.data) == tokens.nbytes
-        return taken
+        return cpu_seconds
 
     assert min(seconds() for _ in range(10)) < 0.004

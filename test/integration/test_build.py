@@ -139,7 +139,8 @@ def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
         "-c",
         "import importlib.metadata; from siglip_perception.util import requirements;"
         "print(importlib.metadata.distribution('siglip_perception').locate_file(''));"
-        "print(requirements.how('torch')); print(requirements.how('peft'))",
+        "print(requirements.install_command('torch'));"
+        " print(requirements.install_command('peft'))",
     ).splitlines()
     assert Path(said[0]) == installed.package.parent
     assert said[1:] == [

@@ -75,7 +75,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
 def test_a_contract_that_cannot_be_kept_is_refused_by_field(start: Start) -> None:
     with start(contract="openvla-224") as (_, peer):
         status = peer.wait_status("node", ERROR, "cannot keep the contract openvla-224")
-        assert "hidden_size in dinov2/config.json is 192 and has to be 1024" in status.message
+        assert "hidden_size in dinov2/config.json is 192 and must be 1024" in status.message
         assert peer.state() == "unconfigured"
 
 

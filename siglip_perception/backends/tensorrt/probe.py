@@ -54,8 +54,8 @@ def install() -> str:
     """How to get TensorRT, without a stop."""
     return (
         "10.3 or newer is part of JetPack; elsewhere"
-        f" {requirements.how('tensorrt', 'onnx', 'onnxscript')}; for a GeForce RTX"
-        f" {requirements.how('tensorrt_rtx', 'onnx', 'onnxscript')}"
+        f" {requirements.install_command('tensorrt', 'onnx', 'onnxscript')}; for a GeForce RTX"
+        f" {requirements.install_command('tensorrt_rtx', 'onnx', 'onnxscript')}"
     )
 
 

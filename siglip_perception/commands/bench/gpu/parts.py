@@ -144,7 +144,7 @@ def pixels(bench: Bench) -> Findings:
         fed = [EncoderInput.of(contract, spec) for spec in contract.encoders]
         on_host, on_device = Preprocessor(fed, CPU), Preprocessor(fed, bench.device)
         for image in images[: 2 if bench.rehearse else None]:
-            uploaded = on_device.over([torch.from_numpy(image).to(bench.device)])
+            uploaded = on_device.with_frames([torch.from_numpy(image).to(bench.device)])
             for key, values in on_host([image]).items():
                 worst = max(worst, float((uploaded[key].cpu() - values).abs().max()))
                 compared += 1
