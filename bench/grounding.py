@@ -37,8 +37,10 @@ from siglip_perception import contracts  # noqa: E402
 from siglip_perception.backends import choose, without_bf16  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
 from siglip_perception.encoders.encoders import Encoders, TextEncoder  # noqa: E402
-from siglip_perception.encoders.plan import Plan  # noqa: E402
-from siglip_perception.grounding.grounder import Grounder, Scores, select_objects  # noqa: E402
+from siglip_perception.encoders.plan import ModelPlan  # noqa: E402
+from siglip_perception.grounding.grounder import Grounder  # noqa: E402
+from siglip_perception.grounding.objects import select_objects  # noqa: E402
+from siglip_perception.grounding.scores import Scores  # noqa: E402
 from siglip_perception.images.preprocess import Preprocessor  # noqa: E402
 from siglip_perception.parity.random_weights import write_random  # noqa: E402
 from siglip_perception.scenes.scenes import render, sample_scene  # noqa: E402
@@ -72,19 +74,19 @@ class EncodedFrame:
 
 def load(
     model: str, name: str, device: torch.device, precision: str, image: UInt8Array
-) -> tuple[Plan, EncodedFrame]:
-    plan = Plan.make(model, name, "", "")
+) -> tuple[ModelPlan, EncodedFrame]:
+    plan = ModelPlan.load(model, name, "", "")
     spatial, semantic = plan.contract.spatial, plan.contract.siglip
     if spatial is None or semantic is None:
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
-    siglip = plan.sight.siglip if plan.sight else random_siglip(semantic)
+    siglip = plan.grounding_model.siglip if plan.grounding_model else random_siglip(semantic)
     reads = {"dino": spatial.name, "siglip": semantic.name}
-    encoders = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    encoders = Encoders(plan.contract, plan.towers, plan.token_towers, reads)
     encoders.prepare(device, choose("torch", device.type, precision).dtype)
     inputs = Preprocessor(encoders.inputs, device)([image])
 
     def encode() -> tuple[Tensor, Tensor]:
-        features = encoders(inputs, with_tokens=True, grounded=[0])
+        features = encoders(inputs, with_tokens=True, grounding_rows=[0])
         assert features.siglip is not None
         assert features.dino is not None
         return features.siglip[0], features.dino[0]
@@ -148,7 +150,7 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
     image, phrases = scene(args.seed)
     phrases = phrases[: args.phrases]
     plan, tabletop = load("tabletop", "", device, "fp32", image)
-    sight = plan.sight
+    sight = plan.grounding_model
     assert sight is not None
     siglip, dino = tabletop.encode()
     embeddings, _ = TextEncoder(sight.siglip, sight.tokenizer, device)(tuple(phrases))
@@ -173,7 +175,7 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
     # Random weights find nothing sensible, so the embedded model's regions are drawn.
     dtype = choose("torch", args.device, precision).dtype
     grounder = Grounder(encoded.siglip, grid, sight.settings, dtype)
-    geometry = sight.square.geometry(image.shape[1], image.shape[0])
+    geometry = sight.resize.geometry(image.shape[1], image.shape[0])
     roles = (Role.UNKNOWN,) * len(phrases)
 
     def draw(scores: Scores) -> int:

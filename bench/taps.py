@@ -28,7 +28,7 @@ import torch
 from siglip_perception import contracts
 from siglip_perception.backends import choose
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.images.preprocess import Preprocessor
 from siglip_perception.parity.random_weights import write_random
 from siglip_perception.util.flops import count as flops_of
@@ -52,12 +52,12 @@ class Row:
 
 def encoders(model: str, contract: str, precision: str) -> tuple[Encoders, Preprocessor, str]:
     """Load the contract's encoders, with the grounding on the same ones."""
-    plan = Plan.make(model, contract, "", "")
+    plan = ModelPlan.load(model, contract, "", "")
     dino, siglip = plan.contract.spatial, plan.contract.siglip
     reads = {"dino": dino.name, "siglip": siglip.name} if dino and siglip else {}
     if not reads:
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")
-    fused = Encoders(plan.contract, plan.towers, plan.tokens, reads)
+    fused = Encoders(plan.contract, plan.towers, plan.token_towers, reads)
     fused.prepare(CPU, choose("torch", "cpu", precision).dtype)
     return fused, Preprocessor(fused.inputs, CPU), plan.contract.name
 
@@ -69,12 +69,12 @@ def measure(
     inputs = preprocess([image])
 
     def run_two_passes() -> None:
-        encoders(inputs, with_tokens=True, grounded=[])
-        encoders(inputs, with_tokens=False, grounded=[0])
+        encoders(inputs, with_tokens=True, grounding_rows=[])
+        encoders(inputs, with_tokens=False, grounding_rows=[0])
 
     ways: dict[str, Callable[[], object]] = {
-        "tokens": lambda: encoders(inputs, with_tokens=True, grounded=[]),
-        "tokens + objects": lambda: encoders(inputs, with_tokens=True, grounded=[0]),
+        "tokens": lambda: encoders(inputs, with_tokens=True, grounding_rows=[]),
+        "tokens + objects": lambda: encoders(inputs, with_tokens=True, grounding_rows=[0]),
         "two passes": run_two_passes,
     }
     flops = {way: flops_of(job) for way, job in ways.items()}

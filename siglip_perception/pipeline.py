@@ -1,4 +1,4 @@
-"""The whole story: frames and a query in, fused tokens and grounded objects out, one pass."""
+"""The pipeline: frames and a query in, fused tokens and grounded objects out, in one pass."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import Choice, Source
+from siglip_perception.backends import BackendChoice, ModelSource
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding.depth import locate
-from siglip_perception.grounding.grounder import (
-    Grounder,
-    Scores,
-    cosines,
-    label_mask,
-    select_objects,
-)
+from siglip_perception.grounding.grounder import Grounder
+from siglip_perception.grounding.objects import label_mask, select_objects
+from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
+from siglip_perception.grounding.scores import Scores
 from siglip_perception.images.preprocess import Preprocessor
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.types import (
@@ -40,18 +37,19 @@ from siglip_perception.types import (
 )
 from siglip_perception.util.device import to_host
 
-# As many as a mask image has values for; `max_objects` counts those that are meant.
-_MOST_OBJECTS = 255
+# Most objects that a mask image has values for. Relations choose among all of these before
+# `max_objects` limits what is left.
+_MAX_MASK_OBJECTS = 255
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What a pipeline is loaded with; the names and ranges are those of the node's parameters.
+    """Options that a pipeline is loaded with; names and ranges are those of the node's parameters.
 
     taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
         last.
-    background: whether PyTorch may serve while engines are built, as in a node; else they are
-        waited for, so that all results come from the same backend.
+    background: PyTorch may serve while engines are built, as in a node; else loading waits for
+        them, so that all results come from one backend.
     """
 
     model: str = "tabletop"
@@ -70,7 +68,11 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class Query:
-    """Phrases, encoded: embeddings float32 [P, D], unit length; truncated: cut to the context."""
+    """Encoded phrases.
+
+    embeddings: float32 [P, D], unit length.
+    truncated: for each phrase, True if it was cut to the text tower's context.
+    """
 
     instruction: str
     instruction_id: int
@@ -84,7 +86,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Result:
-    """Both products of one frame; timings in seconds: "preprocess", "encode", "ground"."""
+    """Both outputs of one frame; timings in seconds: "preprocess", "encode", "ground"."""
 
     tokens: TokenGrid | None
     grounding: Grounding | None
@@ -92,40 +94,41 @@ class Result:
 
 
 class Pipeline:
-    """One model, loaded; used from one thread. `threshold` and `max_objects` may be changed.
+    """One loaded model; used from one thread. `threshold` and `max_objects` may be changed.
 
-    grounding: how objects are found, in words. can_ground: whether they can be at all. sight,
-    grounder: what finds them, where they can be found.
+    can_ground: True if objects can be found at all.
+    grounding_status: how objects are found, or why they cannot be.
+    grounding_model, grounder: what finds them; the grounder exists only if `can_ground`.
     """
 
-    def __init__(self, plan: Plan, options: PipelineOptions, choice: Choice) -> None:
+    def __init__(self, plan: ModelPlan, options: PipelineOptions, choice: BackendChoice) -> None:
         self.contract: Contract = plan.contract
         self.fingerprint = plan.fingerprint
-        self.grounding = plan.says
-        self.can_ground = plan.sight is not None
+        self.grounding_status = plan.grounding_status
+        self.can_ground = plan.grounding_model is not None
         self.threshold = options.threshold
         self.max_objects = options.max_objects
         self._tokens_dtype: TokenDtype = options.tokens_dtype
-        encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+        encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
         self._preprocess = Preprocessor(encoders.inputs, device)
-        source = None
+        model_source = None
         if options.background:
-            source = Source(
+            model_source = ModelSource(
                 options.model,
                 options.contract,
                 options.grounding_model,
                 options.grounding_contract,
             )
-        encoders.finish = self._leaving
-        # Not kept beside it: engines let the encoders' own weights go.
-        self._encoders = backends.start(encoders, choice, source)
-        self.sight = plan.sight
-        if plan.sight is not None:
-            sight = plan.sight
-            self._text = TextEncoder(sight.siglip, sight.tokenizer, device)
+        encoders.finish = self._host_outputs
+        # Not kept as an attribute: engines release the encoders' own weights.
+        self._encoders = backends.start(encoders, choice, model_source)
+        self.grounding_model = plan.grounding_model
+        if plan.grounding_model is not None:
+            model = plan.grounding_model
+            self._text = TextEncoder(model.siglip, model.tokenizer, device)
             self.grounder = Grounder(
-                sight.siglip.to(device), (sight.grid, sight.grid), sight.settings, choice.dtype
+                model.siglip.to(device), (model.grid, model.grid), model.settings, choice.dtype
             )
 
     @classmethod
@@ -135,7 +138,7 @@ class Pipeline:
         Raises CheckpointError, ContractError or BackendError, each with one clear sentence.
         """
         choice = backends.choose(options.backend, options.device, options.precision)
-        plan = Plan.make(
+        plan = ModelPlan.load(
             options.model,
             options.contract,
             options.grounding_model,
@@ -147,21 +150,21 @@ class Pipeline:
             pipeline._warm_up()
         except torch.OutOfMemoryError as error:
             raise BackendError(
-                f"The memory of {choice.device} does not hold {options.model}: use a smaller model"
-                " or another device."
+                f"{options.model} does not fit into the memory of {choice.device}: use a smaller"
+                " model or another device."
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise CheckpointError(
                 f"The model in {plan.folder} does not run ({reason}):"
-                " its config.json and its weights have to be those that belong together."
+                " check that its config.json belongs to its weights."
             ) from error
         return pipeline
 
     @property
     def backend(self) -> str:
-        """What runs the encoders now, in words; it may change from one frame to the next."""
-        return self._encoders.says
+        """Description of what runs the encoders now; it may change from one frame to the next."""
+        return self._encoders.description
 
     def _warm_up(self) -> None:
         query = None
@@ -171,12 +174,12 @@ class Pipeline:
         self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
 
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
-        """Run the text tower over the instruction's phrases, of which there is at least one.
+        """Run the text tower over the phrases of an instruction, at least one.
 
-        Raises BackendError where this model cannot ground.
+        Raises BackendError if this model cannot ground.
         """
         if not self.can_ground:
-            raise BackendError(self.grounding)
+            raise BackendError(self.grounding_status)
         embeddings, truncated = self._text(instruction.phrases)
         return Query(
             instruction.text,
@@ -197,7 +200,7 @@ class Pipeline:
         with_tokens: bool = True,
         with_mask: bool = False,
     ) -> Result:
-        """process_batch of one frame; its FloatingPointError is raised."""
+        """Process one frame as process_batch does, but raise its FloatingPointError."""
         result = self.process_batch([Task(frame, query, with_mask)], with_tokens=with_tokens)[0]
         if isinstance(result, FloatingPointError):
             raise result
@@ -206,35 +209,37 @@ class Pipeline:
     def process_batch(
         self, tasks: Sequence[Task], *, with_tokens: bool = True
     ) -> list[Result | FloatingPointError]:
-        """One pass over all frames; the last blocks only over those with a query, if any.
+        """Process all frames in one pass; the last blocks run only over frames with a query.
 
-        A frame for which the encoders gave NaN or infinity gets the error and no results. The
-        timings are the whole batch's.
+        A frame for which the encoders gave NaN or infinity gets an error in place of its result.
+        Timings are those of the whole batch.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         inputs = self._preprocess([task.frame.image for task in tasks])
-        preprocessed = time.perf_counter()
-        grounded = [number for number, task in enumerate(tasks) if task.query is not None]
-        features = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
-        # All that the host needs leaves a GPU together: each time that it is waited for, it idles.
-        arrived = iter(to_host(*features.leaving))
+        preprocess_end = time.perf_counter()
+        grounding_rows = [index for index, task in enumerate(tasks) if task.query is not None]
+        features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        # One transfer for everything that the host needs: a GPU idles each time it is waited for.
+        host_tensors = iter(to_host(*features.host_outputs))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
-            grids = dict(enumerate(self._token_grids(next(arrived), next(arrived))))
-        encoded = time.perf_counter()
-        found: dict[int, Grounding | FloatingPointError] = {}
+            grids = dict(enumerate(self._token_grids(next(host_tensors), next(host_tensors))))
+        encode_end = time.perf_counter()
+        groundings: dict[int, Grounding | FloatingPointError] = {}
         if features.siglip is not None:
-            asked = [tasks[number] for number in grounded]
-            answers = self._ground(asked, features.siglip, next(arrived), next(arrived))
-            found = dict(zip(grounded, answers, strict=True))
+            grounding_tasks = [tasks[index] for index in grounding_rows]
+            row_groundings = self._ground(
+                grounding_tasks, features.siglip, next(host_tensors), next(host_tensors)
+            )
+            groundings = dict(zip(grounding_rows, row_groundings, strict=True))
         timings = {
-            "preprocess": preprocessed - began,
-            "encode": encoded - preprocessed,
-            "ground": time.perf_counter() - encoded,
+            "preprocess": preprocess_end - start,
+            "encode": encode_end - preprocess_end,
+            "ground": time.perf_counter() - encode_end,
         }
         results: list[Result | FloatingPointError] = []
-        for number in range(len(tasks)):
-            tokens, grounding = grids.get(number), found.get(number)
+        for index in range(len(tasks)):
+            tokens, grounding = grids.get(index), groundings.get(index)
             if isinstance(tokens, FloatingPointError):
                 results.append(tokens)
             elif isinstance(grounding, FloatingPointError):
@@ -243,73 +248,77 @@ class Pipeline:
                 results.append(Result(tokens, grounding, timings))
         return results
 
-    def _leaving(self, features: Features) -> tuple[Tensor, ...]:
-        """Of a pass what the host needs, in this order, as far as it was asked for.
+    def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
+        """Collect what the host needs of a pass, in this order, as far as it was computed.
 
-        Tokens as they are published, and of which frames [B] they are finite; cosines of DINOv2's
-        patches [G, N, N], and of which frames [G] the features are finite.
+        Tokens as they are published, and flags [B] of frames whose tokens are finite; cosines of
+        DINOv2's patches [G, N, N], and flags [G] of frames whose features are finite.
         """
-        leaving: list[Tensor] = []
+        tensors: list[Tensor] = []
         if features.tokens is not None:
-            narrow = features.tokens.to(getattr(torch, self._tokens_dtype))
-            # After the cast: float16 ends at 65504.
-            finite = _finite(narrow)
+            cast_tokens = features.tokens.to(getattr(torch, self._tokens_dtype))
+            # After the cast: values above 65504 overflow float16.
+            finite = _finite(cast_tokens)
             if self._tokens_dtype == "bfloat16":  # numpy has no such type
-                narrow = narrow.view(torch.int16)
-            leaving += [narrow, finite]
+                cast_tokens = cast_tokens.view(torch.int16)
+            tensors += [cast_tokens, finite]
         if features.siglip is not None and features.dino is not None:
-            each = torch.stack([cosines(one) for one in features.dino])
-            leaving += [each, _finite(features.siglip, features.dino)]
-        return tuple(leaving)
+            cosine = torch.stack([cosines(patches) for patches in features.dino])
+            tensors += [cosine, _finite(features.siglip, features.dino)]
+        return tuple(tensors)
 
-    def _token_grids(self, narrow: Tensor, finite: Tensor) -> list[TokenGrid | FloatingPointError]:
-        data = narrow.numpy()
+    def _token_grids(
+        self, cast_tokens: Tensor, finite: Tensor
+    ) -> list[TokenGrid | FloatingPointError]:
+        data = cast_tokens.numpy()
         if self._tokens_dtype == "bfloat16":
             data = data.view(np.uint16)
         return [
             TokenGrid(
-                data[number],
+                data[index],
                 self._tokens_dtype,
                 self.contract.rows,
                 self.contract.cols,
                 self.contract.name,
                 self.fingerprint,
             )
-            if right
+            if is_valid
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
-            for number, right in enumerate(finite.tolist())
+            for index, is_valid in enumerate(finite.tolist())
         ]
 
     def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
-        """What the grounding reads of images: SigLIP's and DINO's last patches, [B, N, D] each."""
+        """Return SigLIP's and DINO's last patches, [B, N, D] each, as grounding reads them."""
         inputs = self._preprocess(images)
-        found = self._encoders(inputs, with_tokens=False, grounded=list(range(len(images))))
-        assert found.siglip is not None
-        assert found.dino is not None
-        return found.siglip.clone(), found.dino.clone()  # a CUDA graph writes over its own
+        features = self._encoders(
+            inputs, with_tokens=False, grounding_rows=list(range(len(images)))
+        )
+        assert features.siglip is not None
+        assert features.dino is not None
+        return features.siglip.clone(), features.dino.clone()  # a CUDA graph reuses its memory
 
     def _ground(
         self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor, finite: Tensor
     ) -> list[Grounding | FloatingPointError]:
-        """One for each task; cosine [G, N, N] and finite [G] on the host, see score_all()."""
-        asked = []
-        whole = [row for row, right in enumerate(finite.tolist()) if right]
-        for row in whole:
+        """Ground each task; cosine [G, N, N] and finite [G] are on the host, see score_all()."""
+        inputs = []
+        finite_rows = [row for row, is_finite in enumerate(finite.tolist()) if is_finite]
+        for row in finite_rows:
             query = tasks[row].query
             assert isinstance(query, Query)
-            asked.append((siglip[row], cosine[row], query.embeddings))
-        scores = dict(zip(whole, self.grounder.score_all(asked), strict=True))
-        withheld = FloatingPointError("The features hold NaN or infinity; objects are withheld.")
+            inputs.append((siglip[row], cosine[row], query.embeddings))
+        scores = dict(zip(finite_rows, self.grounder.score_all(inputs), strict=True))
+        error = FloatingPointError("The features hold NaN or infinity; objects are withheld.")
         return [
-            self.answer(task, scores[row]) if row in scores else withheld
+            self.answer(task, scores[row]) if row in scores else error
             for row, task in enumerate(tasks)
         ]
 
     def answer(self, task: Task, scores: Scores) -> Grounding:
-        """The objects that the task's query means, out of the scores of its frame's regions."""
+        """Ground one task from the scores of its frame's regions."""
         query, frame = task.query, task.frame
         assert isinstance(query, Query)
-        objects, masks = self.meant(frame, query, scores)
+        objects, masks = self.choose_objects(frame, query, scores)
         return Grounding(
             query.instruction,
             query.instruction_id,
@@ -322,33 +331,33 @@ class Pipeline:
             query.confidence,
         )
 
-    def meant(
+    def choose_objects(
         self, frame: Frame, query: Query, scores: Scores
     ) -> tuple[list[GroundedObject], list[UInt8Array]]:
-        """The objects that are meant, each with its mask uint8 [height, width] of 0 and 1."""
-        sight = self.sight
-        related = any(mention.relations for mention in query.mentions)
-        assert sight is not None
+        """Select the query's objects, each with its mask, uint8 [height, width] of 0 and 1."""
+        model = self.grounding_model
+        has_relations = any(mention.relations for mention in query.mentions)
+        assert model is not None
         objects, masks = select_objects(
             scores,
             query.phrases,
             query.roles,
-            sight.square.geometry(frame.width, frame.height),
-            sight.patch,
+            model.resize.geometry(frame.width, frame.height),
+            model.patch,
             self.threshold,
-            _MOST_OBJECTS if related else self.max_objects,
+            _MAX_MASK_OBJECTS if has_relations else self.max_objects,
             frame.image,
         )
         depth = frame.depth() if frame.depth is not None and objects else None
         if depth is not None:
             objects = locate(objects, masks, depth)
-        meant = assign(objects, query.phrases, query.mentions, frame.width, frame.height)
-        objects = with_roles(objects, meant)[: self.max_objects]
-        masks = [masks[index] for index in sorted(meant)][: self.max_objects]
+        roles = assign(objects, query.phrases, query.mentions, frame.width, frame.height)
+        objects = with_roles(objects, roles)[: self.max_objects]
+        masks = [masks[index] for index in sorted(roles)][: self.max_objects]
         return objects, masks
 
 
-def _finite(*values: Tensor) -> Tensor:
-    """Of tensors [B, ...], for which of B all that they hold is finite: bool [B]."""
-    found = [one.isfinite().flatten(1).all(dim=1) for one in values]
-    return torch.stack(found).all(dim=0)
+def _finite(*tensors: Tensor) -> Tensor:
+    """Flag the items of tensors [B, ...] that are finite in all of them: bool [B]."""
+    flags = [tensor.isfinite().flatten(1).all(dim=1) for tensor in tensors]
+    return torch.stack(flags).all(dim=0)

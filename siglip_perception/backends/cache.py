@@ -1,8 +1,9 @@
-"""Engines and graphs that were built once, kept on disk: whole, verified, or not at all.
+"""On-disk cache of engines and graphs: an entry is whole and verified, or absent.
 
-An entry is a folder named by the hash of everything that it depends on; a change of any of these
-is another entry. It is built beside its place and renamed, so that a kill leaves none half made,
-and its files are held against their SHA-256 before they are used. Only its owner may read the
+An entry is a folder named by the hash of everything that it depends on; change any of that and it
+is another entry. It is built in a temporary folder and renamed into place, so that a kill leaves
+no half entry, and its files are checked against their SHA-256 before use. Only the owner may read
+the
 folder: engines are code.
 """
 
@@ -26,11 +27,11 @@ _LOGGER = logging.getLogger(__name__)
 _DIGESTS = "digests.json"
 _FACTS = "facts.json"
 _QUARANTINE = ".bad"
-_REFUSED = "refused.txt"
+_REFUSAL = "refused.txt"
 
 
 def root() -> Path:
-    """Where engines lie: below $XDG_CACHE_HOME, or ~/.cache; BackendError where there is none."""
+    """Return the engines' folder in $XDG_CACHE_HOME or ~/.cache; BackendError without either."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     try:
         base = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
@@ -42,103 +43,105 @@ def root() -> Path:
 
 
 class EngineCache:
-    """Entries below a folder, which is made when the first is built."""
+    """Entries below a folder, which is created with the first one."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or root()
 
-    def place(self, facts: Mapping[str, str]) -> Path:
-        """Where the entry of these facts lies, be it there or not."""
+    def path_of(self, facts: Mapping[str, str]) -> Path:
+        """Return the path of the entry of these facts, whether it exists or not."""
         content = json.dumps(dict(facts), sort_keys=True).encode()
         return self.folder / hashlib.sha256(content).hexdigest()[:32]
 
     def get(self, facts: Mapping[str, str]) -> Path | None:
-        """The entry's folder, its files verified; None where there is none.
+        """Return the entry's folder, its files verified; None if there is no entry.
 
-        One that is broken is put aside and the log says why. Raises BackendError where others
-        may write to the cache.
+        A damaged entry is quarantined and the log says why. Raises BackendError if others may
+        write to the cache.
         """
-        place = self.place(facts)
+        entry = self.path_of(facts)
         try:
-            if not place.is_dir():
+            if not entry.is_dir():
                 return None
-            self._guard()
+            self._check_owner()
         except OSError as error:
             raise BackendError(
                 f"The engine cache {self.folder} cannot be read ({error.strerror}): set"
                 " XDG_CACHE_HOME to a folder that can."
             ) from error
-        trouble = _trouble(place)
+        trouble = _find_damage(entry)
         if trouble:
             self.quarantine(facts, trouble)
             return None
-        return place
+        return entry
 
     def build(self, facts: Mapping[str, str], make: Callable[[Path], None]) -> Path:
-        """The entry's folder; `make` fills it, in a temporary folder, where there is none yet.
+        """Return the entry's folder; if there is none yet, `make` fills it, in a temporary folder.
 
-        Of several processes that want the same entry one builds and the others wait. Raises
-        BackendError where the folder cannot be written; what `make` raises comes through, and
-        nothing is left of its work.
+        Of several processes that need the same entry one builds and the others wait. Raises
+        BackendError if the folder cannot be written. Errors of `make` pass through, and its files
+        are removed.
         """
-        place = self.place(facts)
-        with self._alone(place.name):
-            found = self.get(facts)
-            if found is not None:
-                return found
-            with self._work(place.name) as work:
+        entry = self.path_of(facts)
+        with self._lock(entry.name):
+            existing = self.get(facts)
+            if existing is not None:
+                return existing
+            with self._work(entry.name) as work:
                 make(work)
                 (work / _FACTS).write_text(json.dumps(dict(facts), indent=2))
                 _seal(work)
-                work.rename(place)
+                work.rename(entry)
                 _sync(self.folder)
-        return place
+        return entry
 
     @contextmanager
     def scratch(self, facts: Mapping[str, str]) -> Iterator[Path]:
-        """A folder to work in, gone afterwards: what a kill leaves of it the next caller removes.
+        """Yield a folder to work in, removed afterwards; after a kill the next caller removes it.
 
-        One process at a time has that of the same facts, which are to be no entry's. Raises
-        BackendError where the folder cannot be written, or the disk is full.
+        One process at a time holds the folder of the same facts, which no entry may use. Raises
+        BackendError if the folder cannot be written or the disk is full.
         """
-        name = self.place(facts).name
-        with self._alone(name), self._work(name) as work:
+        name = self.path_of(facts).name
+        with self._lock(name), self._work(name) as work:
             yield work
 
     def discard(self, facts: Mapping[str, str]) -> None:
-        """Remove an entry, if it is there."""
-        shutil.rmtree(self.place(facts), ignore_errors=True)
+        """Remove an entry if it exists."""
+        shutil.rmtree(self.path_of(facts), ignore_errors=True)
 
-    def quarantine(self, facts: Mapping[str, str], why: str, *, refused: bool = False) -> None:
-        """Put an entry aside, so that it is built anew; it stays to be looked at.
+    def quarantine(
+        self, facts: Mapping[str, str], reason: str, *, is_refused: bool = False
+    ) -> None:
+        """Move an entry aside so that it is built again; it stays there for inspection.
 
-        refused: it is whole and does what it should not, as will the next: see refusal.
+        is_refused: the entry is whole but wrong, and so will be the next one: see refusal.
         """
-        place = self.place(facts)
-        bad = place.with_name(place.name + _QUARANTINE)
-        _LOGGER.warning("The engine %s is put aside as %s: %s.", place, bad.name, why)
+        entry = self.path_of(facts)
+        quarantined = entry.with_name(entry.name + _QUARANTINE)
+        _LOGGER.warning("The engine %s is put aside as %s: %s.", entry, quarantined.name, reason)
         try:
-            shutil.rmtree(bad, ignore_errors=True)
-            place.rename(bad)
-            if refused:
-                (bad / _REFUSED).write_text(why)
+            shutil.rmtree(quarantined, ignore_errors=True)
+            entry.rename(quarantined)
+            if is_refused:
+                (quarantined / _REFUSAL).write_text(reason)
         except OSError as error:
             _LOGGER.warning("It cannot be moved (%s).", error.strerror)
 
     def refusal(self, facts: Mapping[str, str]) -> str:
-        """Why the entry of these facts was refused, as last built; empty where it was not."""
-        place = self.place(facts)
+        """Return why the entry of these facts was refused when last built; empty if it was not."""
+        entry = self.path_of(facts)
         try:
-            return place.with_name(place.name + _QUARANTINE).joinpath(_REFUSED).read_text()
+            return entry.with_name(entry.name + _QUARANTINE).joinpath(_REFUSAL).read_text()
         except (OSError, ValueError):
             return ""
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Alone with the entry of that name, among all processes; the lock ends with its owner."""
+    def _lock(self, name: str) -> Iterator[None]:
+        """Hold an entry's lock among all processes; it ends with the process that holds it."""
         try:
             self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-            self._guard()
+            self._check_owner()
             with (self.folder / f".{name}.lock").open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
@@ -150,18 +153,18 @@ class EngineCache:
 
     @contextmanager
     def _work(self, name: str) -> Iterator[Path]:
-        """A temporary folder of the one that is alone with that name, removed in the end."""
+        """Yield a temporary folder to the holder of the lock; removed in the end."""
         prefix = f".{name}.work."
-        for left in self.folder.glob(f"{prefix}*"):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for stale in self.folder.glob(f"{prefix}*"):  # of killed processes
+            shutil.rmtree(stale, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
         try:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _guard(self) -> None:
-        """Engines are code: none is taken from a folder that another user can write to."""
+    def _check_owner(self) -> None:
+        """Refuse a folder that another user can write to: engines are code."""
         state = self.folder.stat()
         if state.st_uid != os.geteuid():
             raise BackendError(
@@ -173,7 +176,7 @@ class EngineCache:
 
 
 def _seal(folder: Path) -> None:
-    """Write the files' digests, and everything to the disk."""
+    """Write the files' digests and flush everything to the disk."""
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -192,8 +195,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _trouble(folder: Path) -> str:
-    """What is wrong with an entry, in words; empty where nothing is."""
+def _find_damage(folder: Path) -> str:
+    """Describe what is wrong with an entry; empty if nothing is."""
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
         if not isinstance(digests, dict) or not digests:
@@ -207,8 +210,8 @@ def _trouble(folder: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()

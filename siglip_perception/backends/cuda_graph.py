@@ -1,10 +1,9 @@
-"""CUDA graphs from a frame on the GPU to the features, and two streams for two towers.
+"""CUDA graphs from a frame on the GPU to the features, and a stream for each of two towers.
 
-A pass is hundreds of kernels; launched one by one they take longer than the GPU takes to run
-them. Two graphs are launched in their place: one resizes and normalizes frames of one size into
-buffers that the encoders are fed from, one runs the encoders for a combination of outputs. Each is
-recorded once, held against the same kernels launched one by one, and kept. Batches of more frames
-run as they are. What comes after, such as the cast of the tokens, is launched while they run.
+A pass is hundreds of kernels; launching them one by one takes longer than running them. Two graphs
+replace the launches. One resizes and normalizes frames of one size into buffers that the encoders
+read; one runs the encoders for one combination of outputs. Each is captured once, compared with
+the same kernels launched one by one, and kept. Larger batches run eagerly.
 """
 
 from __future__ import annotations
@@ -24,37 +23,37 @@ from siglip_perception.encoders.encoders import Encoders, Features, Job
 from siglip_perception.images.preprocess import DeviceFrames, EncoderInput
 
 _LOGGER = logging.getLogger(__name__)
-# PyTorch's own advice before a capture: libraries set themselves up in the first passes.
-_WARM_UP = 3
-# Of what the graph gives with what the same kernels give one by one.
-_LEAST_COSINE = 0.999
-# Sizes of frames that get a graph; what comes beyond is launched kernel by kernel.
-_SIZES = 8
-# Frames in a batch, one a camera, up to which a batch gets a graph.
-_CAMERAS = 4
-# Of normalized pixels, between a graph and its kernels: what is less than a gray level, what is
-# none any more, and the share of pixels that may round the other way.
-_CLOSE, _FAR, _SHARE = 0.006, 0.03, 0.001
-# How many frames, whether tokens are asked for, and whether the frames are grounded.
+# Eager passes before a capture, as PyTorch advises: libraries set themselves up in the first ones.
+_WARM_UP_PASSES = 3
+# Least cosine of a graph's outputs with those of the same kernels launched one by one.
+_MIN_COSINE = 0.999
+# Sizes of frames that get a graph; frames of further sizes are resized eagerly.
+_MAX_FRAME_SIZES = 8
+# Largest batch, one frame a camera, that gets a graph.
+_MAX_BATCH = 4
+# Differences of normalized pixels between a graph and its kernels: less than a gray level, more
+# than a gray level, and the share of pixels that may round the other way.
+_PIXEL_TOLERANCE, _MAX_PIXEL_ERROR, _MAX_OUTLIER_SHARE = 0.006, 0.03, 0.001
+# Number of frames, tokens requested or not, frames grounded or not.
 Variant = tuple[int, bool, bool]
-# Height and width of a frame, and its place in the batch.
+# Height and width of a frame, and its row in the batch.
 Slot = tuple[int, int, int]
-# Held while engines are loaded on another thread, and while a graph is captured: a call that waits
-# for the whole device breaks every capture on it, whatever its mode. Frames wait for neither.
-undisturbed = threading.Lock()
+# Held while engines are loaded on another thread and while a graph is captured: a call that waits
+# for the whole device breaks every capture on it, in any mode. Frames wait for neither.
+capture_lock = threading.Lock()
 T = TypeVar("T")
 
 
 def new_stream(device: torch.device) -> torch.cuda.Stream:
-    """A CUDA stream of PyTorch's pool, which does not wait for the default one."""
+    """Create a CUDA stream that does not wait for the default one."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class StreamPool:
-    """Runs towers side by side: the first on the stream that is current, each other on its own.
+    """Runs towers side by side: the first on the current stream, each other on its own.
 
-    Memory that a job takes on a stream of its own may be used on the current one afterwards with
-    no more ado: that stream takes it again only in a later call, which begins by waiting.
+    Memory that a job allocates on its own stream may be used on the current one afterwards without
+    record_stream(): only a later call allocates on that stream again, and it begins by waiting.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -62,55 +61,55 @@ class StreamPool:
         self._streams: list[torch.cuda.Stream] = []
 
     def __call__(self, jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:
-        here = torch.cuda.current_stream(self._device)
+        current = torch.cuda.current_stream(self._device)
         while len(self._streams) < len(jobs) - 1:
             self._streams.append(new_stream(self._device))
-        beside = list(zip(self._streams, jobs[1:], strict=False))
-        found, forked = [], []
+        side_jobs = list(zip(self._streams, jobs[1:], strict=False))
+        outputs, forked = [], []
         try:
-            for stream, job in beside:
-                stream.wait_stream(here)
+            for stream, job in side_jobs:
+                stream.wait_stream(current)
                 forked.append(stream)
                 with torch.cuda.stream(stream):
-                    found.append(job())
-            found[:0] = [job() for job in jobs[:1]]
+                    outputs.append(job())
+            outputs[:0] = [job() for job in jobs[:1]]
         except BaseException:
-            # A capture with a stream unjoined cannot even be ended. The error that counts is the
-            # first: in a capture that is broken the joins fail, too.
+            # A capture with an unjoined stream cannot even be ended. The first error is the one
+            # that counts: in a broken capture the joins fail, too.
             for stream in forked:
                 with suppress(RuntimeError):
-                    here.wait_stream(stream)
+                    current.wait_stream(stream)
             raise
         for stream in forked:
-            here.wait_stream(stream)
-        return found
+            current.wait_stream(stream)
+        return outputs
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A graph of the encoders, with what it writes; it reads the buffers that all passes share."""
+class _EncoderGraph:
+    """A graph of the encoders and its outputs; it reads the buffers that all graphs share."""
 
     graph: torch.cuda.CUDAGraph
     outputs: Features
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """A graph that makes the encoders' inputs of a frame in one slot, with what it reads.
+class _ResizeGraph:
+    """A graph that computes the encoders' inputs from a frame in one slot, and its input.
 
-    right: whether it serves. One that does not is kept: with a graph PyTorch frees workspaces that
-    others on its stream still use.
+    is_correct: False if it gave other pixels; then it is kept but not run: destroying a graph
+        makes PyTorch free workspaces that other graphs on its stream still use.
     """
 
     graph: torch.cuda.CUDAGraph
     inputs: DeviceFrames
-    right: bool
+    is_correct: bool
 
 
 class GraphedEncoders:
     """Encoders on a CUDA device, called as they are; used from one thread.
 
-    trouble: why nothing is run as a graph, in words; empty where it is.
+    trouble: why nothing runs as a graph; empty if graphs run.
     """
 
     def __init__(self, encoders: Encoders, device: torch.device) -> None:
@@ -118,37 +117,51 @@ class GraphedEncoders:
         self._encoders = encoders
         self._device = device
         self._encoders.run_all = StreamPool(device)
-        # TensorRT synchronizes with all other streams when it runs on the default one.
+        # Not the default stream: on that one TensorRT synchronizes with all others.
         self._stream = new_stream(device)
-        # Of all graphs, whose memory is then that of the largest: no two run at a time.
+        # Shared by all graphs, so that they need the memory of the largest only: no two run at
+        # once.
         self._pool: Any = None
-        self._fed: dict[EncoderInput, Tensor] = {}
-        self._passes: dict[Variant, _Pass] = {}
-        self._scaled: dict[Slot, _Scaled] = {}
+        self._buffers: dict[EncoderInput, Tensor] = {}
+        self._encoder_graphs: dict[Variant, _EncoderGraph] = {}
+        self._resize_graphs: dict[Slot, _ResizeGraph] = {}
 
     @torch.inference_mode()
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features:
-        """See Encoders; what is returned holds until the next call, on the current stream."""
+        """Run as Encoders do; outputs are valid until the next call, on the current stream."""
         batch = _images(inputs)
-        variant = (batch, with_tokens, bool(grounded))
-        uniform = not grounded or list(grounded) == list(range(batch))
-        if self.trouble or not (with_tokens or grounded) or batch > _CAMERAS or not uniform:
-            return self._plain(inputs, with_tokens, grounded)
-        if variant not in self._passes:
-            self._keep(self._passes, variant, lambda: self._capture_pass(inputs, variant))
-        captured = self._passes.get(variant)
-        if captured is None or not self._feed(inputs):
-            return self._plain(inputs, with_tokens, grounded)
-        captured.graph.replay()
-        return captured.outputs
+        variant = (batch, with_tokens, bool(grounding_rows))
+        grounds_all = not grounding_rows or list(grounding_rows) == list(range(batch))
+        if (
+            self.trouble
+            or not (with_tokens or grounding_rows)
+            or batch > _MAX_BATCH
+            or not grounds_all
+        ):
+            return self._run_eagerly(inputs, with_tokens, grounding_rows)
+        if variant not in self._encoder_graphs:
+            self._try_capture(
+                self._encoder_graphs, variant, lambda: self._capture_pass(inputs, variant)
+            )
+        encoder_graph = self._encoder_graphs.get(variant)
+        if encoder_graph is None or not self._feed(inputs):
+            return self._run_eagerly(inputs, with_tokens, grounding_rows)
+        encoder_graph.graph.replay()
+        return encoder_graph.outputs
 
     def _feed(self, inputs: Mapping[EncoderInput, Tensor]) -> bool:
-        """Bring images into the buffers that the passes read; False where that made trouble."""
+        """Copy images into the buffers that the graphs read; False if that made trouble."""
         if not isinstance(inputs, DeviceFrames):
-            for one, values in self._fed.items():
-                values[: len(inputs[one])].copy_(inputs[one], non_blocking=True)
+            for encoder_input, values in self._buffers.items():
+                values[: len(inputs[encoder_input])].copy_(
+                    inputs[encoder_input], non_blocking=True
+                )
             return True
         frames = inputs.frames
         return all(
@@ -157,60 +170,64 @@ class GraphedEncoders:
         )
 
     def _feed_frame(self, inputs: DeviceFrames, row: int) -> bool:
-        """_feed() of a single frame, into row `row` of the buffers."""
+        """Feed a single frame into row `row` of the buffers."""
         frame = inputs.frames[0]
         slot = (frame.shape[0], frame.shape[1], row)
-        sizes = {key[:2] for key in self._scaled}
-        if not inputs.on_device or (slot[:2] not in sizes and len(sizes) >= _SIZES):
+        sizes = {key[:2] for key in self._resize_graphs}
+        if not inputs.on_device or (slot[:2] not in sizes and len(sizes) >= _MAX_FRAME_SIZES):
             self._copy_in(inputs, row)
             return True
-        if slot not in self._scaled:
-            self._keep(self._scaled, slot, lambda: self._capture_scaling(inputs, row))
+        if slot not in self._resize_graphs:
+            self._try_capture(self._resize_graphs, slot, lambda: self._capture_resize(inputs, row))
             if self.trouble:
                 return False
-        scaled = self._scaled.get(slot)
-        if scaled is None or not scaled.right:
+        resize_graph = self._resize_graphs.get(slot)
+        if resize_graph is None or not resize_graph.is_correct:
             self._copy_in(inputs, row)
         else:
-            scaled.inputs.frames[0].copy_(frame, non_blocking=True)
-            scaled.graph.replay()
+            resize_graph.inputs.frames[0].copy_(frame, non_blocking=True)
+            resize_graph.graph.replay()
         return True
 
     def _copy_in(self, inputs: DeviceFrames, row: int) -> None:
-        for one, values in self._fed.items():
-            values[row].copy_(inputs[one][0], non_blocking=True)
+        for encoder_input, values in self._buffers.items():
+            values[row].copy_(inputs[encoder_input][0], non_blocking=True)
 
-    def _plain(
+    def _run_eagerly(
         self,
         inputs: Mapping[EncoderInput, Tensor],
         with_tokens: bool,
-        grounded: Sequence[int],
+        grounding_rows: Sequence[int],
     ) -> Features:
-        with self._aside():
-            found = self._encoders(inputs, with_tokens=with_tokens, grounded=grounded)
-        here = torch.cuda.current_stream(self._device)
-        for values in (found.tokens, found.siglip, found.dino, *found.leaving):
+        with self._on_side_stream():
+            features = self._encoders(
+                inputs, with_tokens=with_tokens, grounding_rows=grounding_rows
+            )
+        current = torch.cuda.current_stream(self._device)
+        for values in (features.tokens, features.siglip, features.dino, *features.host_outputs):
             if values is not None:
-                values.record_stream(here)
-        return found
+                values.record_stream(current)
+        return features
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """On the stream that is not the default one; what is current waits for it."""
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
+    def _on_side_stream(self) -> Iterator[None]:
+        """Run the body on a stream that is not the default; the current one waits for it."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         try:
             with torch.cuda.stream(self._stream):
                 yield
         finally:
-            here.wait_stream(self._stream)
+            current.wait_stream(self._stream)
 
-    def _keep(self, kept: dict[Any, Any], key: object, capture: Callable[[], object]) -> None:
-        """Keep what is captured; that it fails is said once and does not end the pass."""
-        if not undisturbed.acquire(blocking=False):
+    def _try_capture(
+        self, graphs: dict[Any, Any], key: object, capture: Callable[[], object]
+    ) -> None:
+        """Capture a graph and keep it; a failure is logged once and does not end the pass."""
+        if not capture_lock.acquire(blocking=False):
             return
         try:
-            kept[key] = capture()
+            graphs[key] = capture()
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             if isinstance(error, torch.OutOfMemoryError):
@@ -225,63 +242,72 @@ class GraphedEncoders:
             self._drop_all("no CUDA graph: its capture was interrupted")
             raise
         finally:
-            undisturbed.release()
+            capture_lock.release()
         if self.trouble:
-            # CUDA keeps the last error until somebody asks; that must not be the next frame.
+            # CUDA reports the last error to whoever asks next; that must not be the next frame.
             with suppress(Exception):
                 torch.zeros(1, device=self._device)
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
     def _drop_all(self, trouble: str) -> None:
-        """From here on no graph is run, nor captured: they share memory, and go together."""
+        """Drop all graphs, which share memory, and capture no more."""
         self.trouble = trouble
-        self._passes.clear()
-        self._scaled.clear()
-        self._fed.clear()
+        self._encoder_graphs.clear()
+        self._resize_graphs.clear()
+        self._buffers.clear()
         self._pool = None
 
-    def _capture_pass(self, inputs: Mapping[EncoderInput, Tensor], variant: Variant) -> _Pass:
-        batch, with_tokens, read = variant
-        rows = list(range(batch)) if read else []
-        if not self._fed:
-            self._fed = {
-                one: inputs[one].new_zeros(_CAMERAS, *inputs[one].shape[1:])
-                for one in self._encoders.inputs
+    def _capture_pass(
+        self, inputs: Mapping[EncoderInput, Tensor], variant: Variant
+    ) -> _EncoderGraph:
+        batch, with_tokens, grounds = variant
+        rows = list(range(batch)) if grounds else []
+        if not self._buffers:
+            self._buffers = {
+                encoder_input: inputs[encoder_input].new_zeros(
+                    _MAX_BATCH, *inputs[encoder_input].shape[1:]
+                )
+                for encoder_input in self._encoders.inputs
             }
-        fed = {one: values[:batch] for one, values in self._fed.items()}
-        # Not the frame at hand, of which an encoder may make infinity.
-        for values in fed.values():
+        buffers = {
+            encoder_input: values[:batch] for encoder_input, values in self._buffers.items()
+        }
+        # Test values in place of the frame, which an encoder may turn into infinity.
+        for values in buffers.values():
             steps = torch.linspace(-2.0, 2.0, values.numel(), device=values.device)
             values.copy_(steps.view_as(values))
 
         def run() -> Features:
-            return self._encoders(fed, with_tokens=with_tokens, grounded=rows)
+            return self._encoders(buffers, with_tokens=with_tokens, grounding_rows=rows)
 
         graph, plain, outputs = self._record(run)
-        if least_cosine(outputs, plain) < _LEAST_COSINE:
+        if least_cosine(outputs, plain) < _MIN_COSINE:
             raise RuntimeError("the captured pass gives other tokens")
-        return _Pass(graph, outputs)
+        return _EncoderGraph(graph, outputs)
 
-    def _capture_scaling(self, inputs: DeviceFrames, row: int) -> _Scaled:
-        own = inputs.with_frames([frame.clone() for frame in inputs.frames])
-        graph, _, _ = self._record(lambda: self._copy_in(own.uncached(), row))
-        for one, values in self._fed.items():
-            off = (values[row] - inputs[one][0]).abs()
-            if float((off > _CLOSE).float().mean()) > _SHARE or float(off.max()) > _FAR:
+    def _capture_resize(self, inputs: DeviceFrames, row: int) -> _ResizeGraph:
+        frame_copy = inputs.with_frames([frame.clone() for frame in inputs.frames])
+        graph, _, _ = self._record(lambda: self._copy_in(frame_copy.uncached(), row))
+        for encoder_input, values in self._buffers.items():
+            error = (values[row] - inputs[encoder_input][0]).abs()
+            if (
+                float((error > _PIXEL_TOLERANCE).float().mean()) > _MAX_OUTLIER_SHARE
+                or float(error.max()) > _MAX_PIXEL_ERROR
+            ):
                 height, width = inputs.frames[0].shape[:2]
                 _LOGGER.warning(
                     "A CUDA graph gives other pixels of frames of %dx%d: they are scaled without.",
                     width,
                     height,
                 )
-                return _Scaled(graph, own, right=False)
-        return _Scaled(graph, own, right=True)
+                return _ResizeGraph(graph, frame_copy, is_correct=False)
+        return _ResizeGraph(graph, frame_copy, is_correct=True)
 
     def _record(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T, T]:
-        """A graph of `run`, replayed once; what `run` gave before; what the graph writes."""
-        for _ in range(_WARM_UP):
-            with self._aside():
+        """Capture `run`, replay it: the graph, the result of an eager run, the graph's outputs."""
+        for _ in range(_WARM_UP_PASSES):
+            with self._on_side_stream():
                 plain = run()
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
@@ -289,12 +315,12 @@ class GraphedEncoders:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
-            # Another thread may allocate memory meanwhile: only this one's calls are captured.
+            # Other threads may allocate memory meanwhile: only this one's calls are captured.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 outputs = run()
             except BaseException:
-                # Once, whatever it raises: of a capture that has ended CUDA keeps an error.
+                # End it whatever it raises: CUDA keeps an error of the capture otherwise.
                 with suppress(Exception):
                     self._end(graph)
                 raise
@@ -303,10 +329,10 @@ class GraphedEncoders:
         return graph, plain, outputs
 
     def _end(self, graph: torch.cuda.CUDAGraph) -> None:
-        """End a capture; it raises where CUDA has given it up.
+        """End a capture; raises if CUDA has invalidated it.
 
-        Until 2.12 PyTorch's allocator does not learn then that the capture is over; left so, it
-        would free nothing any more that two streams have used.
+        Until 2.12 PyTorch's allocator is not told then that the capture is over, and would never
+        again free memory that two streams have used.
         """
         try:
             graph.capture_end()

@@ -1,10 +1,10 @@
-"""The encoders as ONNX: the graphs that every engine is built from.
+"""ONNX export of the encoders: the graphs that every engine is built from.
 
-One file for each run of blocks that the outputs need: up to the contract's tap, and from there to
-the last block, which the grounding reads. Positions are interpolated, LayerScale is in the
-weights, and nothing in the graph depends on the image's size, so there is no Resize, no IsNaN, no
-If. The precision is in the graph (strongly typed): with bf16 or fp16 the matrix products are in
-it, and the residual stream, LayerNorm and the positions stay float32.
+One file for each range of blocks that the outputs need: up to the contract's tap, and from there
+to the last block, which the grounding reads. Positions are interpolated and LayerScale is folded
+before, and nothing in the graph depends on the image's size, so there is no Resize, no IsNaN, no
+If. The precision is in the graph (strongly typed): with bf16 or fp16 the matrix products have it;
+the residual stream, LayerNorm and positions stay float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from siglip_perception.errors import BackendError
 from siglip_perception.types import Precision
 from siglip_perception.util import requirements
 
-# Changes whenever the same weights give another graph: engines built of an older one are stale.
+# Increment when the same weights give another graph: cached engines of an older one are stale.
 RECIPE = 1
 # LayerNormalization came with 17; TensorRT 10.3 (JetPack 6) and all later parsers read 18.
 OPSET = 18
@@ -36,12 +36,13 @@ INPUT, OUTPUT = "values", "hidden"
 
 @dataclass(frozen=True)
 class Graph:
-    """One exported run of blocks.
+    """One exported range of blocks.
 
-    tower: key of the encoder in the plan. start, stop: its blocks, the second not included; with
-        start 0 the input is pixels float32 [B, 3, S, S], else the residual stream [B, T, D]; the
-        output is the residual stream, float32 [B, T, D].
-    path: the .onnx file; its weights are beside it, in a file of the same name and .data.
+    tower: key of the encoder in the plan.
+    start, stop: its blocks, `stop` excluded. The input is pixels float32 [B, 3, S, S] if start is
+        0, else the residual stream [B, T, D]; the output is the residual stream, float32 [B, T,
+        D].
+    path: the .onnx file; its weights are beside it, in a file of the same name plus .data.
     """
 
     tower: str
@@ -50,27 +51,27 @@ class Graph:
     path: Path
 
 
-class Run(nn.Module):
-    """Blocks `start` up to `stop` of a tower as a module of its own."""
+class BlockRun(nn.Module):
+    """Blocks `start` to `stop` of a tower as a module of its own."""
 
     def __init__(self, tower: Tower, start: int, stop: int) -> None:
         super().__init__()
         self.tower, self._start, self._stop = tower, start, stop
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.tower.through(values, self._start, self._stop)
+        return self.tower.run_blocks(values, self._start, self._stop)
 
     def example(self, batch: int = 1) -> Tensor:
-        """Zeros of the input's shape."""
+        """Return zeros of the input's shape."""
         tower = self.tower
         if self._start:
             return torch.zeros(batch, tower.tokens, tower.dim)
-        side = tower.fed.square.size
+        side = tower.input.square.size
         return torch.zeros(batch, 3, side, side)
 
 
-def narrow(tower: Tower, precision: Precision) -> None:
-    """Put the products of a tower into the precision; the rest stays float32."""
+def cast_products(tower: Tower, precision: Precision) -> None:
+    """Cast the products of a tower to the precision; the rest stays float32."""
     dtype = DTYPES[precision]
     for part in tower.modules():
         if isinstance(part, Linear):
@@ -78,27 +79,29 @@ def narrow(tower: Tower, precision: Precision) -> None:
 
 
 def export(
-    towers: Mapping[str, Tower], wanted: Mapping[str, bool], folder: Path, batch: int | None
+    towers: Mapping[str, Tower], reads_last: Mapping[str, bool], folder: Path, batch: int | None
 ) -> list[Graph]:
-    """Write the graphs of towers that are not prepared or packed, into an empty folder.
+    """Write the graphs of towers that are neither prepared nor packed into an empty folder.
 
-    wanted: key of a tower -> whether its last block is read too. batch: images in a pass, None:
-    any. Raises BackendError where the exporter is not installed, or a file cannot be written.
+    reads_last: key of a tower -> True to export up to its last block. batch: images in a pass;
+        None: any.
+
+    Raises BackendError if the exporter is not installed or a file cannot be written.
     """
     return [
-        export_run(towers[key], key, start, stop, folder, batch)
-        for key, read in wanted.items()
-        for start, stop in towers[key].parts(read)
+        export_blocks(towers[key], key, start, stop, folder, batch)
+        for key, to_end in reads_last.items()
+        for start, stop in towers[key].block_ranges(to_end)
     ]
 
 
-def export_run(
+def export_blocks(
     tower: Tower, key: str, start: int, stop: int, folder: Path, batch: int | None
 ) -> Graph:
-    """One graph; see export."""
+    """Write one graph; see export."""
     path = folder / f"{key}.{start}-{stop}.onnx"
-    run = Run(tower, start, stop).eval()
-    # A batch of one would be taken for a constant.
+    run = BlockRun(tower, start, stop).eval()
+    # Two images if any number is allowed: the exporter takes a batch of one for a constant.
     example = run.example(batch or 2)
     dynamic = None if batch else {"values": {0: torch.export.Dim("batch", min=1, max=64)}}
     try:
@@ -128,13 +131,13 @@ def export_run(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's talk of torchvision's operators and of its own internals."""
+    """Silence the exporter's messages about torchvision's operators and its own internals."""
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

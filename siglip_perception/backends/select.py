@@ -1,4 +1,4 @@
-"""Which backend, device and precision: what was asked for, or what is best here, and why."""
+"""Selection of backend, device and precision: the requested ones, or the best here and why."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-# bfloat16 is in the tensor cores from Ampere on.
+# First compute capability (Ampere) whose tensor cores have bfloat16.
 BF16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What runs the encoders.
+class BackendChoice:
+    """Backend, device and precision of the encoders.
 
-    automatic: the backend was left to `auto`, so an engine that is built and proven here may take
-        its place, and where one fails PyTorch serves.
-    why: the reasons of what was left to `auto`; may be empty.
+    automatic: the backend was `auto`, so a built and proven engine may take its place, and PyTorch
+        serves if that fails.
+    reason: why `auto` chose these; may be empty.
     """
 
     backend: BackendName
     device: torch.device
     precision: Precision
     automatic: bool
-    why: str
+    reason: str
 
     @property
     def dtype(self) -> torch.dtype:
-        """What PyTorch runs, where it is to: the precision, or beside int8 the fastest there."""
+        """Dtype of PyTorch's products: the precision or, beside int8, the fastest one."""
         if self.precision == "int8":
             return torch.float32 if without_bf16(self.device) else torch.bfloat16
         return DTYPES[self.precision]
 
 
-def choose(backend: str, device: str, precision: str) -> Choice:
-    """Settle the parameters of these names, each of which may be auto.
+def choose(backend: str, device: str, precision: str) -> BackendChoice:
+    """Resolve the parameters of these names, each of which may be auto.
 
-    Raises BackendError, one sentence, for what is not there and was asked for by name.
+    Raises BackendError, one sentence, if what was named is not available.
     """
     refuse_impossible(backend, device, precision)
     name: BackendName = "openvino" if precision == "int8" else "torch"
     if backend != "auto":
-        name = next(known for known in BACKENDS if known == backend)
-    where, why = _device(device, name)
-    how, reason = _precision(precision, name, where)
+        name = next(backend_name for backend_name in BACKENDS if backend_name == backend)
+    torch_device, device_reasons = _device(device, name)
+    chosen_precision, precision_reason = _precision(precision, name, torch_device)
     if name == "tensorrt" and not probe.is_installed():
         raise BackendError(probe.probe().trouble)
-    why_so = "; ".join(filter(None, [*why, reason]))
-    return Choice(name, where, how, backend == "auto" and precision != "int8", why_so)
+    reasons = "; ".join(filter(None, [*device_reasons, precision_reason]))
+    return BackendChoice(
+        name, torch_device, chosen_precision, backend == "auto" and precision != "int8", reasons
+    )
 
 
 def without_bf16(device: torch.device) -> str:
-    """Why bfloat16 is of no use on the device; empty where it is faster than float32."""
+    """Return why bfloat16 is of no use on the device; empty if it beats float32."""
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return "" if capable else "the GPU has no bfloat16"
@@ -94,12 +96,12 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
 
 def _precision(name: str, backend: BackendName, device: torch.device) -> tuple[Precision, str]:
     if name == "auto":
-        if why_not := without_bf16(device):
-            return "fp32", why_not
+        if reason := without_bf16(device):
+            return "fp32", reason
         return "bf16", "half precision on a GPU" if device.type == "cuda" else str(bf16.speed())
-    found = next(known for known in PRECISIONS if known == name)
-    if found == "fp16" and device.type == "cpu":
+    precision = next(precision_name for precision_name in PRECISIONS if precision_name == name)
+    if precision == "fp16" and device.type == "cpu":
         raise BackendError("A CPU has no fast fp16: use precision auto, fp32 or bf16.")
-    if found == "bf16" and device.type == "cpu" and (why_not := without_bf16(device)):
-        return found, f"{why_not}: precision auto or fp32 is faster"
-    return found, ""
+    if precision == "bf16" and device.type == "cpu" and (reason := without_bf16(device)):
+        return precision, f"{reason}: precision auto or fp32 is faster"
+    return precision, ""

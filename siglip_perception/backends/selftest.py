@@ -1,4 +1,4 @@
-"""Whether an engine gives the tokens of PyTorch's float32 pass, before it serves."""
+"""Self-test of an engine before it serves: its tokens must be those of PyTorch's float32 pass."""
 
 from __future__ import annotations
 
@@ -15,66 +15,68 @@ from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.types import Precision, UInt8Array
 
-# Least cosine of a token or a feature with its float32 self. Real bfloat16 passes keep 0.9999
-# and more; int8 is held to the user's own frames when it is calibrated, here to no more than that
-# the graph is the right one.
+# Least cosine of a token or feature with its float32 value. bfloat16 passes measured here keep
+# 0.9999 and more. int8 is judged on the user's own frames when it is calibrated; here the limit
+# only shows that the graph is the right one.
 LIMITS: dict[Precision, float] = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999, "int8": 0.9}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs, and what PyTorch makes of them in float32: tokens, features where they are read."""
+    """Inputs, and PyTorch's float32 outputs: tokens, and features if the grounding reads them."""
 
     inputs: Mapping[EncoderInput, Tensor]
     features: Features
 
 
-def frames(number: int) -> list[UInt8Array]:
-    """Camera frames uint8 [480, 640, 3] that need no file: noise with structure at every scale."""
+def frames(count: int) -> list[UInt8Array]:
+    """Generate camera frames uint8 [480, 640, 3]: noise with structure at every scale."""
     generator = np.random.default_rng(0)
-    made = []
-    for _ in range(number):
+    images = []
+    for _ in range(count):
         picture = np.full((480, 640, 3), 127.0)
         for scale in (1, 4, 20, 80):
             coarse = generator.normal(0, 40, (480 // scale, 640 // scale, 3))
             picture += np.kron(coarse, np.ones((scale, scale, 1)))
-        made.append(np.clip(picture, 0, 255).astype(np.uint8))
-    return made
+        images.append(np.clip(picture, 0, 255).astype(np.uint8))
+    return images
 
 
 def reference(encoders: Encoders) -> Reference:
-    """PyTorch's own pass over a frame; before prepare()."""
+    """Run PyTorch's own pass over a frame; call it before prepare()."""
     inputs = Preprocessor(encoders.inputs, torch.device("cpu"))(frames(1))
     return Reference(inputs, run(encoders, inputs))
 
 
 def run(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> Features:
-    """All that the encoders are asked for, of one image."""
-    return encoders(inputs, with_tokens=True, grounded=[0] if encoders.reads else [])
+    """Compute every output of the encoders for one image."""
+    return encoders(
+        inputs, with_tokens=True, grounding_rows=[0] if encoders.grounding_keys else []
+    )
 
 
-def least_cosine(one: Features, other: Features) -> float:
-    """Over all tokens and features; 0 where one is not finite."""
+def least_cosine(features: Features, reference_features: Features) -> float:
+    """Return the least cosine over all tokens and features; 0 if an output is not finite."""
     least = 1.0
-    for ours, theirs in zip(_tensors(one), _tensors(other), strict=True):
-        if not bool(ours.isfinite().all()):
+    for output, expected in zip(_tensors(features), _tensors(reference_features), strict=True):
+        if not bool(output.isfinite().all()):
             return 0.0
-        cosine = functional.cosine_similarity(ours.float(), theirs.float(), dim=-1)
+        cosine = functional.cosine_similarity(output.float(), expected.float(), dim=-1)
         least = min(least, float(cosine.min()))
     return least
 
 
 def check(encoders: Encoders, expected: Reference, precision: Precision, engine: str) -> float:
-    """The least cosine; raises BackendError where it is below the precision's limit."""
-    found = least_cosine(run(encoders, expected.inputs), expected.features)
-    if found < LIMITS[precision]:
+    """Return the least cosine; raises BackendError below the precision's limit."""
+    cosine = least_cosine(run(encoders, expected.inputs), expected.features)
+    if cosine < LIMITS[precision]:
         raise BackendError(
-            f"{engine} gives other tokens than PyTorch in {precision} (least cosine {found:.5f},"
+            f"{engine} gives other tokens than PyTorch in {precision} (least cosine {cosine:.5f},"
             f" limit {LIMITS[precision]:g}): use backend: torch, or another precision."
         )
-    return found
+    return cosine
 
 
 def _tensors(features: Features) -> list[Tensor]:
-    found = (features.tokens, features.siglip, features.dino)
-    return [tensor for tensor in found if tensor is not None]
+    outputs = (features.tokens, features.siglip, features.dino)
+    return [tensor for tensor in outputs if tensor is not None]

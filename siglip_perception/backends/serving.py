@@ -1,4 +1,4 @@
-"""What runs the encoders now, and how it is called."""
+"""The backend that runs the encoders, and how to call it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from siglip_perception.images.preprocess import EncoderInput
 
 
 class Runner(Protocol):
-    """Encoders, or what is called as they are."""
+    """Encoders, or anything that is called as they are."""
 
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features: ...
 
 
 class Serving:
     """A backend at work, called as Encoders are, from one thread."""
 
-    def __init__(self, run: Runner, head: str, notes: Sequence[str] = ()) -> None:
-        """head: what serves, in words. notes: what there is to say about that."""
+    def __init__(self, run: Runner, title: str, notes: Sequence[str] = ()) -> None:
+        """Serve from `run`; title: its name and version; notes: remarks on why and how it runs."""
         self.run = run
-        self.head = head
+        self.title = title
         self._notes = tuple(filter(None, notes))
 
     @property
@@ -36,17 +40,21 @@ class Serving:
         return (*self._notes, trouble) if trouble else self._notes
 
     @property
-    def says(self) -> str:
-        """What serves now, in words; from any thread."""
-        told = "; ".join(self.notes)
-        return self.head + (f" ({told})" if told else "")
+    def description(self) -> str:
+        """Title and notes of what serves now; may be read from any thread."""
+        notes = "; ".join(self.notes)
+        return self.title + (f" ({notes})" if notes else "")
 
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features:
-        return self.run(inputs, with_tokens=with_tokens, grounded=grounded)
+        return self.run(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
 
 
 def runner(encoders: Encoders, device: torch.device) -> Runner:
-    """The encoders, on a GPU with their passes captured as CUDA graphs."""
+    """Return what runs the encoders: on a GPU, with their passes captured as CUDA graphs."""
     return GraphedEncoders(encoders, device) if device.type == "cuda" else encoders

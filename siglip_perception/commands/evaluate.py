@@ -116,10 +116,10 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     others: dict[str, baselines.Method] = {}
-    if pipeline.sight is not None:
-        others |= baselines.baselines(pipeline.sight)
+    if pipeline.grounding_model is not None:
+        others |= baselines.baselines(pipeline.grounding_model)
         if args.ablation is not None:
-            others |= baselines.ablation(pipeline.sight)
+            others |= baselines.ablation(pipeline.grounding_model)
     measured = measure(pipeline, samples, total, others, detections=detections)
     if args.coco is not None:
         what = f"{measured.samples} images of {args.coco}"
@@ -128,7 +128,9 @@ def run(args: argparse.Namespace) -> int:
     parts = {name: metrics.breakdown(answers) for name, answers in measured.answers.items()}
     title = f"{args.model} on {pipeline.backend}: {what}, threshold {args.threshold:g}"
     switches = (
-        set(baselines.ablation(pipeline.sight)) if pipeline.sight and args.ablation else set()
+        set(baselines.ablation(pipeline.grounding_model))
+        if pipeline.grounding_model and args.ablation
+        else set()
     )
     print(title)
     ours = next(iter(parts))

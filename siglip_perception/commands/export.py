@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     # They import PyTorch, which takes seconds: only once there is something to export.
     from siglip_perception.backends.onnx_export import Graph
     from siglip_perception.encoders.encoders import Encoders, Tower
-    from siglip_perception.encoders.plan import Plan
+    from siglip_perception.encoders.plan import ModelPlan
 
 # Largest error of an exported fp32 graph, as a share of the output's RMS: 27 blocks of float32 in
 # another order of summation keep 1e-5.
@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> int:
     return _engines(args)
 
 
-def _encoders(args: argparse.Namespace) -> tuple[Encoders, Plan]:
+def _encoders(args: argparse.Namespace) -> tuple[Encoders, ModelPlan]:
     from siglip_perception.encoders.encoders import Encoders
-    from siglip_perception.encoders.plan import Plan
+    from siglip_perception.encoders.plan import ModelPlan
 
-    plan = Plan.make(args.model, args.contract, args.grounding_model, args.grounding_contract)
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding), plan
+    plan = ModelPlan.load(args.model, args.contract, args.grounding_model, args.grounding_contract)
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers), plan
 
 
 def _onnx(args: argparse.Namespace) -> int:
@@ -106,18 +106,18 @@ def _onnx(args: argparse.Namespace) -> int:
         raise PerceptionError("int8 is made with --backend openvino: ONNX is fp32, bf16 or fp16.")
     if args.batch is not None and args.batch < 1:
         raise PerceptionError("--batch has to be 1 or more.")
-    from siglip_perception.backends.onnx_export import OPSET, export, narrow
+    from siglip_perception.backends.onnx_export import OPSET, cast_products, export
 
     precision: Precision = "fp32" if args.precision == "auto" else args.precision
     encoders, plan = _encoders(args)
-    wanted = {key: key in encoders.reads for key in encoders.towers}
+    wanted = {key: key in encoders.grounding_keys for key in encoders.towers}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
             made = Path(work) / "whole"
             made.mkdir()
             for tower in encoders.towers.values():
-                narrow(tower, precision)
+                cast_products(tower, precision)
             graphs = export(encoders.towers, wanted, made, args.batch)
             for graph in graphs:
                 print(f"{graph.path.name}: {_checked(graph, encoders.towers, precision)}")
@@ -140,9 +140,9 @@ def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) ->
         return "written, not checked: onnxruntime is not installed"
     import torch
 
-    from siglip_perception.backends.onnx_export import INPUT, OUTPUT, Run
+    from siglip_perception.backends.onnx_export import INPUT, OUTPUT, BlockRun
 
-    run = Run(towers[graph.tower], graph.start, graph.stop)
+    run = BlockRun(towers[graph.tower], graph.start, graph.stop)
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(run.example().shape, generator=generator)
     session = onnxruntime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"])
@@ -159,7 +159,7 @@ def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) ->
 
 
 def _manifest(
-    graphs: list[Graph], plan: Plan, precision: Precision, batch: int | None
+    graphs: list[Graph], plan: ModelPlan, precision: Precision, batch: int | None
 ) -> dict[str, object]:
     from siglip_perception.backends.onnx_export import INPUT, OPSET, OUTPUT, RECIPE
 
@@ -211,5 +211,5 @@ def _engines(args: argparse.Namespace) -> int:
 
     choice = choose(args.backend, "auto", args.precision)
     encoders, _ = _encoders(args)
-    print(f"built and tested: {start(encoders, choice).says}; in {EngineCache().folder}")
+    print(f"built and tested: {start(encoders, choice).description}; in {EngineCache().folder}")
     return 0

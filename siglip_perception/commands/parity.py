@@ -24,13 +24,13 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 @contextmanager
 def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, str]]:
     """The folder to compare on, its contract, and what its weights are."""
-    from siglip_perception.encoders.plan import choose
+    from siglip_perception.encoders.plan import choose_contract
     from siglip_perception.parity.random_weights import write_random
     from siglip_perception.parity.reference import need_reference
 
     if model:
         folder = checkpoints.resolve(model)
-        kept = contract or choose("", Checkpoint(folder)).name
+        kept = contract or choose_contract("", Checkpoint(folder)).name
         need_reference(contracts.get(kept))
         yield folder, kept, str(model)
         return

@@ -122,7 +122,7 @@ def replay(args: argparse.Namespace) -> int:
             )
     print("\n".join(_report(summary, args.output)))
     if not pipeline.can_ground:
-        print(f"no objects: {as_options(pipeline.grounding)}")
+        print(f"no objects: {as_options(pipeline.grounding_status)}")
     elif summary.instructions and not summary.objects:
         print("no objects: no image that could be taken came while an instruction held")
     return 0

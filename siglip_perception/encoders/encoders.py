@@ -1,4 +1,4 @@
-"""The encoders over a batch: a single pass, every tap that is asked for, no block more."""
+"""The encoders over a batch: one pass, every tap that is needed, and no block more."""
 
 from __future__ import annotations
 
@@ -26,36 +26,39 @@ Job = Callable[[], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Features:
-    """What a batch of B images gave. N: patches of a grid, row-major from the top left.
+    """Outputs of a batch of B images. N: patches of a grid, row-major from the top left.
 
-    tokens: float32 [B, N, dim], fused in the contract's order; None unless asked for.
-    siglip: float32 [G, N, D_siglip], of the G images that are grounded: last block after the post
-        layer norm, which is what the pooling head reads; None where none is.
-    dino: float32 [G, N, D_dino], of the same: last block after the layer norm, without CLS and
-        registers. Both of the grounding's own encoders where it has some.
-    leaving: what Encoders.finish made of them, for the host.
+    tokens: float32 [B, N, dim], fused in the contract's order; None if not requested.
+    siglip: float32 [G, N, D_siglip] of the G images to ground: the last block after the post layer
+        norm, which is what the pooling head reads; None if there are none.
+    dino: float32 [G, N, D_dino] of the same images: the last block after the layer norm, without
+        CLS and registers. `siglip` and `dino` come from the grounding's own encoders if it has
+        some.
+    host_outputs: tensors for the host that Encoders.finish made of the others.
     """
 
     tokens: Tensor | None
     siglip: Tensor | None
     dino: Tensor | None
-    leaving: tuple[Tensor, ...] = ()
+    host_outputs: tuple[Tensor, ...] = ()
 
 
 class Tower(nn.Module):
-    """One encoder: embedding, blocks in order, final norm. Uses up the model that it is made of.
+    """One encoder: embedding, blocks in order, final norm. Consumes the model that it is made
+    from.
 
-    digest: of its weights; two towers with an equal one, and equal input, are one.
-    depth: how many blocks there are. split: after so many of them the tokens are tapped.
+    input: the images that it takes.
+    digest: of its weights; two towers with equal digests and inputs are the same tower.
+    depth: number of blocks. split: the tokens are tapped after this many of them.
     """
 
     mask: Tensor | None
 
     def __init__(
-        self, model: PreTrainedModel, spec: EncoderSpec, fed: EncoderInput, digest: str
+        self, model: PreTrainedModel, spec: EncoderSpec, encoder_input: EncoderInput, digest: str
     ) -> None:
         super().__init__()
-        self.fed = fed
+        self.input = encoder_input
         self.digest = digest
         self.prefix = spec.prefix
         self.patches = spec.grid**2
@@ -70,7 +73,7 @@ class Tower(nn.Module):
         self.register_buffer("mask", None, persistent=False)
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
+        """Move to the device, lay weights out as is fastest there, products in `dtype`; once."""
         onednn.lay_out(self, device, dtype)
         if device.type == "cpu" and dtype == torch.bfloat16:
             self.pad(1, dtype)
@@ -84,64 +87,64 @@ class Tower(nn.Module):
                     (start, stop): triton_kernels.FusedBlocks(
                         None if start else self.embed, self.blocks[start:stop], self.mask
                     )
-                    for start, stop in self.parts(read=True)
+                    for start, stop in self.block_ranges(to_end=True)
                 }
             )
 
     def pad(self, rows: int | None, dtype: torch.dtype = torch.float32) -> None:
-        """Lengthen the sequence to whole tiles, T tokens, of which attention sees the real ones.
+        """Pad the sequence to whole tiles, T tokens; attention masks the padding.
 
         rows: of the mask [1, 1, rows, T]; None: T.
         """
-        more = self.embed.pad()
-        count = self.prefix + self.patches + more
-        if more:
+        pad_count = self.embed.pad()
+        count = self.prefix + self.patches + pad_count
+        if pad_count:
             mask = torch.zeros(1, 1, rows or count, count, dtype=dtype)
-            mask[..., -more:] = -torch.inf
+            mask[..., -pad_count:] = -torch.inf
             self.mask = mask
 
     @property
     def tokens(self) -> int:
-        """Length of the sequence, with what pads it."""
-        return self.prefix + self.patches + len(self.embed.after)
+        """Length of the sequence, padding included."""
+        return self.prefix + self.patches + len(self.embed.pad_tokens)
 
     def serve(self, segments: Mapping[tuple[int, int], Segment]) -> None:
-        """Run these in the place of PyTorch's own blocks; none: PyTorch's own again.
+        """Run these in place of PyTorch's own blocks; an empty mapping restores those.
 
-        segments: the blocks from the first up to the second -> what computes through() of them,
-            for all of parts().
+        segments: (first, end) of a range of blocks -> what computes run_blocks() of it; one for
+            each of block_ranges().
         """
         self._segments = dict(segments)
 
     def release(self) -> None:
-        """Let PyTorch's own weights go, once segments serve."""
+        """Free PyTorch's own weights once segments serve."""
         self.embed.release()
         self.blocks = nn.ModuleList()
 
     def served_by(
         self, segments: Mapping[tuple[int, int], Segment], device: torch.device
     ) -> Tower:
-        """Another tower, without weights but its norm's, that these run; this one stays as it is.
+        """Return another tower that these segments run, with no weights but its norm's.
 
-        segments: see serve(). device: where they take and give their tensors.
+        segments: see serve(). device: where they take and return their tensors.
         """
-        other = Tower.__new__(Tower)
-        nn.Module.__init__(other)
-        for name in ("fed", "digest", "prefix", "patches", "dim", "depth", "split", "_normed"):
-            setattr(other, name, getattr(self, name))
-        other.norm = copy.deepcopy(self.norm).to(device)
-        other.register_buffer("mask", None, persistent=False)
-        other._segments = dict(segments)
-        return other
+        tower = Tower.__new__(Tower)
+        nn.Module.__init__(tower)
+        for name in ("input", "digest", "prefix", "patches", "dim", "depth", "split", "_normed"):
+            setattr(tower, name, getattr(self, name))
+        tower.norm = copy.deepcopy(self.norm).to(device)
+        tower.register_buffer("mask", None, persistent=False)
+        tower._segments = dict(segments)
+        return tower
 
-    def parts(self, read: bool) -> tuple[tuple[int, int], ...]:
-        """The runs of blocks up to the tap, and if the last features are read, to the end."""
-        if read and self.split < self.depth:
+    def block_ranges(self, to_end: bool) -> tuple[tuple[int, int], ...]:
+        """Ranges of blocks to run: up to the tap and, if `to_end`, from there to the last."""
+        if to_end and self.split < self.depth:
             return ((0, self.split), (self.split, self.depth))
         return ((0, self.split),)
 
-    def through(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks `start` up to `stop` of the residual stream [B, T, D]; of pixels for start 0."""
+    def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Run blocks `start` to `stop` over the residual stream [B, T, D]; over pixels from 0."""
         segment = self._segments.get((start, stop))
         if segment is not None:
             return segment(values)
@@ -150,28 +153,28 @@ class Tower(nn.Module):
             hidden = block(hidden, self.mask)
         return hidden
 
-    def run(self, pixels: Tensor, tapped: bool, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Patches float32 [B, N, D] as the contract taps them; and, of the images `rows` of the
-        batch alone, patches [len(rows), N, D] of the last block, normed.
+    def run(self, pixels: Tensor, with_tokens: bool, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return patches float32 [B, N, D] at the contract's tap, and normed patches of the last
+        block, [len(rows), N, D], for the images `rows` of the batch only.
 
-        What is not asked for is empty; no block runs on an image for which nothing reads it.
+        What is not requested is empty; no block runs on an image whose output nothing reads.
         """
-        some = 0 < len(rows) < len(pixels)
-        if some and not tapped:
-            pixels, some = _rows(pixels, rows), False
+        is_subset = 0 < len(rows) < len(pixels)
+        if is_subset and not with_tokens:
+            pixels, is_subset = _rows(pixels, rows), False
         tokens = last = pixels.new_empty(0)
         hidden = pixels
-        for start, stop in self.parts(bool(rows)):
-            hidden = self.through(hidden, start, stop)
-            if tapped and stop == self.split:
+        for start, stop in self.block_ranges(bool(rows)):
+            hidden = self.run_blocks(hidden, start, stop)
+            if with_tokens and stop == self.split:
                 tokens = self._patches(hidden)
-                if some:
+                if is_subset:
                     hidden = _rows(hidden, rows)
         if rows:
             last = self.norm(self._patches(hidden))
-        if tapped and self._normed:
-            same = bool(rows) and not some and self.split == self.depth
-            tokens = last if same else self.norm(tokens)
+        if with_tokens and self._normed:
+            is_last = bool(rows) and not is_subset and self.split == self.depth
+            tokens = last if is_last else self.norm(tokens)
         return tokens, last
 
     def _patches(self, hidden: Tensor) -> Tensor:
@@ -179,34 +182,39 @@ class Tower(nn.Module):
 
 
 class Encoders:
-    """The towers of a contract, and those of the grounding where it has some of its own.
+    """The towers of a contract, and the grounding's own if it has some.
 
-    Either prepare() makes PyTorch run them, or each tower is given engines to run: Tower.serve().
+    Call prepare() to run them with PyTorch, or give each tower engines with Tower.serve().
     """
 
     def __init__(
         self,
         contract: Contract,
         towers: Mapping[str, Tower],
-        tokens: Mapping[str, str],
-        grounding: Mapping[str, str],
+        token_towers: Mapping[str, str],
+        grounding_towers: Mapping[str, str],
     ) -> None:
-        """towers: by any key. tokens: encoder of the contract -> its tower's key. grounding:
-        "siglip" and "dino" -> the keys of what the grounding reads; empty where it is not done."""
+        """Connect towers to outputs.
+
+        towers: by any key.
+        token_towers: encoder of the contract -> key of its tower.
+        grounding_towers: "siglip" and "dino" -> keys of what the grounding reads; empty without
+            grounding.
+        """
         self.towers = dict(towers)
-        self._tapped = [tokens[spec.name] for spec in contract.encoders]
-        self._grounding = dict(grounding)
-        # Runs the towers' passes, which do not depend on each other, and gives their results.
-        self.run_all: Callable[[Sequence[Job]], list[tuple[Tensor, Tensor]]] = _in_turn
-        # Ends a pass, and is part of it: on a GPU it is in the CUDA graph, and costs no launch.
-        self.finish: Callable[[Features], tuple[Tensor, ...]] = _nothing
+        self._token_keys = [token_towers[spec.name] for spec in contract.encoders]
+        self._grounding_towers = dict(grounding_towers)
+        # Runs the towers' passes, which are independent of each other, and returns their results.
+        self.run_all: Callable[[Sequence[Job]], list[tuple[Tensor, Tensor]]] = _run_in_turn
+        # Ends a pass and belongs to it: on a GPU it is inside the CUDA graph and costs no launch.
+        self.finish: Callable[[Features], tuple[Tensor, ...]] = _no_host_outputs
 
     def served_by(self, towers: Mapping[str, Tower]) -> Encoders:
-        """The same outputs of other towers of the same keys."""
-        other = copy.copy(self)
-        other.towers = dict(towers)
-        other.run_all = _in_turn
-        return other
+        """Return encoders with the same outputs, computed by other towers of the same keys."""
+        encoders = copy.copy(self)
+        encoders.towers = dict(towers)
+        encoders.run_all = _run_in_turn
+        return encoders
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make all towers ready on the device, with products in `dtype`; once."""
@@ -214,58 +222,70 @@ class Encoders:
             tower.prepare(device, dtype)
 
     @property
-    def reads(self) -> frozenset[str]:
+    def grounding_keys(self) -> frozenset[str]:
         """Keys of the towers whose last block the grounding reads."""
-        return frozenset(self._grounding.values())
+        return frozenset(self._grounding_towers.values())
 
     @property
     def outputs(self) -> str:
-        """What of which tower is given, in words."""
-        taps = [f"{key}{' normed' if self.towers[key]._normed else ''}" for key in self._tapped]
-        reads = [f"{part} of {key}" for part, key in sorted(self._grounding.items())]
-        return f"tokens of {', '.join(taps)}; {', '.join(reads)}"
+        """Description of what is read from which tower; part of a cache key."""
+        taps = [
+            f"{key}{' normed' if self.towers[key]._normed else ''}" for key in self._token_keys
+        ]
+        grounding_outputs = [
+            f"{part} of {key}" for part, key in sorted(self._grounding_towers.items())
+        ]
+        return f"tokens of {', '.join(taps)}; {', '.join(grounding_outputs)}"
 
     @property
     def inputs(self) -> tuple[EncoderInput, ...]:
-        """What the towers are fed, each once."""
-        return tuple(dict.fromkeys(tower.fed for tower in self.towers.values()))
+        """The towers' inputs without duplicates."""
+        return tuple(dict.fromkeys(tower.input for tower in self.towers.values()))
 
     @torch.inference_mode()
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features:
-        """Run the blocks that the asked-for outputs need on float32 inputs [B, 3, S, S].
+        """Run the blocks that the requested outputs need on float32 inputs [B, 3, S, S].
 
-        grounded: the images of the batch whose features the grounding reads.
+        grounding_rows: indices of the images in the batch whose features the grounding reads.
         """
-        read = self.reads if grounded else frozenset()
+        read_keys = self.grounding_keys if grounding_rows else frozenset()
         jobs: dict[str, Job] = {}
         for key, tower in self.towers.items():
-            tapped = with_tokens and key in self._tapped
-            if tapped or key in read:
-                rows = grounded if key in read else ()
-                jobs[key] = functools.partial(tower.run, inputs[tower.fed], tapped, rows)
-        done = dict(zip(jobs, self.run_all(list(jobs.values())), strict=True))
-        taps = {key: found[0] for key, found in done.items()}
-        last = {key: found[1] for key, found in done.items()}
-        features = {part: last[key].float() for part, key in self._grounding.items() if read}
+            is_tapped = with_tokens and key in self._token_keys
+            if is_tapped or key in read_keys:
+                rows = grounding_rows if key in read_keys else ()
+                jobs[key] = functools.partial(tower.run, inputs[tower.input], is_tapped, rows)
+        outputs = dict(zip(jobs, self.run_all(list(jobs.values())), strict=True))
+        taps = {key: output[0] for key, output in outputs.items()}
+        last_patches = {key: output[1] for key, output in outputs.items()}
+        features = {
+            part: last_patches[key].float()
+            for part, key in self._grounding_towers.items()
+            if read_keys
+        }
         tokens = None
         if with_tokens:
-            tokens = torch.cat([taps[key] for key in self._tapped], dim=-1).float()
-        made = Features(tokens, features.get("siglip"), features.get("dino"))
-        return replace(made, leaving=self.finish(made))
+            tokens = torch.cat([taps[key] for key in self._token_keys], dim=-1).float()
+        result = Features(tokens, features.get("siglip"), features.get("dino"))
+        return replace(result, host_outputs=self.finish(result))
 
 
 def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """values[rows]; such an index would be a tensor on the host, for which a GPU is stopped."""
+    """Return values[rows], by slices: an index tensor on the host would make a GPU wait."""
     return torch.cat([values[row : row + 1] for row in rows])
 
 
-def _nothing(features: Features) -> tuple[Tensor, ...]:
+def _no_host_outputs(features: Features) -> tuple[Tensor, ...]:
     return ()
 
 
-def _in_turn(jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:
+def _run_in_turn(jobs: Sequence[Job]) -> list[tuple[Tensor, Tensor]]:
     return [job() for job in jobs]
 
 
@@ -282,7 +302,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def __call__(self, phrases: tuple[str, ...]) -> tuple[Tensor, tuple[bool, ...]]:
-        """Embeddings float32 [P, D] of unit length, and which phrases were cut to the context."""
+        """Return embeddings float32 [P, D] of unit length, and which phrases were truncated."""
         lengths = [len(ids) for ids in self._tokenizer(list(phrases))["input_ids"]]
         ids = self._tokenizer(
             list(phrases),
@@ -291,7 +311,7 @@ class TextEncoder:
             max_length=self._context,
             return_tensors="pt",
         )["input_ids"]
-        # No attention mask: SigLIP was trained with its padding attended to.
+        # No attention mask: SigLIP was trained with attention to its padding.
         pooled = self._tower(input_ids=ids.to(self._device)).pooler_output
         embeddings = functional.normalize(pooled.float(), dim=-1)
         return embeddings, tuple(length > self._context for length in lengths)

@@ -1,9 +1,9 @@
-"""Matrix products on a CPU with weights that oneDNN has laid out for them, once.
+"""Matrix products on a CPU with weights that are packed for oneDNN once, at load.
 
-PyTorch lays a weight out anew in every product, and reads and writes what GELU makes of its result
-once more. torch.compile packs and fuses too, after compiling for half a minute; these are the
-operators that it calls. They are PyTorch's own but not public, so they are tried first: where they
-are missing, or compute something else, the plain product stays.
+PyTorch packs a weight again in every product, and applies GELU in a second pass over the result.
+torch.compile packs and fuses too, after compiling for half a minute; these are the operators that
+it calls. PyTorch does not document them, so they are tried first: where they are missing or
+compute something else, the plain product stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional
 from siglip_perception.encoders.transformer import Linear, activate
 
 _LOGGER = logging.getLogger(__name__)
-# What oneDNN does to a product on the way: operator and algorithm.
+# oneDNN's fused operation after a product, and its algorithm.
 _POST = {"": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
 
 
@@ -34,10 +34,10 @@ class PackedLinear(nn.Module):
         self._act = linear.act
         self._post = _POST.get(linear.act, _POST[""])
 
-    def forward(self, wide: Tensor) -> Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         kind, algorithm = self._post
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            wide.to(self._dtype), self._packed, self._bias, kind, [], algorithm
+            values.to(self._dtype), self._packed, self._bias, kind, [], algorithm
         )
         return activate(out, self._act) if self._act not in _POST else out
 
@@ -48,7 +48,7 @@ def _reorder(weight: Tensor) -> Tensor:
 
 
 def lay_out(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move to the device, with products in `dtype`, laid out as is fastest there; once."""
+    """Move to the device and lay weights out as is fastest there, products in `dtype`; once."""
     module.to(device)
     if dtype != torch.float32:
         for part in module.modules():
@@ -59,7 +59,7 @@ def lay_out(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None
 
 
 def pack(module: nn.Module) -> None:
-    """Put packed products in the place of all Linear modules below, where that works here."""
+    """Replace all Linear modules below by packed products, where those work."""
     for name, part in list(module.named_children()):
         if isinstance(part, Linear):
             _warn(part.weight.dtype)
@@ -69,22 +69,22 @@ def pack(module: nn.Module) -> None:
 
 
 def fastest(linear: Linear) -> nn.Module:
-    """The same product as is fastest on a CPU: packed, or as it is where that does not work."""
+    """Pack a product for the CPU; it stays as it is where packing does not work."""
     return linear if trouble(linear.weight.dtype) else PackedLinear(linear)
 
 
 @functools.cache
 def _warn(dtype: torch.dtype) -> None:
-    """Say once why products of the dtype that are to serve are not packed."""
-    if why := trouble(dtype):
-        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, why)
+    """Log once why products of this dtype are not packed."""
+    if reason := trouble(dtype):
+        _LOGGER.warning("oneDNN's packed products in %s are not used: %s", dtype, reason)
 
 
 @functools.cache
 def trouble(dtype: torch.dtype) -> str:
-    """Why this PyTorch's packed products of the dtype cannot be used; empty where they can.
+    """Reason why packed products of the dtype cannot be used; empty if they can.
 
-    They are tried, and held against the plain ones.
+    They are tried on a small example and compared with the plain ones.
     """
     if not torch._C._has_mkldnn:
         return "this PyTorch has no oneDNN"
@@ -95,11 +95,11 @@ def trouble(dtype: torch.dtype) -> str:
         with torch.inference_mode():
             for act in _POST:
                 plain = Linear(weight, bias, act)
-                found: Any = PackedLinear(plain)(x)
+                output: Any = PackedLinear(plain)(x)
                 cosine = functional.cosine_similarity(
-                    found.double().flatten(), plain(x).double().flatten(), dim=0
+                    output.double().flatten(), plain(x).double().flatten(), dim=0
                 )
-                if found.dtype != dtype or not float(cosine) > 0.9999:
+                if output.dtype != dtype or not float(cosine) > 0.9999:
                     return f"they give other values (cosine {float(cosine):.4f})"
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)

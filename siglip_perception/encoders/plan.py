@@ -1,4 +1,4 @@
-"""What a pipeline runs: which towers, for which outputs, out of which checkpoints."""
+"""Plan of a pipeline: which towers run, for which outputs, from which checkpoints."""
 
 from __future__ import annotations
 
@@ -22,100 +22,109 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GroundingModel:
-    """What the grounding needs beside the features: its language, its square, its numbers.
+    """Everything but the features that the grounding needs.
 
-    grid: patches in a row. patch: their side in pixels of the square.
+    grid: patches in a row. patch: side of a patch in pixels of the resized image.
     """
 
     siglip: SiglipModel
     tokenizer: PreTrainedTokenizerBase
-    square: ResizeSpec
+    resize: ResizeSpec
     grid: int
     patch: int
     settings: GroundingSettings
 
 
 @dataclass(frozen=True)
-class Plan:
-    """towers: by key. tokens: encoder of the contract -> its tower's key. grounding: "siglip" and
-    "dino" -> the keys of what the grounding reads, empty without one.
+class ModelPlan:
+    """Towers, the outputs that they serve, and the model that finds objects.
 
-    sight: None where objects cannot be found. says: how they are found, or why they cannot be.
+    towers: by key.
+    token_towers: encoder of the contract -> key of its tower.
+    grounding_towers: "siglip" and "dino" -> keys of what the grounding reads; empty without
+        grounding.
+    grounding_model: None if objects cannot be found.
+    grounding_status: how objects are found, or why they cannot be.
     """
 
     folder: Path
     contract: Contract
     fingerprint: str
     towers: Mapping[str, Tower]
-    tokens: Mapping[str, str]
-    grounding: Mapping[str, str]
-    sight: GroundingModel | None
-    says: str
+    token_towers: Mapping[str, str]
+    grounding_towers: Mapping[str, str]
+    grounding_model: GroundingModel | None
+    grounding_status: str
 
     @classmethod
-    def make(
+    def load(
         cls,
         model: str,
         contract: str,
-        own_model: str,
-        own_contract: str,
+        grounding_model: str,
+        grounding_contract: str,
         taps: Mapping[str, int] | None = None,
-    ) -> Plan:
-        """Load the tokens' model, and the grounding's own where one is named.
+    ) -> ModelPlan:
+        """Load the tokens' model, and the grounding's own if one is named.
 
         taps: encoder -> block that its tokens are taken from, in place of the contract's.
         Raises CheckpointError or ContractError, each with one clear sentence.
         """
         folder = checkpoints.resolve(model)
         checkpoint = Checkpoint(folder)
-        kept = choose(contract, checkpoint)
+        token_contract = choose_contract(contract, checkpoint)
         if taps:
-            kept = contracts.with_taps(kept, taps, checkpoint.facts)
-        models = checkpoint.load(kept)
+            token_contract = contracts.with_taps(token_contract, taps, checkpoint.facts)
+        models = checkpoint.load(token_contract)
         towers: dict[str, Tower] = {
-            spec.name: _tower(models, kept, spec.name) for spec in kept.encoders
+            spec.name: _tower(models, token_contract, spec.name)
+            for spec in token_contract.encoders
         }
         plan = cls(
             folder,
-            kept,
-            checkpoints.fingerprint(models, kept),
+            token_contract,
+            checkpoints.fingerprint(models, token_contract),
             towers,
-            {spec.name: spec.name for spec in kept.encoders},
+            {spec.name: spec.name for spec in token_contract.encoders},
             {},
             None,
             "",
         )
-        if own_model:
-            return plan._with_own(own_model, own_contract)
-        return plan._with_shared(models)
+        if grounding_model:
+            return plan._with_separate_model(grounding_model, grounding_contract)
+        return plan._with_token_encoders(models)
 
-    def _with_shared(self, models: Models) -> Plan:
-        """Grounding on the tokens' own encoders, in the same pass."""
+    def _with_token_encoders(self, models: Models) -> ModelPlan:
+        """Plan grounding on the tokens' own encoders, in the same pass."""
         dino, siglip = self.contract.spatial, self.contract.siglip
-        missing = "SigLIP" if siglip is None else "DINO encoder" if dino is None else ""
-        if missing or dino is None or siglip is None:
+        missing_part = "SigLIP" if siglip is None else "DINO encoder" if dino is None else ""
+        if missing_part or dino is None or siglip is None:
             return replace(
                 self,
-                says=f"The contract {self.contract.name} has no {missing}, so no objects can be"
-                " found with it: name a SigLIP and DINO model in grounding.model.",
+                grounding_status=f"The contract {self.contract.name} has no"
+                f" {missing_part}, so no objects can be found with it: name a SigLIP and DINO"
+                " model in grounding.model.",
             )
         if not models.aligned or models.siglip is None or models.tokenizer is None:
             return replace(
                 self,
-                says=f"SigLIP in {self.folder} has no text tower that it is still aligned with, so"
-                " no objects can be found with it: name a stock SigLIP model in grounding.model.",
+                grounding_status=f"SigLIP in {self.folder} has no text tower that it is still"
+                " aligned with, so no objects can be found with it: name a stock SigLIP model"
+                " in grounding.model.",
             )
         return replace(
             self,
-            grounding={"siglip": siglip.name, "dino": dino.name},
-            sight=_sight(models.siglip, models.tokenizer, self.contract, models),
-            says="in one pass with the tokens, on the same encoders",
+            grounding_towers={"siglip": siglip.name, "dino": dino.name},
+            grounding_model=_grounding_model(
+                models.siglip, models.tokenizer, self.contract, models
+            ),
+            grounding_status="in one pass with the tokens, on the same encoders",
         )
 
-    def _with_own(self, model: str, name: str) -> Plan:
-        """Grounding on a model of its own; a tower that is the tokens' own too runs once."""
+    def _with_separate_model(self, model: str, name: str) -> ModelPlan:
+        """Plan grounding on a model of its own; a tower equal to one of the tokens' runs once."""
         checkpoint = Checkpoint(checkpoints.resolve(model))
-        contract = choose(name, checkpoint, parameter="grounding.contract")
+        contract = choose_contract(name, checkpoint, parameter="grounding.contract")
         models = checkpoint.load(contract)
         siglip = contract.siglip
         if siglip is None or models.siglip is None or models.tokenizer is None:
@@ -128,27 +137,27 @@ class Plan:
                 f"The grounding's model {model} is a policy's own, trained away from its text"
                 " tower: name a stock SigLIP model in grounding.model."
             )
-        towers, keys = dict(self.towers), {}
+        towers, grounding_towers = dict(self.towers), {}
         for spec in contract.encoders:
             tower = _tower(models, contract, spec.name)
-            part = "siglip" if spec.name == "siglip" else "dino"
-            twin = next((k for k, t in self.towers.items() if _same(t, tower)), None)
-            keys[part] = twin or f"grounding_{spec.name}"
-            towers.setdefault(keys[part], tower)
-        if "dino" not in keys:
-            keys["dino"] = self._borrowed(contract, model)
-        shared = [key for key in keys.values() if key in self.towers]
-        beside = f", with the tokens' {' and '.join(sorted(shared))}" if shared else ""
+            output = "siglip" if spec.name == "siglip" else "dino"
+            shared_key = next((key for key, t in self.towers.items() if _is_same(t, tower)), None)
+            grounding_towers[output] = shared_key or f"grounding_{spec.name}"
+            towers.setdefault(grounding_towers[output], tower)
+        if "dino" not in grounding_towers:
+            grounding_towers["dino"] = self._borrow_dino(contract, model)
+        shared_keys = [key for key in grounding_towers.values() if key in self.towers]
+        suffix = f", with the tokens' {' and '.join(sorted(shared_keys))}" if shared_keys else ""
         return replace(
             self,
             towers=towers,
-            grounding=keys,
-            sight=_sight(models.siglip, models.tokenizer, contract, models),
-            says=f"on {model}, a model of its own ({contract.name}){beside}",
+            grounding_towers=grounding_towers,
+            grounding_model=_grounding_model(models.siglip, models.tokenizer, contract, models),
+            grounding_status=f"on {model}, a model of its own ({contract.name}){suffix}",
         )
 
-    def _borrowed(self, contract: Contract, model: str) -> str:
-        """The tokens' DINO, which says where for a SigLIP that comes without one."""
+    def _borrow_dino(self, contract: Contract, model: str) -> str:
+        """Return the key of the tokens' DINO, for a SigLIP that comes without one."""
         dino, siglip = self.contract.spatial, contract.siglip
         assert siglip is not None
         fits = dino is not None and dino.grid == siglip.grid
@@ -161,46 +170,50 @@ class Plan:
         return dino.name
 
 
-def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
-    """The named contract, or the one that the checkpoint keeps and that uses all it holds.
+def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
+    """Return the named contract, or the one that the checkpoint satisfies and that uses all of it.
 
-    A contract that the caller or the manifest names is followed where the checkpoint's own image
-    processor differs, and the log says in what. One that nobody named must not differ gravely.
-    Raises ContractError where it is not kept, or where none or several would do.
+    A contract that the caller or the manifest names wins over the checkpoint's own image
+    processor, and the log lists the differences. A contract that nobody named must not differ
+    gravely. Raises ContractError if the checkpoint does not satisfy it, or if none or several
+    would do.
     """
     if name:
         contract = contracts.get(name)
         contracts.check(contract, checkpoint.facts, checkpoint.policy)
         checkpoint.log_contradictions(contract)
         return contract
-    kept = [
+    compatible = [
         contract
         for contract in map(contracts.get, contracts.names())
         if len(contract.encoders) == len(checkpoint.facts)
         and not contracts.difference(contract, checkpoint.facts, checkpoint.policy)
     ]
     if checkpoint.contract:
-        return choose(checkpoint.contract, checkpoint)
-    agreeing = [contract for contract in kept if not _grave(contract, checkpoint)]
+        return choose_contract(checkpoint.contract, checkpoint)
+    agreeing = [
+        contract for contract in compatible if not _grave_contradiction(contract, checkpoint)
+    ]
     if len(agreeing) == 1:
         checkpoint.log_contradictions(agreeing[0])
         return agreeing[0]
-    if kept and not agreeing:
+    if compatible and not agreeing:
         raise ContractError(
-            f"{_grave(kept[0], checkpoint)}: name {kept[0].name} with the parameter {parameter} to"
-            " follow the contract, name another one, or correct the file."
+            f"{_grave_contradiction(compatible[0], checkpoint)}: name"
+            f" {compatible[0].name} with the parameter {parameter} to follow the contract,"
+            " name another one, or correct the file."
         )
-    if kept:
+    if compatible:
         raise ContractError(
             f"{checkpoint.path} keeps several contracts"
-            f" ({', '.join(contract.name for contract in kept)}): name the one that is meant with"
-            f" the parameter {parameter}."
+            f" ({', '.join(contract.name for contract in compatible)}): name one of them with the"
+            f" parameter {parameter}."
         )
-    above = model_above(checkpoint.path)
-    if above is not None:
+    parent_model = model_above(checkpoint.path)
+    if parent_model is not None:
         raise ContractError(
-            f"{checkpoint.path} is one encoder of the model {above} and keeps no contract by"
-            " itself: give that folder."
+            f"{checkpoint.path} is one encoder of the model {parent_model} and keeps no contract"
+            " by itself: give that folder."
         )
     raise ContractError(
         f"The checkpoint {checkpoint.path} keeps none of the known contracts"
@@ -209,13 +222,13 @@ def choose(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Co
     )
 
 
-def _grave(contract: Contract, checkpoint: Checkpoint) -> str:
-    """Which image processor of the checkpoint differs gravely from the contract, and in what."""
-    for where, differences in contracts.contradictions(contract, checkpoint.facts).items():
+def _grave_contradiction(contract: Contract, checkpoint: Checkpoint) -> str:
+    """Describe the first grave difference of an image processor from the contract; or empty."""
+    for file, differences in contracts.contradictions(contract, checkpoint.facts).items():
         grave = [difference.text for difference in differences if difference.grave]
         if grave:
             return (
-                f"{checkpoint.path / where} contradicts {contract.name}, the contract that the"
+                f"{checkpoint.path / file} contradicts {contract.name}, the contract that the"
                 f" weights keep, in {'; '.join(grave)}"
             )
     return ""
@@ -226,11 +239,11 @@ def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> T
     return Tower(models.vision[name], spec, EncoderInput.of(contract, spec), models.digests[name])
 
 
-def _same(one: Tower, other: Tower) -> bool:
-    return one.digest == other.digest and one.fed == other.fed
+def _is_same(first: Tower, second: Tower) -> bool:
+    return first.digest == second.digest and first.input == second.input
 
 
-def _sight(
+def _grounding_model(
     siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
 ) -> GroundingModel:
     spec = contract.siglip

@@ -1,10 +1,10 @@
-"""The small steps between a block's matrix products as single kernels, on a CUDA GPU with Triton.
+"""Fused kernels for the small steps between a block's matrix products, for a CUDA GPU with Triton.
 
 At one camera's batch a block's products take a few microseconds each, and so does every kernel
-between them: PyTorch launches eight (residual sums, LayerNorm, casts, GELU), these are three. They
-compute what transformer.py computes, in float32 inside; the products stay cuBLAS's. Triton is part
-of PyTorch's CUDA builds and compiles on first use, for which it needs a C compiler; where it does
-not work, or gives other values, transformer.py's own kernels stay.
+between them. PyTorch launches eight of those (residual sums, LayerNorm, casts, GELU); these are
+three. They compute what transformer.py computes, in float32 inside; the products stay cuBLAS's.
+Triton is part of PyTorch's CUDA builds and compiles on first use, for which it needs a C compiler.
+Where it does not work, or gives other values, transformer.py's own kernels stay.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch.nn import functional
 from siglip_perception.encoders.transformer import PADDING, Block, Embed, Linear, Mlp, Norm
 
 _LOGGER = logging.getLogger(__name__)
-# Elements of one program of the activation kernel.
+# Elements that one program of the activation kernel handles.
 _SPAN = 1024
-# By name of transformer.Linear.act, as the kernel's constant.
+# The kernel's constant for each transformer.Linear.act.
 _ACTS = {"": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3}
 
 
 @functools.cache
 def _kernels() -> tuple[Any, Any]:
-    """The two compiled-on-demand kernels; raises ImportError without Triton.
+    """Define the two kernels, which Triton compiles on first use; raises ImportError without it.
 
-    In a function: PyTorch's CPU builds come without Triton.
+    Inside a function because PyTorch's CPU builds come without Triton.
     """
     import triton
     import triton.language as tl
@@ -51,28 +51,28 @@ def _kernels() -> tuple[Any, Any]:
     ):
         row = tl.program_id(0).to(tl.int64)
         cols = tl.arange(0, span)
-        inside = cols < dim
-        at = row * dim + cols
-        values = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32)
+        in_row = cols < dim
+        offsets = row * dim + cols
+        values = tl.load(hidden + offsets, mask=in_row, other=0.0).to(tl.float32)
         if adds:
-            values += tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(total + at, values, mask=inside)
+            values += tl.load(delta + offsets, mask=in_row, other=0.0).to(tl.float32)
+            tl.store(total + offsets, values, mask=in_row)
         mean = tl.sum(values, axis=0) / dim
-        centered = tl.where(inside, values - mean, 0.0)
+        centered = tl.where(in_row, values - mean, 0.0)
         variance = tl.sum(centered * centered, axis=0) / dim
-        scaled = centered * (1.0 / tl.sqrt(variance + eps))
-        scale = tl.load(weight + cols, mask=inside, other=0.0)
-        shift = tl.load(bias + cols, mask=inside, other=0.0)
-        out = scaled * scale + shift
-        tl.store(normed + at, out.to(normed.dtype.element_ty), mask=inside)
+        standardized = centered * (1.0 / tl.sqrt(variance + eps))
+        scale = tl.load(weight + cols, mask=in_row, other=0.0)
+        shift = tl.load(bias + cols, mask=in_row, other=0.0)
+        out = standardized * scale + shift
+        tl.store(normed + offsets, out.to(normed.dtype.element_ty), mask=in_row)
 
     @triton.jit  # type: ignore[untyped-decorator]
     def activate_kernel(  # type: ignore[no-untyped-def]
-        source, target, count, act: tl.constexpr, span: tl.constexpr
+        input_ptr, output_ptr, count, act: tl.constexpr, span: tl.constexpr
     ):
-        at = tl.program_id(0).to(tl.int64) * span + tl.arange(0, span)
-        inside = at < count
-        x = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
+        offsets = tl.program_id(0).to(tl.int64) * span + tl.arange(0, span)
+        in_range = offsets < count
+        x = tl.load(input_ptr + offsets, mask=in_range, other=0.0).to(tl.float32)
         if act == 1:
             x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
         elif act == 2:
@@ -80,7 +80,7 @@ def _kernels() -> tuple[Any, Any]:
             x = x * tl.sigmoid(2.0 * inner)  # 0.5 * (1 + tanh(z)) is sigmoid(2 z)
         elif act == 3:
             x = x * tl.sigmoid(x)
-        tl.store(target + at, x.to(target.dtype.element_ty), mask=inside)
+        tl.store(output_ptr + offsets, x.to(output_ptr.dtype.element_ty), mask=in_range)
 
     return add_norm_kernel, activate_kernel
 
@@ -88,10 +88,11 @@ def _kernels() -> tuple[Any, Any]:
 def add_norm(
     hidden: Tensor, delta: Tensor | None, norm: Norm, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """hidden + delta [R, D] in float32, and its LayerNorm in `dtype`, in one kernel.
+    """Compute hidden + delta [R, D] in float32, and its LayerNorm in `dtype`, in one kernel.
 
-    hidden: float32. delta: what a block adds to it, any float dtype; None: nothing. The LayerNorm
-    has rows up to a multiple of PADDING, of which the last hold anything at all.
+    hidden: float32. delta: a block's update in any float dtype; None: zero.
+
+    The LayerNorm's rows are padded to a multiple of PADDING; the padding is uninitialized.
     """
     kernel, _ = _kernels()
     rows, dim = hidden.shape
@@ -115,7 +116,7 @@ def add_norm(
 
 
 def activate(values: Tensor, act: str) -> Tensor:
-    """transformer.activate() in one kernel, float32 inside."""
+    """Compute transformer.activate() in one kernel, float32 inside."""
     _, kernel = _kernels()
     values = values.contiguous()
     out = torch.empty_like(values)
@@ -125,12 +126,12 @@ def activate(values: Tensor, act: str) -> Tensor:
 
 
 class FusedBlocks(nn.Module):
-    """A run of blocks of one tower, called as Tower.through(); see encoders.Segment."""
+    """A range of one tower's blocks, called as Tower.run_blocks(); see encoders.Segment."""
 
     def __init__(
         self, embed: Embed | None, blocks: Iterable[nn.Module], mask: Tensor | None
     ) -> None:
-        """embed: what comes before the first block, where the run begins with pixels."""
+        """Take a range of blocks; embed: the tower's embedding if the range starts from pixels."""
         super().__init__()
         self._embed = embed
         self._blocks = [block for block in blocks if isinstance(block, Block)]
@@ -143,11 +144,11 @@ class FusedBlocks(nn.Module):
         rows = batch * count
         hidden, delta = stream.reshape(rows, dim), None
         for block in self._blocks:
-            # Of products with 261 rows, DINOv2's, cuBLAS makes more than of 272: see add_norm.
+            # Padded rows: cuBLAS is slower over 261 rows, DINOv2's, than over 272; see add_norm.
             hidden, normed = add_norm(hidden, delta, block.norm1, self._dtype)
             qkv = block.attention.qkv(normed)[:rows].view(batch, count, -1)
-            seen = block.attention.attend(qkv, self._mask)
-            attended: Tensor = block.attention.out(seen.reshape(rows, dim))
+            context = block.attention.attend(qkv, self._mask)
+            attended: Tensor = block.attention.out(context.reshape(rows, dim))
             hidden, normed = add_norm(hidden, attended, block.norm2, self._dtype)
             delta = _mlp(block.mlp, normed)[:rows]
         out = hidden if delta is None else hidden + delta
@@ -159,14 +160,14 @@ def _mlp(mlp: Mlp, hidden: Tensor) -> Tensor:
         gated: Tensor = mlp(hidden)
         return gated
     up = mlp.up
-    wide = activate(functional.linear(hidden, up.weight, up.bias), up.act)
-    out: Tensor = mlp.down(wide)
+    expanded = activate(functional.linear(hidden, up.weight, up.bias), up.act)
+    out: Tensor = mlp.down(expanded)
     return out
 
 
 @functools.cache
 def trouble(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the kernels cannot be used on this device, in words; empty where they can."""
+    """Reason why the kernels cannot be used on this device; empty if they can."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -180,15 +181,17 @@ def trouble(device: torch.device, dtype: torch.dtype) -> str:
     try:
         with torch.inference_mode():
             total, padded = add_norm(hidden, delta, norm, dtype)
-            normed, expected = padded[: len(hidden)], hidden + delta
-            pairs = [(total, expected), (normed, norm(expected).to(dtype))]
+            normed, expected_sum = padded[: len(hidden)], hidden + delta
+            pairs = [(total, expected_sum), (normed, norm(expected_sum).to(dtype))]
             for act in _ACTS:
                 plain = Linear(torch.eye(48, device=device).to(dtype), None, act)(delta)
                 pairs.append((activate(delta, act), plain))
-            for number, (ours, theirs) in enumerate(pairs):
-                close = 1e-5 if dtype == torch.float32 else 2e-2
-                if not torch.allclose(ours.float(), theirs.float(), rtol=close, atol=close):
-                    raise RuntimeError(f"kernel {number} gives other values than PyTorch's")
+            for index, (output, reference) in enumerate(pairs):
+                tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+                if not torch.allclose(
+                    output.float(), reference.float(), rtol=tolerance, atol=tolerance
+                ):
+                    raise RuntimeError(f"kernel {index} gives other values than PyTorch's")
     except Exception as error:  # noqa: BLE001 - Triton's compiler raises anything
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         _LOGGER.warning("Triton's kernels are not used: %s", reason)

@@ -13,17 +13,11 @@ from torch.nn import functional
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.encoders.plan import GroundingModel
-from siglip_perception.grounding.components import split_pieces
-from siglip_perception.grounding.grounder import (
-    AFFINITY_CUTS,
-    EXTRA_CUT_PENALTY,
-    Scores,
-    candidates,
-    cosines,
-    find_regions,
-    led_regions,
-)
+from siglip_perception.grounding.components import split_components
+from siglip_perception.grounding.options import DEFAULT_OPTIONS
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
+from siglip_perception.grounding.regions import candidates, cosines, find_regions, led_regions
+from siglip_perception.grounding.scores import Scores
 from siglip_perception.types import FloatArray
 
 Method = Callable[[Tensor, Tensor, Tensor], Scores]
@@ -66,8 +60,8 @@ class Regions(_Base):
     phrase_regions: bool = False
     mlp: bool = True
     beta: float | None = None
-    cuts: tuple[float, ...] = AFFINITY_CUTS
-    extra_cut_penalty: float = EXTRA_CUT_PENALTY
+    cuts: tuple[float, ...] = DEFAULT_OPTIONS.affinity_cuts
+    extra_cut_penalty: float = DEFAULT_OPTIONS.extra_cut_penalty
 
     @torch.inference_mode()
     def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
@@ -84,7 +78,9 @@ class Regions(_Base):
             single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
             dense = torch.from_numpy(single).to(features.device).sigmoid()
             phrase_regions = led_regions(features, dense, settings).cpu()
-            extra_maps = split_pieces(phrase_regions[phrase_regions.amax(dim=1) > 0.5], self.grid)
+            extra_maps = split_components(
+                phrase_regions[phrase_regions.amax(dim=1) > 0.5], self.grid
+            )
             maps, extra_count = torch.cat([maps, extra_maps]), extra_count + len(extra_maps)
         weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         weights = weights.to(features.device).unsqueeze(0)
@@ -106,7 +102,7 @@ class Saliency(_Base):
         settings = self.sight.settings
         if settings.affinity_scale is None or settings.affinity_bias is None:
             settings = _cut(dino, BETA, settings)
-        maps = split_pieces(find_regions(dino, settings), self.grid)
+        maps = split_components(find_regions(dino, settings), self.grid)
         patches = functional.normalize(dino, dim=-1)
         rows, cols = self.grid
         edge = torch.zeros(rows, cols, dtype=torch.bool, device=dino.device)

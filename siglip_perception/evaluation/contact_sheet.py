@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from siglip_perception.evaluation.measure import Failure
-from siglip_perception.grounding.grounder import label_mask
+from siglip_perception.grounding.objects import label_mask
 from siglip_perception.images.overlay import draw
 from siglip_perception.types import Grounding, UInt8Array
 

@@ -61,8 +61,8 @@ def measure(
     keep: maximum number of failures. detections: collects what the pipeline's method publishes
     for its phrases on every sample. Raises BackendError if the model cannot ground.
     """
-    if pipeline.sight is None:
-        raise BackendError(pipeline.grounding)
+    if pipeline.grounding_model is None:
+        raise BackendError(pipeline.grounding_status)
     all_methods: dict[str, Method] = {PIPELINE_METHOD: pipeline.grounder.score, **methods}
     measurement = Measurement({name: [] for name in all_methods})
     worst: list[tuple[float, int, Failure]] = []
@@ -77,7 +77,7 @@ def measure(
                 query = _query(pipeline, queries, phrases)
                 for name, score in all_methods.items():
                     scores = score(siglip[place], dino[place], query.embeddings)
-                    objects, masks = pipeline.meant(Frame(sample.image), query, scores)
+                    objects, masks = pipeline.choose_objects(Frame(sample.image), query, scores)
                     presence = scores.presence()
                     answers = [
                         judge(question, float(probability), sample.objects, objects, masks)
@@ -103,7 +103,7 @@ def measure(
                             heapq.heappop(worst)
             if detections is not None:
                 results = [
-                    pipeline.meant(
+                    pipeline.choose_objects(
                         Frame(sample.image),
                         query,
                         pipeline.grounder.score(siglip[place], dino[place], query.embeddings),

@@ -35,7 +35,7 @@ from siglip_perception.experiments.report import (
     empty_figure,
     plot_style,
 )
-from siglip_perception.grounding.grounder import find_regions
+from siglip_perception.grounding.regions import find_regions
 from siglip_perception.scenes.vocabulary import COLORS as COLOR_WORDS
 from siglip_perception.scenes.vocabulary import KINDS, PhraseClass
 

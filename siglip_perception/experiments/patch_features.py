@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from siglip_perception.encoders.encoders import Encoders, TextEncoder
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import CheckpointError
 from siglip_perception.evaluation.linear_probe import PURE
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
@@ -60,15 +60,19 @@ class SceneEncoder:
     """
 
     def __init__(self, model: str) -> None:
-        plan = Plan.make(model, "", "", "")
-        if plan.sight is None:
-            raise CheckpointError(plan.says)
+        plan = ModelPlan.load(model, "", "", "")
+        if plan.grounding_model is None:
+            raise CheckpointError(plan.grounding_status)
         device = torch.device("cpu")
-        self.sight = plan.sight
-        self._encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+        self.sight = plan.grounding_model
+        self._encoders = Encoders(
+            plan.contract, plan.towers, plan.token_towers, plan.grounding_towers
+        )
         self._encoders.prepare(device, torch.float32)
         self._preprocess = Preprocessor(self._encoders.inputs, device)
-        self._text = TextEncoder(plan.sight.siglip, plan.sight.tokenizer, device)
+        self._text = TextEncoder(
+            plan.grounding_model.siglip, plan.grounding_model.tokenizer, device
+        )
 
     def encode(self, scenes: Sequence[Scene], label: str) -> list[EncodedScene]:
         """Render at 640x480 and encode."""
@@ -80,12 +84,12 @@ class SceneEncoder:
             features = self._encoders(
                 self._preprocess([rendering.image for rendering in renderings]),
                 with_tokens=False,
-                grounded=range(len(batch)),
+                grounding_rows=range(len(batch)),
             )
             assert features.siglip is not None
             assert features.dino is not None
             for number, (scene, rendering) in enumerate(zip(batch, renderings, strict=True)):
-                picture = np.array(to_square(rendering.image, self.sight.square))
+                picture = np.array(to_square(rendering.image, self.sight.resize))
                 results.append(
                     EncodedScene(
                         scene,
@@ -129,7 +133,7 @@ class SceneEncoder:
         shares = []
         for number in range(1, objects + 1):
             mask = np.repeat(((instances == number) * np.uint8(255))[..., None], 3, axis=2)
-            square = np.array(to_square(mask, self.sight.square))
+            square = np.array(to_square(mask, self.sight.resize))
             shares.append(self._patches(square).mean(dim=(1, 2)))
         return torch.stack(shares, dim=1)
 

@@ -1,8 +1,8 @@
-"""A registered depth image -> where each object is, in the camera's optical frame.
+"""Locate objects in the camera's optical frame by a registered depth image.
 
 REP 118: 16UC1 is millimeters, 0 unknown; 32FC1 is meters, NaN unknown. REP 103: x to the right, y
-down, z forward. The depth image has to be registered to the color image: same pixels, same lens,
-whose distortion is taken as removed or negligible.
+down, z forward. The depth image has to be registered to the color image (same pixels, same lens),
+and the lens's distortion has to be removed or negligible.
 """
 
 from __future__ import annotations
@@ -16,28 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.errors import PerceptionError
+from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOptions
 from siglip_perception.types import Depth, FloatArray, GroundedObject, Point3, UInt8Array
 
-_MILLIMETRES, _METRES = np.dtype("<u2"), np.dtype("<f4")
+_MILLIMETERS, _METERS = np.dtype("<u2"), np.dtype("<f4")
 _DTYPES: dict[str, np.dtype[Any]] = {
-    "16UC1": _MILLIMETRES,
-    "mono16": _MILLIMETRES,
-    "32FC1": _METRES,
+    "16UC1": _MILLIMETERS,
+    "mono16": _MILLIMETERS,
+    "32FC1": _METERS,
 }
-# At an object's edge a depth pixel is as likely the table's: so many pixels are left out.
-_EDGE = 2
-_FEWEST_PIXELS = 12
-_FEWEST_SHARE = 0.05
-# Beyond so many scaled median absolute deviations from the median, or a centimeter, it is another
-# thing's. 1.4826 makes the MAD a standard deviation (Rousseeuw and Croux 1993).
-_OUTLIER = 3 * 1.4826
-_LEAST_SPREAD_M = 0.01
-# Percentiles that bound an object: a few flying pixels must not stretch it.
-_LOW, _HIGH = 2.0, 98.0
+# Makes a median absolute deviation a normal distribution's standard deviation (Rousseeuw and Croux
+# 1993).
+_MAD_TO_SIGMA = 1.4826
 
 
 class DepthError(PerceptionError):
-    """A depth image or camera info that is of no use. `reason`: the name it is counted under."""
+    """A depth image or camera info that cannot be used. `reason`: the name it is counted under."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -45,7 +39,7 @@ class DepthError(PerceptionError):
 
 
 def decode(message: Any) -> FloatArray:
-    """A sensor_msgs/Image of depth as float32 [height, width] meters, NaN where it is unknown.
+    """Decode a sensor_msgs/Image of depth: float32 [height, width], meters, NaN where unknown.
 
     Raises DepthError: `encoding` or `malformed`.
     """
@@ -77,15 +71,15 @@ def decode(message: Any) -> FloatArray:
 
 
 def depth_of(image: Any, info: Any, width: int, height: int) -> Depth:
-    """The depth of a color image of width x height, from its messages (rclpy's or rosbags').
+    """Read the depth of a width x height color image from its messages (rclpy's or rosbags').
 
     Raises DepthError: `encoding`, `malformed`, `size`, `info` or `empty`.
     """
-    for what, message in (("depth image", image), ("camera info", info)):
+    for name, message in (("depth image", image), ("camera info", info)):
         if (int(message.width), int(message.height)) != (width, height):
             raise DepthError(
                 "size",
-                f"the {what} is {message.width}x{message.height} and the image {width}x{height}:"
+                f"the {name} is {message.width}x{message.height} and the image {width}x{height}:"
                 " register depth to the color image.",
             )
     fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
@@ -98,46 +92,57 @@ def depth_of(image: Any, info: Any, width: int, height: int) -> Depth:
 
 
 def locate(
-    objects: Sequence[GroundedObject], masks: Sequence[UInt8Array], depth: Depth
+    objects: Sequence[GroundedObject],
+    masks: Sequence[UInt8Array],
+    depth: Depth,
+    options: GroundingOptions = DEFAULT_OPTIONS,
 ) -> list[GroundedObject]:
-    """The objects with position and extent; NaN stays where the depth shows too little of one.
+    """Add position and extent to objects; both stay NaN if too little of an object has depth.
 
-    masks: for each object uint8 [height, width], 1 where it is.
+    masks: one for each object, uint8 [height, width], 1 on the object.
     """
     located = []
-    for found, mask in zip(objects, masks, strict=True):
-        box = found.box
-        part = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
-        measured = _measure(mask[part], depth, box.x, box.y)
+    for item, mask in zip(objects, masks, strict=True):
+        box = item.box
+        window = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
+        measurement = _measure(mask[window], depth, box.x, box.y, options)
         located.append(
-            found if measured is None else replace(found, position=measured[0], extent=measured[1])
+            item
+            if measurement is None
+            else replace(item, position=measurement[0], extent=measurement[1])
         )
     return located
 
 
-def _measure(mask: UInt8Array, depth: Depth, left: int, top: int) -> tuple[Point3, Point3] | None:
-    """(center, size) of what a mask shows, its corner being at (left, top) of the image."""
+def _measure(
+    mask: UInt8Array, depth: Depth, x_offset: int, y_offset: int, options: GroundingOptions
+) -> tuple[Point3, Point3] | None:
+    """Measure (center, size), meters, of a mask with its corner at (x_offset, y_offset)."""
     height, width = mask.shape
-    meters = depth.meters[top : top + height, left : left + width]
+    meters = depth.meters[y_offset : y_offset + height, x_offset : x_offset + width]
+    side = 2 * options.depth_edge + 1
     inner = cv2.erode(
         mask,
-        np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8),
+        np.ones((side, side), np.uint8),
         borderType=cv2.BORDER_CONSTANT,
         borderValue=0,
     )
-    if np.count_nonzero(inner) < _FEWEST_PIXELS:  # too thin to lose its edge
+    if np.count_nonzero(inner) < options.min_depth_pixels:  # too thin to lose its edge
         inner = mask
     rows, cols = np.nonzero((inner > 0) & np.isfinite(meters))
-    if len(rows) < max(_FEWEST_PIXELS, _FEWEST_SHARE * np.count_nonzero(inner)):
+    if len(rows) < max(
+        options.min_depth_pixels, options.min_depth_share * np.count_nonzero(inner)
+    ):
         return None
     z = meters[rows, cols].astype(np.float64)
-    middle = np.median(z)
-    spread = max(_OUTLIER * float(np.median(np.abs(z - middle))), _LEAST_SPREAD_M)
-    near = np.abs(z - middle) <= spread
-    rows, cols, z = rows[near], cols[near], z[near]
-    x = (cols + left - depth.cx) * z / depth.fx
-    y = (rows + top - depth.cy) * z / depth.fy
-    bounds = np.percentile(np.stack([x, y, z]), [_LOW, _HIGH], axis=1)
+    median = np.median(z)
+    deviation = _MAD_TO_SIGMA * float(np.median(np.abs(z - median)))
+    spread = max(options.max_deviations * deviation, options.min_depth_spread)
+    is_inlier = np.abs(z - median) <= spread
+    rows, cols, z = rows[is_inlier], cols[is_inlier], z[is_inlier]
+    x = (cols + x_offset - depth.cx) * z / depth.fx
+    y = (rows + y_offset - depth.cy) * z / depth.fy
+    bounds = np.percentile(np.stack([x, y, z]), options.extent_percentiles, axis=1)
     center, size = bounds.mean(axis=0), bounds[1] - bounds[0]
     return (
         (float(center[0]), float(center[1]), float(center[2])),

@@ -132,7 +132,7 @@ class FrameProcessor:
                 loaded=True,
                 backend=pipeline.backend,
                 contract=pipeline.contract.name,
-                grounding=pipeline.grounding,
+                grounding=pipeline.grounding_status,
                 fingerprint=pipeline.fingerprint,
             )
         )

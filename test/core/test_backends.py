@@ -25,13 +25,13 @@ from siglip_perception import backends
 from siglip_perception.backends import bf16, selftest
 from siglip_perception.backends.bf16 import Bf16Speed
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.onnx_export import INPUT, OUTPUT, Run, export, narrow
+from siglip_perception.backends.onnx_export import INPUT, OUTPUT, BlockRun, cast_products, export
 from siglip_perception.backends.openvino import graphs
 from siglip_perception.commands import bench, main
 from siglip_perception.commands.bench import child
 from siglip_perception.encoders import onednn
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -58,14 +58,14 @@ def built(folder: Path, own_cache: Path) -> Path:
     """The tests' cache, with the float32 graphs of the model in it."""
     for key, tower in (encoders := encoders_of(folder)).towers.items():
         graphs.pad(tower)
-        for span in tower.parts(key in encoders.reads):
+        for span in tower.block_ranges(key in encoders.grounding_keys):
             graphs.model(tower, key, span, "fp32", EngineCache())
     return own_cache
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = Plan.make(str(folder), "", "", "")
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+    plan = ModelPlan.load(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
 def frame() -> Frame:
@@ -114,17 +114,17 @@ def test_auto_takes_bf16_where_it_is_measured_to_be_faster(
     speed_of(monkeypatch, 3.1)
     choice = backends.choose("auto", "cpu", "auto")
     assert (choice.backend, choice.precision) == ("torch", "bf16")
-    assert "bf16 products run at 3.1 times fp32's speed here, measured" in choice.why
+    assert "bf16 products run at 3.1 times fp32's speed here, measured" in choice.reason
     assert backends.choose("openvino", "cpu", "int8").dtype == torch.bfloat16
     speed_of(monkeypatch, 0.151)  # as emulated
     choice = backends.choose("auto", "cpu", "auto")
     assert (choice.backend, choice.precision) == ("torch", "fp32")
-    assert choice.why == "bf16 products run at 0.15 times fp32's speed here, measured"
+    assert choice.reason == "bf16 products run at 0.15 times fp32's speed here, measured"
     assert backends.choose("openvino", "cpu", "int8").dtype == torch.float32
-    assert backends.choose("torch", "cpu", "fp32").why == ""
+    assert backends.choose("torch", "cpu", "fp32").reason == ""
     asked = backends.choose("torch", "cpu", "bf16")
     assert asked.precision == "bf16"
-    assert "precision auto or fp32 is faster" in asked.why
+    assert "precision auto or fp32 is faster" in asked.reason
 
 
 def test_the_speed_of_bf16_is_measured_once_for_each_limit_on_the_libraries(
@@ -195,7 +195,7 @@ def test_auto_takes_openvino_in_bf16_for_a_small_model(
     speed_of(monkeypatch, 3.0)
     monkeypatch.setattr(graphs, "is_built", lambda _: True)
     monkeypatch.setattr(graphs, "serve", lambda _, precision: f"openvino in {precision}")
-    says = backends.start(encoders_of(folder), backends.choose("auto", "cpu", "auto")).says
+    says = backends.start(encoders_of(folder), backends.choose("auto", "cpu", "auto")).description
     assert says.startswith("openvino in bf16 on cpu, bf16 (bf16 products run at 3 times")
 
 
@@ -208,7 +208,7 @@ def test_openvino_without_bfloat16_is_not_asked_for_any(
         def get_property(self, *_: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(graphs, "the_core", Core)
+    monkeypatch.setattr(graphs, "shared_core", Core)
     with pytest.raises(BackendError, match=r"no bfloat16 on this CPU.*use precision: fp32"):
         graphs.serve(encoders_of(folder), "bf16")
 
@@ -217,7 +217,7 @@ def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed_of(monkeypatch, 3.0)
-    monkeypatch.setattr(backends, "_FEW_WEIGHTS", 0)
+    monkeypatch.setattr(backends, "_SMALL_MODEL_WEIGHTS", 0)
     says = Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
     assert says.startswith("torch ")
     assert "packed products" in says
@@ -331,7 +331,7 @@ def test_onnxruntime_computes_what_pytorch_does(
         kinds = {node.op_type for node in onnx.load(graph.path).graph.node}
         assert not kinds & {"Resize", "IsNaN", "If", "Where"}
         session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
-        run = Run(encoders.towers[graph.tower], graph.start, graph.stop)
+        run = BlockRun(encoders.towers[graph.tower], graph.start, graph.stop)
         for count in (1,) if batch else (1, 3):
             values = torch.randn(run.example(count).shape)
             found = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
@@ -346,7 +346,7 @@ def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
     import onnx
 
     encoders = encoders_of(folder)
-    narrow(encoders.towers["siglip"], "bf16")
+    cast_products(encoders.towers["siglip"], "bf16")
     (graph,) = export(encoders.towers, {"siglip": False}, tmp_path, 1)
     model = onnx.load(graph.path)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -386,8 +386,8 @@ def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
         one: torch.randn(3, 3, 216, 216, generator=torch.Generator().manual_seed(1))
         for one in encoders.inputs
     }
-    found = encoders(inputs, with_tokens=True, grounded=[2])
-    wanted = exact(inputs, with_tokens=True, grounded=[2])
+    found = encoders(inputs, with_tokens=True, grounding_rows=[2])
+    wanted = exact(inputs, with_tokens=True, grounding_rows=[2])
     torch.testing.assert_close(found.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.siglip, wanted.siglip, rtol=1e-4, atol=1e-4)
 
@@ -420,7 +420,7 @@ def test_an_engine_of_other_weights_does_not_serve(
 
 def int8_weights(home: Path) -> Iterator[NDArray[np.int8]]:
     for path in home.rglob("model.xml"):
-        for node in graphs.the_core().read_model(path).get_ops():
+        for node in graphs.shared_core().read_model(path).get_ops():
             if node.get_type_name() == "Constant" and node.get_element_type().to_string() == "i8":
                 yield node.get_data().astype(np.int16)
 

@@ -58,8 +58,8 @@ facts = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4)
 @given(facts, facts)
 def test_an_entry_is_that_of_its_facts_alone(one: dict[str, str], other: dict[str, str]) -> None:
     cache = EngineCache(Path("/cache"))
-    assert (cache.place(one) == cache.place(other)) == (one == other)
-    assert cache.place(dict(reversed(one.items()))) == cache.place(one)
+    assert (cache.path_of(one) == cache.path_of(other)) == (one == other)
+    assert cache.path_of(dict(reversed(one.items()))) == cache.path_of(one)
 
 
 def test_what_is_built_is_found_by_its_facts_and_is_its_owners_alone(cache: EngineCache) -> None:
@@ -170,7 +170,7 @@ def test_of_those_that_want_the_same_one_builds(cache: EngineCache) -> None:
     go_on.set()
     for thread in threads:
         thread.join(60)
-    assert places == [cache.place(FACTS)] * 4
+    assert places == [cache.path_of(FACTS)] * 4
     assert builds == [1]
 
 
@@ -195,7 +195,7 @@ def test_a_kill_in_the_middle_of_a_build_leaves_nothing_half_made(cache: EngineC
         child.send_signal(signal.SIGKILL)
     # Its lock ends with it, and the next one clears away what it left.
     waiting.join(60)
-    assert places == [cache.place(FACTS)]
+    assert places == [cache.path_of(FACTS)]
     assert (places[0] / "engine").read_bytes() == b"whole"
     assert names(cache) == [places[0].name]
 

@@ -26,9 +26,9 @@ from siglip_perception.backends.cuda_graph import GraphedEncoders, StreamPool
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Serving
 from siglip_perception.encoders.encoders import Encoders, Features
-from siglip_perception.encoders.plan import Plan
-from siglip_perception.grounding.grounder import cosines
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.grounding.region_head import RegionHead
+from siglip_perception.grounding.regions import cosines
 from siglip_perception.images.preprocess import DeviceFrames, Preprocessor
 from siglip_perception.types import UInt8Array
 
@@ -142,8 +142,8 @@ class Cuda:
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
     folder = tmp_path_factory.mktemp("models") / "random"
     write_random_model(folder)
-    plan = Plan.make(str(folder), "", "", "")
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+    plan = ModelPlan.load(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
 @pytest.fixture
@@ -196,18 +196,22 @@ def assert_same(found: Features, wanted: Features) -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("with_tokens", "grounded"), [(True, [0]), (True, []), (False, [0])])
+@pytest.mark.parametrize(
+    ("with_tokens", "grounding_rows"), [(True, [0]), (True, []), (False, [0])]
+)
 def test_a_graph_gives_each_frame_its_own_tokens(
     encoders: Encoders,
     cuda: Cuda,
     graphed: GraphedEncoders,
     with_tokens: bool,
-    grounded: list[int],
+    grounding_rows: list[int],
 ) -> None:
     fed = [inputs(encoders, index, index + 1) for index in range(3)]
-    found = [own(graphed(one, with_tokens=with_tokens, grounded=grounded)) for one in fed]
+    found = [
+        own(graphed(one, with_tokens=with_tokens, grounding_rows=grounding_rows)) for one in fed
+    ]
     for one, values in zip(fed, found, strict=True):
-        assert_same(values, encoders(one, with_tokens=with_tokens, grounded=grounded))
+        assert_same(values, encoders(one, with_tokens=with_tokens, grounding_rows=grounding_rows))
     # The encoders' and that of the frames' size; one each to hold it against the plain pass.
     assert [graph.replays for graph in cuda.graphs] == [4, 4]
 
@@ -217,23 +221,23 @@ def test_each_combination_of_outputs_is_captured_once(
 ) -> None:
     one = inputs(encoders, 0, 1)
     for _ in range(2):
-        for with_tokens, grounded in ((True, [0]), (True, []), (False, [0])):
-            graphed(one, with_tokens=with_tokens, grounded=grounded)
+        for with_tokens, grounding_rows in ((True, [0]), (True, []), (False, [0])):
+            graphed(one, with_tokens=with_tokens, grounding_rows=grounding_rows)
     assert len(cuda.graphs) == 4  # with that of the frames' size, of which they all are fed
-    assert graphed(one, with_tokens=False, grounded=[]) == Features(None, None, None)
+    assert graphed(one, with_tokens=False, grounding_rows=[]) == Features(None, None, None)
     assert len(cuda.graphs) == 4
 
 
 def test_frames_of_each_size_have_a_graph_up_to_a_number_of_sizes(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "_SIZES", 2)
+    monkeypatch.setattr(cuda_graph, "_MAX_FRAME_SIZES", 2)
     sizes = {"a": (480, 640), "b": (240, 320), "c": (300, 200)}
     for name, graphs in (("a", 2), ("b", 3), ("a", 3), ("c", 3), ("b", 3), ("a", 3)):
         height, width = sizes[name]
         one = upload(encoders, [frames(1)[0][:height, :width].copy()])
-        found = graphed(one, with_tokens=True, grounded=[0])
-        assert_same(found, encoders(one, with_tokens=True, grounded=[0]))
+        found = graphed(one, with_tokens=True, grounding_rows=[0])
+        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[0]))
         assert len(cuda.graphs) == graphs
 
 
@@ -242,8 +246,8 @@ def test_pixels_that_are_no_frame_are_run_by_the_same_graph(
 ) -> None:
     for first in range(2):
         pixels = Preprocessor(encoders.inputs, CPU)(frames(2)[first : first + 1])
-        found = graphed(pixels, with_tokens=True, grounded=[])
-        assert_same(found, encoders(pixels, with_tokens=True, grounded=[]))
+        found = graphed(pixels, with_tokens=True, grounding_rows=[])
+        assert_same(found, encoders(pixels, with_tokens=True, grounding_rows=[]))
     assert [graph.replays for graph in cuda.graphs] == [3]
 
 
@@ -252,7 +256,8 @@ def test_a_sliver_is_scaled_by_the_host_and_not_captured(
 ) -> None:
     one = upload(encoders, [frames(1)[0][:20].copy()])
     assert_same(
-        graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
+        graphed(one, with_tokens=True, grounding_rows=[]),
+        encoders(one, with_tokens=True, grounding_rows=[]),
     )
     assert len(cuda.graphs) == 1
     assert graphed.trouble == ""
@@ -263,12 +268,12 @@ def test_a_frame_of_which_the_encoders_make_infinity_does_not_end_the_graphs(
 ) -> None:
     pixels = Preprocessor(encoders.inputs, CPU)(frames(1))
     broken = {one: torch.full_like(values, torch.inf) for one, values in pixels.items()}
-    found = graphed(broken, with_tokens=True, grounded=[])
+    found = graphed(broken, with_tokens=True, grounding_rows=[])
     assert found.tokens is not None
     assert not found.tokens.isfinite().any()
     assert_same(
-        graphed(pixels, with_tokens=True, grounded=[]),
-        encoders(pixels, with_tokens=True, grounded=[]),
+        graphed(pixels, with_tokens=True, grounding_rows=[]),
+        encoders(pixels, with_tokens=True, grounding_rows=[]),
     )
     assert (graphed.trouble, len(cuda.graphs)) == ("", 1)
 
@@ -321,11 +326,11 @@ def test_waiting_is_seen(wait: Callable[[Tensor], object]) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
-    ("images", "with_tokens", "grounded"),
+    ("images", "with_tokens", "grounding_rows"),
     [(1, True, [0]), (1, True, []), (1, False, [0]), (3, True, [0, 2]), (3, False, [1])],
 )
 def test_nothing_in_a_pass_waits_for_the_gpu(
-    encoders: Encoders, device: str, images: int, with_tokens: bool, grounded: list[int]
+    encoders: Encoders, device: str, images: int, with_tokens: bool, grounding_rows: list[int]
 ) -> None:
     """meta has no values: whatever would take some to the host, as .cpu() and .numpy(), fails."""
     far = torch.device(device)
@@ -337,26 +342,28 @@ def test_nothing_in_a_pass_waits_for_the_gpu(
     image = torch.zeros(480, 640, 3, dtype=torch.uint8, device=far)
     several = Preprocessor(encoders.inputs, far).with_frames([image] * images)
     with torch.inference_mode(), Waits():
-        found = encoders.served_by(towers)(several, with_tokens=with_tokens, grounded=grounded)
+        found = encoders.served_by(towers)(
+            several, with_tokens=with_tokens, grounding_rows=grounding_rows
+        )
         if found.siglip is not None and found.dino is not None:
-            assert len(found.siglip) == len(found.dino) == len(grounded)
+            assert len(found.siglip) == len(found.dino) == len(grounding_rows)
             pool(found.siglip[0], cosines(found.dino[0])[:3])
 
 
 def test_a_batch_grounded_in_part_or_of_many_cameras_runs_as_it_is(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "_CAMERAS", 2)
-    for count, grounded in ((2, [1]), (3, [])):
+    monkeypatch.setattr(cuda_graph, "_MAX_BATCH", 2)
+    for count, grounding_rows in ((2, [1]), (3, [])):
         several = inputs(encoders, 0, count)
-        features = graphed(several, with_tokens=True, grounded=grounded)
-        assert_same(features, encoders(several, with_tokens=True, grounded=grounded))
+        features = graphed(several, with_tokens=True, grounding_rows=grounding_rows)
+        assert_same(features, encoders(several, with_tokens=True, grounding_rows=grounding_rows))
     assert not cuda.graphs
 
 
-@pytest.mark.parametrize("grounded", [[], [0, 1]])
+@pytest.mark.parametrize("grounding_rows", [[], [0, 1]])
 def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, grounded: list[int]
+    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, grounding_rows: list[int]
 ) -> None:
     pictures = frames(3)
     small = pictures[2][:240, :320].copy()
@@ -364,15 +371,17 @@ def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
         upload(encoders, images)
         for images in ([pictures[0], small], [pictures[1], small], [small, pictures[0]])
     ]
-    features = [own(graphed(batch, with_tokens=True, grounded=grounded)) for batch in batches]
+    features = [
+        own(graphed(batch, with_tokens=True, grounding_rows=grounding_rows)) for batch in batches
+    ]
     for batch, values in zip(batches, features, strict=True):
-        assert_same(values, encoders(batch, with_tokens=True, grounded=grounded))
+        assert_same(values, encoders(batch, with_tokens=True, grounding_rows=grounding_rows))
     # The pass; a frame of each size in each place.
     assert len(cuda.graphs) == 5
     single = upload(encoders, [small])
     assert_same(
-        graphed(single, with_tokens=True, grounded=grounded[:1]),
-        encoders(single, with_tokens=True, grounded=grounded[:1]),
+        graphed(single, with_tokens=True, grounding_rows=grounding_rows[:1]),
+        encoders(single, with_tokens=True, grounding_rows=grounding_rows[:1]),
     )
     assert len(cuda.graphs) == 6
 
@@ -385,8 +394,8 @@ def test_what_leaves_for_the_host_is_made_in_the_graph(
     )
     fed = [inputs(encoders, index, index + 1) for index in range(2)]
     for one in fed:
-        (narrow,) = graphed(one, with_tokens=True, grounded=[]).leaving
-        tokens = encoders(one, with_tokens=True, grounded=[]).tokens
+        (narrow,) = graphed(one, with_tokens=True, grounding_rows=[]).host_outputs
+        tokens = encoders(one, with_tokens=True, grounding_rows=[]).tokens
         assert tokens is not None
         torch.testing.assert_close(narrow, tokens.half())
     assert [graph.replays for graph in cuda.graphs] == [3, 3]
@@ -418,18 +427,18 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     serving = Serving(graphed, "torch on H200, bf16", ["why"])
     for _ in range(3):
         assert_same(
-            serving(one, with_tokens=True, grounded=[0]),
-            encoders(one, with_tokens=True, grounded=[0]),
+            serving(one, with_tokens=True, grounding_rows=[0]),
+            encoders(one, with_tokens=True, grounding_rows=[0]),
         )
-    assert serving.says == f"torch on H200, bf16 (why; no CUDA graph: {said})"
+    assert serving.description == f"torch on H200, bf16 (why; no CUDA graph: {said})"
     assert caplog.text.count("cannot be captured") == 1
     assert len(cuda.graphs) == 1
     # Neither PyTorch's allocator nor the thread is left in the capture.
     assert cuda.pools_left == ([] if at == "begin" else [POOL])
     assert len(cuda.streams) == 1
     assert not cuda.capturing
-    assert cuda_graph.undisturbed.acquire(blocking=False)
-    cuda_graph.undisturbed.release()
+    assert cuda_graph.capture_lock.acquire(blocking=False)
+    cuda_graph.capture_lock.release()
 
 
 def break_in_capture(graphed: GraphedEncoders, cuda: Cuda) -> None:
@@ -448,16 +457,17 @@ def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     one = inputs(encoders, 0, 1)
-    graphed(one, with_tokens=True, grounded=[])
+    graphed(one, with_tokens=True, grounding_rows=[])
     break_in_capture(graphed, cuda)
     cuda.at = "run"
     cuda.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        graphed(one, with_tokens=True, grounded=[0])
-    assert not graphed._passes
+        graphed(one, with_tokens=True, grounding_rows=[0])
+    assert not graphed._encoder_graphs
     cuda.error = None
     assert_same(
-        graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
+        graphed(one, with_tokens=True, grounding_rows=[]),
+        encoders(one, with_tokens=True, grounding_rows=[]),
     )
     assert graphed.trouble == "no CUDA graph: its capture was interrupted"
 
@@ -466,11 +476,11 @@ def test_nothing_is_captured_while_engines_are_loaded(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     one = inputs(encoders, 0, 1)
-    with cuda_graph.undisturbed:
-        found = graphed(one, with_tokens=True, grounded=[])
-        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+    with cuda_graph.capture_lock:
+        found = graphed(one, with_tokens=True, grounding_rows=[])
+        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
         assert not cuda.graphs
-    graphed(one, with_tokens=True, grounded=[])
+    graphed(one, with_tokens=True, grounding_rows=[])
     assert len(cuda.graphs) == 2
     assert graphed.trouble == ""
 
@@ -487,7 +497,7 @@ def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
         return run(jobs)
 
     graphed._encoders.run_all = run_all
-    graphed(inputs(encoders, 0, 2), with_tokens=True, grounded=[1])
+    graphed(inputs(encoders, 0, 2), with_tokens=True, grounding_rows=[1])
     assert seen == [True]
     assert here.waited == [aside]
 
@@ -497,14 +507,14 @@ def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(
 ) -> None:
     first, second = (inputs(encoders, index, index + 1) for index in range(2))
     small = upload(encoders, [frames(1)[0][:100, :100].copy()])
-    graphed(first, with_tokens=True, grounded=[])
+    graphed(first, with_tokens=True, grounding_rows=[])
     cuda.offset = 0.1
     with torch.inference_mode():
         graphed._feed(small)  # its graph is captured, and is off
     cuda.offset = 0.0
     for one in (small, second, small):
-        found = graphed(one, with_tokens=True, grounded=[])
-        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+        found = graphed(one, with_tokens=True, grounding_rows=[])
+        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
     assert caplog.text.count("gives other pixels of frames of 100x100") == 1
     assert [graph.replays for graph in cuda.graphs] == [5, 3, 1]
     assert graphed.trouble == ""
@@ -514,12 +524,12 @@ def test_a_size_whose_capture_fails_gives_the_frames_own_tokens(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     first, second = (inputs(encoders, index, index + 1) for index in range(2))
-    graphed(first, with_tokens=True, grounded=[])
+    graphed(first, with_tokens=True, grounding_rows=[])
     cuda.error = RuntimeError("no more")
     small = upload(encoders, [frames(1)[0][:100, :100].copy()])
     for one in (small, second):
-        found = graphed(one, with_tokens=True, grounded=[])
-        assert_same(found, encoders(one, with_tokens=True, grounded=[]))
+        found = graphed(one, with_tokens=True, grounding_rows=[])
+        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
     assert graphed.trouble == "no CUDA graph: no more"
 
 
@@ -529,7 +539,8 @@ def test_a_graph_that_gives_other_tokens_does_not_serve(
     cuda.offset = 100.0
     one = inputs(encoders, 0, 1)
     assert_same(
-        graphed(one, with_tokens=True, grounded=[]), encoders(one, with_tokens=True, grounded=[])
+        graphed(one, with_tokens=True, grounding_rows=[]),
+        encoders(one, with_tokens=True, grounding_rows=[]),
     )
     assert graphed.trouble == "no CUDA graph: the captured pass gives other tokens"
 

@@ -93,7 +93,7 @@ def counted(*blocks: nn.Module) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def test_tokens_and_last_features_equal_transformers(models: Pair, inputs: Inputs) -> None:
-    features = models.encoders()(inputs, with_tokens=True, grounded=[0, 1])
+    features = models.encoders()(inputs, with_tokens=True, grounding_rows=[0, 1])
     siglip = models.siglip.vision_model(inputs[SIGLIP], output_hidden_states=True)
     dinov2 = models.dinov2(inputs[DINOV2], output_hidden_states=True)
     # hidden_states holds the embeddings too: [-2] is the second-to-last block's raw output.
@@ -113,21 +113,21 @@ def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
     encoders = models.encoders()
     blocks = [*encoders.towers["siglip"].blocks, *encoders.towers["dinov2"].blocks]
     with counted(*blocks) as images:
-        features = encoders(inputs, with_tokens=True, grounded=[])
+        features = encoders(inputs, with_tokens=True, grounding_rows=[])
     assert images == [2, 2, 2, 0, 2, 2, 0]
     assert features.siglip is None
     assert features.dino is None
     with counted(*blocks) as images:
-        encoders(inputs, with_tokens=True, grounded=[0, 1])
+        encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
     assert images == [2] * 7
     with counted(*blocks) as images:  # objects of the second image alone
-        some = encoders(inputs, with_tokens=True, grounded=[1])
+        some = encoders(inputs, with_tokens=True, grounding_rows=[1])
     assert images == [2, 2, 2, 1, 2, 2, 1]
     with counted(*blocks) as images:  # objects alone, of one image
-        alone = encoders(inputs, with_tokens=False, grounded=[1])
+        alone = encoders(inputs, with_tokens=False, grounding_rows=[1])
     assert images == [1] * 7
     assert alone.tokens is None
-    every = encoders(inputs, with_tokens=True, grounded=[0, 1])
+    every = encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
     for found in (some, alone):
         assert found.siglip is not None
         assert every.siglip is not None
@@ -138,9 +138,9 @@ def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
 def test_the_flops_are_those_of_the_blocks_that_run(models: Pair, inputs: Inputs) -> None:
     """Tokens take SigLIP's first three of four blocks and DINOv2's first two of three."""
 
-    def flops(grounded: list[int]) -> int:
+    def flops(grounding_rows: list[int]) -> int:
         encoders = models.encoders()
-        return flops_of(lambda: encoders(inputs, with_tokens=True, grounded=grounded))
+        return flops_of(lambda: encoders(inputs, with_tokens=True, grounding_rows=grounding_rows))
 
     width, patches, registers = 192, 324, 5
     embed = 2 * 2 * 2 * patches * 3 * 12 * 12 * width
@@ -156,7 +156,7 @@ def test_the_flops_are_those_of_the_blocks_that_run(models: Pair, inputs: Inputs
 @torch.inference_mode()
 def test_bf16_tokens_point_the_same_way(models: Pair, inputs: Inputs) -> None:
     exact, narrow = (
-        models.encoders(dtype)(inputs, with_tokens=True, grounded=[])
+        models.encoders(dtype)(inputs, with_tokens=True, grounding_rows=[])
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact.tokens is not None

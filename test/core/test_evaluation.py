@@ -156,16 +156,16 @@ def test_our_own_method_is_the_first_switch_of_the_ablation(pipeline: Pipeline) 
     sample = next(iter(scene_samples(1, 2, 2)))
     siglip, dino = pipeline.features([sample.image])
     embeddings = torch.nn.functional.normalize(torch.randn(3, siglip.shape[-1]), dim=-1)
-    assert pipeline.sight is not None
+    assert pipeline.grounding_model is not None
     scores = pipeline.grounder.score(siglip[0], dino[0], embeddings)
-    same = Regions(pipeline.sight)(siglip[0], dino[0], embeddings)
+    same = Regions(pipeline.grounding_model)(siglip[0], dino[0], embeddings)
     np.testing.assert_allclose(scores.logits, same.logits, atol=1e-4)
     np.testing.assert_allclose(scores.presence(), same.presence(), atol=1e-4)
 
 
 def test_every_method_answers_every_question(pipeline: Pipeline) -> None:
-    assert pipeline.sight is not None
-    methods = {**baselines(pipeline.sight), **ablation(pipeline.sight)}
+    assert pipeline.grounding_model is not None
+    methods = {**baselines(pipeline.grounding_model), **ablation(pipeline.grounding_model)}
     samples = list(scene_samples(1, 2, 3))
     measurement = measure(pipeline, samples, 1, methods, keep=2)
     question_count = sum(len(sample.questions) for sample in samples)

@@ -14,7 +14,7 @@ from models import write_random_model
 from torch import Tensor
 
 from siglip_perception.encoders import triton_kernels
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.encoders.transformer import PADDING, Norm
 from siglip_perception.encoders.transformer import activate as plain_activate
 
@@ -37,14 +37,14 @@ def test_a_fused_run_of_blocks_is_the_towers_own(
     monkeypatch.setattr(triton_kernels, "add_norm", add_norm)
     monkeypatch.setattr(triton_kernels, "activate", plain_activate)
     write_random_model(tmp_path / "model")
-    for tower in Plan.make(str(tmp_path / "model"), "", "", "").towers.values():
-        side = tower.fed.square.size
+    for tower in ModelPlan.load(str(tmp_path / "model"), "", "", "").towers.values():
+        side = tower.input.square.size
         values = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-        for start, stop in tower.parts(read=True):
+        for start, stop in tower.block_ranges(to_end=True):
             embed = None if start else tower.embed
             run = triton_kernels.FusedBlocks(embed, tower.blocks[start:stop], tower.mask)
             with torch.inference_mode():
-                expected = tower.through(values, start, stop)
+                expected = tower.run_blocks(values, start, stop)
                 torch.testing.assert_close(run(values), expected, rtol=1e-4, atol=1e-4)
             values = expected
 

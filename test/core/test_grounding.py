@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_perception.grounding.grounder import (
-    GroundingSettings,
-    ObjectMask,
-    Scores,
-    find_regions,
-    label_mask,
-    led_regions,
-    select_objects,
-    sigmoid,
-)
+from siglip_perception.checkpoints.grounding_settings import GroundingSettings
+from siglip_perception.grounding.objects import ObjectMask, label_mask, select_objects
+from siglip_perception.grounding.regions import find_regions, led_regions
+from siglip_perception.grounding.scores import Scores, sigmoid
 from siglip_perception.images.geometry import Geometry
 from siglip_perception.types import Box, Role
 

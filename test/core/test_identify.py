@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from siglip_perception import checkpoints
 from siglip_perception.commands import main
-from siglip_perception.encoders.plan import choose
+from siglip_perception.encoders.plan import choose_contract
 from siglip_perception.errors import CheckpointError, ContractError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 812672520\n"
@@ -252,7 +252,7 @@ def test_a_folder_too_high_and_one_too_low_are_told(original: Path, tmp_path: Pa
     assert "2 folders of one (v1, v2)" in refusal(tmp_path / "models")
     low = tmp_path / "models" / "v1" / "siglip"
     with pytest.raises(ContractError, match=f"one encoder of the model {low.parent}.*give that"):
-        choose("", checkpoints.Checkpoint(low))
+        choose_contract("", checkpoints.Checkpoint(low))
 
 
 def test_encoders_under_other_names_are_told_theirs(pair: Path) -> None:

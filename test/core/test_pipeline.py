@@ -116,7 +116,7 @@ def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> 
 def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
     with torch.no_grad():
-        pipeline._encoders.run.towers["siglip"].embed.places.fill_(torch.nan)
+        pipeline._encoders.run.towers["siglip"].embed.pos_embed.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -124,7 +124,7 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
 def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
     with torch.no_grad():
-        pipeline._encoders.run.towers["siglip"].embed.places.fill_(70000.0)
+        pipeline._encoders.run.towers["siglip"].embed.pos_embed.fill_(70000.0)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -166,7 +166,7 @@ def test_a_device_whose_memory_is_too_small_is_told(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("siglip_perception.pipeline.Encoders", full)
-    with pytest.raises(BackendError, match="memory of cpu does not hold"):
+    with pytest.raises(BackendError, match="does not fit into the memory of cpu"):
         Pipeline.load(PipelineOptions(model=str(folder), device="cpu"))
 
 

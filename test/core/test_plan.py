@@ -14,7 +14,7 @@ from torch import nn
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
-from siglip_perception.encoders.plan import Plan, choose
+from siglip_perception.encoders.plan import ModelPlan, choose_contract
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -47,13 +47,13 @@ def only(name: str, folder: Path) -> str:
 
 
 def test_the_contract_that_a_checkpoint_keeps_is_found(stock: Path) -> None:
-    assert choose("", Checkpoint(stock)).name == "tabletop"
+    assert choose_contract("", Checkpoint(stock)).name == "tabletop"
 
 
 def test_a_manifest_names_the_contract_that_was_fetched(folder: Path) -> None:
     checkpoints.write_manifest(folder, contract="openvla-224")
     with pytest.raises(ContractError, match="cannot keep the contract openvla-224"):
-        choose("", Checkpoint(folder))
+        choose_contract("", Checkpoint(folder))
 
 
 def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
@@ -65,18 +65,18 @@ def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
     monkeypatch.setattr(contracts, "names", lambda: tuple(known))
     monkeypatch.setattr(contracts, "get", known.__getitem__)
     with pytest.raises(ContractError, match=r"keeps several contracts .*parameter contract"):
-        choose("", Checkpoint(folder))
+        choose_contract("", Checkpoint(folder))
     shutil.rmtree(folder / "dinov2")
     (folder / "manifest.json").unlink()
     with pytest.raises(ContractError, match="keeps none of the known contracts"):
-        choose("", Checkpoint(folder))
+        choose_contract("", Checkpoint(folder))
 
 
 def test_one_pass_serves_tokens_and_objects(stock: Path) -> None:
-    plan = Plan.make(str(stock), "", "", "")
+    plan = ModelPlan.load(str(stock), "", "", "")
     assert set(plan.towers) == {"dinov2", "siglip"}
-    assert plan.grounding == {"siglip": "siglip", "dino": "dinov2"}
-    assert "one pass" in plan.says
+    assert plan.grounding_towers == {"siglip": "siglip", "dino": "dinov2"}
+    assert "one pass" in plan.grounding_status
 
 
 @pytest.mark.parametrize("name", ["dinov2", "siglip"])
@@ -100,10 +100,10 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     tensors["vision_model.post_layernorm.bias"] += 1
     save_file(tensors, weights)
     (folder / "manifest.json").unlink()
-    plan = Plan.make(str(folder), "", str(stock), "")
+    plan = ModelPlan.load(str(folder), "", str(stock), "")
     assert set(plan.towers) == {"dinov2", "siglip", "grounding_siglip"}
-    assert plan.grounding == {"siglip": "grounding_siglip", "dino": "dinov2"}
-    assert "a model of its own (tabletop), with the tokens' dinov2" in plan.says
+    assert plan.grounding_towers == {"siglip": "grounding_siglip", "dino": "dinov2"}
+    assert "a model of its own (tabletop), with the tokens' dinov2" in plan.grounding_status
 
     options = PipelineOptions(model=str(folder), grounding_model=str(stock), threshold=0.0)
     pipeline = Pipeline.load(options)
@@ -166,10 +166,10 @@ def test_a_grounding_siglip_without_dino_borrows_the_tokens_own(
     shutil.rmtree(folder / "dinov2")
     (folder / "manifest.json").unlink()
     siglip = only("siglip", tmp_path)
-    plan = Plan.make(str(stock), "", str(folder), siglip)
-    assert plan.grounding["dino"] == "dinov2"
+    plan = ModelPlan.load(str(stock), "", str(folder), siglip)
+    assert plan.grounding_towers["dino"] == "dinov2"
     with pytest.raises(ContractError, match="has no DINO encoder, and the tokens have none"):
-        Plan.make(str(stock), siglip, str(folder), siglip)
+        ModelPlan.load(str(stock), siglip, str(folder), siglip)
 
 
 def test_a_grounding_model_without_language_is_refused(
@@ -177,9 +177,9 @@ def test_a_grounding_model_without_language_is_refused(
 ) -> None:
     dinov2 = only("dinov2", tmp_path)
     with pytest.raises(ContractError, match="has no SigLIP with a text tower"):
-        Plan.make(str(stock), "", str(stock), dinov2)
+        ModelPlan.load(str(stock), "", str(stock), dinov2)
     with pytest.raises(CheckpointError, match="There is no model folder"):
-        Plan.make(str(stock), "", str(folder / "nothing"), "")
+        ModelPlan.load(str(stock), "", str(folder / "nothing"), "")
 
 
 def test_a_batch_gives_what_its_frames_give_alone(stock: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from siglip_perception.backends.tensorrt import probe as module
-from siglip_perception.backends.tensorrt.probe import Probe, ask, probe
+from siglip_perception.backends.tensorrt.probe import TensorRTStatus, probe, run_probe
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
 HANG = (
@@ -21,8 +21,8 @@ HANG = (
 )
 
 
-def run(script: str, seconds: float = 60.0) -> Probe:
-    return ask([sys.executable, "-c", script], seconds)
+def run(script: str, seconds: float = 60.0) -> TensorRTStatus:
+    return run_probe([sys.executable, "-c", script], seconds)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_what_is_printed_is_what_was_found() -> None:
         "print('[TRT] talk of a library')\n"
         'print(\'{"module": "tensorrt", "version": "10.3.0", "builds": true, "other": 1}\')\n'
     )
-    assert found == Probe(module="tensorrt", version="10.3.0", builds=True)
+    assert found == TensorRTStatus(module="tensorrt", version="10.3.0", builds=True)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_hang_is_a_sentence() -> None:
 
 
 def test_a_python_that_is_gone_is_a_sentence() -> None:
-    assert "cannot be probed (No such file" in ask(["/nowhere/python"], 5.0).trouble
+    assert "cannot be probed (No such file" in run_probe(["/nowhere/python"], 5.0).trouble
 
 
 @pytest.mark.usefixtures("fresh")
 def test_without_tensorrt_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MODULES", ("no_such_tensorrt",))
-    monkeypatch.setattr(module, "ask", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(module, "run_probe", lambda *_: pytest.fail("a process was started"))
     assert probe().trouble.startswith("TensorRT is not installed: ")
 
 

@@ -20,7 +20,7 @@ from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.contracts import PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
-from siglip_perception.encoders.plan import Plan, choose
+from siglip_perception.encoders.plan import ModelPlan, choose_contract
 from siglip_perception.errors import CheckpointError, ContractError
 
 HALF, MEAN, STD = [0.5] * 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -89,7 +89,7 @@ def test_stock_siglips_settings_agree_in_all_their_forms(
         {"do_center_crop": True, "crop_size": 216},
     ):
         write(pair / "siglip", SIGLIP, **more)
-        assert choose("", Checkpoint(pair)).name == "tabletop"
+        assert choose_contract("", Checkpoint(pair)).name == "tabletop"
         assert not caplog.records, more
 
 
@@ -120,11 +120,11 @@ def test_a_grave_contradiction_is_refused_unless_the_contract_is_named(
     with pytest.raises(
         ContractError, match=rf"processor_config\.json contradicts tabletop.*{says}"
     ):
-        choose("", Checkpoint(pair))
-    assert choose("tabletop", Checkpoint(pair)).name == "tabletop"
+        choose_contract("", Checkpoint(pair))
+    assert choose_contract("tabletop", Checkpoint(pair)).name == "tabletop"
     assert len(caplog.records) == 1
     with pytest.raises(ContractError, match=r"parameter grounding\.contract"):
-        choose("", Checkpoint(pair), parameter="grounding.contract")
+        choose_contract("", Checkpoint(pair), parameter="grounding.contract")
     (line,) = {record.getMessage() for record in caplog.records}
     assert "The contract tabletop is followed, not" in line
     assert "processor_config.json" in line
@@ -155,7 +155,7 @@ def test_what_policies_change_by_design_is_said_in_one_line(
     says: str,
 ) -> None:
     write(pair / part, settings)
-    assert choose("", Checkpoint(pair)).name == "tabletop"
+    assert choose_contract("", Checkpoint(pair)).name == "tabletop"
     (record,) = caplog.records
     assert says in record.getMessage()
     assert f"followed, not {pair / part / 'preprocessor_config.json'}" in record.getMessage()
@@ -168,7 +168,7 @@ def test_the_contract_that_a_manifest_names_is_followed(
 
     write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
     write_manifest(pair, contract="tabletop")
-    assert Plan.make(str(pair), "", "", "").contract.name == "tabletop"
+    assert ModelPlan.load(str(pair), "", "", "").contract.name == "tabletop"
     assert "image_mean" in caplog.text
 
 
@@ -258,5 +258,5 @@ def test_training_without_a_contract_follows_the_checkpoint(
 
 def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
     write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
-    tower = Plan.make(str(pair), "tabletop", "", "").towers["siglip"]
-    assert tower.fed.mean == (0.5, 0.5, 0.5)
+    tower = ModelPlan.load(str(pair), "tabletop", "", "").towers["siglip"]
+    assert tower.input.mean == (0.5, 0.5, 0.5)

@@ -23,10 +23,10 @@ from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.select import choose
 from siglip_perception.backends.tensorrt import engine, engines
-from siglip_perception.backends.tensorrt.engines import Target
-from siglip_perception.backends.tensorrt.probe import Probe
+from siglip_perception.backends.tensorrt.engines import EngineTarget
+from siglip_perception.backends.tensorrt.probe import TensorRTStatus
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import Preprocessor
 from siglip_perception.util.progress import build_progress
@@ -47,17 +47,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[Target]:
+def target() -> Iterator[EngineTarget]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FAKE))
         patch.delitem(sys.modules, "tensorrt", raising=False)
         library = importlib.import_module("tensorrt")
         facts = {"gpu": "H200", "capability": "9.0", "multiprocessors": "132", "driver": "580.1"}
-        yield Target(library, CPU, "fp32", facts)
+        yield EngineTarget(library, CPU, "fp32", facts)
 
 
 @pytest.fixture(scope="module")
-def built(folder: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(folder: Path, target: EngineTarget, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the engines of the model; not to be changed."""
     cache = tmp_path_factory.mktemp("built") / "engines"
     told.clear()
@@ -91,8 +91,8 @@ def quiet(what: str, share: float) -> None:
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = Plan.make(str(folder), "", "", "")
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+    plan = ModelPlan.load(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
 def engine_files(cache: EngineCache) -> list[Path]:
@@ -105,17 +105,17 @@ def count(log: Path) -> int:
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7])
 def test_engines_give_pytorchs_tokens_and_features(
-    folder: Path, target: Target, cache: EngineCache, batch: int
+    folder: Path, target: EngineTarget, cache: EngineCache, batch: int
 ) -> None:
     encoders = encoders_of(folder)
     inputs = Preprocessor(encoders.inputs, CPU)(selftest.frames(batch))
-    grounded = list(range(0, batch, 2))
-    wanted = encoders(inputs, with_tokens=True, grounded=grounded)
+    grounding_rows = list(range(0, batch, 2))
+    wanted = encoders(inputs, with_tokens=True, grounding_rows=grounding_rows)
     ready = engines.load(encoders, target, cache)
     assert ready is not None
     # Twice: an engine's buffers are its own and are used again.
     for _ in range(2):
-        found = ready(inputs, with_tokens=True, grounded=grounded)
+        found = ready(inputs, with_tokens=True, grounding_rows=grounding_rows)
         for name in ("tokens", "siglip", "dino"):
             ours, theirs = getattr(found, name), getattr(wanted, name)
             assert ours.shape == theirs.shape
@@ -123,21 +123,21 @@ def test_engines_give_pytorchs_tokens_and_features(
 
 
 def test_what_was_returned_is_not_written_over(
-    folder: Path, target: Target, cache: EngineCache
+    folder: Path, target: EngineTarget, cache: EngineCache
 ) -> None:
     ready = engines.load(encoders_of(folder), target, cache)
     assert ready is not None
     first, second = selftest.frames(1)[0], np.zeros((32, 48, 3), np.uint8)
     preprocess = Preprocessor(ready.inputs, CPU)
-    found = ready(preprocess([first]), with_tokens=True, grounded=[0])
+    found = ready(preprocess([first]), with_tokens=True, grounding_rows=[0])
     kept = [values.clone() for values in (found.tokens, found.siglip, found.dino)]  # type: ignore[union-attr]
-    ready(preprocess([second]), with_tokens=True, grounded=[0])
+    ready(preprocess([second]), with_tokens=True, grounding_rows=[0])
     for values, was in zip((found.tokens, found.siglip, found.dino), kept, strict=True):
         assert torch.equal(values, was)  # type: ignore[arg-type]
 
 
 def test_engines_hold_no_weights_of_pytorch(
-    folder: Path, target: Target, cache: EngineCache
+    folder: Path, target: EngineTarget, cache: EngineCache
 ) -> None:
     encoders = encoders_of(folder)
     ready = engines.load(encoders, target, cache)
@@ -149,7 +149,7 @@ def test_engines_hold_no_weights_of_pytorch(
 
 
 def test_what_is_built_is_not_built_again(
-    folder: Path, target: Target, cache: EngineCache, log: Path
+    folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
     made = engines.build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 0
@@ -159,14 +159,14 @@ def test_what_is_built_is_not_built_again(
 
 @pytest.mark.parametrize("fact", ["gpu", "capability", "multiprocessors", "driver"])
 def test_engines_of_another_machine_are_not_taken(
-    folder: Path, target: Target, cache: EngineCache, fact: str
+    folder: Path, target: EngineTarget, cache: EngineCache, fact: str
 ) -> None:
     other = replace(target, facts={**target.facts, fact: "another"})
     assert engines.load(encoders_of(folder), other, cache) is None
 
 
 def test_engines_of_another_version_precision_or_profile_are_not_taken(
-    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoders = encoders_of(folder)
     assert engines.load(encoders, replace(target, precision="fp16"), cache) is None
@@ -180,14 +180,14 @@ def test_engines_of_another_version_precision_or_profile_are_not_taken(
 
 
 def test_engines_of_other_weights_are_not_taken(
-    target: Target, cache: EngineCache, tmp_path: Path
+    target: EngineTarget, cache: EngineCache, tmp_path: Path
 ) -> None:
     write_random_model(tmp_path / "other", seed=1)
     assert engines.load(encoders_of(tmp_path / "other"), target, cache) is None
 
 
 def test_a_truncated_engine_is_put_aside_and_built_anew(
-    folder: Path, target: Target, cache: EngineCache, log: Path
+    folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
     broken = engine_files(cache)[0]
     whole = broken.read_bytes()
@@ -201,12 +201,12 @@ def test_a_truncated_engine_is_put_aside_and_built_anew(
 
 def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     folder: Path,
-    target: Target,
+    target: EngineTarget,
     cache: EngineCache,
     log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    facts_of = engine.Engine.__init__
+    cache_facts = engine.Engine.__init__
     refused: list[Path] = []
 
     def once(self: Any, library: Any, path: Path, *rest: Any) -> None:
@@ -214,7 +214,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
             refused.append(path)
             monkeypatch.setenv("FAKE_TENSORRT", "refuse")
         try:
-            facts_of(self, library, path, *rest)
+            cache_facts(self, library, path, *rest)
         finally:
             monkeypatch.delenv("FAKE_TENSORRT", raising=False)
 
@@ -224,7 +224,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     bad = refused[0].parent
     assert bad.with_name(bad.name + ".bad").is_dir()
 
-    monkeypatch.setattr(engine.Engine, "__init__", facts_of)
+    monkeypatch.setattr(engine.Engine, "__init__", cache_facts)
     monkeypatch.setenv("FAKE_TENSORRT", "refuse")
     with pytest.raises(BackendError, match="does not load the engines that it has built"):
         engines.load_or_build(encoders_of(folder), target, cache, quiet)
@@ -232,7 +232,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
 
 
 def test_too_little_memory_puts_no_engine_aside(
-    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = engine_files(cache)
     monkeypatch.setenv("FAKE_TENSORRT", "small")
@@ -243,7 +243,7 @@ def test_too_little_memory_puts_no_engine_aside(
 
 
 def test_engines_that_give_other_tokens_are_refused_and_put_aside(
-    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = len(engine_files(cache))
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
@@ -255,14 +255,14 @@ def test_engines_that_give_other_tokens_are_refused_and_put_aside(
 
 
 def test_a_pass_that_tensorrt_cannot_run_raises(
-    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = engines.load(encoders_of(folder), target, cache)
     assert ready is not None
     inputs = Preprocessor(ready.inputs, CPU)(selftest.frames(1))
     monkeypatch.setenv("FAKE_TENSORRT", "no run")
     with pytest.raises(RuntimeError, match="TensorRT could not run"):
-        ready(inputs, with_tokens=True, grounded=[])
+        ready(inputs, with_tokens=True, grounding_rows=[])
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_pass_that_tensorrt_cannot_run_raises(
 )
 def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
     folder: Path,
-    target: Target,
+    target: EngineTarget,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
@@ -290,7 +290,7 @@ def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
 
 
 def test_a_full_disk_is_told(
-    folder: Path, target: Target, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = engine_files(cache)[0]
     lost.unlink()
@@ -306,7 +306,7 @@ def test_a_full_disk_is_told(
 
 
 def test_a_reference_that_is_gone_is_made_again(
-    folder: Path, target: Target, cache: EngineCache, log: Path
+    folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
     (reference,) = cache.folder.glob("*/reference.safetensors")
     reference.write_bytes(reference.read_bytes()[:-1])
@@ -342,7 +342,7 @@ def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 7), "bf16")])
 def test_a_gpu_without_bfloat16_is_not_given_any(
-    target: Target,
+    target: EngineTarget,
     monkeypatch: pytest.MonkeyPatch,
     capability: tuple[int, int],
     precision: str,
@@ -351,15 +351,17 @@ def test_a_gpu_without_bfloat16_is_not_given_any(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose("tensorrt", "auto", "auto").precision == precision
-    monkeypatch.setattr(engines, "probe", lambda: Probe(module="tensorrt", builds=True, runs=True))
+    monkeypatch.setattr(
+        engines, "probe", lambda: TensorRTStatus(module="tensorrt", builds=True, runs=True)
+    )
     monkeypatch.setattr(engines, "machine", lambda device: {})
     cuda = torch.device("cuda")
-    assert Target.here(cuda, "fp16").precision == "fp16"
+    assert EngineTarget.detect(cuda, "fp16").precision == "fp16"
     if precision == "fp32":
         with pytest.raises(BackendError, match="GPU has no bfloat16: use precision fp16"):
-            Target.here(cuda, "bf16")
+            EngineTarget.detect(cuda, "bf16")
     else:
-        assert Target.here(cuda, "bf16").name == "tensorrt 10.3.0"
+        assert EngineTarget.detect(cuda, "bf16").name == "tensorrt 10.3.0"
 
 
 def test_int8_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from models import write_random_model
 
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.tensorrt import engines
-from siglip_perception.backends.tensorrt.engines import Target
+from siglip_perception.backends.tensorrt.engines import EngineTarget
 from siglip_perception.backends.tensorrt.probe import probe
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
 from siglip_perception.types import Precision
 
@@ -25,17 +25,19 @@ CPU = torch.device("cpu")
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = Plan.make(str(folder), "", "", "")
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+    plan = ModelPlan.load(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_every_graph_gives_an_engine(tmp_path: Path, precision: Precision) -> None:
     write_random_model(tmp_path / "model")
     encoders = encoders_of(tmp_path / "model")
-    wanted = sum(len(t.parts(key in encoders.reads)) for key, t in encoders.towers.items())
+    wanted = sum(
+        len(t.block_ranges(key in encoders.grounding_keys)) for key, t in encoders.towers.items()
+    )
     weights = sum(v.numel() for t in encoders.towers.values() for v in t.blocks.parameters())
-    target = Target.of("tensorrt_rtx", CPU, precision)
+    target = EngineTarget.of("tensorrt_rtx", CPU, precision)
     told: list[float] = []
     made = engines.build(
         encoders, target, EngineCache(tmp_path / "cache"), lambda what, share: told.append(share)
@@ -54,4 +56,4 @@ def test_its_probe_says_what_is_missing() -> None:
     if not torch.cuda.is_available():
         assert "PyTorch sees none" in found.trouble
         with pytest.raises(BackendError, match="PyTorch sees none"):
-            Target.here(torch.device("cuda"), "bf16")
+            EngineTarget.detect(torch.device("cuda"), "bf16")

@@ -64,7 +64,7 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.contract = SimpleNamespace(name="fake", join_cameras=False)
-        self.grounding = "by a stand-in"
+        self.grounding_status = "by a stand-in"
         self.fingerprint = "f00d"
         self.backend = "none"
         self.threshold = 0.0

@@ -1,4 +1,4 @@
-"""int8 on the user's own frames: ranges taken from most of them, judged on the rest."""
+"""int8 calibration on the user's own frames: ranges from most of them, judged on the rest."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.types import UInt8Array
 
-# Every so many frames one is held out.
-_HOLD_OUT = 4
-FEWEST = 8
+# One frame in this many is held out.
+_HOLD_OUT_EVERY = 4
+MIN_FRAMES = 8
 _FILE = "report.json"
 Inputs = Mapping[EncoderInput, Tensor]
 
 
 @dataclass(frozen=True)
 class Int8Report:
-    """Of the frames held out, int8 against float32.
+    """Accuracy of int8 against float32, on the frames held out.
 
-    least, mean: cosine of a token or feature. limit: what `mean` of the worst frame had to reach.
-    worst: the mean of the worst frame.
+    calibrated, held_out: numbers of frames.
+    least, mean: cosine of a token or feature.
+    worst: mean cosine of the worst frame. limit: what `worst` had to reach.
     """
 
     calibrated: int
@@ -56,37 +57,42 @@ def calibrate(
     cache: EngineCache,
     progress: Callable[[int, int], None],
 ) -> Int8Report:
-    """Quantize every run of blocks of an Encoders that is not prepared; it serves int8 then.
+    """Quantize every range of blocks of encoders that are not prepared; they then serve int8.
 
-    limit: least mean cosine of a held-out frame's tokens with those of float32. progress: called
-    with runs of blocks done and in all. Raises BackendError, and leaves nothing, below the limit,
-    or for fewer than FEWEST frames.
+    limit: least mean cosine of a held-out frame's tokens with those of float32.
+    progress: called with the ranges of blocks done, and their number.
+
+    Raises BackendError, and leaves no entry, below the limit or with fewer than MIN_FRAMES frames.
     """
-    if len(frames) < FEWEST:
+    if len(frames) < MIN_FRAMES:
         raise BackendError(
-            f"int8 takes at least {FEWEST} frames to calibrate on, and there are {len(frames)}:"
-            " give a longer bag or more images."
+            f"int8 takes at least {MIN_FRAMES} frames to calibrate on, and there are"
+            f" {len(frames)}: give a longer bag or more images."
         )
     preprocess = Preprocessor(encoders.inputs, torch.device("cpu"))
     for tower in encoders.towers.values():
         graphs.pad(tower)
-    held = [preprocess([frame]) for frame in frames[::_HOLD_OUT]]
-    taken = [preprocess([frame]) for number, frame in enumerate(frames) if number % _HOLD_OUT]
-    expected = [run(encoders, inputs) for inputs in held]
+    held_out = [preprocess([frame]) for frame in frames[::_HOLD_OUT_EVERY]]
+    calibration_inputs = [
+        preprocess([frame]) for index, frame in enumerate(frames) if index % _HOLD_OUT_EVERY
+    ]
+    expected = [run(encoders, inputs) for inputs in held_out]
     spans = _spans(encoders)
     facts = _facts(encoders)
     cache.discard(facts)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     progress(0, len(spans))
-    for number, (key, tower, span) in enumerate(spans):
-        entering = [_entering(tower, inputs[tower.fed], span[0]) for inputs in taken]
-        graphs.quantize(tower, key, span, entering, cache)
-        progress(number + 1, len(spans))
+    for index, (key, tower, span) in enumerate(spans):
+        block_inputs = [
+            _block_input(tower, inputs[tower.input], span[0]) for inputs in calibration_inputs
+        ]
+        graphs.quantize(tower, key, span, block_inputs, cache)
+        progress(index + 1, len(spans))
     graphs.serve(encoders, "int8", cache)
-    report = _judge(encoders, held, expected, len(taken), limit)
+    report = _judge(encoders, held_out, expected, len(calibration_inputs), limit)
     if report.worst < limit:
         for _, tower, span in spans:
-            cache.discard(graphs.facts_of(tower, span, "int8"))
+            cache.discard(graphs.cache_facts(tower, span, "int8"))
         raise BackendError(
             "int8 is not accurate enough on these frames and this CPU: a frame's tokens have a"
             f" mean cosine of {report.worst:.5f} with those of float32, and the limit is"
@@ -97,9 +103,9 @@ def calibrate(
 
 
 def report_of(encoders: Encoders, cache: EngineCache) -> Int8Report:
-    """How the int8 of these encoders, which are not prepared, was judged on this CPU.
+    """Return the report of these encoders' int8 on this CPU; they must not be prepared.
 
-    Raises BackendError where it has not been.
+    Raises BackendError if there is none.
     """
     for tower in encoders.towers.values():
         graphs.pad(tower)
@@ -114,9 +120,9 @@ def _write(path: Path, report: Int8Report) -> None:
 
 
 def _facts(encoders: Encoders) -> dict[str, str]:
-    """What names the report in the cache: all runs of blocks that it is of."""
+    """Facts that name the report in the cache: all ranges of blocks that it is about."""
     return {"kind": "int8 report"} | {
-        f"{key} {span}": json.dumps(graphs.facts_of(tower, span, "int8"))
+        f"{key} {span}": json.dumps(graphs.cache_facts(tower, span, "int8"))
         for key, tower, span in _spans(encoders)
     }
 
@@ -125,43 +131,50 @@ def _spans(encoders: Encoders) -> list[tuple[str, Tower, graphs.Span]]:
     return [
         (key, tower, span)
         for key, tower in encoders.towers.items()
-        for span in tower.parts(key in encoders.reads)
+        for span in tower.block_ranges(key in encoders.grounding_keys)
     ]
 
 
 def run(encoders: Encoders, inputs: Inputs) -> Features:
-    """Tokens, and features where they are read, of one frame."""
-    return encoders(inputs, with_tokens=True, grounded=[0] if encoders.reads else [])
+    """Compute tokens, and features if the grounding reads them, of one frame."""
+    return encoders(
+        inputs, with_tokens=True, grounding_rows=[0] if encoders.grounding_keys else []
+    )
 
 
 @torch.inference_mode()
-def _entering(tower: Tower, pixels: Tensor, start: int) -> Tensor:
-    """What enters the block `start`: pixels, or the residual stream before it."""
-    return tower.through(pixels, 0, start) if start else pixels
+def _block_input(tower: Tower, pixels: Tensor, start: int) -> Tensor:
+    """Return the input of the block `start`: pixels, or the residual stream before it."""
+    return tower.run_blocks(pixels, 0, start) if start else pixels
 
 
 def _judge(
     encoders: Encoders,
-    held: Sequence[Inputs],
+    held_out: Sequence[Inputs],
     expected: Sequence[Features],
-    calibrated: int,
+    calibration_count: int,
     limit: float,
 ) -> Int8Report:
     per_frame = []
-    for inputs, wanted in zip(held, expected, strict=True):
-        found = run(encoders, inputs)
+    for inputs, expected_features in zip(held_out, expected, strict=True):
+        features = run(encoders, inputs)
         cosines = [
-            functional.cosine_similarity(ours, theirs, dim=-1).flatten()
-            for ours, theirs in (
-                (found.tokens, wanted.tokens),
-                (found.siglip, wanted.siglip),
-                (found.dino, wanted.dino),
+            functional.cosine_similarity(output, reference, dim=-1).flatten()
+            for output, reference in (
+                (features.tokens, expected_features.tokens),
+                (features.siglip, expected_features.siglip),
+                (features.dino, expected_features.dino),
             )
-            if ours is not None and theirs is not None
+            if output is not None and reference is not None
         ]
         per_frame.append(torch.cat(cosines))
-    all_of_them = torch.cat(per_frame)
+    all_cosines = torch.cat(per_frame)
     worst = min(float(cosines.mean()) for cosines in per_frame)
     return Int8Report(
-        calibrated, len(held), float(all_of_them.min()), float(all_of_them.mean()), worst, limit
+        calibration_count,
+        len(held_out),
+        float(all_cosines.min()),
+        float(all_cosines.mean()),
+        worst,
+        limit,
     )

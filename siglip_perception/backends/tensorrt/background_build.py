@@ -1,7 +1,7 @@
-"""PyTorch serves while engines are built; then they do, from one frame to the next.
+"""PyTorch serves while TensorRT engines are built; then the engines do, between two frames.
 
-They are built in a process of its own (builder.py): a crash of it, or the want of memory, does not
-end the node. It ends with the node, even if that is killed.
+Another process builds them (build_process.py): if it crashes or runs out of memory, the node goes
+on. It ends with the node, even if the node is killed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where another process finds the same encoders: the parameters that name them."""
+class ModelSource:
+    """The parameters that name the same encoders to another process."""
 
     model: str
     contract: str = ""
@@ -38,10 +38,11 @@ class Source:
     grounding_contract: str = ""
 
 
-class Swapping(Serving):
-    """Serves as `first` does until engines are ready, then as these do.
+class BackgroundServing(Serving):
+    """Serves as `first` does until engines are ready, then with the engines.
 
-    The change is made at the start of a pass, on the thread that makes it; no pass waits for it.
+    The swap is made at the start of a pass, on the thread that runs it; no pass waits for the
+    build.
     """
 
     def __init__(
@@ -50,50 +51,58 @@ class Swapping(Serving):
         command: Sequence[str],
         load: Callable[[], tuple[Runner, str]],
     ) -> None:
-        """command: builds the engines, see builder.py. load: what serves then, and its head;
-        called on another thread; may raise BackendError."""
-        super().__init__(first.run, first.head, first.notes)
-        self._work = _Work()
+        """Start the build.
+
+        command: builds the engines, see build_process.py.
+        load: returns what serves them, and its title; called on another thread; may raise
+            BackendError.
+        """
+        super().__init__(first.run, first.title, first.notes)
+        self._build = _BuildState()
         thread = threading.Thread(
-            target=_build_and_load, args=(self._work, command, load), name="engines", daemon=True
+            target=_build_and_load, args=(self._build, command, load), name="engines", daemon=True
         )
-        # Also at the end of this process; the thread must not keep this object alive.
-        weakref.finalize(self, self._work.stop)
+        # Runs at exit, too; the thread must not keep this object alive.
+        weakref.finalize(self, self._build.stop)
         thread.start()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(filter(None, [*super().notes, self._work.note]))
+        return tuple(filter(None, [*super().notes, self._build.note]))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the engines are ready or have failed; whether that came about."""
-        return self._work.done.wait(seconds)
+        """Wait until the engines are ready or have failed; False if `seconds` pass first."""
+        return self._build.done.wait(seconds)
 
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features:
-        ready = self._work.take()
-        if ready is not None:
-            self.run, self.head = ready
-            _LOGGER.info("From this frame on %s serves.", self.head)
+        engines = self._build.take()
+        if engines is not None:
+            self.run, self.title = engines
+            _LOGGER.info("From this frame on %s serves.", self.title)
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # of PyTorch's weights
-        return super().__call__(inputs, with_tokens=with_tokens, grounded=grounded)
+                torch.cuda.empty_cache()  # frees PyTorch's weights
+        return super().__call__(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
 
 
-class _Work:
-    """What the thread that waits for engines shares with what serves."""
+class _BuildState:
+    """State that the building thread shares with the serving one."""
 
     def __init__(self) -> None:
         self.note = "TensorRT engines are being built"
         self.done = threading.Event()
         self._lock = threading.Lock()
-        self._ready: tuple[Runner, str] | None = None
+        self._engines: tuple[Runner, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[bytes] | None:
-        """The process of the command; None where it is no more wanted."""
+        """Start the process of the command; None after stop()."""
         with self._lock:
             if self._stopped:
                 return None
@@ -103,37 +112,37 @@ class _Work:
             return self._process
 
     def stop(self) -> None:
-        """End the process, if there is one; nothing becomes ready any more."""
+        """Kill the process if it runs; no engines become ready any more."""
         with self._lock:
             self._stopped = True
-            self._ready = None
+            self._engines = None
             if self._process is not None and self._process.poll() is None:
                 self._process.kill()
 
-    def finish(self, ready: tuple[Runner, str] | None, note: str) -> None:
+    def finish(self, engines: tuple[Runner, str] | None, note: str) -> None:
         with self._lock:
             if not self._stopped:
-                self._ready = ready
+                self._engines = engines
             self.note = note
         self.done.set()
 
     def take(self) -> tuple[Runner, str] | None:
-        """What has become ready, once."""
-        if self._ready is None:
+        """Return the engines once, when they have become ready."""
+        if self._engines is None:
             return None
         with self._lock:
-            ready, self._ready = self._ready, None
-            if ready is not None:
+            engines, self._engines = self._engines, None
+            if engines is not None:
                 self.note = ""
-            return ready
+            return engines
 
 
 def builder_command(
-    source: Source, library: str, device: torch.device, precision: Precision
+    model_source: ModelSource, library: str, device: torch.device, precision: Precision
 ) -> list[str]:
-    """What builds the engines of these encoders with that module, see builder.py."""
-    asked = {
-        **asdict(source),
+    """Return the command that builds the engines of these encoders, see build_process.py."""
+    request = {
+        **asdict(model_source),
         "library": library,
         "device": str(device),
         "precision": precision,
@@ -142,50 +151,50 @@ def builder_command(
         sys.executable,
         "-m",
         "siglip_perception.backends.tensorrt.build_process",
-        json.dumps(asked),
+        json.dumps(request),
     ]
 
 
 def _build_and_load(
-    work: _Work, command: Sequence[str], load: Callable[[], tuple[Runner, str]]
+    state: _BuildState, command: Sequence[str], load: Callable[[], tuple[Runner, str]]
 ) -> None:
     try:
-        failed = _build(work, command)
-        ready = None
-        if not failed:
-            work.note = "TensorRT engines are being loaded"
-            ready = load()
+        failure = _build(state, command)
+        engines = None
+        if not failure:
+            state.note = "TensorRT engines are being loaded"
+            engines = load()
     except (BackendError, torch.OutOfMemoryError) as error:
-        failed = f"{error}"
+        failure = f"{error}"
     except Exception as error:  # noqa: BLE001 - whatever a library raises, PyTorch serves on
-        failed = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    if failed:
-        reason = next(iter(failed.splitlines()), "no reason given").rstrip(".")
+        failure = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    if failure:
+        reason = next(iter(failure.splitlines()), "no reason given").rstrip(".")
         _LOGGER.warning("No TensorRT engine serves, PyTorch does: %s.", reason)
-        work.finish(None, f"no TensorRT engine: {reason}")
+        state.finish(None, f"no TensorRT engine: {reason}")
     else:
-        work.finish(ready, "TensorRT engines serve from the next frame on")
+        state.finish(engines, "TensorRT engines serve from the next frame on")
 
 
-def _build(work: _Work, command: Sequence[str]) -> str:
-    """Run the command to its end; why it failed, empty where it did not."""
-    process = work.start(command)
+def _build(state: _BuildState, command: Sequence[str]) -> str:
+    """Run the command to its end; returns why it failed, or empty."""
+    process = state.start(command)
     if process is None:
         return "they are no more wanted"
     assert process.stdin is not None
     assert process.stdout is not None
     error = ""
-    # Its stdin stays open as long as this process lives, which is how it knows.
+    # The child sees its stdin close when this process ends, and ends too.
     with process:
         for line in process.stdout:
             try:
-                said = json.loads(line)
-            except ValueError:  # a library's own talk
+                message = json.loads(line)
+            except ValueError:  # a library's own output
                 continue
-            if isinstance(said, dict) and "share" in said:
-                work.note = f"TensorRT engines are being built: {float(said['share']):.0%}"
-            if isinstance(said, dict) and "error" in said:
-                error = str(said["error"])
+            if isinstance(message, dict) and "share" in message:
+                state.note = f"TensorRT engines are being built: {float(message['share']):.0%}"
+            if isinstance(message, dict) and "error" in message:
+                error = str(message["error"])
     code = process.returncode
     if error or code == 0:
         return error

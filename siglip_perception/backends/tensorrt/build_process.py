@@ -1,7 +1,7 @@
-"""Builds TensorRT engines for a node that serves from PyTorch meanwhile: the child of swap.py.
+"""Child process of background_build.py: builds TensorRT engines while a node serves from PyTorch.
 
-Its argument names the encoders, as JSON; it prints JSON lines, {"share": 0.4, "what": ...} on the
-way and {"error": sentence} where it fails, and ends when its standard input does.
+Its argument names the encoders, as JSON. It prints JSON lines, {"share": 0.4, "what": ...} on the
+way and {"error": sentence} if it fails, and ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -18,53 +18,58 @@ from siglip_perception.errors import PerceptionError
 
 def main(argument: str) -> int:
     logging.basicConfig(level=logging.WARNING)
-    # What draws frames comes first.
+    # Serving frames comes first.
     os.nice(10)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    asked = json.loads(argument)
+    request = json.loads(argument)
     try:
-        _build(asked)
+        _build(request)
     except PerceptionError as error:
-        _say(error=str(error))
+        _report(error=str(error))
         return 1
     except Exception as error:
         logging.exception("The engines could not be built.")
-        _say(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+        _report(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         return 1
     return 0
 
 
-def _build(asked: dict[str, Any]) -> None:
-    # PyTorch takes seconds to import: the parent is watched before.
+def _build(request: dict[str, Any]) -> None:
+    # Imported here: PyTorch takes seconds, and the parent is watched meanwhile.
     import torch
 
     from siglip_perception.backends.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines
     from siglip_perception.encoders.encoders import Encoders
-    from siglip_perception.encoders.plan import Plan
+    from siglip_perception.encoders.plan import ModelPlan
 
-    _say(share=0.0, what="loading the model")
-    plan = Plan.make(
-        asked["model"], asked["contract"], asked["grounding_model"], asked["grounding_contract"]
+    _report(share=0.0, what="loading the model")
+    plan = ModelPlan.load(
+        request["model"],
+        request["contract"],
+        request["grounding_model"],
+        request["grounding_contract"],
     )
-    encoders = Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
-    # The parent has probed TensorRT; a crash here ends no more than this process.
-    target = engines.Target.of(asked["library"], torch.device(asked["device"]), asked["precision"])
+    encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
+    # The parent has probed TensorRT already; a crash ends this process only.
+    target = engines.EngineTarget.of(
+        request["library"], torch.device(request["device"]), request["precision"]
+    )
     engines.build(
-        encoders, target, EngineCache(), lambda what, share: _say(share=share, what=what)
+        encoders, target, EngineCache(), lambda step, share: _report(share=share, what=step)
     )
 
 
 def _end_with_parent() -> None:
-    """The parent holds the other end of stdin: it ends with the parent, however that ends."""
-    # Not sys.stdin, whose lock this thread would hold when the interpreter ends.
+    """Exit when stdin closes: the parent holds its other end, however the parent ends."""
+    # Not sys.stdin: this thread would hold its lock when the interpreter shuts down.
     while os.read(0, 1 << 12):
         pass
     os._exit(2)
 
 
-def _say(**said: Any) -> None:
-    print(json.dumps(said), flush=True)
+def _report(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""TensorRT on a GPU: an engine for each run of blocks of each tower, out of the engine cache.
+"""TensorRT on a GPU: an engine for each range of blocks of each tower, from the engine cache.
 
-Three kinds of entries: what the ONNX export of a run of blocks hashes to, the engine of a graph
-for one machine, and PyTorch's own float32 pass over a frame, which every engine has to give
-whenever it is loaded (selftest.py).
+There are three kinds of entries: the hash of the ONNX export of a range of blocks, the engine of a
+graph for one machine, and PyTorch's own float32 pass over a frame, which every engine has to
+reproduce whenever it is loaded (selftest.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from torch import Tensor
 from siglip_perception.backends import selftest
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.cuda_graph import new_stream
-from siglip_perception.backends.onnx_export import OPSET, RECIPE, Run, export_run, narrow
+from siglip_perception.backends.onnx_export import (
+    OPSET,
+    RECIPE,
+    BlockRun,
+    cast_products,
+    export_blocks,
+)
 from siglip_perception.backends.select import BF16_CAPABILITY
 from siglip_perception.backends.tensorrt import engine
 from siglip_perception.backends.tensorrt.probe import load_library, machine, probe
@@ -32,16 +38,16 @@ from siglip_perception.errors import BackendError
 from siglip_perception.types import Precision
 
 Span = tuple[int, int]
-# What is being done, and how much of the whole is, in [0, 1].
+# Takes the current step, and the share of all work done, in [0, 1].
 Progress = Callable[[str, float], None]
 _ENGINE, _DIGEST, _REFERENCE = "engine.plan", "onnx.sha256", "reference.safetensors"
-# Of the whole of a graph's work, the part that its export takes on a desktop.
+# Share of a graph's work that its export takes on a desktop.
 _EXPORT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Target:
-    """What engines are built for. library: TensorRT's module. facts: of the machine, for keys."""
+class EngineTarget:
+    """Machine that engines are built for. library: TensorRT's module. facts: cache keys."""
 
     library: Any
     device: torch.device
@@ -49,12 +55,12 @@ class Target:
     facts: Mapping[str, str]
 
     @classmethod
-    def here(cls, device: torch.device, precision: Precision) -> Target:
-        """This machine; BackendError, one sentence, where TensorRT does not run on it."""
-        found = probe()
-        # Without a GPU TensorRT-RTX builds, but nothing runs what it has built.
-        if found.trouble and (device.type == "cuda" or not found.builds):
-            raise BackendError(found.trouble)
+    def detect(cls, device: torch.device, precision: Precision) -> EngineTarget:
+        """Detect this machine; BackendError, one sentence, if TensorRT does not run on it."""
+        status = probe()
+        # Without a GPU TensorRT-RTX can build, but nothing can run the result.
+        if status.trouble and (device.type == "cuda" or not status.builds):
+            raise BackendError(status.trouble)
         if device.type == "cuda" and precision == "bf16":
             capability = torch.cuda.get_device_capability(device)
             if capability < BF16_CAPABILITY:
@@ -62,11 +68,11 @@ class Target:
                     f"{torch.cuda.get_device_name(device)} has no bfloat16: use precision fp16 or"
                     " fp32, or backend: torch."
                 )
-        return cls.of(found.module, device, precision)
+        return cls.of(status.module, device, precision)
 
     @classmethod
-    def of(cls, name: str, device: torch.device, precision: Precision) -> Target:
-        """This machine with the module of that name, which is known to load."""
+    def of(cls, name: str, device: torch.device, precision: Precision) -> EngineTarget:
+        """Describe this machine with the module of that name, which is known to load."""
         return cls(load_library(name), device, precision, machine(device))
 
     @property
@@ -75,123 +81,125 @@ class Target:
 
 
 def build(
-    encoders: Encoders, target: Target, cache: EngineCache, progress: Progress
+    encoders: Encoders, target: EngineTarget, cache: EngineCache, progress: Progress
 ) -> list[Path]:
-    """Build what the cache does not hold yet, for all towers of an Encoders that is not prepared.
+    """Build the engines that the cache lacks, for all towers of encoders that are not prepared.
 
-    Their products are in the target's precision afterwards. The engines' files. Raises
-    BackendError where that cannot be: one sentence.
+    Returns the engines' files. Afterwards the towers' products are in the target's precision.
+    Raises BackendError, one sentence, if an engine cannot be built.
     """
     progress("PyTorch's float32 pass", 0.0)
-    _keep_reference(encoders, cache)
-    wanted = [
+    _store_reference(encoders, cache)
+    ranges = [
         (key, tower, span)
         for key, tower in encoders.towers.items()
-        for span in tower.parts(key in encoders.reads)
+        for span in tower.block_ranges(key in encoders.grounding_keys)
     ]
-    made = []
-    for index, (key, tower, span) in enumerate(wanted):
-        narrow(tower, target.precision)
+    paths = []
+    for index, (key, tower, span) in enumerate(ranges):
+        cast_products(tower, target.precision)
 
         def tell(
-            share: float, index: int = index, what: str = f"{key}, blocks {span[0]} to {span[1]}"
+            share: float, index: int = index, step: str = f"{key}, blocks {span[0]} to {span[1]}"
         ) -> None:
-            progress(what, (index + share) / len(wanted))
+            progress(step, (index + share) / len(ranges))
 
         tell(0.0)
-        made.append(_build_one(tower, key, span, target, cache, tell) / _ENGINE)
+        paths.append(_build_one(tower, key, span, target, cache, tell) / _ENGINE)
         tell(1.0)
-    return made
+    return paths
 
 
-def load(encoders: Encoders, target: Target, cache: EngineCache) -> Encoders | None:
-    """The same encoders as engines run them, all passed; None where one has to be built first.
+def load(encoders: Encoders, target: EngineTarget, cache: EngineCache) -> Encoders | None:
+    """Load the same encoders with engines, all tested; None if one has to be built first.
 
-    An engine that TensorRT refuses is put aside, to be built anew. Raises BackendError where they
-    give other tokens than PyTorch, and puts them aside, or where the cache cannot be read.
+    An engine that TensorRT refuses is quarantined, to be built again. Raises BackendError if the
+    engines give other tokens than PyTorch, and quarantines them, or if the cache cannot be read.
     """
-    expected = _reference(encoders, target.device, cache)
+    expected = _load_reference(encoders, target.device, cache)
     if expected is None:
         return None
-    served, used = {}, []
+    towers, entries = {}, []
     for key, tower in encoders.towers.items():
         segments: dict[Span, Segment] = {}
-        for span in tower.parts(key in encoders.reads):
+        for span in tower.block_ranges(key in encoders.grounding_keys):
             facts = _engine_facts(tower, span, target, cache)
-            place = None if facts is None else cache.get(facts)
-            if facts is None or place is None:
+            entry = None if facts is None else cache.get(facts)
+            if facts is None or entry is None:
                 return None
             shape = (tower.tokens, tower.dim)
             try:
                 segments[span] = engine.Engine(
-                    target.library, place / _ENGINE, shape, target.device
+                    target.library, entry / _ENGINE, shape, target.device
                 )
             except BackendError as error:
-                if _is_memory(error):
+                if _is_out_of_memory(error):
                     raise
                 cache.quarantine(facts, str(error))
                 return None
-            used.append(facts)
-        served[key] = tower.served_by(segments, target.device)
-    ready = encoders.served_by(served)
+            entries.append(facts)
+        towers[key] = tower.served_by(segments, target.device)
+    engine_encoders = encoders.served_by(towers)
     try:
-        with _aside(target.device):
-            selftest.check(ready, expected, target.precision, target.name)
+        with _on_side_stream(target.device):
+            selftest.check(engine_encoders, expected, target.precision, target.name)
     except BackendError as error:
-        for facts in used:
-            cache.quarantine(facts, str(error), refused=True)
+        for facts in entries:
+            cache.quarantine(facts, str(error), is_refused=True)
         raise
-    return ready
+    return engine_encoders
 
 
-def refusal(encoders: Encoders, target: Target, cache: EngineCache) -> str:
-    """Why engines of just these encoders were refused by load(), and are not to be built again by
-    whoever only serves; empty where they were not."""
+def refusal(encoders: Encoders, target: EngineTarget, cache: EngineCache) -> str:
+    """Return why load() refused engines of these very encoders; empty if it did not.
+
+    A process that only serves does not build them again.
+    """
     for key, tower in encoders.towers.items():
-        for span in tower.parts(key in encoders.reads):
+        for span in tower.block_ranges(key in encoders.grounding_keys):
             facts = _engine_facts(tower, span, target, cache)
-            if facts is not None and (why := cache.refusal(facts)):
-                return why
+            if facts is not None and (reason := cache.refusal(facts)):
+                return reason
     return ""
 
 
 def load_or_build(
-    encoders: Encoders, target: Target, cache: EngineCache, progress: Progress
+    encoders: Encoders, target: EngineTarget, cache: EngineCache, progress: Progress
 ) -> Encoders:
-    """See load and build; what had to be put aside is built anew, once."""
+    """Load engines, building them if needed; rebuild what load() quarantines, once."""
     for _ in range(2):
-        ready = load(encoders, target, cache)
-        if ready is not None:
-            return ready
+        engine_encoders = load(encoders, target, cache)
+        if engine_encoders is not None:
+            return engine_encoders
         build(encoders, target, cache, progress)
-    ready = load(encoders, target, cache)
-    if ready is None:
+    engine_encoders = load(encoders, target, cache)
+    if engine_encoders is None:
         raise BackendError(
             f"{target.name} does not load the engines that it has built itself: see the log, and"
             " use backend: torch."
         )
-    return ready
+    return engine_encoders
 
 
 def _build_one(
     tower: Tower,
     key: str,
     span: Span,
-    target: Target,
+    target: EngineTarget,
     cache: EngineCache,
     tell: Callable[[float], None],
 ) -> Path:
     facts = _engine_facts(tower, span, target, cache)
-    found = None if facts is None else cache.get(facts)
-    if found is not None:
-        return found
-    exported = _export_facts(tower, span, target.precision)
-    with cache.scratch({**exported, "kind": "onnx, at work"}) as work:
-        graph = export_run(tower, key, *span, work, None)
+    existing = None if facts is None else cache.get(facts)
+    if existing is not None:
+        return existing
+    export_facts = _export_facts(tower, span, target.precision)
+    with cache.scratch({**export_facts, "kind": "onnx, at work"}) as work:
+        graph = export_blocks(tower, key, *span, work, None)
         digest = _digest(graph.path)
-        cache.build(exported, lambda folder: _write(folder / _DIGEST, digest))
+        cache.build(export_facts, lambda folder: _write(folder / _DIGEST, digest))
         tell(_EXPORT_SHARE)
-        shape = tuple(Run(tower, *span).example().shape[1:])
+        shape = tuple(BlockRun(tower, *span).example().shape[1:])
 
         def make(folder: Path) -> None:
             data = engine.build(
@@ -206,11 +214,11 @@ def _build_one(
 
 
 def _export_facts(tower: Tower, span: Span, precision: Precision) -> Mapping[str, str]:
-    """What the ONNX file of a run of blocks depends on."""
+    """Facts that the ONNX file of a range of blocks depends on."""
     return {
         "kind": "onnx",
         "weights": tower.digest,
-        "side": str(tower.fed.square.size),
+        "side": str(tower.input.square.size),
         "blocks": f"{span[0]}-{span[1]} of {tower.tokens} tokens",
         "recipe": f"{RECIPE}, opset {OPSET}",
         "precision": precision,
@@ -218,14 +226,14 @@ def _export_facts(tower: Tower, span: Span, precision: Precision) -> Mapping[str
 
 
 def _engine_facts(
-    tower: Tower, span: Span, target: Target, cache: EngineCache
+    tower: Tower, span: Span, target: EngineTarget, cache: EngineCache
 ) -> Mapping[str, str] | None:
-    """What the engine of a run of blocks depends on; None where it was never exported."""
-    exported = cache.get(_export_facts(tower, span, target.precision))
-    return None if exported is None else _facts((exported / _DIGEST).read_text(), target)
+    """Facts that the engine of a range of blocks depends on; None if it was never exported."""
+    export_entry = cache.get(_export_facts(tower, span, target.precision))
+    return None if export_entry is None else _facts((export_entry / _DIGEST).read_text(), target)
 
 
-def _facts(digest: str, target: Target) -> Mapping[str, str]:
+def _facts(digest: str, target: EngineTarget) -> Mapping[str, str]:
     return {
         "kind": str(target.library.__name__),
         "onnx": digest,
@@ -239,7 +247,11 @@ def _facts(digest: str, target: Target) -> Mapping[str, str]:
 
 def _reference_facts(encoders: Encoders) -> Mapping[str, str]:
     towers = {
-        key: [tower.digest, tower.fed.square.size, tower.parts(key in encoders.reads)]
+        key: [
+            tower.digest,
+            tower.input.square.size,
+            tower.block_ranges(key in encoders.grounding_keys),
+        ]
         for key, tower in encoders.towers.items()
     }
     return {
@@ -250,43 +262,49 @@ def _reference_facts(encoders: Encoders) -> Mapping[str, str]:
     }
 
 
-def _keep_reference(encoders: Encoders, cache: EngineCache) -> None:
-    """Store what PyTorch makes of a frame in float32."""
+def _store_reference(encoders: Encoders, cache: EngineCache) -> None:
+    """Store PyTorch's float32 outputs of a frame."""
     facts = _reference_facts(encoders)
     if cache.get(facts) is not None:
         return
-    made = selftest.reference(encoders)
-    tensors = {f"input.{index}": made.inputs[one] for index, one in enumerate(encoders.inputs)}
+    reference = selftest.reference(encoders)
+    tensors = {
+        f"input.{index}": reference.inputs[encoder_input]
+        for index, encoder_input in enumerate(encoders.inputs)
+    }
     for name in ("tokens", "siglip", "dino"):
-        values = getattr(made.features, name)
+        values = getattr(reference.features, name)
         if values is not None:
             tensors[name] = values
-    whole = {name: values.contiguous() for name, values in tensors.items()}
-    cache.build(facts, lambda folder: save_file(whole, folder / _REFERENCE))
+    contiguous = {name: values.contiguous() for name, values in tensors.items()}
+    cache.build(facts, lambda folder: save_file(contiguous, folder / _REFERENCE))
 
 
-def _reference(
+def _load_reference(
     encoders: Encoders, device: torch.device, cache: EngineCache
 ) -> selftest.Reference | None:
-    """What is stored, on the device; None where nothing is."""
+    """Load the stored reference onto the device; None if there is none."""
     facts = _reference_facts(encoders)
-    found = cache.get(facts)
-    if found is None:
+    entry = cache.get(facts)
+    if entry is None:
         return None
     try:
-        tensors: dict[str, Tensor] = load_file(found / _REFERENCE, device=str(device))
+        tensors: dict[str, Tensor] = load_file(entry / _REFERENCE, device=str(device))
     except (SafetensorError, OSError) as error:
         cache.quarantine(facts, str(error))
         return None
     return selftest.Reference(
-        {one: tensors[f"input.{index}"] for index, one in enumerate(encoders.inputs)},
+        {
+            encoder_input: tensors[f"input.{index}"]
+            for index, encoder_input in enumerate(encoders.inputs)
+        },
         Features(tensors.get("tokens"), tensors.get("siglip"), tensors.get("dino")),
     )
 
 
 @contextlib.contextmanager
-def _aside(device: torch.device) -> Iterator[None]:
-    """On a CUDA stream that is not the default one, finished in the end."""
+def _on_side_stream(device: torch.device) -> Iterator[None]:
+    """Run the body on a CUDA stream that is not the default one, and wait for it."""
     if device.type != "cuda":
         yield
         return
@@ -297,21 +315,21 @@ def _aside(device: torch.device) -> Iterator[None]:
     stream.synchronize()
 
 
-def _is_memory(error: BackendError) -> bool:
-    """Whether an engine was refused for want of GPU memory, which building anew does not mend."""
+def _is_out_of_memory(error: BackendError) -> bool:
+    """True if GPU memory was too small for an engine, which building again does not help."""
     text = str(error).lower()
     return "outofmemory" in text.replace(" ", "").replace("_", "") or "cudamalloc" in text
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of an ONNX file and of its weights."""
-    total = hashlib.sha256()
-    for part in (path, path.with_name(path.name + ".data")):
-        if part.exists():
-            with part.open("rb") as file:
+    """SHA-256 of an ONNX file and its weights."""
+    digest = hashlib.sha256()
+    for file_path in (path, path.with_name(path.name + ".data")):
+        if file_path.exists():
+            with file_path.open("rb") as file:
                 while block := file.read(1 << 20):
-                    total.update(block)
-    return total.hexdigest()
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

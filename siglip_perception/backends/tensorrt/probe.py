@@ -1,8 +1,8 @@
-"""Whether TensorRT can be used here, found out in a process of its own.
+"""Probe of TensorRT in a process of its own: can it be used here?
 
-A TensorRT whose libraries do not fit the driver may end the process that loads it, and a broken
-driver may hang it; `python -m siglip_perception.backends.tensorrt.probe` does both in the node's
-place. It prints what it finds as lines of JSON, so that what was found before a crash is kept.
+A TensorRT whose libraries do not fit the driver may crash the process that loads it, and a broken
+driver may hang it. `python -m siglip_perception.backends.tensorrt.probe` takes that risk in the
+node's place. It prints its findings as lines of JSON, so that those before a crash are kept.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from typing import Any
 
 from siglip_perception.util import requirements
 
-# The full library first: the other one is for desktop cards alone.
+# In order of preference: tensorrt_rtx is for desktop cards only.
 MODULES = ("tensorrt", "tensorrt_rtx")
-# Loading CUDA and TensorRT for the first time after boot takes a Jetson half a minute.
-_SECONDS = 120.0
-_DOING = "doing"
+# Timeout of the probe: loading CUDA and TensorRT for the first time after boot takes a Jetson half
+# a minute.
+_TIMEOUT_S = 120.0
+_STEP = "doing"
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What was found, as text; "" or False: not found, or not come to.
+class TensorRTStatus:
+    """Findings as text; "" or False: not found, or not reached.
 
-    module: tensorrt or tensorrt_rtx. builds: a Builder can be made. runs: a Runtime can be made.
-    gpu, capability ("9.0"), multiprocessors, driver: of the first GPU that PyTorch sees.
-    trouble: why TensorRT cannot be used, one sentence; empty where it can.
+    module: tensorrt or tensorrt_rtx.
+    builds: a Builder can be made. runs: a Runtime can be made.
+    gpu, capability, multiprocessors, driver: of the first GPU that PyTorch sees; capability as in
+        "9.0".
+    trouble: why TensorRT cannot be used, one sentence; empty if it can.
     """
 
     module: str = ""
@@ -51,7 +54,7 @@ class Probe:
 
 
 def install() -> str:
-    """How to get TensorRT, without a stop."""
+    """Say how to get TensorRT, without a final full stop."""
     return (
         "10.3 or newer is part of JetPack; elsewhere"
         f" {requirements.install_command('tensorrt', 'onnx', 'onnxscript')}; for a GeForce RTX"
@@ -60,42 +63,48 @@ def install() -> str:
 
 
 def is_installed() -> bool:
-    """Whether a TensorRT module is there; it is not loaded."""
-    return any(map(_is_there, MODULES))
+    """True if a TensorRT module can be found; it is not loaded."""
+    return any(map(_is_importable, MODULES))
 
 
 @functools.cache
-def probe() -> Probe:
-    """What the child process found; asked once in a process."""
+def probe() -> TensorRTStatus:
+    """Return the child process's findings; run once in a process."""
     if not is_installed():
-        return Probe(trouble=f"TensorRT is not installed: {install()}; or use backend: torch.")
-    return ask([sys.executable, "-m", __name__], _SECONDS)
+        return TensorRTStatus(
+            trouble=f"TensorRT is not installed: {install()}; or use backend: torch."
+        )
+    return run_probe([sys.executable, "-m", __name__], _TIMEOUT_S)
 
 
-def ask(command: Sequence[str], seconds: float) -> Probe:
-    """Run the command and read what it prints; raises nothing, whatever becomes of it."""
+def run_probe(command: Sequence[str], seconds: float) -> TensorRTStatus:
+    """Run the command and read what it prints; never raises, whatever happens to it."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
-        printed, ended = done.stdout, _ending(done.returncode)
+        output, ending = process.stdout, _describe_failure(process.returncode)
     except subprocess.TimeoutExpired as error:
-        printed, ended = error.stdout or b"", f"did not end in {seconds:g} s"
+        output, ending = error.stdout or b"", f"did not end in {seconds:g} s"
     except OSError as error:
-        return Probe(trouble=f"TensorRT cannot be probed ({error.strerror}): use backend: torch.")
-    found = _read(printed.decode(errors="replace"))
-    doing = found.pop(_DOING, "it started")
-    if ended and not found.get("trouble"):
-        found["trouble"] = (
-            f"TensorRT cannot be used: the process that probes it {ended} when {doing}; the"
+        return TensorRTStatus(
+            trouble=f"TensorRT cannot be probed ({error.strerror}): use backend: torch."
+        )
+    findings = _merge_lines(output.decode(errors="replace"))
+    step = findings.pop(_STEP, "it started")
+    if ending and not findings.get("trouble"):
+        findings["trouble"] = (
+            f"TensorRT cannot be used: the process that probes it {ending} when {step}; the"
             " driver and TensorRT have to fit each other, or use backend: torch."
         )
-    known = {field.name for field in fields(Probe)}
-    return Probe(**{name: value for name, value in found.items() if name in known})
+    field_names = {field.name for field in fields(TensorRTStatus)}
+    return TensorRTStatus(
+        **{name: value for name, value in findings.items() if name in field_names}
+    )
 
 
-def _ending(code: int) -> str:
-    """How a process failed, in words; empty where it did not."""
+def _describe_failure(code: int) -> str:
+    """Say how a process failed; empty if it did not."""
     if code >= 0:
         return f"failed with status {code}" if code else ""
     try:
@@ -104,21 +113,21 @@ def _ending(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def _read(printed: str) -> dict[str, Any]:
-    """All lines that are JSON objects, the later over the earlier."""
-    found: dict[str, Any] = {}
-    for line in printed.splitlines():
+def _merge_lines(output: str) -> dict[str, Any]:
+    """Merge all lines that are JSON objects; later ones win."""
+    findings: dict[str, Any] = {}
+    for line in output.splitlines():
         try:
-            said = json.loads(line)
-        except ValueError:  # a library's own talk
+            message = json.loads(line)
+        except ValueError:  # a library's own output
             continue
-        if isinstance(said, dict):
-            found.update(said)
-    return found
+        if isinstance(message, dict):
+            findings.update(message)
+    return findings
 
 
 def driver() -> str:
-    """The NVIDIA driver's own words for its version; empty where there is none."""
+    """Return the NVIDIA driver's own version text; empty if there is none."""
     try:
         return " ".join(_DRIVER.read_text().splitlines()[0].removeprefix("NVRM version:").split())
     except (OSError, IndexError):
@@ -126,16 +135,18 @@ def driver() -> str:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
-    asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-    return next(iter(said.splitlines()), "").strip()
+    return next(iter(output.splitlines()), "").strip()
 
 
 def machine(device: Any) -> Mapping[str, str]:
-    """What an engine depends on beside TensorRT: the GPU, by PyTorch's properties, and driver."""
+    """Facts besides TensorRT that an engine depends on: PyTorch's GPU properties, driver."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -150,54 +161,54 @@ def machine(device: Any) -> Mapping[str, str]:
 
 
 def load_library(name: str) -> Any:
-    """The module of that name; what it raises comes through."""
+    """Import the module of that name; its errors pass through."""
     return importlib.import_module(name)
 
 
-def _is_there(name: str) -> bool:
+def _is_importable(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
 
-def _look() -> Iterator[Mapping[str, Any]]:
-    """What is found, step by step; each step is announced before it is taken."""
-    yield {_DOING: "it looked for a GPU"}
+def _investigate() -> Iterator[Mapping[str, Any]]:
+    """Yield findings step by step; each step is announced before it is taken."""
+    yield {_STEP: "it looked for a GPU"}
     import torch
 
     if torch.cuda.is_available():
         yield machine("cuda")
     else:
         yield {"driver": driver()}
-    library, failed = None, []
-    for name in filter(_is_there, MODULES):
-        yield {_DOING: f"it loaded {name}"}
+    library, failures = None, []
+    for name in filter(_is_importable, MODULES):
+        yield {_STEP: f"it loaded {name}"}
         try:
             library = load_library(name)
         except Exception as error:  # noqa: BLE001 - a broken library raises anything
-            failed.append(f"{name}: {_first_line(error)}")
+            failures.append(f"{name}: {_first_line(error)}")
             continue
         yield {"module": name, "version": str(library.__version__)}
         break
     if library is None:
-        why = "; ".join(failed) or "it is not installed"
+        reason = "; ".join(failures) or "it is not installed"
         yield {
-            "trouble": f"TensorRT cannot be loaded ({why}): {install()}; or use backend: torch."
+            "trouble": f"TensorRT cannot be loaded ({reason}): {install()}; or use backend: torch."
         }
         return
-    # It has to be kept: what is made with it does not keep it.
+    # Keep a reference: the objects made with it do not.
     logger = library.Logger(library.Logger.ERROR)
-    yield {_DOING: "it made a Builder"}
-    yield {"builds": _makes(lambda: library.Builder(logger))}
+    yield {_STEP: "it made a Builder"}
+    yield {"builds": _can_make(lambda: library.Builder(logger))}
     if not torch.cuda.is_available():
         yield {
             "trouble": "TensorRT needs a CUDA GPU, and PyTorch sees none: check nvidia-smi and"
             " torch.version.cuda, or use backend: torch."
         }
         return
-    yield {_DOING: "it made a Runtime"}
-    runs = _makes(lambda: library.Runtime(logger))
+    yield {_STEP: "it made a Runtime"}
+    runs = _can_make(lambda: library.Runtime(logger))
     yield {"runs": runs}
     if not runs:
         yield {
@@ -206,7 +217,7 @@ def _look() -> Iterator[Mapping[str, Any]]:
         }
 
 
-def _makes(make: Any) -> bool:
+def _can_make(make: Any) -> bool:
     try:
         return make() is not None
     except Exception:  # noqa: BLE001 - what cannot be made is not there, whatever it raises
@@ -218,8 +229,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> int:
-    for said in _look():
-        print(json.dumps(dict(said)), flush=True)
+    for findings in _investigate():
+        print(json.dumps(dict(findings)), flush=True)
     return 0
 
 

@@ -34,7 +34,7 @@ from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.commands.bench import MOST_IMAGES
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -65,15 +65,15 @@ def _pixels(contract: Contract, device: torch.device) -> dict[str, Tensor]:
 
 
 def _gflop(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> float:
-    return count(lambda: encoders(inputs, with_tokens=True, grounded=[])) / 1e9
+    return count(lambda: encoders(inputs, with_tokens=True, grounding_rows=[])) / 1e9
 
 
 def _transformers(
     model: str, name: str, contract: Contract, device: torch.device, dtype: torch.dtype
 ) -> Candidate:
     """transformers' own models as they are: eager attention, all blocks, all hidden states."""
-    plan = Plan.make(model, name, "", "")
-    encoders = Encoders(plan.contract, plan.towers, plan.tokens, {})
+    plan = ModelPlan.load(model, name, "", "")
+    encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(contract, device)
     inputs = {EncoderInput.of(contract, s): pixels[s.name][:1].cpu() for s in contract.encoders}
     gflop = _gflop(encoders, inputs)
@@ -125,8 +125,8 @@ def _ours(
 ) -> Candidate:
     if device.type == "cuda":
         return _whole(model, contract, backend, precision)
-    plan = Plan.make(model, contract, "", "")
-    encoders = Encoders(plan.contract, plan.towers, plan.tokens, {})
+    plan = ModelPlan.load(model, contract, "", "")
+    encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(plan.contract, device)
     choice = backends.choose(backend, device.type, precision)
     serving: Runner = encoders
@@ -138,12 +138,12 @@ def _ours(
         says = "openvino, int8"
     else:
         serving = started = backends.start(encoders, choice)
-        says = started.says
+        says = started.description
     fed = {EncoderInput.of(plan.contract, s): pixels[s.name] for s in plan.contract.encoders}
 
     def run(batch: int) -> Tensor:
         some: Mapping[EncoderInput, Tensor] = {one: made[:batch] for one, made in fed.items()}
-        tokens = serving(some, with_tokens=True, grounded=[]).tokens
+        tokens = serving(some, with_tokens=True, grounding_rows=[]).tokens
         assert tokens is not None
         return tokens
 
@@ -171,7 +171,7 @@ def _whole(model: str, contract: str, backend: str, precision: str) -> Candidate
 def make(name: str, model: str, contract: str, device: torch.device) -> Candidate:
     """The candidate of that name: library and precision, as in "openvino bf16"."""
     library, precision = name.split()
-    loaded = contracts.get(contract) if contract else Plan.make(model, "", "", "").contract
+    loaded = contracts.get(contract) if contract else ModelPlan.load(model, "", "", "").contract
     if library == "transformers":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return _transformers(model, contract, loaded, device, dtype)

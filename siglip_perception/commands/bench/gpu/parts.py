@@ -31,7 +31,7 @@ from siglip_perception.commands.bench.child import make as make_candidate
 from siglip_perception.commands.bench.gpu.finding import Check, Findings, Timing
 from siglip_perception.encoders import triton_kernels
 from siglip_perception.encoders.encoders import Encoders, Features
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
 from siglip_perception.evaluation.samples import Sample, scene_samples
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
@@ -78,8 +78,8 @@ class Bench:
         return str(folder)
 
     def encoders(self, size: str) -> Encoders:
-        plan = Plan.make(self.model(size), SIZES[size], "", "")
-        return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+        plan = ModelPlan.load(self.model(size), SIZES[size], "", "")
+        return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
     def pipeline(self, size: str, precision: str = "auto", **options: Any) -> Pipeline:
         return Pipeline.load(
@@ -158,7 +158,7 @@ def blocks(bench: Bench) -> Findings:
     for size in bench.sizes:
         inputs = Preprocessor(bench.encoders(size).inputs, CPU)(frames(1))
         expected = {
-            key: list(_block_outputs(tower, inputs[tower.fed]))
+            key: list(_block_outputs(tower, inputs[tower.input]))
             for key, tower in bench.encoders(size).towers.items()
         }
         for precision in bench.precisions:
@@ -169,7 +169,7 @@ def blocks(bench: Bench) -> Findings:
             for key, tower in encoders.towers.items():
                 # Padding is the CPU's alone: what both have are the real tokens.
                 for ours, theirs in zip(
-                    _block_outputs(tower, inputs[tower.fed].to(bench.device)),
+                    _block_outputs(tower, inputs[tower.input].to(bench.device)),
                     expected[key],
                     strict=True,
                 ):
@@ -213,7 +213,7 @@ def outputs(bench: Bench) -> Findings:
                 features = _served(serving, preprocess, group, encoders)
                 least = min(least, least_cosine(features, _rows(expected, group)))
             right = least >= LIMITS[precision] and not serving.notes
-            seen = f"least cosine {least:.6f} (limit {LIMITS[precision]:g}); {serving.says}"
+            seen = f"least cosine {least:.6f} (limit {LIMITS[precision]:g}); {serving.description}"
             checks.append(Check(f"{size}, tokens and features, {precision}", right, seen))
     return Findings(tuple(checks))
 
@@ -221,10 +221,10 @@ def outputs(bench: Bench) -> Findings:
 def _served(
     run: Any, preprocess: Preprocessor, group: Sequence[int], encoders: Encoders | None = None
 ) -> Features:
-    reads = (encoders or run).reads
+    reads = (encoders or run).grounding_keys
     images = [frames(3)[index] for index in group]
-    grounded = list(range(len(group))) if reads else []
-    features = run(preprocess(images), with_tokens=True, grounded=grounded)
+    grounding_rows = list(range(len(group))) if reads else []
+    features = run(preprocess(images), with_tokens=True, grounding_rows=grounding_rows)
     return Features(_host(features.tokens), _host(features.siglip), _host(features.dino))
 
 
@@ -312,8 +312,8 @@ def _agreement(
     run: Any, plain: Encoders, preprocess: Preprocessor, images: list[UInt8Array]
 ) -> float:
     rows = list(range(len(images)))
-    ours = run(preprocess(images), with_tokens=True, grounded=rows)
-    return least_cosine(ours, plain(preprocess(images), with_tokens=True, grounded=rows))
+    ours = run(preprocess(images), with_tokens=True, grounding_rows=rows)
+    return least_cosine(ours, plain(preprocess(images), with_tokens=True, grounding_rows=rows))
 
 
 def _many_sizes(bench: Bench) -> Check:
@@ -347,7 +347,7 @@ def _infinity_passes(bench: Bench) -> Check:
     graphed, plain, preprocess = _graphed(bench)
     inputs = dict(preprocess(frames(1)))
     broken = {key: torch.full_like(values, torch.inf) for key, values in inputs.items()}
-    tokens = graphed(broken, with_tokens=True, grounded=[0]).tokens
+    tokens = graphed(broken, with_tokens=True, grounding_rows=[0]).tokens
     assert tokens is not None
     withheld = not bool(tokens.isfinite().any())
     least = _agreement(graphed, plain, preprocess, frames(1))

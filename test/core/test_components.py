@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.grounding.components import split_pieces
+from siglip_perception.grounding.components import split_components
 
 GRID = (6, 12)
 
@@ -31,7 +31,7 @@ def test_two_cups_are_two() -> None:
         "............",
         "............",
     )
-    left, right = split_pieces(maps, GRID)
+    left, right = split_components(maps, GRID)
     assert shown(torch.stack([left, right])) == [
         "............/.##........./.##........./............/............/............",
         "............/.........##./.........##./............/............/............",
@@ -49,7 +49,7 @@ def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> Non
         "............",
         "#...........",
     )
-    (one,) = split_pieces(maps, GRID)
+    (one,) = split_components(maps, GRID)
     assert shown(one[None]) == [
         "............/.##.##....../.##.##....../............/............/............"
     ]
@@ -57,8 +57,8 @@ def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> Non
 
 def test_a_whole_region_and_none_at_all_stay_as_they_are() -> None:
     whole = drawn("............", "....###.....", *["............"] * 4)
-    assert torch.equal(split_pieces(whole, GRID), whole)
+    assert torch.equal(split_components(whole, GRID), whole)
     speck = drawn("....#.......", *["............"] * 5)
-    assert torch.equal(split_pieces(speck, GRID), speck)
+    assert torch.equal(split_components(speck, GRID), speck)
     nothing = torch.zeros(0, 72)
-    assert split_pieces(nothing, GRID).shape == (0, 72)
+    assert split_components(nothing, GRID).shape == (0, 72)

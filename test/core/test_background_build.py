@@ -19,14 +19,14 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
-from siglip_perception.backends import Choice, Source, _proven_on_gpu, start
+from siglip_perception.backends import BackendChoice, ModelSource, _proven_on_gpu, start
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import undisturbed
+from siglip_perception.backends.cuda_graph import capture_lock
 from siglip_perception.backends.serving import Serving
 from siglip_perception.backends.tensorrt import probe
-from siglip_perception.backends.tensorrt.background_build import Swapping, builder_command
+from siglip_perception.backends.tensorrt.background_build import BackgroundServing, builder_command
 from siglip_perception.encoders.encoders import Encoders, Features
-from siglip_perception.encoders.plan import Plan
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import EncoderInput
 
@@ -48,7 +48,11 @@ class Counting:
         self.mark, self.calls = mark, 0
 
     def __call__(
-        self, inputs: Mapping[EncoderInput, Tensor], *, with_tokens: bool, grounded: Sequence[int]
+        self,
+        inputs: Mapping[EncoderInput, Tensor],
+        *,
+        with_tokens: bool,
+        grounding_rows: Sequence[int],
     ) -> Features:
         self.calls += 1
         return Features(torch.full((1, 1, 1), self.mark), None, None)
@@ -60,7 +64,7 @@ def python(script: str) -> list[str]:
 
 def mark(serving: Serving) -> float:
     """Which one served a pass."""
-    tokens = serving({}, with_tokens=True, grounded=[]).tokens
+    tokens = serving({}, with_tokens=True, grounding_rows=[]).tokens
     assert tokens is not None
     return float(tokens)
 
@@ -90,25 +94,27 @@ def test_the_change_is_made_at_the_start_of_a_pass_and_no_frame_is_lost() -> Non
         assert go_on.wait(60)
         return second, "tensorrt 10.3.0 on H200, bf16"
 
-    serving = Swapping(Serving(first, "torch on H200, bf16", ["why"]), python(""), load)
+    serving = BackgroundServing(Serving(first, "torch on H200, bf16", ["why"]), python(""), load)
     assert loading.wait(60)
     marks = [mark(serving) for _ in range(10)]
-    assert serving.says == "torch on H200, bf16 (why; TensorRT engines are being loaded)"
+    assert serving.description == "torch on H200, bf16 (why; TensorRT engines are being loaded)"
     go_on.set()
     assert serving.wait(60)
-    assert serving.says.endswith("(why; TensorRT engines serve from the next frame on)")
+    assert serving.description.endswith("(why; TensorRT engines serve from the next frame on)")
     marks += [mark(serving) for _ in range(10)]
     assert marks == [1.0] * 10 + [2.0] * 10
     assert (first.calls, second.calls) == (10, 10)
-    assert serving.says == "tensorrt 10.3.0 on H200, bf16 (why)"
+    assert serving.description == "tensorrt 10.3.0 on H200, bf16 (why)"
     assert serving.run is second
 
 
 def test_how_far_the_build_is_is_told_and_the_child_ends_with_what_serves() -> None:
-    serving = Swapping(Serving(Counting(1.0), "torch"), python(SLOW), failing(AssertionError()))
-    work = serving._work
+    serving = BackgroundServing(
+        Serving(Counting(1.0), "torch"), python(SLOW), failing(AssertionError())
+    )
+    work = serving._build
     until(lambda: work.note == "TensorRT engines are being built: 40%")
-    assert serving.says == "torch (TensorRT engines are being built: 40%)"
+    assert serving.description == "torch (TensorRT engines are being built: 40%)"
     child = work._process
     assert child is not None
     assert child.poll() is None
@@ -145,19 +151,19 @@ def test_how_far_the_build_is_is_told_and_the_child_ends_with_what_serves() -> N
 def test_what_fails_is_told_in_a_sentence_and_pytorch_serves(
     script: str, load: Callable[[], tuple[Counting, str]], reason: str
 ) -> None:
-    serving = Swapping(Serving(Counting(1.0), "torch"), python(script), load)
+    serving = BackgroundServing(Serving(Counting(1.0), "torch"), python(script), load)
     assert mark(serving) == 1.0
     assert serving.wait(60)
     assert [mark(serving) for _ in range(3)] == [1.0] * 3
-    assert serving.says == f"torch (no TensorRT engine: {reason})"
+    assert serving.description == f"torch (no TensorRT engine: {reason})"
 
 
 def test_a_command_that_is_not_there_is_told() -> None:
-    serving = Swapping(
+    serving = BackgroundServing(
         Serving(Counting(1.0), "torch"), ["/nowhere/python"], failing(AssertionError())
     )
     assert serving.wait(60)
-    assert serving.says.startswith("torch (no TensorRT engine: FileNotFoundError: ")
+    assert serving.description.startswith("torch (no TensorRT engine: FileNotFoundError: ")
     assert mark(serving) == 1.0
 
 
@@ -189,12 +195,12 @@ def fake(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = Plan.make(str(folder), "", "", "")
-    return Encoders(plan.contract, plan.towers, plan.tokens, plan.grounding)
+    plan = ModelPlan.load(str(folder), "", "", "")
+    return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
-def choice() -> Choice:
-    return Choice("tensorrt", CPU, "fp32", automatic=False, why="")
+def choice() -> BackendChoice:
+    return BackendChoice("tensorrt", CPU, "fp32", automatic=False, why="")
 
 
 @pytest.mark.slow
@@ -210,27 +216,30 @@ def test_a_builder_that_crashes_costs_no_frame(
     folder: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TENSORRT", "crash")
-    serving = start(encoders_of(folder), choice(), Source(str(folder)))
-    assert isinstance(serving, Swapping)
+    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    assert isinstance(serving, BackgroundServing)
     assert serving.wait(120)
-    assert "no TensorRT engine: the process that builds them was ended by SIGSEGV" in serving.says
+    assert (
+        "no TensorRT engine: the process that builds them was ended by SIGSEGV"
+        in serving.description
+    )
     assert not list(fake.glob("*/engine.plan"))
 
 
 @pytest.mark.slow
 def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Path) -> None:
-    with undisturbed:
-        serving = start(encoders_of(folder), choice(), Source(str(folder)))
-        until(lambda: "TensorRT engines are being loaded" in serving.says)
-        assert isinstance(serving, Swapping)
+    with capture_lock:
+        serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+        until(lambda: "TensorRT engines are being loaded" in serving.description)
+        assert isinstance(serving, BackgroundServing)
         assert not serving.wait(0.5)
     assert serving.wait(120)
-    assert "TensorRT engines serve from the next frame on" in serving.says
+    assert "TensorRT engines serve from the next frame on" in serving.description
 
 
 @pytest.mark.slow
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
-    asked = builder_command(Source("/nowhere"), "tensorrt", CPU, "fp32")
+    asked = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
     with subprocess.Popen(asked, stdin=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdin is not None
         child.stdin.close()
@@ -245,36 +254,44 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     serving = start(encoders_of(folder), choice())
-    assert serving.says == "tensorrt 10.3.0 on cpu, fp32"
+    assert serving.description == "tensorrt 10.3.0 on cpu, fp32"
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "building engines: 0 %, PyTorch's float32 pass"
     assert lines[-1].startswith("building engines: 100 %")
     assert len(lines) < 40
 
     # A node finds them built, and so does one that leaves the backend to the machine.
-    again = start(encoders_of(folder), choice(), Source(str(folder)))
-    assert not isinstance(again, Swapping)
+    again = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    assert not isinstance(again, BackgroundServing)
     found, reason = _proven_on_gpu(encoders_of(folder), choice())
     assert found is not None
-    assert again.says == found[1] == serving.says
+    assert again.description == found[1] == serving.description
     assert reason == "the fastest here, built before"
 
     # A node serves from PyTorch where the engines give other tokens; a command does not.
     aside = fake.with_name("kept")
     shutil.copytree(fake, aside)
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
-    serving = start(encoders_of(folder), choice(), Source(str(folder)))
-    assert serving.says.startswith("torch ")
-    assert "no TensorRT engine: tensorrt 10.3.0 gives other tokens than PyTorch" in serving.says
+    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    assert serving.description.startswith("torch ")
+    assert (
+        "no TensorRT engine: tensorrt 10.3.0 gives other tokens than PyTorch"
+        in serving.description
+    )
 
     # The next node does not build again what was refused: it says who does.
     monkeypatch.delenv("FAKE_TENSORRT")
-    serving = start(encoders_of(folder), choice(), Source(str(folder)))
-    assert not isinstance(serving, Swapping)
-    assert "gives other tokens" in serving.says
-    assert "put aside, `siglip-perception export --backend tensorrt` builds them" in serving.says
-    assert start(encoders_of(folder), choice()).says == "tensorrt 10.3.0 on cpu, fp32"
-    assert start(encoders_of(folder), choice(), Source(str(folder))).says.startswith("tensorrt ")
+    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    assert not isinstance(serving, BackgroundServing)
+    assert "gives other tokens" in serving.description
+    assert (
+        "put aside, `siglip-perception export --backend tensorrt` builds them"
+        in serving.description
+    )
+    assert start(encoders_of(folder), choice()).description == "tensorrt 10.3.0 on cpu, fp32"
+    assert start(encoders_of(folder), choice(), ModelSource(str(folder))).description.startswith(
+        "tensorrt "
+    )
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     shutil.rmtree(fake)
     aside.rename(fake)
@@ -289,4 +306,4 @@ def test_a_tensorrt_that_crashes_when_it_loads_is_refused_in_a_sentence(
     monkeypatch.setenv("FAKE_TENSORRT", "crash on load")
     probe.probe.cache_clear()
     with pytest.raises(BackendError, match="was ended by SIGSEGV when it loaded tensorrt"):
-        start(encoders_of(folder), choice(), Source(str(folder)))
+        start(encoders_of(folder), choice(), ModelSource(str(folder)))

@@ -1,0 +1,104 @@
+"""Tuning numbers of the grounding, in one place, with their units and where each was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GroundingOptions:
+    """Numbers that hold for every model; those that belong to weights are GroundingSettings.
+
+    The numbers of regions, scores, objects and masks were chosen with the embedded model on 400
+    generated scenes of another seed than those of `evaluate` (docs/models/tabletop.md), unless a
+    line says otherwise. docs/grounding.md has the ablation of the cuts and of the penalty.
+
+    Regions (regions.py, components.py):
+    stock_affinity_beta: cut of weights without settings, as a multiple of the frame's mean cosine.
+        From ProxyCLIP (Lan et al. 2024).
+    stock_affinity_scale: log-odds per unit of cosine of the same. Not measured on stock DINOv2: a
+        slope under which a cosine 0.1 past the cut is a clear yes.
+    affinity_cuts: offsets of the cut, log-odds, at each of which regions are found. All regions
+        of the first one stay.
+    max_regions: most regions at one cut.
+    claim_share: share of a patch, in [0, 1], above which its region claims it. Below one half: a
+        patch that a region half covers, at its edge, must not lead another region.
+    duplicate_iou: IoU, in patches, at which a later region repeats an earlier one.
+    component_bridge: side, in patches, of the square that joins components. 2 bridges a gap of one
+        patch: something narrow stands in front of one object.
+    min_component_patches: smaller components are noise.
+
+    Scores (grounder.py):
+    extra_cut_penalty: log-odds taken from regions found only at the extra cuts: more cuts give a
+        phrase more chances to match by luck.
+
+    Objects (objects.py):
+    size_bonus: log-odds by which a region outranks one of half its patches.
+    same_pixel_share: two masks are one object if they share more than this of the smaller one.
+    same_patch_share: the same of two regions' patches. Such masks would share half of their
+        pixels too, so the second one need not be drawn.
+    max_part_ratio: a mask is part of a better one that it touches if it has less than this share
+        of its area.
+
+    Masks (mask_refinement.py):
+    refinement_side: longer side of the image that masks are refined on, pixels. Masks gain nothing
+        from more.
+    color_levels: histogram bins of each channel.
+    color_blur, evidence_blur: sigma, in pixels of that image, of the blur before colors are
+        counted, and of the blur of what each pixel's color says.
+    min_share: a pixel's prior share stays between this and one minus this.
+    min_peak: a lower peak of the prior is raised to this: small things fill no patch.
+    candidate_share: prior share from which on a pixel may belong to the object.
+    prior_count: pixels that each histogram bin starts with.
+
+    Relations (relations.py; no measurement is recorded):
+    relation_margin: how far past its landmark an object has to lie, as a share of the image's
+        shorter side.
+
+    Depth (depth.py; no measurement is recorded):
+    depth_edge: width, in pixels, of the mask's edge that is left out, where depth is as likely the
+        table's.
+    min_depth_pixels, min_depth_share: fewest pixels with depth, as a number and as a share of the
+        mask, that give a position.
+    max_deviations: pixels further from the median depth belong to something else, in standard
+        deviations estimated from the median absolute deviation.
+    min_depth_spread: the least such distance, meters.
+    extent_percentiles: percentiles that bound an object: a few flying pixels must not stretch it.
+    """
+
+    stock_affinity_beta: float = 1.2
+    stock_affinity_scale: float = 20.0
+    affinity_cuts: tuple[float, ...] = (0.0, 0.5, -0.5)
+    max_regions: int = 32
+    claim_share: float = 0.4
+    duplicate_iou: float = 0.8
+    component_bridge: int = 2
+    min_component_patches: int = 2
+
+    extra_cut_penalty: float = 1.0
+
+    size_bonus: float = 0.5
+    same_patch_share: float = 0.8
+    same_pixel_share: float = 0.5
+    max_part_ratio: float = 0.5
+
+    refinement_side: int = 320
+    color_levels: int = 12
+    color_blur: float = 0.8
+    evidence_blur: float = 0.6
+    min_share: float = 0.005
+    min_peak: float = 0.6
+    candidate_share: float = 0.15
+    prior_count: float = 0.5
+
+    relation_margin: float = 0.01
+
+    depth_edge: int = 2
+    min_depth_pixels: int = 12
+    min_depth_share: float = 0.05
+    max_deviations: float = 3.0
+    min_depth_spread: float = 0.01
+    extent_percentiles: tuple[float, float] = (2.0, 98.0)
+
+
+DEFAULT_OPTIONS = GroundingOptions()
