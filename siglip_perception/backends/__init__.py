@@ -78,14 +78,14 @@ def _tensorrt(
     title = _title(target.name, choice)
     if model_source is None:
         with build_progress() as progress:
-            built = engines.load_or_build(encoders, target, cache, progress)
-        return Serving(runner(built, choice.device), title, [choice.reason])
+            engine_encoders = engines.load_or_build(encoders, target, cache, progress)
+        return Serving(runner(engine_encoders, choice.device), title, [choice.reason])
     try:
-        stored = engines.load(encoders, target, cache)
+        cached_encoders = engines.load(encoders, target, cache)
     except BackendError as error:
         return _torch(encoders, choice, f"no TensorRT engine: {str(error).rstrip('.')}")
-    if stored is not None:
-        return Serving(runner(stored, choice.device), title, [choice.reason])
+    if cached_encoders is not None:
+        return Serving(runner(cached_encoders, choice.device), title, [choice.reason])
     if refusal := engines.refusal(encoders, target, cache):
         # Do not build: each start would keep the GPU busy for minutes, for engines that are
         # refused again.
@@ -97,10 +97,10 @@ def _tensorrt(
 
     def load() -> tuple[Runner, str]:
         with capture_lock:
-            stored = engines.load(encoders, target, cache)
-        if stored is None:
-            raise BackendError("the engines that were built are not found again; see the log")
-        return runner(stored, choice.device), title
+            cached_encoders = engines.load(encoders, target, cache)
+        if cached_encoders is None:
+            raise BackendError("the engines just built are not in the cache; see the log")
+        return runner(cached_encoders, choice.device), title
 
     return BackgroundServing(
         serving,
@@ -156,13 +156,13 @@ def _proven_on_gpu(
         return None, "TensorRT is not installed"
     try:
         target = engines.EngineTarget.detect(choice.device, choice.precision)
-        stored = engines.load(encoders, target, EngineCache())
+        cached_encoders = engines.load(encoders, target, EngineCache())
     except BackendError as error:
         return None, f"TensorRT does not serve: {str(error).rstrip('.')}"
-    if stored is None:
+    if cached_encoders is None:
         return None, (
             "TensorRT serves once `siglip-perception export --backend tensorrt` has built this"
             " model's engines"
         )
     title = _title(target.name, choice)
-    return (runner(stored, choice.device), title), "the fastest here, built before"
+    return (runner(cached_encoders, choice.device), title), "the fastest here, built before"

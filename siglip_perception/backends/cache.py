@@ -67,7 +67,7 @@ class EngineCache:
         except OSError as error:
             raise BackendError(
                 f"The engine cache {self.folder} cannot be read ({error.strerror}): set"
-                " XDG_CACHE_HOME to a folder that can."
+                " XDG_CACHE_HOME to a readable folder."
             ) from error
         trouble = _find_damage(entry)
         if trouble:
@@ -148,7 +148,7 @@ class EngineCache:
         except OSError as error:
             raise BackendError(
                 f"The engine cache {self.folder} cannot be written ({error.strerror or error}):"
-                " make room or set XDG_CACHE_HOME to a folder that can."
+                " make room or set XDG_CACHE_HOME to a writable folder."
             ) from error
 
     @contextmanager

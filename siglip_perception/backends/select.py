@@ -75,7 +75,7 @@ def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise BackendError(
-            "The device 'cuda' was asked for and PyTorch sees no CUDA GPU: check nvidia-smi and"
+            "PyTorch sees no CUDA GPU for the requested device 'cuda': check nvidia-smi and"
             " that torch.version.cuda is set, or use device: cpu."
         )
     if backend == "openvino":

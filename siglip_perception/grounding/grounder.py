@@ -64,8 +64,8 @@ class Grounder:
                 cosine, self._settings, self._grid, self.options.affinity_cuts, self.options
             )
             # The whole image is pooled along with them, also where there is no region at all.
-            whole = maps.new_ones(1, maps.shape[1])
-            weights = upload(torch.cat([(maps > 0.5).float(), whole]).numpy(), siglip.device)
+            whole_image = maps.new_ones(1, maps.shape[1])
+            weights = upload(torch.cat([(maps > 0.5).float(), whole_image]).numpy(), siglip.device)
             pooled = functional.normalize(self._head(siglip, weights), dim=-1)
             embeddings = phrases.to(siglip.device)
             regions.append((maps, extra_count))

@@ -49,17 +49,22 @@ def regions_at_cuts(
     affinity = torch.sigmoid(scale * cosine + torch.from_numpy(bias).unsqueeze(-1))
     # Arrays and tensors share their memory: NumPy's elementwise steps cost a third of PyTorch's at
     # this size, and PyTorch's products keep to its own threads.
-    free = np.ones((len(cuts), len(cosine)), np.float32)
-    weights = np.empty_like(free)
-    free_column, weights_tensor = torch.from_numpy(free).unsqueeze(-1), torch.from_numpy(weights)
+    unclaimed_mask = np.ones((len(cuts), len(cosine)), np.float32)
+    weights = np.empty_like(unclaimed_mask)
+    unclaimed_column, weights_tensor = (
+        torch.from_numpy(unclaimed_mask).unsqueeze(-1),
+        torch.from_numpy(weights),
+    )
     cut_index, links = np.arange(len(cuts)), affinity.numpy()
     regions: list[FloatArray] = []
     validity: list[Any] = []
     # All cuts advance together; a cut that has claimed its patches gives regions marked invalid.
-    while len(regions) < options.max_regions and (has_free := free.any(axis=1)).any():
-        companions = torch.bmm(affinity, free_column).squeeze(-1).numpy() * free
+    while (
+        len(regions) < options.max_regions and (has_unclaimed := unclaimed_mask.any(axis=1)).any()
+    ):
+        companions = torch.bmm(affinity, unclaimed_column).squeeze(-1).numpy() * unclaimed_mask
         leader = companions.argmax(axis=1)
-        np.multiply(links[cut_index, leader], free, out=weights)
+        np.multiply(links[cut_index, leader], unclaimed_mask, out=weights)
         region = np.zeros_like(weights)
         for _ in range(2):
             # The weighted mean's product with every patch, and its own length, both from cosines.
@@ -68,11 +73,13 @@ def regions_at_cuts(
             logits = projections * (scale / np.sqrt(squared)) + bias
             probability = torch.from_numpy(logits).sigmoid_().numpy()
             region = np.where(weights.any(axis=1, keepdims=True), probability, region)
-            np.multiply(region * (region > 0.5), free, out=weights)
-        free *= region <= options.claim_share
-        free[cut_index, leader] = 0.0  # also if its own region leaves it out: else no end
+            np.multiply(region * (region > 0.5), unclaimed_mask, out=weights)
+        unclaimed_mask *= region <= options.claim_share
+        unclaimed_mask[cut_index, leader] = (
+            0.0  # also if its own region leaves it out: else no end
+        )
         regions.append(region)
-        validity.append(has_free & (region.max(axis=1) > 0.5))
+        validity.append(has_unclaimed & (region.max(axis=1) > 0.5))
     maps = torch.from_numpy(np.stack(regions, axis=1))
     is_valid = torch.from_numpy(np.stack(validity, 1))
     return [cut_maps[valid] for cut_maps, valid in zip(maps, is_valid, strict=True)]

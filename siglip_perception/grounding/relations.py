@@ -20,7 +20,7 @@ _Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Meaning:
-    """Role that an instruction gives to one object, and the indices of the mentions that mean it."""
+    """Role that an instruction gives one object, and the indices of the mentions that mean it."""
 
     role: Role
     mentions: tuple[int, ...] = ()

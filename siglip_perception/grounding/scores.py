@@ -17,16 +17,16 @@ class Scores:
     maps: float32 [R, rows, cols] in [0, 1], the share of each patch that belongs to the region; R
         may be 0.
     logits: float32 [P, R].
-    whole: float32 [P], logits of the whole image.
+    image_logits: float32 [P], of the whole image.
     """
 
     maps: FloatArray
     logits: FloatArray
-    whole: FloatArray
+    image_logits: FloatArray
 
     def presence(self) -> FloatArray:
         """Probability [P] that each phrase is in view: its best region's, or the whole image's."""
-        all_logits = np.concatenate([self.logits, self.whole[:, None]], axis=1)
+        all_logits = np.concatenate([self.logits, self.image_logits[:, None]], axis=1)
         best: FloatArray = sigmoid(all_logits.max(axis=1))
         return best
 

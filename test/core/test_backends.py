@@ -78,8 +78,8 @@ def tokens(pipeline: Pipeline) -> Tensor:
     return torch.from_numpy(np.asarray(grid.data, dtype=np.float32))
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(one, other, dim=-1).min())
+def cosine(item: Tensor, second: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(item, second, dim=-1).min())
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_auto_takes_bf16_where_it_is_measured_to_be_faster(
     assert choice.reason == "bf16 products run at 0.15 times fp32's speed here, measured"
     assert backends.choose("openvino", "cpu", "int8").dtype == torch.float32
     assert backends.choose("torch", "cpu", "fp32").reason == ""
-    asked = backends.choose("torch", "cpu", "bf16")
-    assert asked.precision == "bf16"
-    assert "precision auto or fp32 is faster" in asked.reason
+    requested = backends.choose("torch", "cpu", "bf16")
+    assert requested.precision == "bf16"
+    assert "precision auto or fp32 is faster" in requested.reason
 
 
 def test_the_speed_of_bf16_is_measured_once_for_each_limit_on_the_libraries(
@@ -157,14 +157,14 @@ def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
 def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     """The CPU's own flags say AMX, or whatever it has, all the while."""
     program = "from siglip_perception.backends import bf16; print(bf16.measure())"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     )
-    assert float(done.stdout) < 0.7
+    assert float(completed.stdout) < 0.7
 
 
 @pytest.mark.slow
@@ -180,8 +180,8 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
     assert says().startswith("torch ")
     assert "siglip-perception export --backend openvino" in says()
     monkeypatch.setenv("XDG_CACHE_HOME", str(built))
-    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
-    assert main.main(asked) == 0
+    requested = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
+    assert main.main(requested) == 0
     assert says().startswith("openvino ")
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
     assert says().startswith("torch ")
@@ -236,10 +236,10 @@ def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path)
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'));"
         "os.kill(os.getpid(), signal.SIGUSR1)"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+    assert (completed.returncode, completed.stdout) == (0, "handled\n"), completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path)
 def test_what_cannot_run_is_refused_in_one_sentence(
     asked: tuple[str, str, str], words: str
 ) -> None:
-    with pytest.raises(BackendError, match=words) as caught:
+    with pytest.raises(BackendError, match=words) as error_info:
         backends.choose(*asked)
-    assert str(caught.value).endswith(".")
+    assert str(error_info.value).endswith(".")
 
 
 @pytest.mark.numeric
@@ -303,12 +303,12 @@ def test_padding_changes_no_token(folder: Path) -> None:
         tower.pad(1)
     assert padded.towers["dinov2"].tokens == 336  # 324 patches, CLS, 4 registers; tiles of 16
     expected = selftest.reference(plain)
-    found = selftest.run(padded, expected.inputs)
-    for ours, theirs in (
-        (found.tokens, expected.features.tokens),
-        (found.dino, expected.features.dino),
+    actual = selftest.run(padded, expected.inputs)
+    for actual_value, expected_value in (
+        (actual.tokens, expected.features.tokens),
+        (actual.dino, expected.features.dino),
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual_value, expected_value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -334,10 +334,10 @@ def test_onnxruntime_computes_what_pytorch_does(
         run = BlockRun(encoders.towers[graph.tower], graph.start, graph.stop)
         for count in (1,) if batch else (1, 3):
             values = torch.randn(run.example(count).shape)
-            found = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
+            actual = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
             with torch.inference_mode():
-                wanted = run(values)
-            error = (found - wanted).abs().max() / wanted.square().mean().sqrt()
+                expected = run(values)
+            error = (actual - expected).abs().max() / expected.square().mean().sqrt()
             assert float(error) < 1e-5
 
 
@@ -371,10 +371,12 @@ def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     assert served.backend.startswith("openvino ")
     torch.testing.assert_close(tokens(served), tokens(exact), rtol=1e-4, atol=1e-4)
     query = from_phrases(["cup"])
-    ours, theirs = (p.process(frame(), p.query(query)).grounding for p in (served, exact))
-    assert ours is not None
-    assert theirs is not None
-    np.testing.assert_allclose(ours.presence, theirs.presence, atol=1e-4)
+    actual_value, expected_value = (
+        p.process(frame(), p.query(query)).grounding for p in (served, exact)
+    )
+    assert actual_value is not None
+    assert expected_value is not None
+    np.testing.assert_allclose(actual_value.presence, expected_value.presence, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -383,13 +385,13 @@ def test_openvino_takes_a_batch_and_the_objects_of_some(folder: Path) -> None:
     encoders, exact = encoders_of(folder), encoders_of(folder)
     graphs.serve(encoders, "fp32")
     inputs = {
-        one: torch.randn(3, 3, 216, 216, generator=torch.Generator().manual_seed(1))
-        for one in encoders.inputs
+        item: torch.randn(3, 3, 216, 216, generator=torch.Generator().manual_seed(1))
+        for item in encoders.inputs
     }
-    found = encoders(inputs, with_tokens=True, grounding_rows=[2])
-    wanted = exact(inputs, with_tokens=True, grounding_rows=[2])
-    torch.testing.assert_close(found.tokens, wanted.tokens, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.siglip, wanted.siglip, rtol=1e-4, atol=1e-4)
+    actual = encoders(inputs, with_tokens=True, grounding_rows=[2])
+    expected = exact(inputs, with_tokens=True, grounding_rows=[2])
+    torch.testing.assert_close(actual.tokens, expected.tokens, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.siglip, expected.siglip, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -437,12 +439,12 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     options = PipelineOptions(str(folder), backend="openvino", precision="int8")
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
-    asked = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
-    assert main.main([*asked, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
+    requested = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
+    assert main.main([*requested, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
     assert "not accurate enough" in capsys.readouterr().err
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
-    assert main.main([*asked, "--calibrate", str(pictures)]) == 0
+    assert main.main([*requested, "--calibrate", str(pictures)]) == 0
     assert "calibrated on 6 frames; on 2 others" in capsys.readouterr().out
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
     served = Pipeline.load(options)
@@ -457,14 +459,14 @@ def test_the_command_writes_checked_graphs_or_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "onnx"
-    asked = ["export", "--model", str(folder), "--output", str(out)]
-    assert main.main(asked) == 0
-    said = capsys.readouterr().out
-    assert said.count("onnxruntime's output is PyTorch's") == 4
+    requested = ["export", "--model", str(folder), "--output", str(out)]
+    assert main.main(requested) == 0
+    message = capsys.readouterr().out
+    assert message.count("onnxruntime's output is PyTorch's") == 4
     manifest = json.loads((out / "export.json").read_text())
     assert {graph["file"] for graph in manifest["graphs"]} == {p.name for p in out.glob("*.onnx")}
-    assert main.main(asked) == 2  # never over something that is there
-    assert main.main([*asked[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
+    assert main.main(requested) == 2  # never over something that is there
+    assert main.main([*requested[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
     assert not (tmp_path / "new").exists()
 
 
@@ -522,13 +524,23 @@ def test_bench_measures_beside_transformers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "bench.json"
-    asked = ["bench", "--size", "tabletop", "--batch", "1", "--seconds", "0", "--json", str(file)]
-    assert main.main([*asked, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
-    found = json.loads(file.read_text())
-    assert [row["backend"] for row in found["rows"]] == ["transformers", "torch"]
-    row = found["rows"][1]
+    requested = [
+        "bench",
+        "--size",
+        "tabletop",
+        "--batch",
+        "1",
+        "--seconds",
+        "0",
+        "--json",
+        str(file),
+    ]
+    assert main.main([*requested, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
+    actual = json.loads(file.read_text())
+    assert [row["backend"] for row in actual["rows"]] == ["transformers", "torch"]
+    row = actual["rows"][1]
     assert row["min_token_cosine"] > 0.99999
     assert row["ratio_to_transformers_eager"] > 0
     assert row["matrix_share"] > 0
-    said = capsys.readouterr().out
-    assert "Left out: timm fp32 at tabletop size" in said
+    message = capsys.readouterr().out
+    assert "Left out: timm fp32 at tabletop size" in message

@@ -205,8 +205,8 @@ def choice() -> BackendChoice:
 
 @pytest.mark.slow
 def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
-    found, reason = _proven_on_gpu(encoders_of(folder), choice())
-    assert found is None
+    actual, reason = _proven_on_gpu(encoders_of(folder), choice())
+    assert actual is None
     assert "`siglip-perception export --backend tensorrt` has built" in reason
     assert not fake.exists()
 
@@ -239,8 +239,8 @@ def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Pa
 
 @pytest.mark.slow
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
-    asked = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
-    with subprocess.Popen(asked, stdin=subprocess.PIPE, cwd=ROOT) as child:
+    requested = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
+    with subprocess.Popen(requested, stdin=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdin is not None
         child.stdin.close()
         assert child.wait(120) == 2
@@ -261,16 +261,16 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     assert len(lines) < 40
 
     # A node finds them built, and so does one that leaves the backend to the machine.
-    again = start(encoders_of(folder), choice(), ModelSource(str(folder)))
-    assert not isinstance(again, BackgroundServing)
-    found, reason = _proven_on_gpu(encoders_of(folder), choice())
-    assert found is not None
-    assert again.description == found[1] == serving.description
+    second_serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    assert not isinstance(second_serving, BackgroundServing)
+    actual, reason = _proven_on_gpu(encoders_of(folder), choice())
+    assert actual is not None
+    assert second_serving.description == actual[1] == serving.description
     assert reason == "the fastest here, built before"
 
     # A node serves from PyTorch where the engines give other tokens; a command does not.
-    aside = fake.with_name("kept")
-    shutil.copytree(fake, aside)
+    copied_folder = fake.with_name("kept")
+    shutil.copytree(fake, copied_folder)
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
     assert serving.description.startswith("torch ")
@@ -294,7 +294,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     )
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     shutil.rmtree(fake)
-    aside.rename(fake)
+    copied_folder.rename(fake)
     with pytest.raises(BackendError, match="gives other tokens"):
         start(encoders_of(folder), choice())
 

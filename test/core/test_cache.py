@@ -56,10 +56,10 @@ facts = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4)
 
 
 @given(facts, facts)
-def test_an_entry_is_that_of_its_facts_alone(one: dict[str, str], other: dict[str, str]) -> None:
+def test_an_entry_is_that_of_its_facts_alone(item: dict[str, str], second: dict[str, str]) -> None:
     cache = EngineCache(Path("/cache"))
-    assert (cache.path_of(one) == cache.path_of(other)) == (one == other)
-    assert cache.path_of(dict(reversed(one.items()))) == cache.path_of(one)
+    assert (cache.path_of(item) == cache.path_of(second)) == (item == second)
+    assert cache.path_of(dict(reversed(item.items()))) == cache.path_of(item)
 
 
 def test_what_is_built_is_found_by_its_facts_and_is_its_owners_alone(cache: EngineCache) -> None:
@@ -147,12 +147,12 @@ def test_a_build_that_fails_leaves_nothing(cache: EngineCache) -> None:
 
 
 def test_of_those_that_want_the_same_one_builds(cache: EngineCache) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    start, go_on = threading.Event(), threading.Event()
     builds: list[int] = []
 
     def make(folder: Path) -> None:
         builds.append(1)
-        began.set()
+        start.set()
         assert go_on.wait(60)
         write(b"whole")(folder)
 
@@ -163,7 +163,7 @@ def test_of_those_that_want_the_same_one_builds(cache: EngineCache) -> None:
     ]
     for thread in threads:
         thread.start()
-    assert began.wait(60)
+    assert start.wait(60)
     # Another entry is not held up.
     cache.build({"kind": "other"}, write(b"other"))
     assert not places
@@ -213,9 +213,9 @@ def test_a_read_only_folder_is_told(cache: EngineCache, monkeypatch: pytest.Monk
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(module.tempfile, "mkdtemp", refuse)
-    with pytest.raises(BackendError, match=r"\(Read-only file system\)") as told:
+    with pytest.raises(BackendError, match=r"\(Read-only file system\)") as messages:
         cache.build(FACTS, write(b"whole"))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(messages.value)
     with pytest.raises(BackendError, match=r"\(Read-only file system\)"), cache.scratch(FACTS):
         pass
 
@@ -253,11 +253,11 @@ def test_scratch_is_gone_afterwards_and_clears_what_a_kill_left(cache: EngineCac
         name = work.name.rsplit(".", 1)[0]
         (work / "graph.onnx").write_bytes(b"graph")
     assert names(cache) == []
-    left = cache.folder / f"{name}.left"
-    left.mkdir()
-    (left / "graph.onnx").write_bytes(b"half")
+    first = cache.folder / f"{name}.left"
+    first.mkdir()
+    (first / "graph.onnx").write_bytes(b"half")
     with cache.scratch(FACTS):
-        assert not left.exists()
+        assert not first.exists()
 
 
 def test_the_root_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

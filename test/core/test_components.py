@@ -17,8 +17,8 @@ def drawn(*rows: str) -> torch.Tensor:
 
 def shown(maps: torch.Tensor) -> list[str]:
     return [
-        "/".join("".join("#" if v > 0.5 else "." for v in row) for row in one.view(*GRID))
-        for one in maps
+        "/".join("".join("#" if v > 0.5 else "." for v in row) for row in item.view(*GRID))
+        for item in maps
     ]
 
 
@@ -31,13 +31,13 @@ def test_two_cups_are_two() -> None:
         "............",
         "............",
     )
-    left, right = split_components(maps, GRID)
-    assert shown(torch.stack([left, right])) == [
+    first, second = split_components(maps, GRID)
+    assert shown(torch.stack([first, second])) == [
         "............/.##........./.##........./............/............/............",
         "............/.........##./.........##./............/............/............",
     ]
     # The soft edge of the other one stays below one half and does no harm.
-    assert float(left.max()) == float(right.max()) == float(maps.max())
+    assert float(first.max()) == float(second.max()) == float(maps.max())
 
 
 def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> None:
@@ -49,16 +49,16 @@ def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> Non
         "............",
         "#...........",
     )
-    (one,) = split_components(maps, GRID)
-    assert shown(one[None]) == [
+    (item,) = split_components(maps, GRID)
+    assert shown(item[None]) == [
         "............/.##.##....../.##.##....../............/............/............"
     ]
 
 
 def test_a_whole_region_and_none_at_all_stay_as_they_are() -> None:
-    whole = drawn("............", "....###.....", *["............"] * 4)
-    assert torch.equal(split_components(whole, GRID), whole)
+    full = drawn("............", "....###.....", *["............"] * 4)
+    assert torch.equal(split_components(full, GRID), full)
     speck = drawn("....#.......", *["............"] * 5)
     assert torch.equal(split_components(speck, GRID), speck)
-    nothing = torch.zeros(0, 72)
-    assert split_components(nothing, GRID).shape == (0, 72)
+    empty = torch.zeros(0, 72)
+    assert split_components(empty, GRID).shape == (0, 72)

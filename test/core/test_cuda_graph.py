@@ -43,8 +43,8 @@ class Stream:
     def __init__(self, device: torch.device | None = None) -> None:
         self.waited: list[Stream] = []
 
-    def wait_stream(self, other: Stream) -> None:
-        self.waited.append(other)
+    def wait_stream(self, second: Stream) -> None:
+        self.waited.append(second)
 
 
 class Kernels(TorchDispatchMode):
@@ -59,24 +59,28 @@ class Kernels(TorchDispatchMode):
     ) -> Any:
         options = options or {}
         results = function(*arguments, **options)
-        read = {one.untyped_storage().data_ptr() for one in tensors((arguments, options))}
-        made = [
-            (number, one)
-            for number, one in enumerate(tensors(results))
-            if one.untyped_storage().data_ptr() not in read  # a view, or written in place
+        storages = {
+            tensor.untyped_storage().data_ptr() for tensor in tensors((arguments, options))
+        }
+        created = [
+            (number, tensor)
+            for number, tensor in enumerate(tensors(results))
+            if tensor.untyped_storage().data_ptr() not in storages  # a view, or written in place
         ]
-        self.noted.append((function, arguments, options, made))
+        self.noted.append((function, arguments, options, created))
         return results
 
     def again(self, offset: float) -> None:
-        for function, arguments, options, made in self.noted:
+        for function, arguments, options, created in self.noted:
             results = tensors(function(*arguments, **options))
-            for number, one in made:
-                one.copy_(results[number] + offset if one.is_floating_point() else results[number])
+            for number, tensor in created:
+                tensor.copy_(
+                    results[number] + offset if tensor.is_floating_point() else results[number]
+                )
 
 
 def tensors(values: Any) -> list[Tensor]:
-    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
+    return [tensor for tensor in tree_leaves(values) if isinstance(tensor, Tensor)]
 
 
 @dataclass
@@ -120,7 +124,7 @@ class Cuda:
     streams: list[Stream] = field(default_factory=lambda: [Stream()])
     graphs: list[Graph] = field(default_factory=list)
     error: Exception | None = None
-    at: str = "begin"
+    position: str = "begin"
     capturing: bool = False
     offset: float = 0.0
     pools_left: list[object] = field(default_factory=list)
@@ -148,19 +152,19 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    made = Cuda()
+    created = Cuda()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: made.streams[-1])
-    monkeypatch.setattr(torch.cuda, "stream", made.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: created.streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", created.stream)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", made.make_graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", created.make_graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: POOL)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(
-        torch._C, "_cuda_endAllocateToPool", lambda device, pool: made.pools_left.append(pool)
+        torch._C, "_cuda_endAllocateToPool", lambda device, pool: created.pools_left.append(pool)
     )
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda values, stream: None)
-    return made
+    return created
 
 
 @pytest.fixture
@@ -179,7 +183,7 @@ def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
     )
 
 
-def own(features: Features) -> Features:
+def clone_features(features: Features) -> Features:
     """A copy that outlives the next pass."""
     return Features(*(None if v is None else v.clone() for v in tensors_of(features)))
 
@@ -188,12 +192,12 @@ def tensors_of(features: Features) -> tuple[Tensor | None, Tensor | None, Tensor
     return features.tokens, features.siglip, features.dino
 
 
-def assert_same(found: Features, wanted: Features) -> None:
+def assert_same(actual: Features, expected: Features) -> None:
     for name in ("tokens", "siglip", "dino"):
-        ours, theirs = getattr(found, name), getattr(wanted, name)
-        assert (ours is None) == (theirs is None)
-        if theirs is not None:
-            torch.testing.assert_close(ours, theirs)
+        actual_value, expected_value = getattr(actual, name), getattr(expected, name)
+        assert (actual_value is None) == (expected_value is None)
+        if expected_value is not None:
+            torch.testing.assert_close(actual_value, expected_value)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +210,17 @@ def test_a_graph_gives_each_frame_its_own_tokens(
     with_tokens: bool,
     grounding_rows: list[int],
 ) -> None:
-    fed = [inputs(encoders, index, index + 1) for index in range(3)]
-    found = [
-        own(graphed(one, with_tokens=with_tokens, grounding_rows=grounding_rows)) for one in fed
+    batches = [inputs(encoders, index, index + 1) for index in range(3)]
+    features = [
+        clone_features(
+            graphed(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        )
+        for frame_inputs in batches
     ]
-    for one, values in zip(fed, found, strict=True):
-        assert_same(values, encoders(one, with_tokens=with_tokens, grounding_rows=grounding_rows))
+    for frame_inputs, values in zip(batches, features, strict=True):
+        assert_same(
+            values, encoders(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        )
     # The encoders' and that of the frames' size; one each to hold it against the plain pass.
     assert [graph.replays for graph in cuda.graphs] == [4, 4]
 
@@ -219,12 +228,14 @@ def test_a_graph_gives_each_frame_its_own_tokens(
 def test_each_combination_of_outputs_is_captured_once(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    one = inputs(encoders, 0, 1)
+    frame_inputs = inputs(encoders, 0, 1)
     for _ in range(2):
         for with_tokens, grounding_rows in ((True, [0]), (True, []), (False, [0])):
-            graphed(one, with_tokens=with_tokens, grounding_rows=grounding_rows)
+            graphed(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
     assert len(cuda.graphs) == 4  # with that of the frames' size, of which they all are fed
-    assert graphed(one, with_tokens=False, grounding_rows=[]) == Features(None, None, None)
+    assert graphed(frame_inputs, with_tokens=False, grounding_rows=[]) == Features(
+        None, None, None
+    )
     assert len(cuda.graphs) == 4
 
 
@@ -235,9 +246,9 @@ def test_frames_of_each_size_have_a_graph_up_to_a_number_of_sizes(
     sizes = {"a": (480, 640), "b": (240, 320), "c": (300, 200)}
     for name, graphs in (("a", 2), ("b", 3), ("a", 3), ("c", 3), ("b", 3), ("a", 3)):
         height, width = sizes[name]
-        one = upload(encoders, [frames(1)[0][:height, :width].copy()])
-        found = graphed(one, with_tokens=True, grounding_rows=[0])
-        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[0]))
+        frame_inputs = upload(encoders, [frames(1)[0][:height, :width].copy()])
+        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[0])
+        assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[0]))
         assert len(cuda.graphs) == graphs
 
 
@@ -246,18 +257,18 @@ def test_pixels_that_are_no_frame_are_run_by_the_same_graph(
 ) -> None:
     for first in range(2):
         pixels = Preprocessor(encoders.inputs, CPU)(frames(2)[first : first + 1])
-        found = graphed(pixels, with_tokens=True, grounding_rows=[])
-        assert_same(found, encoders(pixels, with_tokens=True, grounding_rows=[]))
+        features = graphed(pixels, with_tokens=True, grounding_rows=[])
+        assert_same(features, encoders(pixels, with_tokens=True, grounding_rows=[]))
     assert [graph.replays for graph in cuda.graphs] == [3]
 
 
 def test_a_sliver_is_scaled_by_the_host_and_not_captured(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    one = upload(encoders, [frames(1)[0][:20].copy()])
+    frame_inputs = upload(encoders, [frames(1)[0][:20].copy()])
     assert_same(
-        graphed(one, with_tokens=True, grounding_rows=[]),
-        encoders(one, with_tokens=True, grounding_rows=[]),
+        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
     assert len(cuda.graphs) == 1
     assert graphed.trouble == ""
@@ -267,10 +278,12 @@ def test_a_frame_of_which_the_encoders_make_infinity_does_not_end_the_graphs(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     pixels = Preprocessor(encoders.inputs, CPU)(frames(1))
-    broken = {one: torch.full_like(values, torch.inf) for one, values in pixels.items()}
-    found = graphed(broken, with_tokens=True, grounding_rows=[])
-    assert found.tokens is not None
-    assert not found.tokens.isfinite().any()
+    broken = {
+        frame_inputs: torch.full_like(values, torch.inf) for frame_inputs, values in pixels.items()
+    }
+    features = graphed(broken, with_tokens=True, grounding_rows=[])
+    assert features.tokens is not None
+    assert not features.tokens.isfinite().any()
     assert_same(
         graphed(pixels, with_tokens=True, grounding_rows=[]),
         encoders(pixels, with_tokens=True, grounding_rows=[]),
@@ -301,8 +314,8 @@ class Waits(TorchDispatchMode):
     ) -> Any:
         name = str(function).split(".")[1]
         options = options or {}
-        moved = "copy" in name and options.get("device") is not None
-        waits = name.startswith(self.REFUSED) or moved
+        moved_path = "copy" in name and options.get("device") is not None
+        waits = name.startswith(self.REFUSED) or moved_path
         assert not waits, f"{name} in the pass"
         return function(*arguments, **options)
 
@@ -342,12 +355,12 @@ def test_nothing_in_a_pass_waits_for_the_gpu(
     image = torch.zeros(480, 640, 3, dtype=torch.uint8, device=far)
     several = Preprocessor(encoders.inputs, far).with_frames([image] * images)
     with torch.inference_mode(), Waits():
-        found = encoders.served_by(towers)(
+        features = encoders.served_by(towers)(
             several, with_tokens=with_tokens, grounding_rows=grounding_rows
         )
-        if found.siglip is not None and found.dino is not None:
-            assert len(found.siglip) == len(found.dino) == len(grounding_rows)
-            pool(found.siglip[0], cosines(found.dino[0])[:3])
+        if features.siglip is not None and features.dino is not None:
+            assert len(features.siglip) == len(features.dino) == len(grounding_rows)
+            pool(features.siglip[0], cosines(features.dino[0])[:3])
 
 
 def test_a_batch_grounded_in_part_or_of_many_cameras_runs_as_it_is(
@@ -372,7 +385,8 @@ def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
         for images in ([pictures[0], small], [pictures[1], small], [small, pictures[0]])
     ]
     features = [
-        own(graphed(batch, with_tokens=True, grounding_rows=grounding_rows)) for batch in batches
+        clone_features(graphed(batch, with_tokens=True, grounding_rows=grounding_rows))
+        for batch in batches
     ]
     for batch, values in zip(batches, features, strict=True):
         assert_same(values, encoders(batch, with_tokens=True, grounding_rows=grounding_rows))
@@ -392,12 +406,12 @@ def test_what_leaves_for_the_host_is_made_in_the_graph(
     graphed._encoders.finish = lambda features: (
         torch.zeros(1) if features.tokens is None else features.tokens.half(),
     )
-    fed = [inputs(encoders, index, index + 1) for index in range(2)]
-    for one in fed:
-        (narrow,) = graphed(one, with_tokens=True, grounding_rows=[]).host_outputs
-        tokens = encoders(one, with_tokens=True, grounding_rows=[]).tokens
+    batches = [inputs(encoders, index, index + 1) for index in range(2)]
+    for frame_inputs in batches:
+        (cast_tokens,) = graphed(frame_inputs, with_tokens=True, grounding_rows=[]).host_outputs
+        tokens = encoders(frame_inputs, with_tokens=True, grounding_rows=[]).tokens
         assert tokens is not None
-        torch.testing.assert_close(narrow, tokens.half())
+        torch.testing.assert_close(cast_tokens, tokens.half())
     assert [graph.replays for graph in cuda.graphs] == [3, 3]
 
 
@@ -423,12 +437,12 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
 ) -> None:
     cuda.error, cuda.at = error, at
     break_in_capture(graphed, cuda)
-    one = inputs(encoders, 0, 1)
+    frame_inputs = inputs(encoders, 0, 1)
     serving = Serving(graphed, "torch on H200, bf16", ["why"])
     for _ in range(3):
         assert_same(
-            serving(one, with_tokens=True, grounding_rows=[0]),
-            encoders(one, with_tokens=True, grounding_rows=[0]),
+            serving(frame_inputs, with_tokens=True, grounding_rows=[0]),
+            encoders(frame_inputs, with_tokens=True, grounding_rows=[0]),
         )
     assert serving.description == f"torch on H200, bf16 (why; no CUDA graph: {said})"
     assert caplog.text.count("cannot be captured") == 1
@@ -456,18 +470,18 @@ def break_in_capture(graphed: GraphedEncoders, cuda: Cuda) -> None:
 def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    one = inputs(encoders, 0, 1)
-    graphed(one, with_tokens=True, grounding_rows=[])
+    frame_inputs = inputs(encoders, 0, 1)
+    graphed(frame_inputs, with_tokens=True, grounding_rows=[])
     break_in_capture(graphed, cuda)
     cuda.at = "run"
     cuda.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        graphed(one, with_tokens=True, grounding_rows=[0])
+        graphed(frame_inputs, with_tokens=True, grounding_rows=[0])
     assert not graphed._encoder_graphs
     cuda.error = None
     assert_same(
-        graphed(one, with_tokens=True, grounding_rows=[]),
-        encoders(one, with_tokens=True, grounding_rows=[]),
+        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
     assert graphed.trouble == "no CUDA graph: its capture was interrupted"
 
@@ -475,12 +489,12 @@ def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
 def test_nothing_is_captured_while_engines_are_loaded(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    one = inputs(encoders, 0, 1)
+    frame_inputs = inputs(encoders, 0, 1)
     with cuda_graph.capture_lock:
-        found = graphed(one, with_tokens=True, grounding_rows=[])
-        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
+        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
         assert not cuda.graphs
-    graphed(one, with_tokens=True, grounding_rows=[])
+    graphed(frame_inputs, with_tokens=True, grounding_rows=[])
     assert len(cuda.graphs) == 2
     assert graphed.trouble == ""
 
@@ -488,18 +502,22 @@ def test_nothing_is_captured_while_engines_are_loaded(
 def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    here, aside = cuda.streams[0], graphed._stream
-    seen: list[bool] = []
+    current, copied_folder = cuda.streams[0], graphed._stream
+    images_seen: list[bool] = []
     run = graphed._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
-        seen.append(cuda.streams[-1] is aside and aside.waited == [here] and not here.waited)
+        images_seen.append(
+            cuda.streams[-1] is copied_folder
+            and copied_folder.waited == [current]
+            and not current.waited
+        )
         return run(jobs)
 
     graphed._encoders.run_all = run_all
     graphed(inputs(encoders, 0, 2), with_tokens=True, grounding_rows=[1])
-    assert seen == [True]
-    assert here.waited == [aside]
+    assert images_seen == [True]
+    assert current.waited == [copied_folder]
 
 
 def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(
@@ -512,9 +530,9 @@ def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(
     with torch.inference_mode():
         graphed._feed(small)  # its graph is captured, and is off
     cuda.offset = 0.0
-    for one in (small, second, small):
-        found = graphed(one, with_tokens=True, grounding_rows=[])
-        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
+    for frame_inputs in (small, second, small):
+        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
     assert caplog.text.count("gives other pixels of frames of 100x100") == 1
     assert [graph.replays for graph in cuda.graphs] == [5, 3, 1]
     assert graphed.trouble == ""
@@ -527,9 +545,9 @@ def test_a_size_whose_capture_fails_gives_the_frames_own_tokens(
     graphed(first, with_tokens=True, grounding_rows=[])
     cuda.error = RuntimeError("no more")
     small = upload(encoders, [frames(1)[0][:100, :100].copy()])
-    for one in (small, second):
-        found = graphed(one, with_tokens=True, grounding_rows=[])
-        assert_same(found, encoders(one, with_tokens=True, grounding_rows=[]))
+    for frame_inputs in (small, second):
+        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
     assert graphed.trouble == "no CUDA graph: no more"
 
 
@@ -537,34 +555,34 @@ def test_a_graph_that_gives_other_tokens_does_not_serve(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
     cuda.offset = 100.0
-    one = inputs(encoders, 0, 1)
+    frame_inputs = inputs(encoders, 0, 1)
     assert_same(
-        graphed(one, with_tokens=True, grounding_rows=[]),
-        encoders(one, with_tokens=True, grounding_rows=[]),
+        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
     assert graphed.trouble == "no CUDA graph: the captured pass gives other tokens"
 
 
 def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
     lanes = StreamPool(CPU)
-    here = cuda.streams[0]
-    on: list[Stream] = []
+    current = cuda.streams[0]
+    target: list[Stream] = []
 
     def job(value: float) -> Any:
         def run() -> tuple[Tensor, Tensor]:
-            on.append(cuda.streams[-1])
+            target.append(cuda.streams[-1])
             return torch.tensor(value), torch.empty(0)
 
         return run
 
     for _ in range(2):
-        found = lanes([job(1.0), job(2.0), job(3.0)])
-        assert [float(values) for values, _ in found] == [1.0, 2.0, 3.0]
-    second, third, first = on[:3]
-    assert first is here
-    assert len({id(stream) for stream in on}) == 3
-    assert second.waited == third.waited == [here, here]
-    assert here.waited == [second, third, second, third]
+        features = lanes([job(1.0), job(2.0), job(3.0)])
+        assert [float(values) for values, _ in features] == [1.0, 2.0, 3.0]
+    second, third, first = target[:3]
+    assert first is current
+    assert len({id(stream) for stream in target}) == 3
+    assert second.waited == third.waited == [current, current]
+    assert current.waited == [second, third, second, third]
     assert lanes([]) == []
 
 
@@ -574,6 +592,6 @@ def test_a_tower_that_fails_leaves_no_stream_unjoined(cuda: Cuda) -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         StreamPool(CPU)([fail, lambda: (torch.ones(1), torch.empty(0))])
-    here = cuda.streams[0]
-    assert [len(stream.waited) for stream in here.waited] == [1]
-    assert here.waited[0].waited == [here]
+    current = cuda.streams[0]
+    assert [len(stream.waited) for stream in current.waited] == [1]
+    assert current.waited[0].waited == [current]

@@ -69,7 +69,7 @@ def models() -> Pair:
 @pytest.fixture(scope="module")
 def inputs() -> Inputs:
     generator = torch.Generator().manual_seed(1)
-    return {one: torch.randn(2, 3, 216, 216, generator=generator) for one in (SIGLIP, DINOV2)}
+    return {item: torch.randn(2, 3, 216, 216, generator=generator) for item in (SIGLIP, DINOV2)}
 
 
 @contextmanager
@@ -78,8 +78,8 @@ def counted(*blocks: nn.Module) -> Iterator[list[int]]:
     images = [0] * len(blocks)
 
     def hook(index: int) -> object:
-        def count(_: nn.Module, given: tuple[torch.Tensor, ...], __: object) -> None:
-            images[index] += len(given[0])
+        def count(_: nn.Module, values: tuple[torch.Tensor, ...], __: object) -> None:
+            images[index] += len(values[0])
 
         return count
 
@@ -121,17 +121,17 @@ def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
         encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
     assert images == [2] * 7
     with counted(*blocks) as images:  # objects of the second image alone
-        some = encoders(inputs, with_tokens=True, grounding_rows=[1])
+        subset = encoders(inputs, with_tokens=True, grounding_rows=[1])
     assert images == [2, 2, 2, 1, 2, 2, 1]
     with counted(*blocks) as images:  # objects alone, of one image
         alone = encoders(inputs, with_tokens=False, grounding_rows=[1])
     assert images == [1] * 7
     assert alone.tokens is None
-    every = encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
-    for found in (some, alone):
-        assert found.siglip is not None
-        assert every.siglip is not None
-        torch.testing.assert_close(found.siglip[0], every.siglip[1], rtol=1e-4, atol=1e-4)
+    all_values = encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
+    for actual in (subset, alone):
+        assert actual.siglip is not None
+        assert all_values.siglip is not None
+        torch.testing.assert_close(actual.siglip[0], all_values.siglip[1], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -155,14 +155,14 @@ def test_the_flops_are_those_of_the_blocks_that_run(models: Pair, inputs: Inputs
 
 @torch.inference_mode()
 def test_bf16_tokens_point_the_same_way(models: Pair, inputs: Inputs) -> None:
-    exact, narrow = (
+    exact, cast_tokens = (
         models.encoders(dtype)(inputs, with_tokens=True, grounding_rows=[])
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert exact.tokens is not None
-    assert narrow.tokens is not None
-    assert narrow.tokens.dtype == torch.float32
-    cosine = nn.functional.cosine_similarity(exact.tokens, narrow.tokens, dim=-1)
+    assert cast_tokens.tokens is not None
+    assert cast_tokens.tokens.dtype == torch.float32
+    cosine = nn.functional.cosine_similarity(exact.tokens, cast_tokens.tokens, dim=-1)
     assert 0.999 < cosine.min() < 1 - 1e-7
 
 

@@ -31,10 +31,10 @@ def two_things() -> torch.Tensor:
 
 def test_regions_are_the_things_and_cover_every_patch() -> None:
     regions = find_regions(two_things(), SHARP) > 0.5
-    found = {tuple(torch.nonzero(region).flatten().tolist()) for region in regions}
-    assert (0, 1, 4, 5) in found
-    assert (14, 15) in found
-    assert len(found) == 3
+    actual = {tuple(torch.nonzero(region).flatten().tolist()) for region in regions}
+    assert (0, 1, 4, 5) in actual
+    assert (14, 15) in actual
+    assert len(actual) == 3
     assert bool(regions.any(dim=0).all())
 
 
@@ -65,7 +65,7 @@ def test_presence_is_that_of_the_best_region_or_of_the_whole() -> None:
     scores = _scores([[-4.0, 2.0, -4.0], [-4.0, -4.0, -4.0]])
     scores = Scores(scores.maps, scores.logits, np.array([-1.0, 1.0], dtype=np.float32))
     assert scores.presence() == pytest.approx(sigmoid(np.array([2.0, 1.0])))
-    nowhere = Scores(scores.maps[:0], scores.logits[:, :0], scores.whole)
+    nowhere = Scores(scores.maps[:0], scores.logits[:, :0], scores.image_logits)
     assert nowhere.presence() == pytest.approx(sigmoid(np.array([-1.0, 1.0])))
 
 
@@ -108,10 +108,10 @@ def test_objects_come_best_first_and_the_same_thing_once() -> None:
 
 
 def test_no_region_is_no_object() -> None:
-    nothing = Scores(
+    empty = Scores(
         np.zeros((0, 4, 4), np.float32), np.zeros((1, 0), np.float32), np.zeros(1, np.float32)
     )
-    assert select_objects(nothing, ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20) == ([], [])
+    assert select_objects(empty, ("cup",), (Role.TARGET,), EVEN, 20, 0.5, 20) == ([], [])
 
 
 def test_a_handle_is_a_part_of_its_cup_and_a_second_cup_is_not() -> None:
@@ -132,9 +132,9 @@ def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
 
 
 def test_label_mask_numbers_objects_from_one_and_the_first_wins() -> None:
-    left, both = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
-    left[:, :2] = 1
-    assert label_mask([left, both], 4, 2).tolist() == [[1, 1, 2, 2]] * 2
+    first, combined = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
+    first[:, :2] = 1
+    assert label_mask([first, combined], 4, 2).tolist() == [[1, 1, 2, 2]] * 2
 
 
 def test_sigmoid_is_right_at_both_ends() -> None:

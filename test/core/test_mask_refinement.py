@@ -30,14 +30,14 @@ def sharpened(image: UInt8Array, mask: UInt8Array, margin: float = 1 / 12) -> UI
     """The whole picture's mask of what the patches know of a mask."""
     colors = MaskRefiner(image)
     part, (x, y) = colors.sharpen(coarse(mask, colors.size), margin)
-    whole = np.zeros_like(mask)
-    whole[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return whole
+    full = np.zeros_like(mask)
+    full[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return full
 
 
 def iou(first: UInt8Array, second: UInt8Array) -> float:
-    mine, truth = first > 0, second > 0
-    return float((mine & truth).sum() / (mine | truth).sum())
+    mask_pixels, truth = first > 0, second > 0
+    return float((mask_pixels & truth).sum() / (mask_pixels | truth).sum())
 
 
 @pytest.mark.parametrize("size", [(240, 320), (480, 640), (1080, 1920), (333, 517)])
@@ -64,9 +64,9 @@ def test_the_same_color_far_away_is_not_part_of_it() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])
 def test_odd_pictures_do_no_harm(shape: tuple[int, int]) -> None:
     colors = MaskRefiner(np.zeros((*shape, 3), dtype=np.uint8))
-    nothing = np.zeros(colors.size[::-1], dtype=np.float32)
-    assert not colors.sharpen(nothing, 0.1)[0].any()
-    part, (x, y) = colors.sharpen(nothing + 1, 0.1)
+    empty = np.zeros(colors.size[::-1], dtype=np.float32)
+    assert not colors.sharpen(empty, 0.1)[0].any()
+    part, (x, y) = colors.sharpen(empty + 1, 0.1)
     assert part.any()
     assert x + part.shape[1] <= shape[1]
     assert y + part.shape[0] <= shape[0]

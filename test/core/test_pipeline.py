@@ -21,9 +21,9 @@ pytestmark = pytest.mark.numeric
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("model")
-    write_random_model(made)
-    return made
+    created = tmp_path_factory.mktemp("model")
+    write_random_model(created)
+    return created
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_the_same_frame_gives_the_same_bytes(pipeline: Pipeline, frame: Frame) -
 
 def test_tokens_do_not_depend_on_the_query(pipeline: Pipeline, frame: Frame) -> None:
     alone = pipeline.process(frame, None).tokens
-    beside = pipeline.process(frame, pipeline.query(from_phrases(["cup", "공"]))).tokens
+    neighbor = pipeline.process(frame, pipeline.query(from_phrases(["cup", "공"]))).tokens
     assert alone is not None
-    assert beside is not None
-    np.testing.assert_array_equal(alone.data, beside.data)
+    assert neighbor is not None
+    np.testing.assert_array_equal(alone.data, neighbor.data)
 
 
 def test_every_region_is_found_at_threshold_zero_and_lies_in_the_image(
@@ -143,9 +143,9 @@ def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -
 def test_what_cannot_be_loaded_is_refused_in_one_sentence(
     folder: Path, options: dict[str, str], error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(error, match=words) as caught:
+    with pytest.raises(error, match=words) as error_info:
         Pipeline.load(PipelineOptions(**{"model": str(folder), **options}))  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error_info.value)
 
 
 def test_a_model_that_loads_but_does_not_run_is_told(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_model_that_loads_but_does_not_run_is_told(tmp_path: Path) -> None:
     config = tmp_path / "dinov2" / "config.json"
     wrong = {**json.loads(config.read_text()), "num_attention_heads": -1}
     config.write_text(json.dumps(wrong))
-    with pytest.raises(CheckpointError, match="does not run") as caught:
+    with pytest.raises(CheckpointError, match="does not run") as error_info:
         Pipeline.load(PipelineOptions(model=str(tmp_path)))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error_info.value)
 
 
 def test_a_device_whose_memory_is_too_small_is_told(
@@ -185,62 +185,64 @@ def generous(folder: Path) -> Pipeline:
 
 def of_phrase(grounding: Grounding | None, phrase: str) -> list[GroundedObject]:
     assert grounding is not None
-    return [found for found in grounding.objects if found.phrase == phrase]
+    return [actual for actual in grounding.objects if actual.phrase == phrase]
 
 
 def test_spatial_words_choose_among_what_was_found(generous: Pipeline, frame: Frame) -> None:
-    def found(sentence: str) -> Grounding | None:
+    def actual(sentence: str) -> Grounding | None:
         return generous.process(frame, generous.query(parse(sentence)), with_mask=True).grounding
 
-    every = of_phrase(found("pick up the cup"), "cup")
-    assert len(every) > 2
-    grounding = found("pick up the left cup and put it on the plate")
-    (left,) = of_phrase(grounding, "cup")
-    assert left.role is Role.TARGET
-    assert left.box.x + left.box.width / 2 == min(o.box.x + o.box.width / 2 for o in every)
-    assert all(found.role is Role.PLACE for found in of_phrase(grounding, "plate"))
+    all_values = of_phrase(actual("pick up the cup"), "cup")
+    assert len(all_values) > 2
+    grounding = actual("pick up the left cup and put it on the plate")
+    (first,) = of_phrase(grounding, "cup")
+    assert first.role is Role.TARGET
+    assert first.box.x + first.box.width / 2 == min(o.box.x + o.box.width / 2 for o in all_values)
+    assert all(actual.role is Role.PLACE for actual in of_phrase(grounding, "plate"))
     assert grounding is not None
     assert grounding.mask is not None
-    ys, xs = np.nonzero(grounding.mask == 1 + grounding.objects.index(left))
-    assert left.box.x <= xs.min() <= xs.max() < left.box.x + left.box.width
-    assert left.box.y <= ys.min() <= ys.max() < left.box.y + left.box.height
+    ys, xs = np.nonzero(grounding.mask == 1 + grounding.objects.index(first))
+    assert first.box.x <= xs.min() <= xs.max() < first.box.x + first.box.width
+    assert first.box.y <= ys.min() <= ys.max() < first.box.y + first.box.height
 
 
 def test_max_objects_counts_what_is_meant(generous: Pipeline, frame: Frame) -> None:
     query = generous.query(parse("pick up the left cup and the right ball"))
-    generous.max_objects, before = 2, generous.max_objects
+    generous.max_objects, original = 2, generous.max_objects
     try:
         grounding = generous.process(frame, query).grounding
     finally:
-        generous.max_objects = before
+        generous.max_objects = original
     assert grounding is not None
-    assert [found.phrase for found in grounding.objects] == ["cup", "ball"]
+    assert [actual.phrase for actual in grounding.objects] == ["cup", "ball"]
 
 
 def test_depth_is_asked_for_where_there_are_objects_and_places_them(
     generous: Pipeline, frame: Frame
 ) -> None:
-    asked = []
+    requested = []
 
     def depth() -> Depth:
-        asked.append(True)
+        requested.append(True)
         meters = np.full((frame.height, frame.width), 0.5, dtype=np.float32)
         return Depth(meters, 100.0, 100.0, frame.width / 2, frame.height / 2)
 
-    seen = replace(frame, depth=depth)
-    assert generous.process(seen, None).tokens is not None
+    images_seen = replace(frame, depth=depth)
+    assert generous.process(images_seen, None).tokens is not None
     query = generous.query(parse("cup"))
     generous.threshold = 1.0
-    assert of_phrase(generous.process(seen, query).grounding, "cup") == []
-    assert not asked
+    assert of_phrase(generous.process(images_seen, query).grounding, "cup") == []
+    assert not requested
     generous.threshold = 0.0
-    placed = of_phrase(generous.process(seen, query).grounding, "cup")
-    assert asked == [True]
-    assert all(found.position[2] == pytest.approx(0.5) for found in placed if found.area > 0.01)
-    nothing = replace(frame, depth=lambda: None)
+    located = of_phrase(generous.process(images_seen, query).grounding, "cup")
+    assert requested == [True]
     assert all(
-        np.isnan(found.position).all()
-        for found in of_phrase(generous.process(nothing, query).grounding, "cup")
+        actual.position[2] == pytest.approx(0.5) for actual in located if actual.area > 0.01
+    )
+    empty = replace(frame, depth=lambda: None)
+    assert all(
+        np.isnan(actual.position).all()
+        for actual in of_phrase(generous.process(empty, query).grounding, "cup")
     )
 
 
@@ -250,8 +252,8 @@ def test_a_uniform_image_is_handled(generous: Pipeline, gray: int) -> None:
     grounding = generous.process(Frame(image), generous.query(parse("left cup. plate."))).grounding
     assert grounding is not None
     assert np.isfinite(grounding.presence).all()
-    for found in grounding.objects:
-        assert 0 <= found.box.x < found.box.x + found.box.width <= 64
+    for actual in grounding.objects:
+        assert 0 <= actual.box.x < actual.box.x + actual.box.width <= 64
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3)])
@@ -263,9 +265,9 @@ def test_a_picture_of_a_pixel_is_handled(generous: Pipeline, height: int, width:
     assert grounding.mask is not None
     assert grounding.mask.shape == (height, width)
     assert np.isfinite(grounding.presence).all()
-    for found in grounding.objects:
-        assert 0 <= found.box.x < found.box.x + found.box.width <= width
-        assert 0 <= found.box.y < found.box.y + found.box.height <= height
+    for actual in grounding.objects:
+        assert 0 <= actual.box.x < actual.box.x + actual.box.width <= width
+        assert 0 <= actual.box.y < actual.box.y + actual.box.height <= height
 
 
 def test_depth_that_is_nan_all_over_places_nothing_and_loses_nothing(
@@ -278,10 +280,12 @@ def test_depth_that_is_nan_all_over_places_nothing_and_loses_nothing(
     grounding = generous.process(blind, query).grounding
     assert grounding is not None
     assert without is not None
-    assert [found.box for found in grounding.objects] == [found.box for found in without.objects]
+    assert [actual.box for actual in grounding.objects] == [
+        actual.box for actual in without.objects
+    ]
     assert grounding.objects
-    assert all(np.isnan(found.position).all() for found in grounding.objects)
-    assert all(np.isnan(found.extent).all() for found in grounding.objects)
+    assert all(np.isnan(actual.position).all() for actual in grounding.objects)
+    assert all(np.isnan(actual.extent).all() for actual in grounding.objects)
 
 
 def test_phrases_of_any_characters_are_encoded(generous: Pipeline, frame: Frame) -> None:

@@ -59,11 +59,11 @@ def test_a_manifest_names_the_contract_that_was_fetched(folder: Path) -> None:
 def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    twin = tmp_path / "twin.yaml"
-    twin.write_text(contracts.path("tabletop").read_text().replace("squash", "letterbox"))
-    known = {"tabletop": contracts.get("tabletop"), "twin": contracts.get(str(twin))}
-    monkeypatch.setattr(contracts, "names", lambda: tuple(known))
-    monkeypatch.setattr(contracts, "get", known.__getitem__)
+    copy_folder = tmp_path / "twin.yaml"
+    copy_folder.write_text(contracts.path("tabletop").read_text().replace("squash", "letterbox"))
+    known_names = {"tabletop": contracts.get("tabletop"), "twin": contracts.get(str(copy_folder))}
+    monkeypatch.setattr(contracts, "names", lambda: tuple(known_names))
+    monkeypatch.setattr(contracts, "get", known_names.__getitem__)
     with pytest.raises(ContractError, match=r"keeps several contracts .*parameter contract"):
         choose_contract("", Checkpoint(folder))
     shutil.rmtree(folder / "dinov2")
@@ -108,9 +108,9 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     options = PipelineOptions(model=str(folder), grounding_model=str(stock), threshold=0.0)
     pipeline = Pipeline.load(options)
     query = pipeline.query(from_phrases(["cup"]))
-    own, tokens = _grounding(pipeline, query), _tokens(pipeline)
+    own_model, tokens = _grounding(pipeline, query), _tokens(pipeline)
     alone = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
-    assert own == _grounding(alone, alone.query(from_phrases(["cup"])))
+    assert own_model == _grounding(alone, alone.query(from_phrases(["cup"])))
     fused = Pipeline.load(PipelineOptions(model=str(folder)))
     np.testing.assert_allclose(tokens, _tokens(fused), atol=1e-5)
 
@@ -123,9 +123,9 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
 
 
 def _grounding(pipeline: Pipeline, query: object) -> tuple[object, ...]:
-    found = pipeline.process(Frame(IMAGE), query, with_tokens=False).grounding  # type: ignore[arg-type]
-    assert found is not None
-    return found.presence, tuple((o.box, round(o.score, 4)) for o in found.objects)
+    actual = pipeline.process(Frame(IMAGE), query, with_tokens=False).grounding  # type: ignore[arg-type]
+    assert actual is not None
+    return actual.presence, tuple((o.box, round(o.score, 4)) for o in actual.objects)
 
 
 def _tokens(pipeline: Pipeline) -> np.ndarray:

@@ -33,12 +33,12 @@ def fresh() -> Iterator[None]:
 
 
 def test_what_is_printed_is_what_was_found() -> None:
-    found = run(
+    actual = run(
         'print(\'{"doing": "it loaded tensorrt"}\')\n'
         "print('[TRT] talk of a library')\n"
         'print(\'{"module": "tensorrt", "version": "10.3.0", "builds": true, "other": 1}\')\n'
     )
-    assert found == TensorRTStatus(module="tensorrt", version="10.3.0", builds=True)
+    assert actual == TensorRTStatus(module="tensorrt", version="10.3.0", builds=True)
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,23 @@ def test_what_is_printed_is_what_was_found() -> None:
     ],
 )
 def test_a_crash_is_a_sentence_and_keeps_what_was_found(end: str, how: str) -> None:
-    found = run(
+    actual = run(
         "import os, resource, signal, sys\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
         'print(\'{"module": "tensorrt", "version": "9"}\')\n'
         'print(\'{"doing": "it made a Runtime"}\', flush=True)\n'
         f"{end}"
     )
-    assert (found.module, found.version, found.runs) == ("tensorrt", "9", False)
-    assert found.trouble == (
+    assert (actual.module, actual.version, actual.runs) == ("tensorrt", "9", False)
+    assert actual.trouble == (
         f"TensorRT cannot be used: the process that probes it {how} when it made a Runtime; the"
         " driver and TensorRT have to fit each other, or use backend: torch."
     )
 
 
 def test_a_hang_is_a_sentence() -> None:
-    found = run(HANG, 2.0)
-    assert "did not end in 2 s when it looked for a GPU" in found.trouble
+    actual = run(HANG, 2.0)
+    assert "did not end in 2 s when it looked for a GPU" in actual.trouble
 
 
 def test_a_python_that_is_gone_is_a_sentence() -> None:
@@ -96,10 +96,10 @@ def test_the_real_probe_of_a_tensorrt(
     path = os.pathsep.join([str(FAKE), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
     monkeypatch.setenv("FAKE_TENSORRT", fault)
-    found = probe()
-    assert (found.module, found.version, found.builds) == ("tensorrt", "10.3.0", builds)
-    assert trouble in found.trouble
-    assert probe() is found
+    actual = probe()
+    assert (actual.module, actual.version, actual.builds) == ("tensorrt", "10.3.0", builds)
+    assert trouble in actual.trouble
+    assert probe() is actual
 
 
 def test_the_driver_is_what_the_kernel_says(

@@ -23,10 +23,10 @@ TOKENS = 12
 def head() -> SiglipMultiheadAttentionPoolingHead:
     torch.manual_seed(0)
     config = SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_attention_heads=4)
-    made = SiglipMultiheadAttentionPoolingHead(config).eval()
-    for parameter in made.parameters():  # biases start at zero, where errors hide
+    created = SiglipMultiheadAttentionPoolingHead(config).eval()
+    for parameter in created.parameters():  # biases start at zero, where errors hide
         torch.nn.init.normal_(parameter, std=0.5)
-    return made
+    return created
 
 
 @torch.inference_mode()
@@ -66,9 +66,9 @@ def test_laid_out_for_serving_it_is_the_same_head(
 ) -> None:
     tokens = torch.randn(1, TOKENS, 16)
     weights = (torch.rand(1, 5, TOKENS) > 0.5).float()
-    before = {name: value.clone() for name, value in head.state_dict().items()}
+    original = {name: value.clone() for name, value in head.state_dict().items()}
     pooled = pool_regions(head, head_keys(head, tokens), weights)[0]
     served = RegionHead(head, dtype)(tokens[0], weights[0])
     assert served.dtype == torch.float32
     assert float(torch.cosine_similarity(served, pooled, dim=-1).min()) >= least
-    torch.testing.assert_close(dict(head.state_dict()), before, rtol=0, atol=0)
+    torch.testing.assert_close(dict(head.state_dict()), original, rtol=0, atol=0)

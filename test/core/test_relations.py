@@ -21,11 +21,11 @@ def thing(phrase: str, x: int, y: int, size: int = 60, z: float = math.nan) -> G
 
 def meant(sentence: str, *objects: GroundedObject) -> list[tuple[int, str]]:
     """(center's x, role) of what the sentence means."""
-    asked = parse(sentence)
-    chosen = assign(objects, asked.phrases, asked.mentions, WIDTH, HEIGHT)
+    requested = parse(sentence)
+    meanings = assign(objects, requested.phrases, requested.mentions, WIDTH, HEIGHT)
     return [
-        (found.box.x + found.box.width // 2, found.role.name[0])
-        for found in with_roles(objects, chosen)
+        (actual.box.x + actual.box.width // 2, actual.role.name[0])
+        for actual in with_roles(objects, meanings)
     ]
 
 
@@ -52,9 +52,9 @@ BOWL = thing("bowl", 330, 250)
     ],
 )
 def test_one_of_three(sentence: str, x: int) -> None:
-    found = dict(meant(sentence, *CUPS, BOWL))
-    found.pop(330, None)
-    assert found == {x: "T"}
+    actual = dict(meant(sentence, *CUPS, BOWL))
+    actual.pop(330, None)
+    assert actual == {x: "T"}
 
 
 def test_without_a_relation_all_are_meant() -> None:
@@ -77,14 +77,14 @@ def test_a_landmark_that_is_not_in_view_tells_nothing() -> None:
 
 
 def test_where_none_keeps_the_relation_all_stay() -> None:
-    right = [thing("red cup", 500, 200), thing("red cup", 600, 200)]
-    assert len(meant("pick up the red cup left of the bowl", *right, BOWL)) == 3
+    second = [thing("red cup", 500, 200), thing("red cup", 600, 200)]
+    assert len(meant("pick up the red cup left of the bowl", *second, BOWL)) == 3
 
 
 def test_each_that_keeps_it_where_more_are_meant() -> None:
     cups = [thing("red cups", x, 260) for x in (100, 200, 500)]
-    found = meant("pick up the red cups left of the bowl", *cups, BOWL)
-    assert found == [(100, "T"), (200, "T"), (330, "U")]
+    actual = meant("pick up the red cups left of the bowl", *cups, BOWL)
+    assert actual == [(100, "T"), (200, "T"), (330, "U")]
 
 
 def test_on_between_and_inside() -> None:
@@ -98,8 +98,8 @@ def test_on_between_and_inside() -> None:
 
 def test_one_phrase_can_be_target_and_place() -> None:
     blocks = [thing("red block", 100, 300), thing("red block", 500, 300)]
-    found = meant("stack the left red block on the right red block", *blocks)
-    assert found == [(100, "T"), (500, "P")]
+    actual = meant("stack the left red block on the right red block", *blocks)
+    assert actual == [(100, "T"), (500, "P")]
 
 
 def test_what_a_sentence_spares_is_no_target() -> None:
@@ -110,8 +110,8 @@ def test_what_a_sentence_spares_is_no_target() -> None:
 def test_a_landmark_can_be_told_apart_itself() -> None:
     cups = [thing("cup", 100, 300), thing("cup", 400, 300)]
     bowls = [thing("bowl", 180, 300), thing("bowl", 480, 300)]
-    found = meant("pick up the cup next to the right bowl", *cups, *bowls)
-    assert found == [(400, "T"), (480, "U")]
+    actual = meant("pick up the cup next to the right bowl", *cups, *bowls)
+    assert actual == [(400, "T"), (480, "U")]
 
 
 def test_with_depth_near_is_near() -> None:
@@ -131,13 +131,13 @@ def test_largest_and_smallest() -> None:
 def test_an_object_tells_which_mentions_mean_it() -> None:
     """The drawer is opened first, and is where the bowl goes then: two mentions of one object."""
     drawers = [thing("drawer", 100, 300), thing("drawer", 400, 300)]
-    asked = parse("open the left drawer and put the bowl in it")
+    requested = parse("open the left drawer and put the bowl in it")
     objects = [*drawers, thing("bowl", 500, 300)]
-    chosen = assign(objects, asked.phrases, asked.mentions, WIDTH, HEIGHT)
-    found = with_roles(objects, chosen)
-    assert [(item.phrase, item.role, item.mentions) for item in found] == [
+    meanings = assign(objects, requested.phrases, requested.mentions, WIDTH, HEIGHT)
+    actual = with_roles(objects, meanings)
+    assert [(item.phrase, item.role, item.mentions) for item in actual] == [
         ("drawer", Role.TARGET, (0, 2)),
         ("bowl", Role.TARGET, (1,)),
     ]
-    steps = [[asked.mentions[number].step for number in item.mentions] for item in found]
+    steps = [[requested.mentions[number].step for number in item.mentions] for item in actual]
     assert steps == [[1, 2], [2]]

@@ -65,7 +65,7 @@ def built(folder: Path, target: EngineTarget, tmp_path_factory: pytest.TempPathF
         encoders_of(folder),
         target,
         EngineCache(cache),
-        lambda what, share: told.append((what, share)),
+        lambda step, share: told.append((step, share)),
     )
     return cache
 
@@ -86,7 +86,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def quiet(what: str, share: float) -> None:
+def quiet(step: str, share: float) -> None:
     pass
 
 
@@ -110,29 +110,29 @@ def test_engines_give_pytorchs_tokens_and_features(
     encoders = encoders_of(folder)
     inputs = Preprocessor(encoders.inputs, CPU)(selftest.frames(batch))
     grounding_rows = list(range(0, batch, 2))
-    wanted = encoders(inputs, with_tokens=True, grounding_rows=grounding_rows)
-    ready = engines.load(encoders, target, cache)
-    assert ready is not None
+    expected = encoders(inputs, with_tokens=True, grounding_rows=grounding_rows)
+    loaded = engines.load(encoders, target, cache)
+    assert loaded is not None
     # Twice: an engine's buffers are its own and are used again.
     for _ in range(2):
-        found = ready(inputs, with_tokens=True, grounding_rows=grounding_rows)
+        actual = loaded(inputs, with_tokens=True, grounding_rows=grounding_rows)
         for name in ("tokens", "siglip", "dino"):
-            ours, theirs = getattr(found, name), getattr(wanted, name)
-            assert ours.shape == theirs.shape
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+            actual_value, expected_value = getattr(actual, name), getattr(expected, name)
+            assert actual_value.shape == expected_value.shape
+            torch.testing.assert_close(actual_value, expected_value, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_returned_is_not_written_over(
     folder: Path, target: EngineTarget, cache: EngineCache
 ) -> None:
-    ready = engines.load(encoders_of(folder), target, cache)
-    assert ready is not None
+    loaded = engines.load(encoders_of(folder), target, cache)
+    assert loaded is not None
     first, second = selftest.frames(1)[0], np.zeros((32, 48, 3), np.uint8)
-    preprocess = Preprocessor(ready.inputs, CPU)
-    found = ready(preprocess([first]), with_tokens=True, grounding_rows=[0])
-    kept = [values.clone() for values in (found.tokens, found.siglip, found.dino)]  # type: ignore[union-attr]
-    ready(preprocess([second]), with_tokens=True, grounding_rows=[0])
-    for values, was in zip((found.tokens, found.siglip, found.dino), kept, strict=True):
+    preprocess = Preprocessor(loaded.inputs, CPU)
+    actual = loaded(preprocess([first]), with_tokens=True, grounding_rows=[0])
+    remaining = [values.clone() for values in (actual.tokens, actual.siglip, actual.dino)]  # type: ignore[union-attr]
+    loaded(preprocess([second]), with_tokens=True, grounding_rows=[0])
+    for values, was in zip((actual.tokens, actual.siglip, actual.dino), remaining, strict=True):
         assert torch.equal(values, was)  # type: ignore[arg-type]
 
 
@@ -140,20 +140,20 @@ def test_engines_hold_no_weights_of_pytorch(
     folder: Path, target: EngineTarget, cache: EngineCache
 ) -> None:
     encoders = encoders_of(folder)
-    ready = engines.load(encoders, target, cache)
-    assert ready is not None
-    for key, tower in ready.towers.items():
-        held = sum(values.numel() for values in tower.parameters())
-        assert held == 2 * tower.dim  # the final norm
-        assert sum(values.numel() for values in encoders.towers[key].parameters()) > 100 * held
+    loaded = engines.load(encoders, target, cache)
+    assert loaded is not None
+    for key, tower in loaded.towers.items():
+        buffer = sum(values.numel() for values in tower.parameters())
+        assert buffer == 2 * tower.dim  # the final norm
+        assert sum(values.numel() for values in encoders.towers[key].parameters()) > 100 * buffer
 
 
 def test_what_is_built_is_not_built_again(
     folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
-    made = engines.build(encoders_of(folder), target, cache, quiet)
+    created = engines.build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 0
-    assert sorted(made) == engine_files(cache)
+    assert sorted(created) == engine_files(cache)
     assert engines.load(encoders_of(folder), target, cache) is not None
 
 
@@ -161,8 +161,8 @@ def test_what_is_built_is_not_built_again(
 def test_engines_of_another_machine_are_not_taken(
     folder: Path, target: EngineTarget, cache: EngineCache, fact: str
 ) -> None:
-    other = replace(target, facts={**target.facts, fact: "another"})
-    assert engines.load(encoders_of(folder), other, cache) is None
+    second = replace(target, facts={**target.facts, fact: "another"})
+    assert engines.load(encoders_of(folder), second, cache) is None
 
 
 def test_engines_of_another_version_precision_or_profile_are_not_taken(
@@ -190,11 +190,11 @@ def test_a_truncated_engine_is_put_aside_and_built_anew(
     folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
     broken = engine_files(cache)[0]
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[: len(whole) // 2])
+    full = broken.read_bytes()
+    broken.write_bytes(full[: len(full) // 2])
     engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 1
-    assert broken.stat().st_size > len(whole) // 2
+    assert broken.stat().st_size > len(full) // 2
     assert broken.parent.with_name(broken.parent.name + ".bad").is_dir()
     assert engines.load(encoders_of(folder), target, cache) is not None
 
@@ -207,26 +207,26 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache_facts = engine.Engine.__init__
-    refused: list[Path] = []
+    is_refused: list[Path] = []
 
-    def once(self: Any, library: Any, path: Path, *rest: Any) -> None:
-        if not refused:
-            refused.append(path)
+    def once(self: Any, library: Any, path: Path, *remaining: Any) -> None:
+        if not is_refused:
+            is_refused.append(path)
             monkeypatch.setenv("FAKE_TENSORRT", "refuse")
         try:
-            cache_facts(self, library, path, *rest)
+            cache_facts(self, library, path, *remaining)
         finally:
             monkeypatch.delenv("FAKE_TENSORRT", raising=False)
 
     monkeypatch.setattr(engine.Engine, "__init__", once)
     engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 1
-    bad = refused[0].parent
+    bad = is_refused[0].parent
     assert bad.with_name(bad.name + ".bad").is_dir()
 
     monkeypatch.setattr(engine.Engine, "__init__", cache_facts)
     monkeypatch.setenv("FAKE_TENSORRT", "refuse")
-    with pytest.raises(BackendError, match="does not load the engines that it has built"):
+    with pytest.raises(BackendError, match="cannot load the engines that it built"):
         engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 3
 
@@ -234,12 +234,12 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew_once(
 def test_too_little_memory_puts_no_engine_aside(
     folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = engine_files(cache)
+    original = engine_files(cache)
     monkeypatch.setenv("FAKE_TENSORRT", "small")
-    with pytest.raises(BackendError, match=r"\(out of memory\)\): free GPU memory") as told:
+    with pytest.raises(BackendError, match=r"\(out of memory\)\): free GPU memory") as messages:
         engines.load(encoders_of(folder), target, cache)
-    assert "\n" not in str(told.value)
-    assert engine_files(cache) == before
+    assert "\n" not in str(messages.value)
+    assert engine_files(cache) == original
 
 
 def test_engines_that_give_other_tokens_are_refused_and_put_aside(
@@ -257,12 +257,12 @@ def test_engines_that_give_other_tokens_are_refused_and_put_aside(
 def test_a_pass_that_tensorrt_cannot_run_raises(
     folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = engines.load(encoders_of(folder), target, cache)
-    assert ready is not None
-    inputs = Preprocessor(ready.inputs, CPU)(selftest.frames(1))
+    loaded = engines.load(encoders_of(folder), target, cache)
+    assert loaded is not None
+    inputs = Preprocessor(loaded.inputs, CPU)(selftest.frames(1))
     monkeypatch.setenv("FAKE_TENSORRT", "no run")
     with pytest.raises(RuntimeError, match="TensorRT could not run"):
-        ready(inputs, with_tokens=True, grounding_rows=[])
+        loaded(inputs, with_tokens=True, grounding_rows=[])
 
 
 @pytest.mark.parametrize(
@@ -282,9 +282,9 @@ def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
 ) -> None:
     cache = EngineCache(tmp_path / "engines")
     monkeypatch.setenv("FAKE_TENSORRT", fault)
-    with pytest.raises(BackendError, match=sentence) as told:
+    with pytest.raises(BackendError, match=sentence) as messages:
         engines.build(encoders_of(folder), target, cache, quiet)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(messages.value)
     assert not engine_files(cache)
     assert not list(cache.folder.glob(".*.work.*"))
 
@@ -292,8 +292,8 @@ def test_a_graph_that_gives_no_engine_is_told_and_leaves_nothing(
 def test_a_full_disk_is_told(
     folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = engine_files(cache)[0]
-    lost.unlink()
+    missing_file = engine_files(cache)[0]
+    missing_file.unlink()
     write = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
@@ -320,7 +320,7 @@ def test_progress_goes_from_nothing_to_all(built: Path) -> None:
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert len({round(share, 3) for share in shares}) > 20
-    assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {what for what, _ in told}
+    assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {step for step, _ in told}
 
 
 def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,5 +367,5 @@ def test_a_gpu_without_bfloat16_is_not_given_any(
 def test_int8_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
-    chosen = choose("auto", "auto", "int8")
-    assert (chosen.backend, chosen.device, chosen.precision) == ("openvino", CPU, "int8")
+    meanings = choose("auto", "auto", "int8")
+    assert (meanings.backend, meanings.device, meanings.precision) == ("openvino", CPU, "int8")

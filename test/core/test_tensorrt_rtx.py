@@ -33,27 +33,32 @@ def encoders_of(folder: Path) -> Encoders:
 def test_every_graph_gives_an_engine(tmp_path: Path, precision: Precision) -> None:
     write_random_model(tmp_path / "model")
     encoders = encoders_of(tmp_path / "model")
-    wanted = sum(
+    expected = sum(
         len(t.block_ranges(key in encoders.grounding_keys)) for key, t in encoders.towers.items()
     )
     weights = sum(v.numel() for t in encoders.towers.values() for v in t.blocks.parameters())
     target = EngineTarget.of("tensorrt_rtx", CPU, precision)
-    told: list[float] = []
-    made = engines.build(
-        encoders, target, EngineCache(tmp_path / "cache"), lambda what, share: told.append(share)
+    messages: list[float] = []
+    created = engines.build(
+        encoders,
+        target,
+        EngineCache(tmp_path / "cache"),
+        lambda step, share: messages.append(share),
     )
-    assert len(set(made)) == wanted == 4
+    assert len(set(created)) == expected == 4
     # The weights are in the engines, in the graph's precision.
-    assert sum(path.stat().st_size for path in made) > weights * (4 if precision == "fp32" else 2)
-    assert told == sorted(told)
-    assert len(set(told)) > 100
+    assert sum(path.stat().st_size for path in created) > weights * (
+        4 if precision == "fp32" else 2
+    )
+    assert messages == sorted(messages)
+    assert len(set(messages)) > 100
 
 
 def test_its_probe_says_what_is_missing() -> None:
     probe.cache_clear()
-    found = probe()
-    assert (found.module, found.builds) == ("tensorrt_rtx", True)
+    actual = probe()
+    assert (actual.module, actual.builds) == ("tensorrt_rtx", True)
     if not torch.cuda.is_available():
-        assert "PyTorch sees none" in found.trouble
+        assert "PyTorch sees none" in actual.trouble
         with pytest.raises(BackendError, match="PyTorch sees none"):
             EngineTarget.detect(torch.device("cuda"), "bf16")

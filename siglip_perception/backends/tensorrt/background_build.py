@@ -180,7 +180,7 @@ def _build(state: _BuildState, command: Sequence[str]) -> str:
     """Run the command to its end; returns why it failed, or empty."""
     process = state.start(command)
     if process is None:
-        return "they are no more wanted"
+        return "they are no longer needed"
     assert process.stdin is not None
     assert process.stdout is not None
     error = ""

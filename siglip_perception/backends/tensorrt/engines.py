@@ -175,8 +175,8 @@ def load_or_build(
     engine_encoders = load(encoders, target, cache)
     if engine_encoders is None:
         raise BackendError(
-            f"{target.name} does not load the engines that it has built itself: see the log, and"
-            " use backend: torch."
+            f"{target.name} cannot load the engines that it built: see the log, and use backend:"
+            " torch."
         )
     return engine_encoders
 
