@@ -152,7 +152,7 @@ def test_a_missing_extra_is_said_before_any_work(
     def worked(*_: object, **__: object) -> None:
         raise AssertionError("weights were read or made")
 
-    monkeypatch.setattr("siglip_perception.encoders.plan.Plan.make", worked)
+    monkeypatch.setattr("siglip_perception.encoders.plan.ModelPlan.load", worked)
     monkeypatch.setattr("siglip_perception.parity.random_weights.write_random", worked)
     words = [
         word.format(here=tmp_path, image=image, new=tmp_path / "new") for word in command.split()
