@@ -200,7 +200,7 @@ def encoders_of(folder: Path) -> Encoders:
 
 
 def choice() -> BackendChoice:
-    return BackendChoice("tensorrt", CPU, "fp32", automatic=False, why="")
+    return BackendChoice("tensorrt", CPU, "fp32", automatic=False, reason="")
 
 
 @pytest.mark.slow
