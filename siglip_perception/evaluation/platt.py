@@ -58,7 +58,7 @@ def presence_line(model: Path, scenes: int) -> tuple[float, float]:
         query = pipeline.query(from_phrases([question.phrase for question in sample.questions]))
         scores = pipeline.grounder.score(siglip[0], dino[0], query.embeddings)
         columns = {phrase: number for number, phrase in enumerate(query.phrases)}
-        best = np.concatenate([scores.logits, scores.whole[:, None]], axis=1).max(axis=1)
+        best = np.concatenate([scores.logits, scores.image_logits[:, None]], axis=1).max(axis=1)
         for question in sample.questions:
             logits.append(best[columns[question.phrase]])
             truths.append(float(bool(question.truths)))
