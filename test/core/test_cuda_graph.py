@@ -85,7 +85,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 @dataclass
 class Graph:
-    """A recorded pass; `cuda.error` comes where `cuda.at` says."""
+    """A recorded pass; `cuda.error` comes where `cuda.position` says."""
 
     cuda: Cuda
     replays: int = 0
@@ -95,7 +95,7 @@ class Graph:
     def capture_begin(self, pool: object, capture_error_mode: str) -> None:
         assert pool == POOL
         assert capture_error_mode == "thread_local"
-        if self.cuda.error is not None and self.cuda.at == "begin":
+        if self.cuda.error is not None and self.cuda.position == "begin":
             raise self.cuda.error
         self.cuda.capturing = True
         self.kernels.__enter__()
@@ -435,7 +435,7 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     error: Exception,
     said: str,
 ) -> None:
-    cuda.error, cuda.at = error, at
+    cuda.error, cuda.position = error, at
     break_in_capture(graphed, cuda)
     frame_inputs = inputs(encoders, 0, 1)
     serving = Serving(graphed, "torch on H200, bf16", ["why"])
@@ -460,7 +460,7 @@ def break_in_capture(graphed: GraphedEncoders, cuda: Cuda) -> None:
     run = graphed._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
-        if cuda.capturing and cuda.at == "run" and cuda.error is not None:
+        if cuda.capturing and cuda.position == "run" and cuda.error is not None:
             raise cuda.error
         return run(jobs)
 
@@ -473,7 +473,7 @@ def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
     frame_inputs = inputs(encoders, 0, 1)
     graphed(frame_inputs, with_tokens=True, grounding_rows=[])
     break_in_capture(graphed, cuda)
-    cuda.at = "run"
+    cuda.position = "run"
     cuda.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         graphed(frame_inputs, with_tokens=True, grounding_rows=[0])
