@@ -53,8 +53,9 @@ def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
     command = [*demo(tmp_path / "demo"), "--model", str(tmp_path / "none")]
     with running(command, isolated(tmp_path), tmp_path) as process:
         process.wait_for_line(
-            rf"player \| The node cannot start: .*{re.escape(os.fspath(tmp_path / 'none'))}",
+            rf"siglip-perception: There is no model folder "
+            rf"'{re.escape(os.fspath(tmp_path / 'none'))}': give a folder",
             timeout_s=120,
         )
-        process.wait_for_line(r"siglip-perception: The player ended early")
         assert process.popen.wait(timeout=30) == 2
+    assert not (tmp_path / "demo").exists()

@@ -17,12 +17,9 @@ import numpy as np
 import pytest
 import simplejpeg
 import yaml
-from bags import Channel, write_mcap
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from bag_files import Channel, write_mcap
 from models import write_random_model
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from siglip_perception.bags import replay
 from siglip_perception.bags.calibration_frames import read_frames

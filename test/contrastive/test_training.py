@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from models import byte_tokenizer
+from pair_files import picture, write_bag, write_shard
 from safetensors.torch import load_file
-from test_sources import picture, write_bag, write_shard
 from torch import Tensor, nn
 from transformers import (
     Dinov2WithRegistersConfig,

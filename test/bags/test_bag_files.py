@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from backports import zstd
-from bags import (
+from bag_files import (
     STORE,
     TYPES,
     Channel,

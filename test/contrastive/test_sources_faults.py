@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_sources import open_pairs, pairs, picture, write_shard
+from pair_files import open_pairs, pairs, picture, write_shard
 
 from siglip_perception.contrastive.data.open import open_data
 from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tokenizers.normalizers import Lowercase
 from transformers import (
     GemmaTokenizer,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_files import annotations
 from models import write_random_model
 from PIL import Image
-from test_coco import annotations
 
 from siglip_perception.commands.main import main
 from siglip_perception.evaluation.baselines import Regions, ablation, baselines

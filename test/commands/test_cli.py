@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from bags import Channel, write_mcap
-from bags import image as gray_image
+from bag_files import Channel, write_mcap
+from bag_files import image as gray_image
 from models import write_random_model
+from PIL import Image
 
 from siglip_perception.bags import replay
 from siglip_perception.bags.messages import RAW

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_files import HEIGHT, PLAIN, POLYGON, WIDTH, annotations, content
 from faster_coco_eval.core import mask as coco_masks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,44 +28,6 @@ from siglip_perception.evaluation.coco_masks import (
 )
 from siglip_perception.evaluation.samples import Question, Sample, Truth
 from siglip_perception.types import Box, GroundedObject, UInt8Array
-
-WIDTH, HEIGHT = 20, 10
-PLAIN = {"size": [HEIGHT, WIDTH], "counts": [20, 10, 170]}
-POLYGON = [2, 1, 6, 1, 6, 6, 2, 6]
-
-
-def content() -> dict[str, Any]:
-    """Make two images of 20 x 10 and three categories, with a polygon and plain run lengths."""
-    return {
-        "images": [{"id": 1, "file_name": "one.png"}, {"id": 2, "file_name": "two.png"}],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(("cup", "plate", "dog"))],
-        "annotations": [
-            {
-                "id": 11,
-                "image_id": 1,
-                "category_id": 0,
-                "bbox": [2, 1, 4, 5],
-                "segmentation": [POLYGON],
-            },
-            {
-                "id": 12,
-                "image_id": 1,
-                "category_id": 0,
-                "bbox": [-3, 2, 6, 4],
-                "segmentation": PLAIN,
-            },
-            {"id": 13, "image_id": 1, "category_id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 1},
-        ],
-    }
-
-
-def annotations(folder: Path, **changes: Any) -> Path:
-    """Write the content, with some keys changed, and its two images."""
-    Image.new("RGB", (WIDTH, HEIGHT), (90, 90, 90)).save(folder / "one.png")
-    Image.new("RGB", (WIDTH, HEIGHT), (10, 90, 90)).save(folder / "two.png")
-    path = folder / "boxes.json"
-    path.write_text(json.dumps({**content(), **changes}))
-    return path
 
 
 def read(path: Path, images: Path | None = None) -> tuple[list[Sample], SkipReport]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from pair_files import open_pairs, pairs, picture, write_bag, write_shard
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from siglip_perception.bags.replay import typestore, write_sample_bag
+from siglip_perception.bags.replay import typestore
 from siglip_perception.contrastive.data.open import open_data
 from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
 from siglip_perception.contrastive.data.source_bag import BagOptions
 from siglip_perception.contrastive.data.sources import (
     BrokenPairError,
-    PairSource,
     SourceError,
     read_captions,
 )
@@ -26,31 +23,6 @@ from siglip_perception.errors import BagError
 from siglip_perception.images.preprocess import ResizeSpec
 
 SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
-
-
-def picture(gray: int, kind: str = "JPEG") -> bytes:
-    """Encode an image of one gray level."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((12, 16, 3), gray, np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def open_pairs(
-    *names: object, captioned: bool = True, cache: Path = Path("/nowhere")
-) -> PairSource:
-    return open_data([str(name) for name in names], cache, BagOptions(), captioned)
-
-
-def pairs(source: PairSource) -> list[tuple[int, str]]:
-    """List gray level and caption of every readable pair."""
-    contents = []
-    for index in range(len(source)):
-        try:
-            pair = source.read(index)
-        except BrokenPairError:
-            continue
-        contents.append((int(pair.image.mean().round()), pair.caption))
-    return contents
 
 
 def write_folder(folder: Path) -> None:
@@ -104,14 +76,6 @@ def test_a_table_without_the_columns_says_which(tmp_path: Path) -> None:
         open_pairs(tmp_path / "t.csv")
 
 
-def write_shard(path: Path, files: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-
-
 def test_tar_shards(tmp_path: Path) -> None:
     write_shard(
         tmp_path / "0.tar",
@@ -149,15 +113,6 @@ def test_a_shard_that_was_cut_short_gives_what_is_whole(tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(SourceError, match="not a tar file"):
         open_pairs(tmp_path)
-
-
-def write_bag(path: Path, captions: list[tuple[float, str]], frames: int = 8) -> None:
-    """Write frames at 0, 0.25, 0.5 ... s, each brighter, and captions at the given seconds."""
-    write_sample_bag(
-        path,
-        [(round((1 + n / 4) * 1e9), picture(10 * n)) for n in range(frames)],
-        [(round((1 + at) * 1e9), text) for at, text in captions],
-    )
 
 
 def test_a_bag_gives_frames_with_the_words_of_their_time(tmp_path: Path) -> None:
