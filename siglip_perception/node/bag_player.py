@@ -1,14 +1,14 @@
-"""Plays a bag of compressed images and instructions into a running node, and records its answers.
+"""Play a bag of compressed images and instructions into a running node and record its outputs.
 
     python -m siglip_perception.node.bag_player BAG OUT
 
-It waits until the node is active and everybody listens, plays at the bag's own pace, waits until
-the node has accounted for every frame, and writes OUT/results.json and OUT/frames/*.jpg, the
-pictures of ~/overlay/compressed.
+The player waits until the node is active and all topics have subscribers, plays the bag in real
+time, waits until the node has accounted for every frame, and writes OUT/results.json and
+OUT/frames/*.jpg, the pictures from ~/overlay/compressed.
 
-Images are stamped anew, with the time at which they are played: a frame as old as its recording
-would be dropped by `max_age`, and its latency would mean nothing. A result is matched with its
-frame by that stamp, which the node copies.
+Each image gets the time of its playback as its stamp: with its recorded stamp `max_age` would drop
+it, and its latency would mean nothing. The node copies the stamp, which matches a result with its
+frame.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ from siglip_perception.errors import PerceptionError
 
 READY_S = 120.0
 SETTLE_S = 20.0
-# A frame reaches the node within this time, or not at all.
+# A frame reaches the node within this time or not at all.
 TRANSIT_NS = 500_000_000
-TURN_S = 0.1
+SPIN_S = 0.1
 NODE = "siglip_perception"
 
 
 class PlayerError(PerceptionError):
-    """The node did not get ready, or did not account for what it was sent."""
+    """The node did not become active, or did not account for every frame."""
 
 
 class Recorder:
-    """What the node answered. Frames are numbered in the order in which they were played."""
+    """Collects the node's outputs. Frames are numbered in the order of playback."""
 
     def __init__(self, node: Node, frames: Path) -> None:
         self._frames = frames
         self._numbers: dict[int, int] = {}
-        self._sent_s: dict[int, float] = {}
+        self._send_times_s: dict[int, float] = {}
         self.tokens: list[dict[str, Any]] = []
         self.groundings: list[dict[str, Any]] = []
         self.pictures: list[int] = []
-        self.foreign = 0
+        self.unmatched = 0
         self.statuses: dict[str, dict[str, str]] = {}
         self.node_error = ""
-        self.told_at_ns = 0
+        self.diagnostics_stamp_ns = 0
         node.create_subscription(TokenSequence, f"{NODE}/tokens", self._on_tokens, 10)
         node.create_subscription(GroundedObjectArray, f"{NODE}/objects", self._on_objects, 10)
         node.create_subscription(
@@ -74,13 +74,13 @@ class Recorder:
         )
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
 
-    def played(self, stamp_ns: int) -> None:
+    def note_playback(self, stamp_ns: int) -> None:
         self._numbers[stamp_ns] = len(self._numbers)
-        self._sent_s[stamp_ns] = time.monotonic()
+        self._send_times_s[stamp_ns] = time.monotonic()
 
     def _number(self, message: Any) -> int | None:
         number = self._numbers.get(nanoseconds(message.header.stamp))
-        self.foreign += number is None
+        self.unmatched += number is None
         return number
 
     def _on_tokens(self, message: TokenSequence) -> None:
@@ -90,7 +90,7 @@ class Recorder:
             {
                 "frame": number,
                 "received_s": received_s,
-                "sent_s": self._sent_s.get(nanoseconds(message.header.stamp)),
+                "sent_s": self._send_times_s.get(nanoseconds(message.header.stamp)),
                 "shape": list(tokens.shape),
                 "dtype": str(tokens.dtype),
                 "contract": message.contract,
@@ -136,10 +136,10 @@ class Recorder:
                 continue
             self.statuses[name] = {item.key: item.value for item in status.values}
             if name == "node":
-                failed = status.level == DiagnosticStatus.ERROR
-                self.node_error = status.message if failed else ""
+                is_error = status.level == DiagnosticStatus.ERROR
+                self.node_error = status.message if is_error else ""
             if name == "camera":
-                self.told_at_ns = nanoseconds(message.header.stamp)
+                self.diagnostics_stamp_ns = nanoseconds(message.header.stamp)
 
 
 class Player(Node):  # type: ignore[misc]
@@ -150,63 +150,67 @@ class Player(Node):  # type: ignore[misc]
         self.frames = 0
         self.last_stamp_ns = 0
         self._images = self.create_publisher(CompressedImage, "image/compressed", 5)
-        # Latched, as a person's last word holds for whoever comes later.
-        latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        self._spoken = self.create_publisher(String, "instruction", latched)
+        # Latched: a subscriber that comes later still gets the current instruction.
+        latched_qos = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        self._instruction_publisher = self.create_publisher(String, "instruction", latched_qos)
         self._state = self.create_client(GetState, f"{NODE}/get_state")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
 
     def wait_until_ready(self, listeners: int) -> None:
-        """Until the node is active, hears the camera, and `listeners` hear its tokens."""
+        """Wait until the node is active and subscribes, and its tokens have `listeners`."""
         deadline = time.monotonic() + READY_S
-        asked = None
+        reply = None
         active = False
         while True:
-            if asked is not None and asked.done():
-                active = asked.result().current_state.id == State.PRIMARY_STATE_ACTIVE
-                asked = None
-            if asked is None and self._state.service_is_ready():
-                asked = self._state.call_async(GetState.Request())
-            heard = self._images.get_subscription_count() and self._spoken.get_subscription_count()
-            if active and heard and self.count_subscribers(f"{NODE}/tokens") >= listeners:
+            if reply is not None and reply.done():
+                active = reply.result().current_state.id == State.PRIMARY_STATE_ACTIVE
+                reply = None
+            if reply is None and self._state.service_is_ready():
+                reply = self._state.call_async(GetState.Request())
+            is_subscribed = all(
+                publisher.get_subscription_count() > 0
+                for publisher in (self._images, self._instruction_publisher)
+            )
+            if active and is_subscribed and self.count_subscribers(f"{NODE}/tokens") >= listeners:
                 return
             if self.recorder.node_error:
                 raise PlayerError(f"The node cannot start: {self.recorder.node_error}")
             if time.monotonic() > deadline:
                 state = "active" if active else "not active"
                 raise PlayerError(f"After {READY_S:.0f} s the node is {state}; its log says more.")
-            self._executor.spin_once(timeout_sec=TURN_S)
+            self._executor.spin_once(timeout_sec=SPIN_S)
 
     def play(self, bag: Path) -> None:
-        """Publish the bag's images and instructions, as far apart as they were recorded."""
-        started = time.monotonic()
+        """Publish the bag's images and instructions at the intervals of the recording."""
+        start = time.monotonic()
         first_ns: int | None = None
-        for stamp_ns, message in recorded(bag):
+        for stamp_ns, message in read_messages(bag):
             first_ns = stamp_ns if first_ns is None else first_ns
-            due = started + (stamp_ns - first_ns) / 1e9
+            due = start + (stamp_ns - first_ns) / 1e9
             while (wait := due - time.monotonic()) > 0:
                 self._executor.spin_once(timeout_sec=wait)
             if isinstance(message, String):
                 self.instructions.append(message.data)
-                self._spoken.publish(message)
+                self._instruction_publisher.publish(message)
                 continue
             now = self.get_clock().now()
             message.header.stamp = now.to_msg()
             self.last_stamp_ns = now.nanoseconds
-            self.recorder.played(now.nanoseconds)
+            self.recorder.note_playback(now.nanoseconds)
             self.frames += 1
             self._images.publish(message)
 
     def wait_until_settled(self) -> None:
-        """Until diagnostics sent after the last frame show that none is in flight."""
+        """Wait until diagnostics sent after the last frame show that none is in flight."""
         deadline = time.monotonic() + SETTLE_S
-        heard_by_ns = self.last_stamp_ns + TRANSIT_NS
+        arrival_ns = self.last_stamp_ns + TRANSIT_NS
         while time.monotonic() < deadline:
             counts = self.recorder.statuses.get("camera", {})
-            if self.recorder.told_at_ns > heard_by_ns and counts.get("in_flight") == "0":
+            is_current = self.recorder.diagnostics_stamp_ns > arrival_ns
+            if is_current and counts.get("in_flight") == "0":
                 return
-            self._executor.spin_once(timeout_sec=TURN_S)
+            self._executor.spin_once(timeout_sec=SPIN_S)
         raise PlayerError(f"After {SETTLE_S:.0f} s the node still has frames in flight.")
 
     def results(self) -> dict[str, Any]:
@@ -217,7 +221,7 @@ class Player(Node):  # type: ignore[misc]
             "tokens": recorder.tokens,
             "groundings": recorder.groundings,
             "pictures": sorted(recorder.pictures),
-            "foreign": recorder.foreign,
+            "unmatched": recorder.unmatched,
             "camera": recorder.statuses.get("camera", {}),
             "node": recorder.statuses.get("node", {}),
         }
@@ -227,10 +231,10 @@ def nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def recorded(bag: Path) -> Iterator[tuple[int, Any]]:
-    """The CompressedImage and String messages of a bag, each with its time in nanoseconds.
+def read_messages(bag: Path) -> Iterator[tuple[int, Any]]:
+    """Yield a bag's CompressedImage and String messages, each with its time in nanoseconds.
 
-    Raises BagError where the bag cannot be read, PlayerError where it has no such images.
+    Raises BagError if the bag cannot be read, PlayerError if it has no compressed images.
     """
     classes = {COMPRESSED: CompressedImage, STRING: String}
     with reading(bag) as recording:
@@ -246,7 +250,10 @@ def main() -> int:
     parser.add_argument("bag", type=Path)
     parser.add_argument("out", type=Path, help="an existing folder")
     parser.add_argument(
-        "--listeners", type=int, default=2, help="on ~/tokens, this one included; waited for"
+        "--listeners",
+        type=int,
+        default=2,
+        help="subscribers of ~/tokens to wait for, this process included",
     )
     arguments = parser.parse_args()
     (arguments.out / "frames").mkdir(exist_ok=True)
@@ -264,7 +271,7 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
     finally:
-        # On SIGINT rclpy shuts down by itself, at times in the same moment.
+        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
         with suppress(rclpy_implementation.RCLError):
             rclpy.try_shutdown()
     return 0

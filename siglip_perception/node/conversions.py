@@ -1,4 +1,4 @@
-"""Messages -> Frame, and the message classes of the ROS 2 that is installed."""
+"""Conversion of ROS messages to frames, and the message classes of the installed ROS 2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from siglip_perception.types import Frame, Grounding, UInt8Array
 
 
 def rclpy_types() -> MessageTypes:
-    """The classes that wire.py makes messages of, for rclpy."""
+    """Return rclpy's classes for the messages that wire.py fills."""
     return MessageTypes(
         Header=Header,
         Image=Image,
@@ -49,7 +49,7 @@ def rclpy_types() -> MessageTypes:
 
 
 def decode_message(message: Any, settings: Settings) -> Picture:
-    """The picture of a sensor_msgs/Image or CompressedImage; raises ImageError."""
+    """Decode a sensor_msgs/Image or CompressedImage; raises ImageError."""
     if isinstance(message, CompressedImage):
         return decode_compressed(
             message.format,
@@ -61,7 +61,7 @@ def decode_message(message: Any, settings: Settings) -> Picture:
 
 
 def to_frame(message: Any, camera: str, settings: Settings) -> Frame:
-    """A sensor_msgs/Image or CompressedImage that is not of a stream; raises ImageError."""
+    """Convert an Image or CompressedImage that comes from no stream; raises ImageError."""
     picture = decode_message(message, settings)
     return Frame(
         picture.pixels,
@@ -89,14 +89,14 @@ def _raw(message: Image, settings: Settings) -> UInt8Array:
 
 @lru_cache(maxsize=1)
 def cv_bridge() -> Any | None:
-    """The module cv_bridge; None where it is not installed, or, logged once, does not work."""
+    """Import cv_bridge; None if it is not installed or (logged once) does not work."""
     if importlib.util.find_spec("cv_bridge") is None:
         return None
     try:
         module = importlib.import_module("cv_bridge")
-        # It hides until an image is converted that its compiled part was built for another numpy.
+        # A compiled part built for another numpy would fail only on the first image: try it now.
         importlib.import_module("cv_bridge.boost.cv_bridge_boost")
-    except Exception as error:  # noqa: BLE001 - a broken cv_bridge is as good as none
+    except Exception as error:  # noqa: BLE001 - treat a broken cv_bridge like a missing one
         lines = str(error).strip().splitlines() or [""]
         get_logger("siglip_perception").warning(
             "cv_bridge is installed but cannot be imported, so images that need it are refused "
@@ -107,9 +107,9 @@ def cv_bridge() -> Any | None:
 
 
 def _by_cv_bridge(bridge: Any, message: Image, settings: Settings) -> UInt8Array:
-    """An encoding that convert() does not take, by cv_bridge; raises ImageError."""
+    """Convert an encoding that convert() does not know; raises ImageError."""
     check_size(message.height, message.width, settings.max_pixels)
-    # cv_bridge's Python side takes whatever step it is given, and returns garbage.
+    # cv_bridge's Python side does not check the step and returns garbage for a wrong one.
     if message.step * message.height != len(message.data):
         raise ImageError(
             "malformed",
@@ -131,7 +131,7 @@ def _by_cv_bridge(bridge: Any, message: Image, settings: Settings) -> UInt8Array
 
 @lru_cache(maxsize=1)
 def detection_type() -> Any | None:
-    """vision_msgs' Detection2DArray; None where vision_msgs is not installed."""
+    """Return vision_msgs' Detection2DArray; None if vision_msgs is not installed."""
     if importlib.util.find_spec("vision_msgs") is None:
         return None
     from vision_msgs.msg import Detection2DArray
@@ -140,8 +140,11 @@ def detection_type() -> Any | None:
 
 
 def detections_message(header: Any, grounding: Grounding) -> Any:
-    """A vision_msgs/Detection2DArray: the phrase is class_id, the box its center and size; the id
-    that of the tracked object, empty without one."""
+    """Fill a vision_msgs/Detection2DArray.
+
+    class_id is the phrase, the box is given by center and size, and id is the tracked object's,
+    empty without tracking.
+    """
     from vision_msgs.msg import (
         BoundingBox2D,
         Detection2D,
@@ -151,15 +154,15 @@ def detections_message(header: Any, grounding: Grounding) -> Any:
     )
 
     result = Detection2DArray(header=header)
-    for found in grounding.objects:
-        box = BoundingBox2D(size_x=float(found.box.width), size_y=float(found.box.height))
-        box.center.position.x = found.box.x + found.box.width / 2
-        box.center.position.y = found.box.y + found.box.height / 2
-        hypothesis = ObjectHypothesis(class_id=found.phrase, score=float(found.score))
+    for item in grounding.objects:
+        box = BoundingBox2D(size_x=float(item.box.width), size_y=float(item.box.height))
+        box.center.position.x = item.box.x + item.box.width / 2
+        box.center.position.y = item.box.y + item.box.height / 2
+        hypothesis = ObjectHypothesis(class_id=item.phrase, score=float(item.score))
         result.detections.append(
             Detection2D(
                 header=header,
-                id=str(found.id) if found.id else "",
+                id=str(item.id) if item.id else "",
                 results=[ObjectHypothesisWithPose(hypothesis=hypothesis)],
                 bbox=box,
             )

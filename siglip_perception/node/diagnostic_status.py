@@ -1,4 +1,4 @@
-"""From counts to statuses: what is wrong, how badly, and the numbers behind it."""
+"""Diagnostic statuses from counts: each problem, its level and the numbers behind it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from siglip_perception.stream.accounting import Level
 from siglip_perception.stream.camera_stream import CameraView
 from siglip_perception.stream.instruction import InstructionState
 
-# A dropped frame colors its camera's status for so long, in seconds.
-RECENT = 2.0
-JUMP_RECENT = 5.0
-TROUBLE_RECENT = 10.0
-# A camera is silent when its next frame is so late, in seconds.
-LATE = 0.2
-UNKNOWN_PERIOD = 1.0
-LONGEST_PERIOD = 2.0
-SUSTAINED = 5
+# How long a status reports a dropped frame, a jump in time and a model's failure, in seconds.
+DROP_SECONDS = 2.0
+JUMP_SECONDS = 5.0
+TROUBLE_SECONDS = 10.0
+# A camera is silent once its next frame is this late, in seconds.
+LATE_SECONDS = 0.2
+# Periods, in seconds: assumed before two frames have come, and the longest that is learned.
+DEFAULT_PERIOD = 1.0
+MAX_PERIOD = 2.0
+# Corrupt frames in a row that make an error out of a warning.
+MAX_CORRUPT = 5
 
 Values = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Status:
-    """One DiagnosticStatus. reasons: names of what is wrong; a change of them is told at once."""
+    """One DiagnosticStatus. reasons: names of the problems; a change is published at once."""
 
     name: str
     level: Level
@@ -37,7 +39,7 @@ class Status:
 
 @dataclass(frozen=True)
 class NodeView:
-    """The node itself. error: why the last configure failed, one sentence; empty: it did not."""
+    """State of the node itself. error: why the last transition failed, one sentence, or empty."""
 
     state: str
     error: str
@@ -48,46 +50,46 @@ class NodeView:
 def camera_status(
     view: CameraView, now: float, expected_rate: float, mismatch: Mismatch | None
 ) -> Status:
-    """The status of one camera. now: monotonic seconds. expected_rate in Hz, 0: learned."""
-    found: list[tuple[Level, str, str]] = []
+    """Return a camera's status. now: monotonic seconds. expected_rate: Hz; 0: learn it."""
+    problems: list[tuple[Level, str, str]] = []
     active = view.active_since is not None
     silence = _silence(view, now, expected_rate)
     if mismatch is not None:
         level = Level.WARN if silence is None else Level.ERROR
-        found.append((level, "qos_mismatch", str(mismatch)))
+        problems.append((level, "qos_mismatch", str(mismatch)))
     if silence is not None:
-        found.append((Level.ERROR, "stale", silence))
+        problems.append((Level.ERROR, "stale", silence))
     for reason, drop in sorted(view.counts.drops.items()):
         level = drop.level
-        if reason == "corrupt" and view.counts.streak.get(reason, 0) >= SUSTAINED:
+        if reason == "corrupt" and view.counts.streak.get(reason, 0) >= MAX_CORRUPT:
             level = Level.ERROR
-        if level > Level.OK and now - drop.at <= RECENT and reason != "time_jump":
-            found.append((level, reason, drop.text))
-    if view.jumped_at is not None and now - view.jumped_at <= JUMP_RECENT:
-        found.append((Level.WARN, "time_jump", "time jumped back; what waited was dropped"))
+        if level > Level.OK and now - drop.at <= DROP_SECONDS and reason != "time_jump":
+            problems.append((level, reason, drop.text))
+    if view.jumped_at is not None and now - view.jumped_at <= JUMP_SECONDS:
+        problems.append((Level.WARN, "time_jump", "time jumped back; what waited was dropped"))
     depth = view.depth
-    if depth is not None and depth.failed_at is not None and now - depth.failed_at <= RECENT:
-        found.append((Level.WARN, f"depth_{depth.reason}", depth.text))
+    if depth is not None and depth.failed_at is not None and now - depth.failed_at <= DROP_SECONDS:
+        problems.append((Level.WARN, f"depth_{depth.reason}", depth.text))
     return _status(
         f"camera {view.name}" if view.name else "camera",
-        found,
+        problems,
         "receiving" if active else "inactive",
         [("topic", view.topic), ("image", view.picture), *_count_values(view)],
     )
 
 
 def _silence(view: CameraView, now: float, expected_rate: float) -> str | None:
-    """One sentence about a camera that should have sent a frame by now."""
+    """Return one sentence about a camera whose next frame is overdue; None if it is on time."""
     if view.active_since is None:
         return None
-    learned = min(view.counts.period or UNKNOWN_PERIOD, LONGEST_PERIOD)
-    period = 1.0 / expected_rate if expected_rate > 0 else learned
+    usual_period = min(view.counts.period or DEFAULT_PERIOD, MAX_PERIOD)
+    period = 1.0 / expected_rate if expected_rate > 0 else usual_period
     last = view.counts.last_arrival
-    never = last is None or last < view.active_since
+    is_first = last is None or last < view.active_since
     silent = now - (view.active_since if last is None else max(last, view.active_since))
-    if silent <= period + LATE:
+    if silent <= period + LATE_SECONDS:
         return None
-    if never:
+    if is_first:
         return f"no frame on {view.topic} in the {silent:.1f} s since the node became active"
     return f"no frame on {view.topic} for {silent:.1f} s, one every {period:.3f} s is expected"
 
@@ -117,16 +119,16 @@ def _count_values(view: CameraView) -> Values:
 
 
 def node_status(view: NodeView, now: float) -> Status:
-    """The status of the node and its model."""
-    found: list[tuple[Level, str, str]] = []
+    """Return the status of the node and its model."""
+    problems: list[tuple[Level, str, str]] = []
     if view.fatal:
-        found.append((Level.ERROR, "fatal", view.fatal))
+        problems.append((Level.ERROR, "fatal", view.fatal))
     if view.error:
-        found.append((Level.ERROR, "configure_failed", view.error))
+        problems.append((Level.ERROR, "configure_failed", view.error))
     if view.state == "configuring":
-        found.append((Level.WARN, "loading", "the model is being loaded"))
-    if view.model.trouble and now - view.model.trouble_at <= TROUBLE_RECENT:
-        found.append((Level.ERROR, "model", view.model.trouble))
+        problems.append((Level.WARN, "loading", "the model is being loaded"))
+    if view.model.trouble and now - view.model.trouble_at <= TROUBLE_SECONDS:
+        problems.append((Level.ERROR, "model", view.model.trouble))
     values = [
         ("state", view.state),
         ("backend", view.model.backend),
@@ -138,14 +140,14 @@ def node_status(view: NodeView, now: float) -> Status:
             for part, seconds in (view.model.timings or {}).items()
         ),
     ]
-    status = _status("node", found, view.state, values)
+    status = _status("node", problems, view.state, values)
     if view.state == "finalized" and status.level == Level.OK:
         return Status(status.name, Level.STALE, ("finalized",), view.state, values)
     return status
 
 
 def instruction_status(state: InstructionState, superseded: int) -> Status:
-    """The status of the instruction; its text is the sanitized one, never what was received."""
+    """Return the status of the instruction, with its sanitized text, never the text received."""
     values = [
         ("state", state.state),
         ("instruction_id", str(state.instruction_id)),
@@ -153,26 +155,28 @@ def instruction_status(state: InstructionState, superseded: int) -> Status:
         ("phrases", "; ".join(state.phrases)),
         ("superseded", str(superseded)),
     ]
-    found = [(state.level, state.state, state.detail)] if state.level > Level.OK else []
-    status = _status("instruction", found, state.state, values)
-    # A new instruction is told at once, even if it is as well as the one before.
+    problems = [(state.level, state.state, state.detail)] if state.level > Level.OK else []
+    status = _status("instruction", problems, state.state, values)
+    # The number makes each new instruction a change, which is published at once.
     return replace(status, reasons=(*status.reasons, str(state.instruction_id)))
 
 
 def topics_status(mismatches: Sequence[Mismatch]) -> Status:
-    """The status of all topics but the cameras': peers that do not fit."""
-    found = [(Level.ERROR, f"qos_mismatch {item.topic}", str(item)) for item in mismatches]
-    return _status("topics", found, "no incompatible peer", [])
+    """Return the status of all topics but the cameras': incompatible peers."""
+    problems = [(Level.ERROR, f"qos_mismatch {item.topic}", str(item)) for item in mismatches]
+    return _status("topics", problems, "no incompatible peer", [])
 
 
-def _status(name: str, found: list[tuple[Level, str, str]], well: str, values: Values) -> Status:
-    """The worst first; `well` where nothing was found."""
-    if not found:
-        return Status(name, Level.OK, (well,), well, values)
-    ordered = sorted(found, key=lambda item: -item[0])
-    message = "; ".join(f"{reason.split()[0]}: {text}" for _, reason, text in ordered)
-    reasons = tuple(f"{level.name} {reason}" for level, reason, _ in ordered)
-    return Status(name, ordered[0][0], reasons, message, values)
+def _status(
+    name: str, problems: list[tuple[Level, str, str]], healthy: str, values: Values
+) -> Status:
+    """Return a status with the worst problem first, or with the message `healthy`."""
+    if not problems:
+        return Status(name, Level.OK, (healthy,), healthy, values)
+    worst_first = sorted(problems, key=lambda item: -item[0])
+    message = "; ".join(f"{reason.split()[0]}: {text}" for _, reason, text in worst_first)
+    reasons = tuple(f"{level.name} {reason}" for level, reason, _ in worst_first)
+    return Status(name, worst_first[0][0], reasons, message, values)
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""/diagnostics: every status once a second, and at once when one of them changes."""
+"""Publisher of /diagnostics: every status once a second, and at once when one changes."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from siglip_perception.node.diagnostic_status import Status
 from siglip_perception.stream.accounting import Level
 
 PERIOD = 1.0
-# How often changes are looked for: a silent camera is told at most so much later, in seconds.
+# Seconds between two looks for changes, and so the longest delay before one is published.
 WATCH_PERIOD = 0.1
 LOG_PERIOD = 10.0
 
 
 class Diagnostics:
-    """Publishes what `statuses` returns; any thread."""
+    """Publishes what `statuses` returns. Thread-safe."""
 
     def __init__(self, node: Node, statuses: Callable[[], Sequence[Status]]) -> None:
         self._node = node
         self._statuses = statuses
         self.publisher: Any = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._lock = threading.Lock()
-        self._known: list[tuple[str, Level, tuple[str, ...]]] = []
+        self._state: list[tuple[str, Level, tuple[str, ...]]] = []
         self._published_at = 0.0
-        self._logged: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._log_times: dict[tuple[str, tuple[str, ...]], float] = {}
         self._final = False
 
     def watch(self) -> None:
-        """Publishes where the second is up or something has changed; call it WATCH_PERIOD."""
+        """Publish if a second has passed or a status has changed; call it every WATCH_PERIOD."""
         statuses = self._statuses()
-        known = [(status.name, status.level, status.reasons) for status in statuses]
+        state = [(status.name, status.level, status.reasons) for status in statuses]
         with self._lock:
             due = time.monotonic() - self._published_at >= PERIOD - WATCH_PERIOD / 2
-            if due or known != self._known:
+            if due or state != self._state:
                 self._log(statuses)
-                self._publish(statuses, known)
+                self._publish(statuses, state)
 
     def finish(self) -> None:
-        """Publishes every status as STALE: nobody speaks for this node from now on."""
+        """Publish every status as STALE for the last time: the node ends."""
         statuses = [
             Status(status.name, Level.STALE, ("ended",), "the node has ended", status.values)
             for status in self._statuses()
@@ -53,18 +53,18 @@ class Diagnostics:
             self._final = True
 
     def _log(self, statuses: Sequence[Status]) -> None:
-        """Tells the log of what is newly wrong, the same thing at most every LOG_PERIOD.
+        """Log new problems, each at most once every LOG_PERIOD.
 
-        The node's own troubles are in the log where they happen.
+        The node's own problems are logged where they happen.
         """
         now = time.monotonic()
         logger = self._node.get_logger()
         for status in statuses:
-            mark = (status.name, status.reasons)
-            told = now - self._logged.get(mark, -LOG_PERIOD) < LOG_PERIOD
-            if status.level < Level.WARN or status.name == "node" or told:
+            key = (status.name, status.reasons)
+            is_repetition = now - self._log_times.get(key, -LOG_PERIOD) < LOG_PERIOD
+            if status.level < Level.WARN or status.name == "node" or is_repetition:
                 continue
-            self._logged[mark] = now
+            self._log_times[key] = now
             text = f"{status.name}: {status.message}"
             if status.level == Level.WARN:
                 logger.warning(text)
@@ -72,11 +72,11 @@ class Diagnostics:
                 logger.error(text)
 
     def _publish(
-        self, statuses: Sequence[Status], known: list[tuple[str, Level, tuple[str, ...]]]
+        self, statuses: Sequence[Status], state: list[tuple[str, Level, tuple[str, ...]]]
     ) -> None:
         if self._final:
             return
-        self._known = known
+        self._state = state
         self._published_at = time.monotonic()
         message = DiagnosticArray(
             status=[

@@ -1,6 +1,6 @@
-"""A policy node in miniature: it hears tokens and objects, and says once a second what it heard.
+"""Minimal policy node: subscribes to tokens and objects and prints once a second what came.
 
-Copy it as the start of your own: `on_tokens` is where your policy goes.
+Copy it to start your own: your policy goes into `on_tokens`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ class ExamplePolicy(Node):  # type: ignore[misc]
         print("waiting for tokens", flush=True)
 
     def on_tokens(self, message: TokenSequence) -> None:
-        # [rows * cols, dim]; name your policy's contract here
+        # [rows * cols, dim]; compare message.contract with the contract of your policy
         tokens: torch.Tensor = tokens_to_torch(message)
         # action = policy(tokens, ...)
         self.count += 1
         self.tokens = f"{tokens.shape[0]} x {tokens.shape[1]} {message.contract} tokens"
 
     def on_objects(self, message: GroundedObjectArray) -> None:
-        found = [
+        descriptions = [
             f"{item.phrase} {item.score:.2f} at ({item.box.x_offset}, {item.box.y_offset})"
             for item in message.objects
         ]
-        self.objects = f'"{message.instruction}": {", ".join(found) or "nothing of it in view"}'
+        self.objects = (
+            f'"{message.instruction}": {", ".join(descriptions) or "nothing of it in view"}'
+        )
 
     def report(self) -> None:
         if self.tokens:
@@ -58,7 +60,7 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
-        # On SIGINT rclpy shuts down by itself, at times in the same moment.
+        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
         with suppress(rclpy_implementation.RCLError):
             rclpy.try_shutdown()
     return 0

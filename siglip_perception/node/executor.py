@@ -1,4 +1,4 @@
-"""The executor that the node is spun with."""
+"""Executor of the node: rclpy's, without three traps of it."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 
 
 class NodeExecutor(Executor):  # type: ignore[misc]
-    """Runs the callbacks of a node's default group itself; any other, which may take long, on a
-    thread of its own.
+    """Runs callbacks of the default group on the spinning thread, all others each on a new thread.
 
-    Overcomes two traps of rclpy's MultiThreadedExecutor, and one of its Executor.
+    Callbacks outside the default group may take long. This avoids two traps of rclpy's
+    MultiThreadedExecutor and one of its Executor:
 
-    - It hands out a callback again and again until a thread of its pool has begun with it. That
-      thread waits for Python's lock, which the executor keeps meanwhile, and so does the model's:
-      at 20 frames a second all stood still for 100 to 400 ms every few seconds.
-    - It lists what it waits for first and looks at each of it then; it minds an entity that
-      another thread has destroyed in between, but not the events of one.
-    - Its shutdown() takes away what a spin() in another thread waits with, without waiting for it.
+    - It hands out a callback again and again until a thread of its pool has started it. That
+      thread waits for the GIL, which the executor holds meanwhile, and so does the model's thread:
+      at 20 frames a second everything stood still for 100 to 400 ms every few seconds.
+    - It lists the entities that it waits for, then visits each. It survives an entity that another
+      thread destroyed in between, but not the destroyed events of a subscription.
+    - Its shutdown() destroys the wait set that a spin() on another thread is using.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._failures: list[BaseException] = []
-        self._ended = threading.Event()
+        self._shutdown_request = threading.Event()
         self._spinning = threading.RLock()
 
     def spin(self) -> None:
-        """Runs callbacks until shutdown(); raises what a callback has raised."""
-        while self._context.ok() and not self._ended.is_set():
+        """Run callbacks until shutdown(); raise what a callback raised."""
+        while self._context.ok() and not self._shutdown_request.is_set():
             self.spin_once()
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        """Ends spin(), after the callback that it runs, and lets go of what the executor holds.
+        """End spin() after its current callback and free what the executor holds.
 
-        False, and nothing is let go of, where that callback has not ended within so many seconds;
-        None or less than 0: no limit. Callbacks of other groups than the default one are not
-        waited for.
+        timeout_sec: how long to wait for that callback; None or negative: without limit. Callbacks
+            outside the default group are not waited for.
+
+        Returns False, with nothing freed, if the callback did not end in time.
         """
-        self._ended.set()
+        self._shutdown_request.set()
         self.wake()
         limit = -1.0 if timeout_sec is None or timeout_sec < 0 else timeout_sec
         if not self._spinning.acquire(timeout=limit):
@@ -59,18 +60,20 @@ class NodeExecutor(Executor):  # type: ignore[misc]
             self._spinning.release()
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
-        """Runs, or starts, one callback that is ready; raises what a callback has raised."""
+        """Run, or start, one callback that is ready; raise what a callback raised."""
         with self._spinning:
             self._spin_once(timeout_sec)
 
     def wake(self) -> None:
-        # rclpy's own looks at what shutdown() takes away, and then uses it.
+        # rclpy's wake() may use a guard condition that shutdown() has just destroyed.
         with suppress(AttributeError, rclpy_implementation.InvalidHandle):
             super().wake()
 
     def _spin_once(self, timeout_sec: float | None) -> None:
         try:
-            handler, entity, node = self.wait_for_ready_callbacks(timeout_sec, None, self._halted)
+            handler, entity, node = self.wait_for_ready_callbacks(
+                timeout_sec, None, self._should_return
+            )
         except ConditionReachedException:
             if self._failures:
                 raise self._failures.pop() from None
@@ -86,11 +89,11 @@ class NodeExecutor(Executor):  # type: ignore[misc]
             handler()
             handler.result()
             return
-        # start() waits until the thread runs: before, rclpy would hand this out again.
+        # start() returns once the thread runs; until then rclpy would hand this out again.
         threading.Thread(target=self._run, args=(handler,), daemon=True).start()
 
-    def _halted(self) -> bool:
-        return bool(self._failures) or self._ended.is_set()
+    def _should_return(self) -> bool:
+        return bool(self._failures) or self._shutdown_request.is_set()
 
     def _run(self, handler: Any) -> None:
         handler()

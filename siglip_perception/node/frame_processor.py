@@ -1,4 +1,4 @@
-"""What the node does with frames, instructions and questions: all of it on the worker's thread."""
+"""Frames, instructions and ~/ground requests through the pipeline, on the worker's thread."""
 
 from __future__ import annotations
 
@@ -27,43 +27,46 @@ from siglip_perception.util.oom import (
 )
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds.
+    # Imports PyTorch, which takes seconds.
     from siglip_perception.pipeline import Pipeline, Result
 
+# Batches in a row with only NaN or infinity after which the model is loaded again.
 MAX_NOT_FINITE = 3
+# Batches in a row that failed after which the node ends.
 MAX_FAILURES = 3
+# Batches out of memory, within OUT_OF_MEMORY_SECONDS, after which the node ends.
 MAX_OUT_OF_MEMORY = 3
 OUT_OF_MEMORY_SECONDS = 10.0
-# One kind of error is logged at most once in so many seconds.
+# Shortest time between two log entries of one kind of error, in seconds.
 REPORT_SECONDS = 5.0
 
 
 class Outputs(Protocol):
-    """Where results go: the node's publishers."""
+    """Publishers of the results."""
 
     def wants_mask(self, camera: str) -> bool:
-        """Whether someone looks at the overlay, which is better with masks."""
+        """Return True if the overlay, which shows masks, has a subscriber."""
 
     def wants_objects(self, camera: str) -> bool:
-        """Whether someone listens to the camera's objects, in whatever form."""
+        """Return True if the camera's objects have a subscriber in any form."""
 
     def publish_joined(self, tokens: JoinedTokens) -> bool:
-        """The cameras' tokens as one sequence; whether it was published."""
+        """Publish the cameras' tokens as one sequence; False if the gate is closed."""
 
     def publish(self, pending: PendingFrame, result: Result, publish_mask: bool) -> bool:
-        """Tokens and objects, both or neither; whether they were published."""
+        """Publish tokens and objects, both or neither; False if the gate is closed."""
 
     def publish_overlay(
         self, pending: PendingFrame, frame: Frame, result: Result, quality: int
     ) -> None:
-        """The overlay, where someone looks at it."""
+        """Publish the overlay if it has a subscriber."""
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """What /diagnostics says of the model. timings: seconds of the last frame, by part."""
+    """State of the model for /diagnostics. timings: seconds of the last frame's parts."""
 
-    loaded: bool = False
+    is_loaded: bool = False
     backend: str = ""
     contract: str = ""
     grounding: str = ""
@@ -74,9 +77,9 @@ class ModelState:
 
 
 class FrameProcessor:
-    """Owns the pipeline and the query. But for the two states, call it on the worker's thread.
+    """Owns the pipeline and the query. Call it on the worker's thread, except for the two states.
 
-    report: logs an error. fatal: called with a sentence where only a new process can help.
+    report: logs an error. fatal: called with a sentence when only a new process can help.
     clock: monotonic seconds.
     """
 
@@ -95,8 +98,8 @@ class FrameProcessor:
         self._report = report
         self._fatal = fatal
         self._clock = clock
-        self._reported: dict[str, float] = {}
-        self._instruction = CurrentInstruction(self._tell, clock)
+        self._report_times: dict[str, float] = {}
+        self._instruction = CurrentInstruction(self._report_exception, clock)
         self._pipeline: Pipeline | None = None
         self._not_finite = 0
         self._failures = 0
@@ -113,23 +116,23 @@ class FrameProcessor:
         pipeline = self._pipeline
         with self._lock:
             state = self._model_state
-        # Engines may take PyTorch's place while frames are served.
-        return replace(state, backend=pipeline.backend) if pipeline and state.loaded else state
+        # Engines may replace PyTorch while frames are served.
+        return replace(state, backend=pipeline.backend) if pipeline and state.is_loaded else state
 
     @property
     def joins(self) -> bool:
-        """Whether the contract joins the cameras' tokens into one sequence."""
+        """True if the contract joins the cameras' tokens into one sequence."""
         return self._pipeline is not None and self._pipeline.contract.join_cameras
 
     def load(self) -> None:
-        """Loads the model, and encodes the instruction anew; raises PerceptionError."""
+        """Load the model and encode the instruction with it; raises PerceptionError."""
         settings = self._settings()
         pipeline = self._load(settings)
         self._pipeline = pipeline
         self._not_finite = self._failures = 0
         self._set_model_state(
             ModelState(
-                loaded=True,
+                is_loaded=True,
                 backend=pipeline.backend,
                 contract=pipeline.contract.name,
                 grounding=pipeline.grounding_status,
@@ -140,26 +143,26 @@ class FrameProcessor:
         keep_what_is_loaded()
 
     def unload(self) -> None:
-        """Frees the model and its memory; the instruction is kept."""
+        """Free the model and its memory; keep the instruction."""
         self._pipeline = None
         self._instruction.stop()
         self._set_model_state(ModelState())
         let_go_of_what_was_loaded()
 
     def hear(self, text: str) -> None:
-        """Takes an instruction from the topic: encodes it if it differs from the one before."""
+        """Set the instruction from the topic; encode it if it differs from the last one."""
         self._instruction.hear(text)
 
     def serve(self, batch: Sequence[PendingFrame]) -> None:
-        """Frames of different cameras, from their messages to their outputs, in one pass.
+        """Process frames of different cameras in one pass, from messages to outputs.
 
-        Each is published or dropped with a reason. Where the contract joins the cameras' tokens,
-        they are published all together or not at all.
+        Each is published, or dropped with a reason. If the contract joins the cameras' tokens, all
+        of them are published or none.
         """
         settings = self._settings()
         frames = [(item, frame) for item in batch if (frame := self._decode(item, settings))]
-        joined = self.joins and len(batch) > 1
-        if joined and len(frames) < len(batch):
+        must_join = self.joins and len(batch) > 1
+        if must_join and len(frames) < len(batch):
             _drop_rest([pending for pending, _ in frames])
             return
         if not frames:
@@ -167,78 +170,78 @@ class FrameProcessor:
         outcomes = self._process(frames, settings)
         if not outcomes:
             return
-        served = []
+        results = []
         for (pending, frame), outcome in zip(frames, outcomes, strict=True):
             result = pending.stream.finish(pending, frame, outcome, settings)
             if result is not None:
-                served.append((pending, frame, result))
-        self._note(outcomes)
-        if joined and not self._publish_joined(served, len(batch)):
+                results.append((pending, frame, result))
+        self._note_outcomes(outcomes)
+        if must_join and not self._publish_joined(results, len(batch)):
             return
-        for pending, frame, result in served:
+        for pending, frame, result in results:
             self._publish(pending, frame, result, settings)
 
     def _decode(self, pending: PendingFrame, settings: Settings) -> Frame | None:
-        """The message's frame; None where it was dropped."""
+        """Decode a message; None if the frame was dropped."""
         try:
             return pending.stream.decode(pending, settings)
-        except Exception as error:  # noqa: BLE001 - whatever an image leads to, the camera goes on
+        except Exception as error:  # noqa: BLE001 - no image may stop the camera
             if self._drop(pending, error, "an image could not be converted"):
                 self._count_out_of_memory()
         return None
 
     def _publish_joined(
-        self, served: list[tuple[PendingFrame, Frame, Result]], cameras: int
+        self, results: list[tuple[PendingFrame, Frame, Result]], cameras: int
     ) -> bool:
-        """The joined tokens; whether they were published, else all are dropped."""
-        batch = [pending for pending, _, _ in served]
+        """Publish the joined tokens; drop all frames and return False if that fails."""
+        batch = [pending for pending, _, _ in results]
         if len(batch) < cameras:
             _drop_rest(batch)
             return False
         try:
             join = CameraJoin([pending.camera for pending in batch])
             tokens = None
-            for pending, _, result in served:
+            for pending, _, result in results:
                 assert result.tokens is not None
                 tokens = join.add(pending.camera, pending.message.header, result.tokens)
             assert tokens is not None
-            published = self._outputs.publish_joined(tokens)
+            is_published = self._outputs.publish_joined(tokens)
         except Exception as error:  # noqa: BLE001 - the next frames may be published again
-            what = "joined tokens could not be published"
-            dropped = [self._drop(pending, error, what) for pending in batch]
-            if any(dropped):
+            heading = "joined tokens could not be published"
+            out_of_memory = [self._drop(pending, error, heading) for pending in batch]
+            if any(out_of_memory):
                 self._count_out_of_memory()
             return False
-        if not published:
+        if not is_published:
             for pending in batch:
                 pending.ticket.drop("inactive")
-        return published
+        return is_published
 
     def _publish(
         self, pending: PendingFrame, frame: Frame, result: Result, settings: Settings
     ) -> None:
         try:
-            published = self._outputs.publish(pending, result, settings.publish_mask)
+            is_published = self._outputs.publish(pending, result, settings.publish_mask)
         except Exception as error:  # noqa: BLE001 - the next frame may be published again
             if self._drop(pending, error, "a frame's results could not be published"):
                 self._count_out_of_memory()
             return
-        if not published:
+        if not is_published:
             pending.ticket.drop("inactive")
             return
         pending.ticket.publish()
         if result.grounding is None and self._instruction.query is not None:
-            return  # its objects were not due: the picture of those before stays
+            return  # Objects were not due: the last overlay stays.
         try:
             self._outputs.publish_overlay(pending, frame, result, settings.overlay_quality)
-        except Exception as error:  # noqa: BLE001 - a picture for people must not end the node
+        except Exception as error:  # noqa: BLE001 - a debugging picture must not end the node
             if is_out_of_memory(error):
                 free_memory()
-            self._tell("the overlay could not be drawn")
+            self._report_exception("the overlay could not be drawn")
 
-    def _drop(self, pending: PendingFrame, error: Exception, what: str) -> bool:
-        """Drops a frame for the exception that is being handled; whether memory was used up."""
-        self._tell(what)
+    def _drop(self, pending: PendingFrame, error: Exception, heading: str) -> bool:
+        """Drop a frame for the exception being handled; return True if memory ran out."""
+        self._report_exception(heading)
         if is_out_of_memory(error):
             pending.ticket.drop("out_of_memory", _sentence(error))
             return True
@@ -248,7 +251,7 @@ class FrameProcessor:
     def _process(
         self, frames: Sequence[tuple[PendingFrame, Frame]], settings: Settings
     ) -> list[Result | FloatingPointError]:
-        """The pipeline's outcomes, one for each frame; none where all of them were dropped."""
+        """Return the pipeline's outcome of each frame; an empty list if all were dropped."""
         pipeline = self._pipeline
         if pipeline is None:
             for pending, _ in frames:
@@ -260,10 +263,10 @@ class FrameProcessor:
         pipeline.max_objects = settings.max_objects
         try:
             outcomes = pipeline.process_batch([self._task(*pair, settings) for pair in frames])
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the cameras go on
-            what = "the model failed on a frame"
-            dropped = [self._drop(pending, error, what) for pending, _ in frames]
-            if any(dropped):
+        except Exception as error:  # noqa: BLE001 - no error of a model may stop the cameras
+            heading = "the model failed on a frame"
+            out_of_memory = [self._drop(pending, error, heading) for pending, _ in frames]
+            if any(out_of_memory):
                 self._count_out_of_memory()
             else:
                 self._count_failure()
@@ -272,17 +275,17 @@ class FrameProcessor:
         return outcomes
 
     def _task(self, pending: PendingFrame, frame: Frame, settings: Settings) -> Task:
-        listened = self._outputs.wants_objects(pending.camera)
+        has_subscriber = self._outputs.wants_objects(pending.camera)
         return pending.stream.task(
             pending,
             frame,
-            self._instruction.query if listened else None,
+            self._instruction.query if has_subscriber else None,
             settings,
             with_mask=settings.publish_mask or self._outputs.wants_mask(pending.camera),
         )
 
-    def _note(self, outcomes: Sequence[Result | FloatingPointError]) -> None:
-        """Keeps the timings of a pass; loads the model anew where it gave only NaN for long."""
+    def _note_outcomes(self, outcomes: Sequence[Result | FloatingPointError]) -> None:
+        """Keep a pass' timings; load the model again if it gives only NaN or infinity."""
         for outcome in outcomes:
             if not isinstance(outcome, FloatingPointError):
                 self._not_finite = 0
@@ -295,7 +298,9 @@ class FrameProcessor:
         self._not_finite += 1
         if self._not_finite < MAX_NOT_FINITE:
             return
-        self._trouble(f"{MAX_NOT_FINITE} frames in a row gave NaN or infinity: model loaded anew")
+        self._set_trouble(
+            f"{MAX_NOT_FINITE} frames in a row gave NaN or infinity: model loaded anew"
+        )
         self.unload()
         try:
             self.load()
@@ -306,7 +311,9 @@ class FrameProcessor:
         free_memory()
         now = self._clock()
         self._out_of_memory.append(now)
-        recent = [at for at in self._out_of_memory if now - at <= OUT_OF_MEMORY_SECONDS]
+        recent = [
+            time_s for time_s in self._out_of_memory if now - time_s <= OUT_OF_MEMORY_SECONDS
+        ]
         if len(recent) >= MAX_OUT_OF_MEMORY:
             self._fatal(
                 f"out of memory {len(recent)} times in {OUT_OF_MEMORY_SECONDS:g} s; the node ends "
@@ -321,9 +328,9 @@ class FrameProcessor:
     def ground(
         self, phrases: Sequence[str], decode: Callable[[Settings], Frame], *, with_mask: bool
     ) -> Grounding:
-        """What the phrases name in this image; raises PerceptionError with one sentence.
+        """Ground the phrases in one image; raises PerceptionError with one sentence.
 
-        decode: gives the image's frame; raises ImageError.
+        decode: returns the image's frame; raises ImageError.
         """
         pipeline = self._pipeline
         if pipeline is None:
@@ -345,17 +352,17 @@ class FrameProcessor:
                 raise
             free_memory()
             raise PerceptionError("there is not enough memory for this image.") from error
-        assert result.grounding is not None  # there was a query
+        assert result.grounding is not None  # since there is a query
         return result.grounding
 
-    def _tell(self, what: str) -> None:
-        """Logs the exception that is being handled, each `what` once in REPORT_SECONDS."""
+    def _report_exception(self, heading: str) -> None:
+        """Log the exception being handled, at most once in REPORT_SECONDS for each heading."""
         now = self._clock()
-        if now - self._reported.get(what, -REPORT_SECONDS) >= REPORT_SECONDS:
-            self._reported[what] = now
-            self._report(f"{what}:\n{traceback.format_exc()}")
+        if now - self._report_times.get(heading, -REPORT_SECONDS) >= REPORT_SECONDS:
+            self._report_times[heading] = now
+            self._report(f"{heading}:\n{traceback.format_exc()}")
 
-    def _trouble(self, text: str) -> None:
+    def _set_trouble(self, text: str) -> None:
         with self._lock:
             self._model_state = replace(
                 self._model_state, trouble=text, trouble_at=time.monotonic()
@@ -363,19 +370,19 @@ class FrameProcessor:
 
     def _set_model_state(self, state: ModelState) -> None:
         with self._lock:
-            before = self._model_state
+            previous = self._model_state
             self._model_state = replace(
-                state, trouble=before.trouble, trouble_at=before.trouble_at
+                state, trouble=previous.trouble, trouble_at=previous.trouble_at
             )
 
 
 def _drop_rest(batch: Sequence[PendingFrame]) -> None:
-    """Drops what cannot be joined, as another camera's frame of the same moment was dropped."""
+    """Drop frames that cannot be joined because another camera's frame was dropped."""
     for pending in batch:
         pending.ticket.drop("incomplete", "a frame to be joined with it was dropped")
 
 
 def _sentence(error: BaseException) -> str:
-    """The first line of an error's text, with its type."""
+    """Return an error's type and the first line of its text."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"

@@ -1,4 +1,4 @@
-"""~/ground: phrases found in an image, apart from the running instruction and its counts."""
+"""The service ~/ground: grounds phrases in an image, beside the instruction and the counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from siglip_perception.types import Frame
 
 
 class GroundService:
-    """The service's callback; it waits for the worker, so give it a callback group of its own.
+    """Callback of the service; it waits for the worker, so give it its own callback group.
 
-    newest: a camera's name, or an empty one -> its newest frame; raises PerceptionError.
+    newest: returns the newest frame of the camera with this name, or of the first camera for an
+        empty name; raises PerceptionError.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class GroundService:
         except PerceptionError as error:
             response.message = str(error)
         except WorkerStoppedError:
-            response.message = "the node is ending."
-        except Exception:  # noqa: BLE001 - a question must not end the node
+            response.message = "the node is shutting down."
+        except Exception:  # noqa: BLE001 - a request must not end the node
             self._node.get_logger().error(f"~/ground failed:\n{traceback.format_exc()}")
             response.message = "the model failed on this image; the node's log says why."
         return response

@@ -1,4 +1,4 @@
-"""The topic `instruction`: from volatile and latched publishers alike, the newest that came."""
+"""The topic `instruction`: the newest text of volatile and latched publishers alike."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ RATE_HZ = 10.0
 
 
 class InstructionTopic:
-    """The newest instruction that waits to be encoded; a source of work for the Worker.
+    """Holds the newest instruction until it is encoded; a source of work for the Worker.
 
-    One volatile subscription, and a transient-local one while a latched publisher is there. A
-    volatile reader never gets the sample that a latched publisher stored before it came. A
-    transient-local one does not match volatile publishers, and makes each of them warn that
-    nobody will hear it: so it is there only where it is of use.
+    There is one volatile subscription, and a transient-local one while there is a latched
+    publisher. A volatile subscription never gets the sample that a latched publisher stored before
+    the node started. A transient-local one does not match volatile publishers and makes each of
+    them warn of incompatible QoS, so it exists only while it is useful.
 
-    A latched publisher is heard twice then: both deliveries bear the same source timestamp, and
-    the second one is left out. What only the transient-local subscription hears was stored before
-    the node came, and may be older than what was spoken since: it is left out if a newer one was
-    taken. That goes by the wall clocks of the publishers' machines, simulated time or not; what is
-    spoken now is taken whatever they show.
+    Both subscriptions then deliver a latched publisher's messages. Both deliveries have the same
+    source timestamp, and the second is ignored. A sample that only the transient-local
+    subscription delivers was stored before the node started and may be older than a later
+    instruction: it is ignored if a newer one was accepted. Newer is decided by the wall clocks of
+    the publishers' machines, even in simulated time; a live message is accepted whatever they
+    show.
 
     accept: called with the newest text, on the worker's thread, at most RATE_HZ times a second.
     notify: tells the worker that there may be work. clock: monotonic seconds.
@@ -54,44 +55,44 @@ class InstructionTopic:
         self._due = 0.0
         self._superseded = 0
         self._newest = 0
-        # A double is never further away than what both subscriptions queue.
-        self._seen: deque[tuple[int, int]] = deque(maxlen=8 * INSTRUCTION_DEPTH)
+        # A duplicate is at most as far behind as both subscriptions can queue.
+        self._message_keys: deque[tuple[int, int]] = deque(maxlen=8 * INSTRUCTION_DEPTH)
         self._name = node.resolve_topic_name("instruction")
-        self._latched: Any = None
+        self._latched_subscription: Any = None
         self._subscribe(latched=False)
 
     @property
     def superseded(self) -> int:
-        """Instructions that a newer one replaced before they were looked at."""
+        """Number of instructions that a newer one replaced before they were read."""
         with self._lock:
             return self._superseded
 
     def watch(self) -> None:
-        """Looks for latched publishers; call it a few times a second."""
-        stored = any(
+        """Look for latched publishers; call it a few times a second."""
+        has_latched_publisher = any(
             info.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
             for info in self._node.get_publishers_info_by_topic(self._name)
         )
-        if stored and self._latched is None:
-            self._latched = self._subscribe(latched=True)
-        elif not stored and self._latched is not None:
-            self._node.destroy_subscription(self._latched)
-            self._latched = None
+        if has_latched_publisher and self._latched_subscription is None:
+            self._latched_subscription = self._subscribe(latched=True)
+        elif not has_latched_publisher and self._latched_subscription is not None:
+            self._node.destroy_subscription(self._latched_subscription)
+            self._latched_subscription = None
 
     def offer(self, text: str, source_timestamp: int = 0, latched: bool = False) -> None:
-        """Keeps the text as the newest.
+        """Keep the text as the newest.
 
-        source_timestamp: the publisher's, in nanoseconds, 0 for none. latched: heard by the
-        transient-local subscription, so that it may be a stored one.
+        source_timestamp: the publisher's, in nanoseconds; 0 for none. latched: delivered by the
+            transient-local subscription, so possibly stored long ago.
         """
         with self._lock:
-            mark = (source_timestamp, hash(text))
+            key = (source_timestamp, hash(text))
             if source_timestamp:
-                # The mark of one that is too old is not kept: of a publisher whose clock lags, the
-                # volatile subscription is still to deliver it.
-                if mark in self._seen or (latched and source_timestamp < self._newest):
+                # The key of a message that is too old is not kept: if its publisher's clock lags,
+                # the volatile subscription will still deliver it, and then it counts.
+                if key in self._message_keys or (latched and source_timestamp < self._newest):
                     return
-                self._seen.append(mark)
+                self._message_keys.append(key)
                 self._newest = max(self._newest, source_timestamp)
             if self._text is not None:
                 self._superseded += 1
@@ -99,25 +100,25 @@ class InstructionTopic:
         self._notify()
 
     def open(self) -> None:
-        """From now on texts are handed on: there is a model that can encode them."""
+        """Start to hand texts on: there is a model that can encode them."""
         with self._lock:
             self._open = True
         self._notify()
 
     def close(self) -> None:
-        """Keeps texts until open()."""
+        """Hold texts back until open()."""
         with self._lock:
             self._open = False
 
     def delay(self) -> float | None:
-        """Seconds until the text may be looked at; None without one."""
+        """Return the seconds until a text may be handed on; None if there is none."""
         with self._lock:
             if self._text is None or not self._open:
                 return None
             return max(0.0, self._due - self._clock())
 
     def run(self) -> None:
-        """Hands the newest text on, on the worker's thread."""
+        """Hand the newest text on, on the worker's thread."""
         with self._lock:
             text, self._text = self._text, None
             self._due = self._clock() + 1.0 / RATE_HZ
@@ -125,8 +126,8 @@ class InstructionTopic:
             self._accept(text)
 
     def _subscribe(self, latched: bool) -> Any:
-        # Volatile publishers are not meant to match the latched one: the other has them.
-        expected = QoSPolicyKind.DURABILITY if latched else None
+        # Volatile publishers must not match the latched subscription: the other one has them.
+        intended_mismatch = QoSPolicyKind.DURABILITY if latched else None
 
         def receive(message: String, info: Mapping[str, int]) -> None:
             self.offer(message.data, info["source_timestamp"], latched)
@@ -136,5 +137,7 @@ class InstructionTopic:
             self._name,
             receive,
             instruction_qos(latched),
-            event_callbacks=self._qos.subscription(self._name, expected=expected),
+            event_callbacks=self._qos.subscription(
+                self._name, intended_mismatch=intended_mismatch
+            ),
         )

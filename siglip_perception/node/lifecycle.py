@@ -1,4 +1,4 @@
-"""A LifecycleNode that answers while a transition takes its time, and says why one failed."""
+"""A lifecycle node that stays responsive during transitions and logs why one failed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["LifecycleState", "ManagedNode", "TransitionCallbackReturn"]
 
 
 class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
-    """Overcomes three traps of rclpy's LifecycleNode.
+    """Avoids three traps of rclpy's LifecycleNode.
 
-    - Its services share one callback group with everything else, so that loading a model would
-      block the node: here they have a group of their own (spin it with a NodeExecutor).
+    - Its services share one callback group with everything else, so loading a model would block
+      the node: here they have their own group (spin the node with a NodeExecutor).
     - A transition that the state does not allow raises out of the executor and ends the process:
       here it is refused.
-    - An exception in a transition vanishes without a word: here it is logged.
+    - An exception in a transition is swallowed: here it is logged.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -39,7 +39,7 @@ class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
     @property
     def state_label(self) -> str:
-        """unconfigured, inactive, active, finalized, or a transition's such as configuring."""
+        """The state's label: unconfigured, inactive, active, finalized, configuring and so on."""
         return str(self._state_machine.current_state[1])
 
     @property
@@ -47,7 +47,7 @@ class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         return int(self._state_machine.current_state[0])
 
     def transition(self, trigger: Callable[[], Any], allowed_in: int) -> bool:
-        """Runs trigger_configure() and the like; whether it was allowed and succeeded."""
+        """Run trigger_configure() or the like; return True if it was allowed and succeeded."""
         with self._transition:
             if self.state_id != allowed_in:
                 return False
@@ -59,11 +59,13 @@ class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             response.success = False
             return response
         try:
-            wanted = request.transition
+            transition = request.transition
             possible = self._state_machine.available_transitions
-            if not any(wanted.label == item[1] or wanted.id == item[0] for item in possible):
+            if not any(
+                transition.label == item[1] or transition.id == item[0] for item in possible
+            ):
                 self.get_logger().error(
-                    f"refused the transition {wanted.label!a} ({wanted.id}), which is not "
+                    f"refused the transition {transition.label!a} ({transition.id}), which is not "
                     f"possible while {self.state_label}"
                 )
                 response.success = False
@@ -72,21 +74,24 @@ class ManagedNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         finally:
             self._transition.release()
 
-    def guarded(self, what: str, step: Callable[[], None]) -> tuple[TransitionCallbackReturn, str]:
-        """Runs a transition's work; what rclpy is to be told, and a sentence where it failed.
+    def run_step(
+        self, name: str, step: Callable[[], None]
+    ) -> tuple[TransitionCallbackReturn, str]:
+        """Run a transition's work; return rclpy's result and, if it failed, a sentence.
 
-        A user's error is a FAILURE and one line in the log, any other an ERROR and a traceback.
+        An error of the user is a FAILURE and one line in the log, any other error an ERROR and a
+        traceback.
         """
         try:
             step()
         except WorkerStoppedError:
-            return TransitionCallbackReturn.FAILURE, "the node is ending"
+            return TransitionCallbackReturn.FAILURE, "the node is shutting down"
         except PerceptionError as error:
-            self.get_logger().error(f"{what} failed: {error}")
-            return TransitionCallbackReturn.FAILURE, f"{what} failed: {error}"
+            self.get_logger().error(f"{name} failed: {error}")
+            return TransitionCallbackReturn.FAILURE, f"{name} failed: {error}"
         except Exception as error:  # noqa: BLE001 - rclpy would swallow it
-            self.get_logger().error(f"{what} failed:\n{traceback.format_exc()}")
-            return TransitionCallbackReturn.ERROR, f"{what} failed: {type(error).__name__}"
+            self.get_logger().error(f"{name} failed:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR, f"{name} failed: {type(error).__name__}"
         return TransitionCallbackReturn.SUCCESS, ""
 
 

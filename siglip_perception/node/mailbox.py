@@ -1,4 +1,4 @@
-"""One slot a camera: the newest frame wins, and the camera that has waited longest is served."""
+"""One slot per camera: the newest frame wins, and the camera that waits longest goes first."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from siglip_perception.stream.camera_stream import PendingFrame
 
 
 class Mailbox:
-    """At most one waiting frame a camera; a source of work for the Worker.
+    """Holds at most one waiting frame per camera; a source of work for the Worker.
 
-    A newer frame takes the slot and the place in the queue of the one that it supersedes, so a
-    fast camera gains nothing over a slow one. What waits is served together, in one batch.
+    A newer frame takes over the slot and the queue position of the frame that it supersedes, so a
+    fast camera gains nothing over a slow one. All waiting frames are served in one batch.
     """
 
     def __init__(
@@ -21,14 +21,16 @@ class Mailbox:
     ) -> None:
         self._serve = serve
         self._notify = notify
-        self._together: tuple[str, ...] = ()
+        self._joined_cameras: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._slots: OrderedDict[str, PendingFrame] = OrderedDict()
         self._open = False
 
     def put(self, frame: PendingFrame) -> None:
-        """Puts a frame into its camera's slot; what was there is dropped as `superseded`, or as
-        `time_jump` where it is stale."""
+        """Put a frame into its camera's slot.
+
+        The frame that was there is dropped as `superseded`, or as `time_jump` if it is stale.
+        """
         with self._lock:
             if not self._open:
                 frame.ticket.drop("inactive")
@@ -42,29 +44,29 @@ class Mailbox:
         self._notify()
 
     def take(self) -> list[PendingFrame]:
-        """All frames that wait, that of the camera that has waited longest first.
+        """Remove and return all waiting frames, that of the longest-waiting camera first.
 
-        Of cameras that are served together: none before each has one, and in their order.
+        Frames of joined cameras come in the cameras' order, and only once each camera has one.
         """
         with self._lock:
             if not self._ready():
                 return []
-            waiting = self._together or tuple(self._slots)
-            return [self._slots.pop(camera) for camera in waiting]
+            cameras = self._joined_cameras or tuple(self._slots)
+            return [self._slots.pop(camera) for camera in cameras]
 
     def _ready(self) -> bool:
-        if self._together:
-            return all(camera in self._slots for camera in self._together)
+        if self._joined_cameras:
+            return all(camera in self._slots for camera in self._joined_cameras)
         return bool(self._slots)
 
-    def open(self, together: Sequence[str] = ()) -> None:
-        """together: cameras whose frames make sense only side by side."""
+    def open(self, joined_cameras: Sequence[str] = ()) -> None:
+        """Accept frames. joined_cameras: cameras whose frames are only useful together."""
         with self._lock:
             self._open = True
-            self._together = tuple(together)
+            self._joined_cameras = tuple(joined_cameras)
 
     def close(self) -> None:
-        """Drops what waits as `inactive`, and so everything that is put in from now on."""
+        """Drop waiting frames as `inactive`, and all later ones until open()."""
         with self._lock:
             self._open = False
             for frame in self._slots.values():
@@ -72,7 +74,7 @@ class Mailbox:
             self._slots.clear()
 
     def drop_stale(self) -> None:
-        """Drops what waits of cameras whose time has jumped back since."""
+        """Drop waiting frames of cameras whose time has jumped back since they came."""
         with self._lock:
             for camera, frame in list(self._slots.items()):
                 if frame.stale:
@@ -80,12 +82,12 @@ class Mailbox:
                     frame.ticket.drop("time_jump", frame.stream.jump)
 
     def delay(self) -> float | None:
-        """0 where frames can be served, None otherwise."""
+        """Return 0 if frames can be served, None otherwise."""
         with self._lock:
             return 0.0 if self._ready() else None
 
     def run(self) -> None:
-        """Serves what waits, on the worker's thread."""
+        """Serve the waiting frames, on the worker's thread."""
         frames = self.take()
         if frames:
             self._serve(frames)

@@ -1,4 +1,4 @@
-"""The node's wiring: topics, services and timers -> streams -> mailbox -> worker -> outputs."""
+"""Wiring of the node: topics, services and timers -> streams -> mailbox -> worker -> outputs."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ from siglip_perception.node.lifecycle import (
 )
 from siglip_perception.node.mailbox import Mailbox
 from siglip_perception.node.outputs import NodeOutputs
-from siglip_perception.node.parameters import LiveSettings, tell_overrides
+from siglip_perception.node.parameters import LiveSettings, log_overrides
 from siglip_perception.node.pipeline_loader import Loader, load_pipeline
 from siglip_perception.node.qos import QosWatch, image_qos, overridable
 from siglip_perception.node.worker import Worker
 from siglip_perception.parameter import ConfigError
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 
-# ~/ground does not answer from a frame that came longer ago than this.
+# Age, in seconds since its arrival, up to which ~/ground uses a camera's newest frame.
 NEWEST_SECONDS = 2.0
-# For what was published before the end to arrive, in seconds.
+# How long shutdown waits for subscribers to acknowledge, in seconds.
 ACK_TIMEOUT = 0.3
 
 
 class PerceptionNode(ManagedNode):
-    """Loads the model in configure, uses it in active, frees it in cleanup.
+    """Loads the model in configure, uses it while active, frees it in cleanup.
 
     Spin it with a NodeExecutor. end: called once, from any thread, with a sentence when only a
-    new process can help. arguments: of the process, of which the log says what they gave.
-    Raises ConfigError where a parameter given at the start is wrong.
+    new process can help. arguments: the process' arguments, whose parameter files are logged.
+    Raises ConfigError if a parameter's initial value is wrong.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class PerceptionNode(ManagedNode):
         super().__init__("siglip_perception", **options)
         self._end = end
         self._error = self._fatal = ""
-        self._joined = False
+        self._joins_tokens = False
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._settings = LiveSettings(self, lambda: self.state_id == UNCONFIGURED)
-        tell_overrides(self, arguments)
+        log_overrides(self, arguments)
         self._watch = QosWatch(self)
         self._outputs = NodeOutputs(self, self._watch)
-        self._worker = Worker(self._crashed)
+        self._worker = Worker(self._on_crash)
         self._processor = FrameProcessor(
             self._outputs,
             load,
@@ -100,7 +100,7 @@ class PerceptionNode(ManagedNode):
         self.create_service(
             Ground, "~/ground", ground, callback_group=MutuallyExclusiveCallbackGroup()
         )
-        # A timer on simulated time would stand still with it, and so would the watch on silence.
+        # On steady time: simulated time may stop, and a silent camera would go unnoticed.
         self.create_timer(WATCH_PERIOD, self._diagnostics.watch, clock=self._steady)
         self.create_timer(WATCH_PERIOD, self._instructions.watch, clock=self._steady)
         self._jump = self.get_clock().create_jump_callback(
@@ -111,7 +111,7 @@ class PerceptionNode(ManagedNode):
         )
         self._worker.start()
         if self._settings.get().autostart:
-            self._once = self.create_timer(
+            self._autostart_timer = self.create_timer(
                 0.0, self._start, callback_group=self.lifecycle_group, clock=self._steady
             )
 
@@ -134,10 +134,10 @@ class PerceptionNode(ManagedNode):
         return self._transit("recovery", self._release)
 
     def stop(self, grace: float) -> None:
-        """Ends all work; what is under way gets `grace` seconds to be finished and published.
+        """End all work; the job under way gets `grace` seconds to finish and be published.
 
-        What was published gets ACK_TIMEOUT seconds to arrive: whoever ends the process after this
-        takes nothing with it that the middleware still had to send.
+        Published messages get ACK_TIMEOUT seconds to arrive, so that ending the process right
+        after this call loses none that the middleware still has to send.
         """
         self._worker.stop(grace)
         self._mailbox.close()
@@ -145,19 +145,19 @@ class PerceptionNode(ManagedNode):
         self._diagnostics.finish()
         deadline = time.monotonic() + ACK_TIMEOUT
         for publisher in (*self._outputs.all(), self._diagnostics.publisher):
-            left = Duration(seconds=max(deadline - time.monotonic(), 0.0))
+            timeout = Duration(seconds=max(deadline - time.monotonic(), 0.0))
             with suppress(rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError):
-                publisher.wait_for_all_acked(left)
+                publisher.wait_for_all_acked(timeout)
 
     def _start(self) -> None:
-        """Configures and activates once, without anybody asking."""
-        self._once.cancel()
+        """Configure and activate once, for the parameter `autostart`."""
+        self._autostart_timer.cancel()
         if self.transition(self.trigger_configure, UNCONFIGURED):
             self.transition(self.trigger_activate, INACTIVE)
 
-    def _transit(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
-        result, error = self.guarded(what, step)
-        if what != "recovery":
+    def _transit(self, name: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        result, error = self.run_step(name, step)
+        if name != "recovery":
             self._error = error
         return result
 
@@ -165,8 +165,8 @@ class PerceptionNode(ManagedNode):
         settings = self._settings.get()
         self.get_logger().info(f"loading the model {settings.model!a}")
         self._worker.call(self._processor.load)
-        self._joined = self._processor.joins and len(settings.cameras) > 1
-        self._outputs.create(settings.cameras, joined=self._joined)
+        self._joins_tokens = self._processor.joins and len(settings.cameras) > 1
+        self._outputs.create(settings.cameras, joins_tokens=self._joins_tokens)
         self._streams = {name: self._stream(name, settings) for name in settings.cameras}
         self._instructions.open()
         model = self._processor.model_state
@@ -177,7 +177,7 @@ class PerceptionNode(ManagedNode):
     def _activate(self) -> None:
         self._outputs.open()
         settings = self._settings.get()
-        self._mailbox.open(settings.cameras if self._joined else ())
+        self._mailbox.open(settings.cameras if self._joins_tokens else ())
         try:
             for stream in self._streams.values():
                 stream.start()
@@ -192,7 +192,7 @@ class PerceptionNode(ManagedNode):
         while self._image_subscriptions:
             self.destroy_subscription(self._image_subscriptions.pop())
         self._mailbox.close()
-        # The frame that is being processed is still published: wait for it.
+        # An empty job: once it has run, the frame being processed is published.
         self._worker.call(lambda: None)
         self._outputs.close()
         for stream in self._streams.values():
@@ -209,22 +209,22 @@ class PerceptionNode(ManagedNode):
         self._cleanup()
 
     def _stream(self, name: str, settings: Settings) -> CameraStream:
-        """The camera's stream, with the counts that it has where its topic is the same."""
+        """Return the camera's stream: the old one, with its counts, if the topic is unchanged."""
         topic = f"{name}/image" if name else "image"
         if settings.image_transport == "compressed":
             topic += "/compressed"
-        resolved = self.resolve_topic_name(topic)
-        known = self._streams.get(name)
-        if known is not None and known.topic == resolved:
-            return known
+        resolved_topic = self.resolve_topic_name(topic)
+        previous = self._streams.get(name)
+        if previous is not None and previous.topic == resolved_topic:
+            return previous
         return CameraStream(
             name,
-            resolved,
+            resolved_topic,
             decode_message,
             self._settings.get,
             self._now_ns,
-            # No number of an object is used twice.
-            tracker=None if known is None else known.tracker,
+            # With the old tracker no object's id is used twice.
+            tracker=None if previous is None else previous.tracker,
         )
 
     def _receive(self, stream: CameraStream, message: Any) -> None:
@@ -260,7 +260,7 @@ class PerceptionNode(ManagedNode):
     def _subscribe(
         self, kind: Any, topic: str, receive: Callable[[Any], None], profile: Any, events: Any
     ) -> Any:
-        """A subscription with QoS overrides; ConfigError where one of them is wrong."""
+        """Subscribe with QoS overrides; raises ConfigError if one of them is wrong."""
         try:
             return self.create_subscription(
                 kind,
@@ -273,16 +273,16 @@ class PerceptionNode(ManagedNode):
         except (ParameterException, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ConfigError(
-                f"cannot subscribe to {topic} ({reason}): mend the parameters"
+                f"cannot subscribe to {topic} ({reason}): correct the parameters"
                 f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."
             ) from error
 
     def _newest(self, camera: str) -> PendingFrame:
-        """The newest frame of a camera, of the first one where no name is given."""
+        """Return a camera's newest frame; that of the first camera for an empty name."""
         streams = self._streams
         if camera and camera not in streams:
-            known = ", ".join(name for name in streams if name) or "none has a name"
-            raise PerceptionError(f"there is no camera {camera[:40]!a}; cameras: {known}.")
+            names = ", ".join(name for name in streams if name) or "none has a name"
+            raise PerceptionError(f"there is no camera {camera[:40]!a}; cameras: {names}.")
         stream = streams[camera] if camera else next(iter(streams.values()))
         pending, since = stream.newest()
         if pending is None:
@@ -316,7 +316,7 @@ class PerceptionNode(ManagedNode):
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    def _crashed(self, error: BaseException) -> None:
+    def _on_crash(self, error: BaseException) -> None:
         self.get_logger().fatal("".join(traceback.format_exception(error)))
         self._give_up(f"the worker failed: {type(error).__name__}")
 

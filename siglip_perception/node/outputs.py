@@ -1,4 +1,4 @@
-"""The publishers of every camera's results, behind a gate."""
+"""Publishers of every camera's results, behind a gate."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from siglip_perception.stream.content import JoinedTokens, published_objects
 from siglip_perception.types import Frame, Grounding
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds.
+    # Imports PyTorch, which takes seconds.
     from siglip_perception.pipeline import Result
 
 
 @dataclass(frozen=True)
 class _Publishers:
-    """tokens: None where the cameras' tokens are joined."""
+    """Publishers of one camera. tokens: None if the cameras' tokens are joined."""
 
     tokens: Any | None
     objects: Any
@@ -36,17 +36,17 @@ class _Publishers:
     detections: Any | None
 
     def all(self) -> list[Any]:
-        every = (self.tokens, *self.of_objects())
-        return [publisher for publisher in every if publisher is not None]
+        publishers = (self.tokens, *self.for_objects())
+        return [publisher for publisher in publishers if publisher is not None]
 
-    def of_objects(self) -> list[Any]:
-        """Those that publish something of the objects."""
-        every = (self.objects, self.overlay, self.detections)
-        return [publisher for publisher in every if publisher is not None]
+    def for_objects(self) -> list[Any]:
+        """Return the publishers that need the frame's objects."""
+        publishers = (self.objects, self.overlay, self.detections)
+        return [publisher for publisher in publishers if publisher is not None]
 
 
 class NodeOutputs:
-    """Publishes while the gate is open: a frame's tokens and objects both, or neither."""
+    """Publishes while the gate is open: a frame's tokens and objects, both or neither."""
 
     def __init__(self, node: Node, watch: QosWatch) -> None:
         self._node = node
@@ -55,20 +55,20 @@ class NodeOutputs:
         self._lock = threading.Lock()
         self._open = False
         self._publishers: dict[str, _Publishers] = {}
-        self._joined: Any | None = None
+        self._joined_tokens: Any | None = None
 
-    def create(self, cameras: Sequence[str], joined: bool = False) -> None:
-        """Creates ~/tokens and the like, and ~/<camera>/tokens for cameras with a name.
+    def create(self, cameras: Sequence[str], joins_tokens: bool = False) -> None:
+        """Create ~/tokens and the like; ~/<camera>/tokens and the like for named cameras.
 
-        joined: there is one ~/tokens for all cameras.
+        joins_tokens: all cameras share one ~/tokens.
         """
-        if joined:
-            self._joined = self._create(TokenSequence, "~/tokens")
+        if joins_tokens:
+            self._joined_tokens = self._create(TokenSequence, "~/tokens")
         detections = detection_type()
         for camera in cameras:
             prefix = f"~/{camera}/" if camera else "~/"
             self._publishers[camera] = _Publishers(
-                tokens=None if joined else self._create(TokenSequence, f"{prefix}tokens"),
+                tokens=None if joins_tokens else self._create(TokenSequence, f"{prefix}tokens"),
                 objects=self._create(GroundedObjectArray, f"{prefix}objects"),
                 overlay=self._create(CompressedImage, f"{prefix}overlay/compressed"),
                 detections=self._create(detections, f"{prefix}detections") if detections else None,
@@ -84,23 +84,27 @@ class NodeOutputs:
         )
 
     def all(self) -> list[Any]:
-        """The publishers that there are."""
-        every = [one for publishers in self._publishers.values() for one in publishers.all()]
-        return every if self._joined is None else [*every, self._joined]
+        """Return every publisher."""
+        publishers = [
+            publisher for camera in self._publishers.values() for publisher in camera.all()
+        ]
+        if self._joined_tokens is not None:
+            publishers.append(self._joined_tokens)
+        return publishers
 
     def destroy(self) -> None:
         for publisher in self.all():
             self._watch.clear(publisher.topic_name)
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
-        self._joined = None
+        self._joined_tokens = None
 
     def open(self) -> None:
         with self._lock:
             self._open = True
 
     def close(self) -> None:
-        """Waits for a frame that is being published; nothing is published afterwards."""
+        """Wait for the frame being published, then publish nothing until open()."""
         with self._lock:
             self._open = False
 
@@ -110,14 +114,14 @@ class NodeOutputs:
     def wants_objects(self, camera: str) -> bool:
         return any(
             publisher.get_subscription_count() > 0
-            for publisher in self._publishers[camera].of_objects()
+            for publisher in self._publishers[camera].for_objects()
         )
 
     def publish_joined(self, tokens: JoinedTokens) -> bool:
         message = tokens.message(self._types)
         with self._lock:
-            if self._open and self._joined is not None:
-                self._joined.publish(message)
+            if self._open and self._joined_tokens is not None:
+                self._joined_tokens.publish(message)
             return self._open
 
     def publish(self, pending: PendingFrame, result: Result, publish_mask: bool) -> bool:

@@ -1,6 +1,6 @@
-"""What the ROS arguments of a process say about parameters: the files, and whom they are for.
+"""Parameter files in a process' ROS arguments, and the nodes that their sections are for.
 
-ROS ignores, without a word, a section of another node and a parameter that a node does not have.
+ROS silently ignores a section for another node and a parameter that a node does not have.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ _KEY = "ros__parameters"
 
 @dataclass(frozen=True)
 class Section:
-    """The parameters that a file has for some nodes.
+    """Parameters that a file sets for some nodes.
 
-    nodes: the node's name or a pattern, with its namespace: "/siglip_perception", "/**". names:
-    of the parameters, parts joined with dots.
+    nodes: a node's name or a pattern, with the namespace: "/siglip_perception", "/**". names: the
+    parameters' names, parts joined with dots.
     """
 
     nodes: str
     names: tuple[str, ...]
 
     def applies_to(self, node: str) -> bool:
-        """Whether they are for a node, given with its namespace; ** is any number of names."""
+        """Return True if the section is for this node, named with its namespace.
+
+        `*` matches one name, `**` any number of names.
+        """
         pattern = ""
         for part in self.nodes.strip("/").split("/"):
             pattern += {"**": "(/[^/]+)*", "*": "/[^/]+"}.get(part, f"/{re.escape(part)}")
@@ -39,14 +42,14 @@ class Section:
 
 
 def parameter_files(arguments: Sequence[str]) -> list[Path]:
-    """Files named with --params-file among a process' ROS arguments, in their order."""
+    """Return the --params-file files among a process' ROS arguments, in order."""
     return [Path(value) for option, value in _ros_options(arguments) if option == "--params-file"]
 
 
 def read_sections(path: Path) -> list[Section]:
-    """The sections of a parameter file, in its order.
+    """Return the sections of a parameter file, in order.
 
-    Raises ConfigError, one sentence with the file and the place, for what ROS cannot read.
+    Raises ConfigError, one sentence with the file and the place, if ROS could not read it.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -74,9 +77,9 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
-    """The infos of what a node gets from its files, and warnings of what is not for it.
+    """Return infos on what a node gets from its files, and warnings of what it ignores.
 
-    arguments: of the process. node: with its namespace.
+    arguments: the process' arguments. node: its name with its namespace.
     """
     infos, warnings = [], []
     for path in parameter_files(arguments):
@@ -86,13 +89,13 @@ def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
             warnings.append(str(error))
             continue
         matching = [section for section in sections if section.applies_to(node)]
-        others = [section.nodes for section in sections if section not in matching]
+        other_nodes = [section.nodes for section in sections if section not in matching]
         if matching:
             counts = ", ".join(f"{section.nodes} ({len(section.names)})" for section in matching)
-            rest = f"; not for this node: {', '.join(others)}" if others else ""
-            infos.append(f"parameters from {path}: {counts}{rest}")
+            remainder = f"; not for this node: {', '.join(other_nodes)}" if other_nodes else ""
+            infos.append(f"parameters from {path}: {counts}{remainder}")
         else:
-            names = ", ".join(others) if others else "none at all"
+            names = ", ".join(other_nodes) if other_nodes else "none at all"
             warnings.append(
                 f"the parameter file {path} has nothing for this node, {node}: it has parameters"
                 f" for {names}; write `/**:` or `{node}:` above those that are meant for it"
@@ -110,14 +113,14 @@ def remarks(arguments: Sequence[str], node: str) -> tuple[list[str], list[str]]:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """A name's "; did you mean x?", "" where none is like it."""
-    spellings = {other.lower().replace(".", "_"): other for other in names}
+    """Return "; did you mean x?" for the most similar name, "" if none is similar."""
+    spellings = {spelling.lower().replace(".", "_"): spelling for spelling in names}
     close = difflib.get_close_matches(name.lower().replace(".", "_"), spellings, n=1)
     return f"; did you mean {spellings[close[0]]}?" if close else ""
 
 
 def _ros_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options of parameters with their values, between --ros-args and -- or the end."""
+    """Yield parameter options and their values, between --ros-args and -- or the end."""
     in_ros_args = False
     words = iter(arguments)
     for word in words:

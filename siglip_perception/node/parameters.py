@@ -1,4 +1,4 @@
-"""config.py's parameters as ROS parameters: declared, described, checked, set atomically."""
+"""Parameters of config.py as ROS parameters: declared, described, checked, set atomically."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _TYPES = {
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """The ROS descriptor of a parameter: what `ros2 param describe` shows."""
-    made = ParameterDescriptor(
+    """Return a parameter's ROS descriptor, as `ros2 param describe` shows it."""
+    ros_descriptor = ParameterDescriptor(
         name=parameter.name,
         type=_TYPES[parameter.type],
         description=parameter.description + (f" [{parameter.unit}]" if parameter.unit else ""),
@@ -39,36 +39,36 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         if parameter.choices
         else f"can be set {parameter.change.value}",
         read_only=parameter.read_only,
-        # A whole number is taken for a double, and an empty list, which has no type, for one of
-        # strings; rclpy would refuse `threshold:=1` and `phrases:=[]`. LiveSettings checks them.
+        # Without it rclpy would refuse `threshold:=1` (an integer) and `phrases:=[]` (a list of no
+        # type). LiveSettings checks the values instead.
         dynamic_typing=parameter.type in ("double", "string[]"),
     )
     if parameter.minimum is not None and parameter.maximum is not None:
-        # step 0: anything in between. rclpy looks at the range of the value's own type only.
+        # step 0: any value in between. rclpy only checks the range of the value's own type.
         if parameter.type == "double":
-            made.floating_point_range = [
+            ros_descriptor.floating_point_range = [
                 FloatingPointRange(
                     from_value=parameter.minimum, to_value=parameter.maximum, step=0.0
                 )
             ]
         else:
-            made.integer_range = [
+            ros_descriptor.integer_range = [
                 IntegerRange(
                     from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=1
                 )
             ]
-    return made
+    return ros_descriptor
 
 
 class LiveSettings:
-    """The node's Settings, kept up with its ROS parameters.
+    """Keeps the node's Settings up to date with its ROS parameters.
 
-    unconfigured: whether parameters that belong to the model may be set now.
-    Raises ConfigError, one sentence, where a value given at the start is wrong.
+    is_unconfigured: returns True while parameters that belong to the model may be set.
+    Raises ConfigError, one sentence, if an initial value is wrong.
     """
 
-    def __init__(self, node: Node, unconfigured: Callable[[], bool]) -> None:
-        self._unconfigured = unconfigured
+    def __init__(self, node: Node, is_unconfigured: Callable[[], bool]) -> None:
+        self._is_unconfigured = is_unconfigured
         self._lock = threading.Lock()
         values = {parameter.name: _declare(node, parameter) for parameter in PARAMETERS}
         self._settings = Settings.of(values)
@@ -76,47 +76,51 @@ class LiveSettings:
         node.add_post_set_parameters_callback(self._apply)
 
     def get(self) -> Settings:
-        """The settings in force; the same object until a parameter is set."""
+        """Return the current settings; the same object until a parameter is set."""
         with self._lock:
             return self._settings
 
     def _check(self, parameters: list[RosParameter]) -> SetParametersResult:
-        """Refuses all of the parameters, with the reason, where one of them cannot be set."""
-        ours = _ours(parameters)
-        locked = sorted(name for name in ours if BY_NAME[name].change is not Change.ANY_TIME)
-        if locked and not self._unconfigured():
+        """Refuse all of the parameters, with a reason, if one of them cannot be set."""
+        changes = _values_of(parameters)
+        fixed_names = sorted(
+            name for name in changes if BY_NAME[name].change is not Change.ANY_TIME
+        )
+        if fixed_names and not self._is_unconfigured():
             return SetParametersResult(
                 successful=False,
-                reason=f"{locked[0]} belongs to what is loaded: deactivate and clean up the node "
-                "(ros2 lifecycle set <node> deactivate, then cleanup), set it, and configure.",
+                reason=f"{fixed_names[0]} belongs to what is loaded: deactivate and clean up"
+                " the node (ros2 lifecycle set <node> deactivate, then cleanup), set it, and"
+                " configure.",
             )
         try:
-            Settings.of({**self.get().values(), **ours})
+            Settings.of({**self.get().values(), **changes})
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: list[RosParameter]) -> None:
-        ours = _ours(parameters)
-        if ours:
+        changes = _values_of(parameters)
+        if changes:
             with self._lock:
-                self._settings = Settings.of({**self._settings.values(), **ours})
+                self._settings = Settings.of({**self._settings.values(), **changes})
 
 
-def _ours(parameters: list[RosParameter]) -> dict[str, Any]:
+def _values_of(parameters: list[RosParameter]) -> dict[str, Any]:
+    """Return the values of those parameters that config.py declares."""
     return {item.name: item.value for item in parameters if item.name in BY_NAME}
 
 
-def tell_overrides(node: Node, arguments: Sequence[str]) -> None:
-    """Log which files and sections a node got parameters from, and warn of what it ignores.
+def log_overrides(node: Node, arguments: Sequence[str]) -> None:
+    """Log the files and sections that a node got parameters from; warn of what it ignores.
 
-    arguments: of the process. Call it once every parameter is declared.
+    arguments: the process' arguments. Call it once every parameter is declared.
     """
     infos, warnings = remarks(arguments, node.get_fully_qualified_name())
     for line in infos:
         node.get_logger().info(line)
     for name in sorted(_overrides(node)):
-        # Those of QoS are declared with their subscriptions.
+        # QoS overrides are declared with their subscriptions.
         if not node.has_parameter(name) and not name.startswith("qos_overrides."):
             warnings.append(
                 f"there is no parameter {name}, so its value is ignored{suggestion(name, BY_NAME)}"
@@ -126,17 +130,17 @@ def tell_overrides(node: Node, arguments: Sequence[str]) -> None:
 
 
 def _overrides(node: Node) -> Mapping[str, RosParameter]:
-    """What the node was given at its start, declared or not. rclpy has no public way to it."""
+    """Return the node's initial values, declared or not; rclpy has no public way to them."""
     overrides: Mapping[str, RosParameter] = node._parameter_overrides
     return overrides
 
 
 def _declare(node: Node, parameter: Parameter) -> Any:
-    """Declares it; its value as given at the start, the default where none was given."""
+    """Declare a parameter; return its initial value, else its default."""
     override = _overrides(node).get(parameter.name)
     value: Any = parameter.default
-    # `cameras: []` in a file has no type, so it arrives as not set. Declared like that it would
-    # stay uninitialized, and every get_parameters() of it, as in a dump, would fail.
+    # `cameras: []` in a file has no type and arrives as not set. Declared like that, the parameter
+    # would stay uninitialized, and every get_parameters() of it, as in a dump, would fail.
     if override is not None and override.type_ != RosParameter.Type.NOT_SET:
         value = parameter.check(override.value)
     ros_value = list(value) if isinstance(value, tuple) else value

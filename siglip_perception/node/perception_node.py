@@ -1,4 +1,4 @@
-"""The executable `perception_node`: runs the node until SIGINT, SIGTERM or a fatal error."""
+"""The executable `perception_node`: run the node until SIGINT, SIGTERM or a fatal error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import NoReturn
 from siglip_perception.node.stop_request import StopRequest
 from siglip_perception.util.threads import spin_briefly
 
-# Seconds that work under way gets to finish in once the end is asked for.
+# How long the job under way may take to finish at shutdown, in seconds.
 GRACE = 1.0
-# Seconds for which the executor's thread may keep Python's lock while the model wants it back.
-# PyTorch lets go of it at each operation; with the default of 5 ms each can wait that long.
+# Python's switch interval, in seconds: how long the executor's thread may hold the GIL while the
+# model's thread waits for it. PyTorch releases the GIL at each operation, and with the default of
+# 5 ms each operation could wait that long to get it back.
 SWITCH_INTERVAL = 0.0005
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Ends the process: with 0 after a signal, 1 after a fatal error; 2 where it cannot start."""
-    # First of all: a signal that comes during the imports below ends the node cleanly, too.
+    """Run the node; exit with 0 after a signal, 1 after a fatal error, 2 if it cannot start."""
+    # Before anything else, so that a signal during the imports below ends the node cleanly, too.
     stop = StopRequest()
     spin_briefly()
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -47,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         try:
             rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         except rclpy_implementation.RCLError:
-            # ROS names a line of its own source; what is wrong with a file can be said better.
+            # ROS names a line of its own source: read the files to raise a better message.
             for path in parameter_files(arguments):
                 read_sections(path)
             raise
@@ -70,22 +71,22 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     spinner.start()
     stop.wait()
     node.stop(GRACE)
-    if executor.shutdown(timeout_sec=GRACE / 2):  # else a callback still uses them
+    if executor.shutdown(timeout_sec=GRACE / 2):  # otherwise a callback still uses the node
         node.destroy_node()
         rclpy.try_shutdown()
     _leave(1 if failures else 0)
 
 
 def _first_line(error: Exception) -> str:
-    """Without the places in rcl's own source, which follow what it has to say."""
+    """Return the first line of a message, without rcl's trailing list of source locations."""
     return re.sub(r"(, at /\S+:\d+)+$", "", str(error).splitlines()[0])
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process at once.
+    """End the process at once.
 
-    A model that is being loaded or run cannot be interrupted, only left behind; and to take
-    Python and PyTorch down takes a busy machine seconds.
+    Loading or running a model cannot be interrupted, only abandoned, and an orderly shutdown of
+    Python and PyTorch takes seconds on a busy machine.
     """
     sys.stdout.flush()
     sys.stderr.flush()

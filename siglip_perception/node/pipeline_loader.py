@@ -1,4 +1,4 @@
-"""How the node gets its pipeline."""
+"""Loading of the node's pipeline."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from siglip_perception.config import Settings
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds.
+    # Imports PyTorch, which takes seconds.
     from siglip_perception.pipeline import Pipeline
 
 Loader = Callable[[Settings], "Pipeline"]
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
-    """Load the pipeline of these settings. Imports PyTorch: call it on the worker's thread."""
+    """Load the pipeline for these settings. Imports PyTorch: call it on the worker's thread."""
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     return Pipeline.load(

@@ -1,4 +1,4 @@
-"""QoS of every topic, and a mismatch named instead of silence."""
+"""QoS of every topic, and reports of incompatible peers, which would otherwise be silent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-# Instructions that each of their two subscriptions queues at most.
+# Queue depth of each of the two subscriptions to the instruction.
 INSTRUCTION_DEPTH = 10
 
 
@@ -36,29 +36,32 @@ def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
 
 
 def image_qos(reliability: str) -> QoSProfile:
-    """rclpy's sensor-data profile, reliable where that is asked for."""
+    """Return rclpy's sensor-data profile, reliable on request."""
     return _profile(5, reliable=reliability == "reliable")
 
 
 def output_qos() -> QoSProfile:
-    """Reliable, the newest only: a slow subscriber misses frames and holds nobody up."""
+    """Return a reliable profile of depth 1: a slow subscriber misses frames but blocks nobody."""
     return _profile(1, reliable=True)
 
 
 def instruction_qos(latched: bool) -> QoSProfile:
-    """One of the two subscriptions: a volatile reader gets no stored sample, and a transient-local
-    one does not match a volatile writer."""
+    """Return the profile of one of the two subscriptions; instruction_topic.py needs both.
+
+    A volatile subscription gets no stored sample; a transient-local one does not match a volatile
+    publisher.
+    """
     return _profile(INSTRUCTION_DEPTH, reliable=True, latched=latched)
 
 
 def overridable() -> QoSOverridingOptions:
-    """Lets users set history, depth and reliability as parameters `qos_overrides...`."""
+    """Let users set history, depth and reliability by the parameters `qos_overrides...`."""
     return QoSOverridingOptions.with_default_policies()
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A peer whose QoS does not fit. policy: as in RELIABILITY; peer: publisher, subscription."""
+    """A peer with incompatible QoS. policy: such as RELIABILITY. peer: publisher, subscription."""
 
     topic: str
     policy: str
@@ -72,73 +75,77 @@ class Mismatch:
 
 
 class QosWatch:
-    """Incompatible peers by topic: the middleware reports when one comes, the graph when it is
-    gone. Any thread."""
+    """Keeps incompatible peers by topic. Thread-safe.
+
+    The middleware reports a peer that comes; the ROS graph shows when it has gone.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lock = threading.Lock()
-        self._found: dict[str, Mismatch] = {}
+        self._mismatches: dict[str, Mismatch] = {}
 
     def mismatches(self) -> dict[str, Mismatch]:
-        """The incompatible peers that are still there, one a topic."""
+        """Return the incompatible peers that still exist, one per topic."""
         with self._lock:
-            found = dict(self._found)
-        gone = [topic for topic, mismatch in found.items() if not self._still_there(mismatch)]
-        for topic in gone:
+            mismatches = dict(self._mismatches)
+        obsolete = [topic for topic, item in mismatches.items() if not self._persists(item)]
+        for topic in obsolete:
             self.clear(topic)
-        return {topic: mismatch for topic, mismatch in found.items() if topic not in gone}
+            del mismatches[topic]
+        return mismatches
 
-    def _still_there(self, mismatch: Mismatch) -> bool:
-        """Whether some peer fits none of this node's own endpoints on the topic."""
+    def _persists(self, mismatch: Mismatch) -> bool:
+        """Return True if some peer matches none of this node's endpoints on the topic."""
         publishers = self._node.get_publishers_info_by_topic(mismatch.topic)
         subscriptions = self._node.get_subscriptions_info_by_topic(mismatch.topic)
-        # Both sides as the graph tells them: in a profile of one's own "no deadline" is a 0,
-        # which does not fit the graph's infinity.
+        # Both sides' profiles come from the graph: in a profile made here "no deadline" is 0,
+        # which does not match the graph's infinity.
         if mismatch.peer == "publisher":
-            own = [mine.qos_profile for mine in subscriptions if self._is_own(mine)]
+            local = [info.qos_profile for info in subscriptions if self._is_local(info)]
             return any(
-                all(_clash(theirs.qos_profile, mine) for mine in own) for theirs in publishers
+                all(_clash(peer.qos_profile, profile) for profile in local) for peer in publishers
             )
-        own = [mine.qos_profile for mine in publishers if self._is_own(mine)]
+        local = [info.qos_profile for info in publishers if self._is_local(info)]
         return any(
-            all(_clash(mine, theirs.qos_profile) for mine in own) for theirs in subscriptions
+            all(_clash(profile, peer.qos_profile) for profile in local) for peer in subscriptions
         )
 
-    def _is_own(self, endpoint: Any) -> bool:
+    def _is_local(self, endpoint: Any) -> bool:
         node = (self._node.get_name(), self._node.get_namespace())
         return (endpoint.node_name, endpoint.node_namespace) == node
 
     def clear(self, topic: str) -> None:
         with self._lock:
-            self._found.pop(topic, None)
+            self._mismatches.pop(topic, None)
 
     def subscription(
         self,
         topic: str,
-        lost: Callable[[int], None] | None = None,
-        expected: QoSPolicyKind | None = None,
+        on_loss: Callable[[int], None] | None = None,
+        intended_mismatch: QoSPolicyKind | None = None,
     ) -> SubscriptionEventCallbacks:
-        """Events of a subscription on this resolved topic.
+        """Return the event callbacks of a subscription to this resolved topic.
 
-        lost: gets the number of messages that the middleware lost.
-        expected: a policy that is meant not to fit some publishers.
+        on_loss: called with the number of messages that the middleware lost.
+        intended_mismatch: a policy that differs from some publishers' on purpose.
         """
 
-        def incompatible(event: Any) -> None:
-            if event.last_policy_kind != expected:
+        def on_incompatible_qos(event: Any) -> None:
+            if event.last_policy_kind != intended_mismatch:
                 self._note(topic, event.last_policy_kind, "publisher")
 
-        def message_lost(event: Any) -> None:
-            if lost is not None:
-                lost(event.total_count_change)
+        def on_message_lost(event: Any) -> None:
+            if on_loss is not None:
+                on_loss(event.total_count_change)
 
         return SubscriptionEventCallbacks(
-            incompatible_qos=incompatible, message_lost=None if lost is None else message_lost
+            incompatible_qos=on_incompatible_qos,
+            message_lost=None if on_loss is None else on_message_lost,
         )
 
     def publisher(self, topic: str) -> PublisherEventCallbacks:
-        """Events of a publisher on this resolved topic."""
+        """Return the event callbacks of a publisher on this resolved topic."""
         return PublisherEventCallbacks(
             incompatible_qos=lambda event: self._note(
                 topic, event.last_policy_kind, "subscription"
@@ -148,7 +155,7 @@ class QosWatch:
     def _note(self, topic: str, kind: Any, peer: str) -> None:
         mismatch = Mismatch(topic, qos_policy_name_from_kind(kind), peer)
         with self._lock:
-            self._found[topic] = mismatch
+            self._mismatches[topic] = mismatch
 
 
 def _clash(publisher: QoSProfile, subscription: QoSProfile) -> bool:

@@ -1,4 +1,4 @@
-"""How the node's process ends: cleanly, and soon, whatever it is in the middle of."""
+"""Stop request of the node's process, by a signal or from any thread."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class StopRequest:
-    """SIGINT, SIGTERM or request() -> wait() returns.
+    """Makes wait() return after SIGINT, SIGTERM or request().
 
-    rclpy's own handlers would shut the context down at once, and nothing could be said any more;
-    a handler that sets an Event can deadlock with the wait() that it interrupts. A pipe does
-    neither, whichever thread the signal comes to. Make it in the main thread.
+    rclpy's own handlers would shut the context down at once, before the last messages are
+    published; a handler that sets an Event can deadlock with the wait() that it interrupts. A pipe
+    does neither, whichever thread gets the signal. Create it on the main thread.
     """
 
     def __init__(self) -> None:
@@ -20,16 +20,16 @@ class StopRequest:
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _noted)
+            signal.signal(number, _ignore)
 
     def request(self) -> None:
-        """Asks for the end, from any thread."""
+        """Request the end, from any thread."""
         os.write(self._write, b"\0")
 
     def wait(self) -> None:
-        """Waits for the first signal or request."""
+        """Wait for the first signal or request."""
         os.read(self._read, 1)
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """Does nothing: the signal's number is in the pipe already."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing: Python has already written the signal's number to the pipe."""

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: a model always runs on the same thread."""
+"""The single thread that owns the model and runs it."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ T = TypeVar("T")
 
 
 class WorkerStoppedError(RuntimeError):
-    """The worker has been stopped: the job was not done, or its result is not waited for."""
+    """The worker was stopped before the job ended; its result is lost."""
 
 
-class Source(Protocol):
-    """Where work comes from. Both methods are called on the worker's thread only."""
+class WorkSource(Protocol):
+    """A queue of work. Both methods are called on the worker's thread only."""
 
     def delay(self) -> float | None:
-        """Seconds until there is work, 0 for now; None: none until the worker is notified."""
+        """Return the seconds until there is work, 0 for now; None: not before a notify()."""
 
     def run(self) -> None:
-        """Does one piece of work."""
+        """Do one piece of work."""
 
 
 class Worker:
     """Serves jobs and sources in turn, so that none of them starves another.
 
-    crashed: called on the worker's thread with an exception that a source let through.
+    on_crash: called on the worker's thread with an exception that a source raised.
     """
 
-    def __init__(self, crashed: Callable[[BaseException], None]) -> None:
-        self._crashed = crashed
+    def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
+        self._on_crash = on_crash
         self._condition = threading.Condition()
-        self._stopped = threading.Event()
+        self._stop_request = threading.Event()
         self._jobs = _Jobs()
         self._waiting: set[threading.Event] = set()
-        self._sources: list[Source] = [self._jobs]
+        self._sources: list[WorkSource] = [self._jobs]
         self._next = 0
-        # Daemon: a model that hangs must not keep the process from ending.
+        # A daemon: a hanging model must not keep the process alive.
         self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
 
-    def add(self, source: Source) -> None:
+    def add(self, source: WorkSource) -> None:
         with self._condition:
             self._sources.append(source)
 
@@ -50,44 +50,44 @@ class Worker:
         self._thread.start()
 
     def notify(self) -> None:
-        """Tells the worker that a source may have work."""
+        """Tell the worker that a source may have work."""
         with self._condition:
             self._condition.notify()
 
     def call(self, job: Callable[[], T]) -> T:
-        """Runs the job on the worker's thread and returns, or raises, what it does.
+        """Run the job on the worker's thread; return its result or raise its exception.
 
-        Raises WorkerStoppedError as soon as the worker is stopped, be the job under way or not.
+        Raises WorkerStoppedError as soon as the worker is stopped, even during the job.
         """
         future: Future[T] = Future()
-        done = threading.Event()
+        end = threading.Event()
 
         def run() -> None:
             try:
                 future.set_result(job())
-            except Exception as error:  # noqa: BLE001 - it is raised again where call() waits
+            except Exception as error:  # noqa: BLE001 - raised again by call(), which waits
                 future.set_exception(error)
-            done.set()
+            end.set()
 
         with self._condition:
-            if self._stopped.is_set():
+            if self._stop_request.is_set():
                 raise WorkerStoppedError("the worker has been stopped")
             self._jobs.queue.append(run)
-            self._waiting.add(done)
+            self._waiting.add(end)
             self._condition.notify()
-        done.wait()
+        end.wait()
         with self._condition:
-            self._waiting.discard(done)
+            self._waiting.discard(end)
         if not future.done():
             raise WorkerStoppedError("the worker has been stopped")
         return future.result()
 
     def stop(self, grace: float) -> bool:
-        """Finishes the piece of work under way, does no other; whether it ended in `grace` s."""
+        """Stop after the piece of work under way; return True if it ended in `grace` seconds."""
         with self._condition:
-            self._stopped.set()
-            for done in self._waiting:
-                done.set()
+            self._stop_request.set()
+            for end in self._waiting:
+                end.set()
             self._condition.notify()
         if self._thread.is_alive():
             self._thread.join(grace)
@@ -101,13 +101,13 @@ class Worker:
             try:
                 source.run()
             except Exception as error:  # noqa: BLE001 - the node reports it and ends
-                self._crashed(error)
+                self._on_crash(error)
                 return
 
-    def _wait(self) -> Source | None:
-        """The next source in turn that has work; None once the worker is stopped."""
+    def _wait(self) -> WorkSource | None:
+        """Return the next source in turn that has work; None once the worker is stopped."""
         with self._condition:
-            while not self._stopped.is_set():
+            while not self._stop_request.is_set():
                 soonest: float | None = None
                 for turn in range(len(self._sources)):
                     number = (self._next + turn) % len(self._sources)
@@ -123,7 +123,7 @@ class Worker:
 
 
 class _Jobs:
-    """The source of what call() hands over."""
+    """Source of the jobs from call()."""
 
     def __init__(self) -> None:
         self.queue: deque[Callable[[], None]] = deque()

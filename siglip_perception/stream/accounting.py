@@ -1,4 +1,4 @@
-"""What became of every frame: received = published + sum of dropped + in flight, always."""
+"""Counts of every frame's fate: received = published + sum of dropped + in flight, always."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from itertools import pairwise
 
 Clock = Callable[[], float]
 
-# Frames and latencies that percentiles and rates look back on.
+# Most recent frames that rates and percentiles are computed from.
 WINDOW = 512
+# Time that rates look back, in seconds.
 RATE_SECONDS = 3.0
 
 
@@ -26,7 +27,7 @@ class Level(IntEnum):
     STALE = 3
 
 
-# Every reason for which a frame is dropped, and how bad it is.
+# Every reason for dropping a frame, and its level.
 REASONS: Mapping[str, Level] = {
     "superseded": Level.OK,
     "inactive": Level.OK,
@@ -47,7 +48,7 @@ REASONS: Mapping[str, Level] = {
 
 @dataclass(frozen=True)
 class Drop:
-    """The last frame dropped for one reason: when (monotonic seconds), how bad, and why."""
+    """The last frame dropped for one reason. at: monotonic seconds. text: the details."""
 
     at: float
     level: Level
@@ -56,12 +57,12 @@ class Drop:
 
 @dataclass(frozen=True)
 class Counts:
-    """One consistent look at a ledger. Rates in Hz, times in seconds; None: not known yet.
+    """Consistent snapshot of a ledger. Rates in Hz, times in seconds; None: not known yet.
 
-    repaired: frames whose files had faults that were mended, by fault; they count among the
-    published or the dropped ones all the same.
-    streak: frames dropped since the last one published, by reason.
-    drops: the last drop for each reason. examples: the first one's text.
+    repaired: frames with a fault in their file that was repaired, by fault; they also count as
+        published or dropped.
+    streak: frames dropped since the last published one, by reason.
+    drops: the last drop for each reason. examples: the text of the first drop for each reason.
     """
 
     received: int
@@ -82,33 +83,36 @@ class Counts:
 
 
 class Ticket:
-    """One received frame, to be resolved exactly once: published or dropped."""
+    """One received frame, which must be resolved exactly once: published or dropped.
 
-    def __init__(self, ledger: Ledger, arrived: float) -> None:
+    arrival: monotonic seconds.
+    """
+
+    def __init__(self, ledger: Ledger, arrival: float) -> None:
         self._ledger = ledger
-        self._resolved = False
-        self.arrived = arrived
+        self._is_resolved = False
+        self.arrival = arrival
 
     def publish(self) -> float:
-        """Counts the frame as published; returns its latency, arrival to now, in seconds."""
+        """Count the frame as published; return its latency from arrival to now, in seconds."""
         return self._ledger._publish(self)
 
     def drop(self, reason: str, text: str = "", level: Level | None = None) -> None:
-        """Counts the frame as dropped for one of REASONS; `level` where it differs from there."""
+        """Count the frame as dropped for one of REASONS. level: overrides that of REASONS."""
         self._ledger._drop(self, reason, text, REASONS[reason] if level is None else level)
 
     def note_repairs(self, repairs: Sequence[str]) -> None:
-        """Counts the faults of the frame's file that were mended; it stays in flight."""
+        """Count the faults repaired in the frame's file; the frame stays in flight."""
         self._ledger._note_repairs(repairs)
 
     def _resolve(self) -> None:
-        if self._resolved:
+        if self._is_resolved:
             raise RuntimeError("a frame was counted twice")
-        self._resolved = True
+        self._is_resolved = True
 
 
 class Ledger:
-    """The counts of one camera; every method may be called from any thread."""
+    """Counts the frames of one camera. Thread-safe."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -128,7 +132,7 @@ class Ledger:
         self._latencies: deque[float] = deque(maxlen=WINDOW)
 
     def receive(self) -> Ticket:
-        """Counts a frame that has just arrived as in flight."""
+        """Count a frame that has just arrived as in flight."""
         with self._lock:
             now = self._clock()
             self._received += 1
@@ -138,12 +142,12 @@ class Ledger:
             return Ticket(self, now)
 
     def lose(self, count: int) -> None:
-        """Counts frames that the middleware lost: they were never received."""
+        """Count frames that the middleware lost: they were never received."""
         with self._lock:
             self._lost += count
 
     def forget_rates(self) -> None:
-        """Starts rates, periods and latencies anew; counts and the last arrival stay."""
+        """Reset rates, periods and latencies; keep counts and the last arrival."""
         with self._lock:
             self._arrivals.clear()
             self._publishings.clear()
@@ -152,7 +156,7 @@ class Ledger:
     def counts(self) -> Counts:
         with self._lock:
             now = self._clock()
-            ordered = sorted(self._latencies)
+            latencies = sorted(self._latencies)
             return Counts(
                 received=self._received,
                 published=self._published,
@@ -167,8 +171,8 @@ class Ledger:
                 period=_period(self._arrivals),
                 received_rate=_rate(self._arrivals, now),
                 published_rate=_rate(self._publishings, now),
-                latency_p50=_percentile(ordered, 0.5),
-                latency_p99=_percentile(ordered, 0.99),
+                latency_p50=_percentile(latencies, 0.5),
+                latency_p99=_percentile(latencies, 0.99),
             )
 
     def _note_repairs(self, repairs: Sequence[str]) -> None:
@@ -183,8 +187,8 @@ class Ledger:
             self._in_flight -= 1
             self._streak.clear()
             self._publishings.append(now)
-            self._latencies.append(now - ticket.arrived)
-            return now - ticket.arrived
+            self._latencies.append(now - ticket.arrival)
+            return now - ticket.arrival
 
     def _drop(self, ticket: Ticket, reason: str, text: str, level: Level) -> None:
         with self._lock:
@@ -197,7 +201,7 @@ class Ledger:
 
 
 def _rate(times: deque[float], now: float) -> float:
-    """Events a second over the last RATE_SECONDS."""
+    """Return the events per second over the last RATE_SECONDS."""
     recent = [at for at in times if at > now - RATE_SECONDS]
     if len(recent) < 2:
         return 0.0
@@ -205,12 +209,12 @@ def _rate(times: deque[float], now: float) -> float:
 
 
 def _period(times: deque[float]) -> float | None:
-    """The usual time between two events: the median of the last few, in seconds."""
+    """Return the median time between two of the last 16 events, in seconds."""
     recent = list(times)[-16:]
     gaps = sorted(later - earlier for earlier, later in pairwise(recent))
     return gaps[len(gaps) // 2] if gaps else None
 
 
-def _percentile(ordered: list[float], share: float) -> float | None:
-    """The value that `share` of the ordered values do not exceed."""
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+def _percentile(values: list[float], share: float) -> float | None:
+    """Return the value that `share` of the sorted values do not exceed."""
+    return values[min(int(share * len(values)), len(values) - 1)] if values else None

@@ -1,7 +1,7 @@
-"""One camera's stream: each image message from its arrival to the content of its messages.
+"""One camera's stream: each image message from its arrival to the content of its output messages.
 
-The node and a replay run it. It knows neither ROS nor a bag: it is given the function that decodes
-a message, the clocks, and what the pipeline gave.
+The node and replay both run it. It imports neither ROS nor the bags: its caller passes in the
+decoder, the clocks and the pipeline's results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from siglip_perception.stream.stamp_check import StampCheck, stamp_ns, too_old
 from siglip_perception.types import Frame, Task
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds.
+    # Imports PyTorch, which takes seconds.
     from siglip_perception.pipeline import Query, Result
 
 Decode = Callable[[Any, Settings], Picture]
@@ -32,11 +32,13 @@ Decode = Callable[[Any, Settings], Picture]
 
 @dataclass(frozen=True)
 class PendingFrame:
-    """An image message on its way, undecoded, so that dropping it costs nothing.
+    """An image message that waits, undecoded, so that dropping it costs nothing.
 
     It counts as in flight in its stream's ledger until its ticket is published or dropped.
-    stamp_ns: the header's stamp in nanoseconds, 0 where the camera set none. received_ns: arrival
-    by the stream's clock. epoch: the stream's at its arrival.
+
+    stamp_ns: the header's stamp in nanoseconds, 0 if the camera set none.
+    received_ns: time of arrival by the stream's clock.
+    epoch: the stream's epoch at arrival.
     """
 
     stream: CameraStream
@@ -52,20 +54,21 @@ class PendingFrame:
 
     @property
     def time_ns(self) -> int:
-        """Time of capture; of arrival, where the camera stamps nothing."""
+        """Time of capture, or of arrival if the camera sets no stamp."""
         return self.stamp_ns or self.received_ns
 
     @property
     def stale(self) -> bool:
-        """Whether time has jumped back since it came, so that it belongs to the time before."""
+        """True if time has jumped back since the message came."""
         return self.epoch != self.stream.epoch
 
 
 @dataclass(frozen=True)
 class CameraView:
-    """What /diagnostics tells of a camera. Times in monotonic seconds; None: never.
+    """Snapshot of a camera for /diagnostics. Times in monotonic seconds; None: never.
 
-    age: seconds from the newest frame's stamp to its arrival; None where it has no stamp.
+    age: seconds from the newest frame's stamp to its arrival; None if it has no stamp.
+    picture: size and encoding of the newest frame, or its format.
     """
 
     name: str
@@ -79,13 +82,16 @@ class CameraView:
 
 
 class CameraStream:
-    """One camera: its stamps, counts, depth, rate of grounding and tracked objects.
+    """Keeps one camera's stamps, counts, depth, grounding rate and tracked objects.
 
     Call `decode`, `frame`, `task` and `finish` on the thread that owns the pipeline, in this
-    order; all else runs on any thread. decode: an image message -> its picture; raises ImageError.
-    settings: the newest ones. now_ns: the clock that the stamps are compared with. clock:
-    monotonic seconds. tracker: goes on numbering objects where an older stream of this camera
-    ended.
+    order; everything else is thread-safe.
+
+    decode: decodes an image message; raises ImageError.
+    settings: returns the current settings.
+    now_ns: the clock to compare stamps with, in nanoseconds.
+    clock: monotonic seconds.
+    tracker: the tracker of an older stream of this camera, whose object ids go on.
     """
 
     def __init__(
@@ -120,23 +126,23 @@ class CameraStream:
 
     @property
     def epoch(self) -> int:
-        """Grows by one with each jump back in time."""
+        """Number of jumps back in time so far."""
         with self._lock:
             return self._epoch
 
     @property
     def jump(self) -> str:
-        """Why time was last taken to have jumped back, in words."""
+        """Description of the last jump back in time."""
         with self._lock:
             return self._jump
 
     def receive(self, message: Any) -> PendingFrame | None:
-        """Count a live message and check its stamp; None where the stamp forbids to use it."""
+        """Count a live message and check its stamp; None if it was dropped for its stamp."""
         ticket = self.ledger.receive()
         stamp = stamp_ns(message.header)
         with self._lock:
-            jumped = self._stamps.jumped(stamp)
-        if jumped:
+            is_jump = self._stamps.is_jump(stamp)
+        if is_jump:
             self.flush("its stamps jumped back")
         pending = self.admit(message, ticket)
         now = pending.received_ns
@@ -152,12 +158,12 @@ class CameraStream:
         return None
 
     def admit(self, message: Any, ticket: Ticket) -> PendingFrame:
-        """Take a message that is counted already, whatever its stamp: a recording has no now."""
+        """Accept a message that is already counted, with any stamp, as a replay does."""
         stamp = stamp_ns(message.header)
         return PendingFrame(self, message, ticket, stamp, self._now_ns(), self.epoch)
 
     def decode(self, pending: PendingFrame, settings: Settings) -> Frame | None:
-        """The frame of a message that waited; None where it was dropped, too old or malformed."""
+        """Decode a waiting message; None if it was dropped as too old or malformed."""
         old = too_old(pending.stamp_ns, self._now_ns(), settings.max_age)
         if old is not None:
             pending.ticket.drop(old.reason, old.text, old.level)
@@ -171,9 +177,9 @@ class CameraStream:
         return frame
 
     def frame(self, pending: PendingFrame, settings: Settings) -> Frame:
-        """The message's frame, with the way to its depth where depth is enabled; counts nothing.
+        """Convert the message to a frame, which can look up its depth if depth is enabled.
 
-        Raises ImageError.
+        Counts nothing. Raises ImageError.
         """
         picture = self._decode(pending.message, settings)
         frame = Frame(
@@ -203,7 +209,7 @@ class CameraStream:
         *,
         with_mask: bool,
     ) -> Task:
-        """What the pipeline is to do with the frame: objects only as often as grounding_rate."""
+        """Return the pipeline's task for the frame; it includes objects at grounding_rate only."""
         if query is None or not self._rate.due(pending.time_ns, settings.grounding_rate):
             return Task(frame)
         return Task(frame, query, with_mask)
@@ -215,9 +221,9 @@ class CameraStream:
         outcome: Result | FloatingPointError,
         settings: Settings,
     ) -> Result | None:
-        """The frame's result, its objects with ids where tracking is enabled.
+        """Return the frame's result, its objects with ids if tracking is enabled.
 
-        None where the frame was dropped: NaN or infinity came out of it, or time jumped back while
+        None if the frame was dropped: its features were NaN or infinite, or time jumped back while
         it was processed.
         """
         if isinstance(outcome, FloatingPointError):
@@ -231,17 +237,17 @@ class CameraStream:
             return outcome
         if outcome.grounding is None:
             return outcome
-        tracked = self.tracker.update(
+        grounding = self.tracker.update(
             outcome.grounding,
             pending.time_ns,
             (frame.width, frame.height),
             TrackingOptions(settings.tracking_max_lost, settings.tracking_smoothing),
             settings.max_objects,
         )
-        return replace(outcome, grounding=tracked)
+        return replace(outcome, grounding=grounding)
 
     def flush(self, text: str) -> None:
-        """Time has jumped back: everything of the time before is stale. text: why, in words."""
+        """Make everything so far stale, after a jump back in time, which `text` describes."""
         self.depth.flush()
         self.ledger.forget_rates()
         with self._lock:
@@ -252,7 +258,7 @@ class CameraStream:
             self._jumped_at = self._clock()
 
     def start(self) -> None:
-        """Messages come from now on."""
+        """Prepare for messages: the subscriptions start now."""
         self.ledger.forget_rates()
         self.depth.flush()
         with self._lock:
@@ -261,18 +267,18 @@ class CameraStream:
             self._active_since = self._clock()
 
     def stop(self) -> None:
-        """No message comes any more; the counts stay."""
+        """Note that the subscriptions have ended; keep the counts."""
         with self._lock:
             self._active_since = None
             self._newest = None
 
     def newest(self) -> tuple[PendingFrame | None, float]:
-        """The newest usable message and the seconds since it came; None before any."""
+        """Return the newest usable message, or None, and the seconds since it came."""
         with self._lock:
             newest = self._newest
         if newest is None:
             return None, 0.0
-        return newest, self._clock() - newest.ticket.arrived
+        return newest, self._clock() - newest.ticket.arrival
 
     def view(self) -> CameraView:
         counts = self.ledger.counts()
@@ -290,7 +296,7 @@ class CameraStream:
 
 
 def _picture(message: Any) -> str:
-    """Size and encoding of an image message, for people; nothing of it is trusted."""
+    """Describe an image message by its size and encoding, or its format, all of it untrusted."""
     encoding = getattr(message, "encoding", None)
     if encoding is None:
         return ascii(message.format[:40])

@@ -1,4 +1,4 @@
-"""The content of messages: of one camera's result, and of several cameras' tokens joined."""
+"""Content of the output messages: one camera's objects, and several cameras' joined tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siglip_perception.types import Grounding, TokenGrid, join
 def published_objects(
     types: MessageTypes, header: Any, grounding: Grounding, *, with_mask: bool
 ) -> Any:
-    """The GroundedObjectArray of a frame, without the mask unless it is to be published."""
+    """Return a frame's GroundedObjectArray, with the mask only if it is to be published."""
     return objects_message(
         types, header, grounding if with_mask else replace(grounding, mask=None)
     )
@@ -31,28 +31,28 @@ class JoinedTokens:
     grid: TokenGrid
 
     def message(self, types: MessageTypes) -> Any:
-        """Its TokenSequence."""
+        """Return the TokenSequence."""
         header = types.Header(stamp=self.stamp, frame_id=self.frame_id)
         return tokens_message(types, header, self.grid)
 
 
 class CameraJoin:
-    """Keeps each camera's newest tokens until every camera has some, and joins them then."""
+    """Collects each camera's newest tokens and joins them once every camera has some."""
 
     def __init__(self, cameras: Sequence[str]) -> None:
         self._cameras = tuple(cameras)
         self._waiting: dict[str, tuple[Any, TokenGrid]] = {}
 
     def add(self, camera: str, header: Any, grid: TokenGrid) -> JoinedTokens | None:
-        """The joined tokens, once each camera has new ones; None while one has not.
+        """Add one camera's tokens; return the joined tokens once every camera has new ones.
 
-        header: the image's own. Newer tokens take the place of those of the same camera.
+        header: the image's. Newer tokens of a camera replace its older ones.
         """
         self._waiting[camera] = header, grid
         if len(self._waiting) < len(self._cameras):
             return None
-        ordered = [self._waiting[name] for name in self._cameras]
+        entries = [self._waiting[name] for name in self._cameras]
         self._waiting.clear()
-        headers = [header for header, _ in ordered]
+        headers = [header for header, _ in entries]
         oldest = min(headers, key=lambda header: (header.stamp.sec, header.stamp.nanosec))
-        return JoinedTokens(oldest.stamp, headers[0].frame_id, join([grid for _, grid in ordered]))
+        return JoinedTokens(oldest.stamp, headers[0].frame_id, join([grid for _, grid in entries]))

@@ -1,4 +1,4 @@
-"""One camera's depth images and camera infos, and the depth that belongs to a color image."""
+"""One camera's depth images and camera infos, matched with its color images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from siglip_perception.grounding.depth import DepthError, depth_of
 from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Depth
 
-# Depth images that wait for their color image, undecoded.
-_KEPT = 16
+# Depth images that wait, undecoded, for their color image.
+_QUEUE_SIZE = 16
 
 
 @dataclass(frozen=True)
 class DepthView:
-    """What became of the color images that asked for depth.
+    """Outcomes of the color images' requests for depth.
 
     counts: `used`, or why there was none: `missing`, `info`, `size`, `encoding`, `malformed`,
-    `empty`. failed_at: monotonic seconds of the last failure, told in `text`; None: never.
+        `empty`.
+    reason, text: of the last failure. failed_at: its time in monotonic seconds; None: never.
     """
 
     counts: Mapping[str, int]
@@ -32,41 +33,41 @@ class DepthView:
 
 
 class DepthFeed:
-    """Keeps what comes, and finds what belongs together; any thread. clock: monotonic seconds."""
+    """Matches depth images with color images. Thread-safe. clock: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._images: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
+        self._images: deque[tuple[int, Any]] = deque(maxlen=_QUEUE_SIZE)
         self._info: Any = None
         self._counts: Counter[str] = Counter()
         self._reason = self._text = ""
         self._failed_at: float | None = None
 
     def receive_image(self, message: Any) -> None:
-        """Keeps a sensor_msgs/Image of depth."""
+        """Queue a sensor_msgs/Image of depth."""
         with self._lock:
             self._images.append((stamp_ns(message.header), message))
 
     def receive_info(self, message: Any) -> None:
-        """Keeps a sensor_msgs/CameraInfo, until the next one."""
+        """Keep a sensor_msgs/CameraInfo until the next one."""
         with self._lock:
             self._info = message
 
     def flush(self) -> None:
-        """Time has jumped back: forgets the images; the camera's lens stays."""
+        """Forget the images, after a jump back in time; keep the camera info."""
         with self._lock:
             self._images.clear()
 
     def newest_ns(self) -> int | None:
-        """The stamp of the newest depth image, in nanoseconds; None before any."""
+        """Return the newest depth image's stamp in nanoseconds; None if there is no image."""
         with self._lock:
             return max((stamp for stamp, _ in self._images), default=None)
 
     def depth(self, stamp_ns: int, width: int, height: int, tolerance: float) -> Depth | None:
-        """The depth nearest in time to a color image, at most `tolerance` seconds away.
+        """Return the depth nearest in time to a color image, at most `tolerance` seconds away.
 
-        None where there is none of use: that is counted, and said in view().
+        None if no depth image is usable; view() then counts it and says why.
         """
         try:
             depth = depth_of(*self._nearest(stamp_ns, tolerance), width, height)
@@ -92,11 +93,11 @@ class DepthFeed:
         if not images:
             raise DepthError("missing", "no depth image has come.")
         nearest, message = min(images, key=lambda entry: abs(entry[0] - stamp_ns))
-        apart = abs(nearest - stamp_ns) / 1e9
-        if apart > tolerance:
+        distance_s = abs(nearest - stamp_ns) / 1e9
+        if distance_s > tolerance:
             raise DepthError(
                 "missing",
-                f"the nearest depth image is {apart:.3f} s away from the color image, and the"
+                f"the nearest depth image is {distance_s:.3f} s away from the color image, and the"
                 f" tolerance is {tolerance:g} s.",
             )
         return message, info

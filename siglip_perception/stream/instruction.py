@@ -1,8 +1,8 @@
-"""The instruction that holds: its text, its number, its query, and what became of the newest.
+"""The current instruction: its text, number and query, and the state of the newest one.
 
-Numbers grow by one with each accepted instruction, from 1. A repetition of the instruction that
-holds keeps its number. After another one, an empty or a refused one, the same text is a new
-instruction: the goal was taken back and given again.
+Accepted instructions are numbered from 1. Repeating the current instruction keeps its number.
+After a different, an empty or a rejected instruction the same text is a new instruction: the goal
+was withdrawn and set again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from siglip_perception.stream.accounting import Clock, Level
 from siglip_perception.util.oom import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds.
+    # Imports PyTorch, which takes seconds.
     from siglip_perception.pipeline import Query
 
-# An instruction that could not be encoded is tried again after so long, in seconds.
+# Time before another attempt to encode an instruction that failed, in seconds.
 RETRY_S = 2.0
 
 Encode = Callable[[Instruction, int], "Query"]
@@ -30,9 +30,9 @@ Encode = Callable[[Instruction, int], "Query"]
 
 @dataclass(frozen=True)
 class InstructionState:
-    """What became of the newest instruction, as /diagnostics tells it.
+    """State of the newest instruction, for /diagnostics.
 
-    detail: what is wrong with it, in words. explanation: how it was read, where that is in doubt.
+    detail: describes the problem. explanation: how a doubtful instruction was read.
     """
 
     state: str = "no_instruction"
@@ -45,11 +45,13 @@ class InstructionState:
 
 
 class CurrentInstruction:
-    """Numbers and encodes the newest instruction; `state` on any thread, all else on one.
+    """Numbers and encodes the newest instruction. Only `state` is thread-safe.
 
-    query: what the newest instruction asks to look for; None where it asks for nothing, or cannot
-    be answered. report: logs the exception that is being handled, after this heading, and the
-    instruction is tried again later; None: the exception is raised. clock: monotonic seconds.
+    query: the newest instruction's phrases, encoded; None if there are none, or no way to ground
+        them.
+    report: logs the exception being handled under a heading; the instruction is then tried again
+        later. None: the exception is raised instead.
+    clock: monotonic seconds.
     """
 
     def __init__(
@@ -58,13 +60,13 @@ class CurrentInstruction:
         self._report = report
         self._clock = clock
         self._encode: Encode | None = None
-        self._spoken: str | None = None
-        self._first = ""
-        self._fixed: tuple[str, ...] = ()
-        self._taken: str | tuple[str, ...] | None = None
+        self._topic_text: str | None = None
+        self._initial_text = ""
+        self._fixed_phrases: tuple[str, ...] = ()
+        self._current: str | tuple[str, ...] | None = None
         self._retry_at: float | None = None
         self._number = 0
-        self._numbered = ""
+        self._numbered_text = ""
         self._lock = threading.Lock()
         self._state = InstructionState()
         self.query: Query | None = None
@@ -74,70 +76,74 @@ class CurrentInstruction:
         with self._lock:
             return self._state
 
-    def start(self, encode: Encode, first: str, phrases: Sequence[str] = ()) -> None:
-        """Encode with this model from now on: the phrases, if any, else what was said last, else
-        the text `first`."""
+    def start(self, encode: Encode, initial_text: str, phrases: Sequence[str] = ()) -> None:
+        """Encode with this model from now on.
+
+        The instruction is the phrases, if any, else the last text of hear(), else `initial_text`.
+        """
         self._encode = encode
-        self._first = first
-        self._fixed = tuple(filter(None, phrases))
-        self._taken = None
-        self._take(self._newest())
+        self._initial_text = initial_text
+        self._fixed_phrases = tuple(filter(None, phrases))
+        self._current = None
+        self._set_current(self._source())
 
     def stop(self) -> None:
-        """The model is gone; the instruction is kept."""
+        """Stop encoding, because the model is unloaded; keep the instruction."""
         self._encode = self.query = self._retry_at = None
 
     def hear(self, text: str) -> None:
-        """Take an instruction; encode it if it differs from the one before."""
-        self._spoken = text
-        self._take(self._newest())
+        """Set the instruction's text; encode it if it differs from the last one."""
+        self._topic_text = text
+        self._set_current(self._source())
 
     def fix(self, phrases: Sequence[str]) -> None:
-        """Look for these phrases from now on; for none, what the instruction says."""
-        fixed = tuple(filter(None, phrases))
-        if fixed != self._fixed:
-            self._fixed = fixed
-            self._take(self._newest())
+        """Look for these phrases from now on; if empty, for those of the text."""
+        fixed_phrases = tuple(filter(None, phrases))
+        if fixed_phrases != self._fixed_phrases:
+            self._fixed_phrases = fixed_phrases
+            self._set_current(self._source())
 
-    def _newest(self) -> str | tuple[str, ...]:
-        return self._fixed or (self._first if self._spoken is None else self._spoken)
+    def _source(self) -> str | tuple[str, ...]:
+        return self._fixed_phrases or (
+            self._initial_text if self._topic_text is None else self._topic_text
+        )
 
     def retry(self) -> None:
-        """Try an instruction again that could not be encoded, once its time has come."""
+        """Encode again an instruction that failed, once RETRY_S have passed."""
         due = self._retry_at is not None and self._clock() >= self._retry_at
-        if due and self._taken is not None:
-            self._take(self._taken)
+        if due and self._current is not None:
+            self._set_current(self._current)
 
-    def _take(self, words: str | tuple[str, ...]) -> None:
+    def _set_current(self, words: str | tuple[str, ...]) -> None:
         encode = self._encode
-        if encode is None or (words == self._taken and self._retry_at is None):
+        if encode is None or (words == self._current and self._retry_at is None):
             return
-        self._taken = words
-        # Nothing of the instruction before may be answered while this one is being looked at.
+        self._current = words
+        # No frame may be grounded with the last instruction's query while this one is encoded.
         self.query = self._retry_at = None
         try:
-            state = self._understand(encode, words)
+            state = self._encode_words(encode, words)
         except Exception as error:
             if self._report is None:
                 raise
-            # Whatever a text leads to, tokens go on.
+            # No text may stop the tokens.
             self.query = None
             self._retry_at = self._clock() + RETRY_S
             out_of_memory = is_out_of_memory(error)
             if out_of_memory:
                 free_memory()
             self._report("the instruction could not be encoded")
-            what = "there is not enough memory" if out_of_memory else type(error).__name__
-            detail = f"it could not be encoded ({what}); tokens go on without objects meanwhile"
+            cause = "there is not enough memory" if out_of_memory else type(error).__name__
+            detail = f"it could not be encoded ({cause}); tokens go on without objects meanwhile"
             state = InstructionState("instruction_failed", Level.ERROR, detail)
         with self._lock:
             self._state = state
 
-    def _understand(self, encode: Encode, words: str | tuple[str, ...]) -> InstructionState:
+    def _encode_words(self, encode: Encode, words: str | tuple[str, ...]) -> InstructionState:
         try:
             instruction = parse(words) if isinstance(words, str) else from_phrases(words)
         except InstructionError as error:
-            self._numbered = ""
+            self._numbered_text = ""
             return InstructionState("instruction_rejected", Level.WARN, str(error))
         number = self._accept(instruction.text)
         if not instruction.text:
@@ -158,7 +164,7 @@ class CurrentInstruction:
             )
         try:
             self.query = query = encode(instruction, number)
-        except PerceptionError as error:  # this model cannot ground, and will not later
+        except PerceptionError as error:  # This model cannot ground, so no retry will help.
             return replace(state, state="no_grounding", level=Level.WARN, detail=str(error))
         warnings = [instruction.explanation] if instruction.explanation else []
         if instruction.changed:
@@ -171,10 +177,10 @@ class CurrentInstruction:
         return state
 
     def _accept(self, text: str) -> int:
-        """The number of this instruction, from now on the one that holds; 0 for an empty one."""
-        if text and text != self._numbered:
+        """Make this the current instruction; return its number, 0 for an empty one."""
+        if text and text != self._numbered_text:
             self._number += 1
-        self._numbered = text
+        self._numbered_text = text
         return self._number if text else 0
 
 

@@ -1,4 +1,4 @@
-"""Whether a frame's stamp can be trusted: too old, in the future, out of order, or a jump back."""
+"""Check of a frame's stamp: too old, in the future, out of order, or a jump back in time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 from siglip_perception.stream.accounting import REASONS, Level
 
+# How far in the future a stamp may lie: clocks of two machines differ a little.
 FUTURE_NS = 50_000_000
-# A smaller step back is a frame that was overtaken on its way; a larger one is a bag that loops.
+# A smaller step back is a frame that another one overtook; a larger step is a bag that loops.
 JUMP_NS = 500_000_000
+# Age from which a frame that is too old is an error, not a warning.
 VERY_OLD_NS = 1_000_000_000
 
 
 def stamp_ns(header: Any) -> int:
-    """The header's stamp in nanoseconds; 0 where the camera sets none."""
+    """Return the header's stamp in nanoseconds; 0 if the camera sets none."""
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a stamp. reason: one of accounting.REASONS."""
+    """A fault of a stamp. reason: one of accounting.REASONS."""
 
     reason: str
     text: str
@@ -28,30 +30,30 @@ class Verdict:
 
 
 class StampCheck:
-    """The stamps of one camera."""
+    """Checks the stamps of one camera."""
 
     def __init__(self) -> None:
         self._newest = 0
 
-    def jumped(self, stamp_ns: int) -> bool:
-        """Whether this stamp lies so far before the newest one that time has begun anew."""
+    def is_jump(self, stamp_ns: int) -> bool:
+        """Return True if the stamp is so far before the newest one that time has jumped back."""
         return 0 < stamp_ns < self._newest - JUMP_NS
 
     def forget(self) -> None:
         self._newest = 0
 
     def check(self, stamp_ns: int, now_ns: int, max_age: float) -> Verdict | None:
-        """None for a frame that may be used. max_age in seconds, 0: no limit.
+        """Return the stamp's fault; None if the frame may be used. max_age: seconds; 0: no limit.
 
-        A stamp of 0 was never set by its camera; a clock of 0 is a simulation's that has not
-        begun. Neither says anything about age.
+        A stamp of 0 means that the camera sets none, a clock of 0 that a simulation has not
+        started. Neither says anything about age.
         """
         if stamp_ns == 0:
             return None
         if now_ns > 0 and stamp_ns - now_ns > FUTURE_NS:
             ahead = (stamp_ns - now_ns) / 1e9
             return Verdict("future", f"stamped {ahead:.3f} s in the future", REASONS["future"])
-        if stamp_ns < self._newest and not self.jumped(stamp_ns):
+        if stamp_ns < self._newest and not self.is_jump(stamp_ns):
             late = (self._newest - stamp_ns) / 1e9
             return Verdict(
                 "out_of_order",
@@ -63,7 +65,7 @@ class StampCheck:
 
 
 def too_old(stamp_ns: int, now_ns: int, max_age: float) -> Verdict | None:
-    """The verdict on a frame older than max_age seconds; 0: no limit."""
+    """Return the fault of a frame older than max_age seconds, else None. max_age 0: no limit."""
     age = now_ns - stamp_ns
     if stamp_ns == 0 or now_ns == 0 or max_age <= 0 or age <= max_age * 1e9:
         return None

@@ -95,7 +95,7 @@ def results(**changes: Any) -> Results:
         "tokens": [tokens, {**tokens, "sent_s": 0.04, "received_s": 0.1}],
         "groundings": [grounding(0, 10), grounding(1, 100)],
         "pictures": [0, 1],
-        "foreign": 0,
+        "unmatched": 0,
         "camera": {
             "received": "3",
             "published": "2",
@@ -156,7 +156,7 @@ def test_a_good_run_has_no_problems() -> None:
         ({"tokens": []}, "No tokens arrived"),
         ({"camera": {"received": "3", "published": "1"}}, "does not account for 2 of 3"),
         ({"played": 2}, "received 1 frames more than were played"),
-        ({"foreign": 1}, "bear no played frame's stamp"),
+        ({"unmatched": 1}, "have the stamp of no frame played"),
         ({"instructions": ["컵", "책"]}, 'Nothing was published for the instruction "책"'),
         ({"groundings": []}, "Nothing was found for the instruction"),
         ({"groundings": [grounding(0, 100), grounding(1, 100)]}, "Only 0 of 2 looks"),

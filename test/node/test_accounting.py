@@ -135,7 +135,7 @@ def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
 
 def test_cameras_that_are_joined_wait_for_each_other_and_come_in_their_order() -> None:
     mailbox = Mailbox(lambda items: None, lambda: None)
-    mailbox.open(together=("front", "wrist"))
+    mailbox.open(joined_cameras=("front", "wrist"))
     front, wrist = camera_stream("front"), camera_stream("wrist")
     mailbox.put(pending_frame(wrist, image_message(stamp=1)))
     assert mailbox.take() == []
@@ -152,7 +152,7 @@ def test_cameras_that_are_joined_wait_for_each_other_and_come_in_their_order() -
 
 def test_of_joined_cameras_a_jump_back_of_one_leaves_the_others_frame_waiting() -> None:
     mailbox = Mailbox(lambda items: None, lambda: None)
-    mailbox.open(together=("front", "wrist"))
+    mailbox.open(joined_cameras=("front", "wrist"))
     front, wrist = camera_stream("front"), camera_stream("wrist")
     mailbox.put(pending_frame(wrist, image_message(stamp=8)))
     wrist.flush("the clock jumped back")

@@ -194,7 +194,7 @@ def test_a_loaded_model_is_not_walked_for_garbage_and_cleanup_frees_it(bench: Be
 def test_an_instruction_outlives_cleanup_with_its_number(bench: Bench) -> None:
     bench.processor.hear("find the cup.")
     bench.processor.unload()
-    assert not bench.processor.model_state.loaded
+    assert not bench.processor.model_state.is_loaded
     bench.processor.load()
     assert bench.pipeline.encoded == [("find the cup.", 1)] * 2
 

@@ -45,23 +45,23 @@ def test_a_frame_that_was_overtaken_is_out_of_order() -> None:
     assert reason(check, 90 * S) == ""
     assert reason(check, 90 * S) == ""
     assert reason(check, 90 * S - 100 * MS) == "out_of_order"
-    assert not check.jumped(90 * S - 100 * MS)
+    assert not check.is_jump(90 * S - 100 * MS)
     assert reason(check, 91 * S) == ""
 
 
 def test_a_jump_back_begins_anew() -> None:
     check = StampCheck()
-    assert not check.jumped(5 * S)
+    assert not check.is_jump(5 * S)
     assert reason(check, 90 * S) == ""
-    assert check.jumped(5 * S)
+    assert check.is_jump(5 * S)
     check.forget()
     assert reason(check, 5 * S) == ""
     assert reason(check, 6 * S) == ""
-    assert not check.jumped(6 * S)
+    assert not check.is_jump(6 * S)
 
 
 def test_a_stamp_from_the_future_does_not_make_the_next_ones_old() -> None:
     check = StampCheck()
     assert reason(check, 500 * S) == "future"
-    assert not check.jumped(99 * S)
+    assert not check.is_jump(99 * S)
     assert reason(check, 99 * S) == ""

@@ -132,8 +132,8 @@ class Results:
             )
         if self.lost < 0:
             wrong.append(f"The node received {-self.lost} frames more than were played.")
-        if self.raw["foreign"]:
-            wrong.append(f"{self.raw['foreign']} results bear no played frame's stamp.")
+        if self.raw["unmatched"]:
+            wrong.append(f"{self.raw['unmatched']} results have the stamp of no frame played.")
         if not all(entry["finite"] for entry in self.raw["tokens"]):
             wrong.append("Some tokens are not finite.")
         rows = self.found()
