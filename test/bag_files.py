@@ -77,7 +77,7 @@ def write_mcap(
     channels = list(dict.fromkeys(channel for channel, _, _ in entries))
     definitions = b"".join(_definition(i + 1, channel) for i, channel in enumerate(channels))
     out = bytearray(MAGIC + _record(1, _string(profile) + _string("test")))
-    indexes = []
+    indexes: list[tuple[int, list[int], int]] = []
     out += definitions if compression is None else b""
     step = per_chunk if compression is not None else len(entries)
     for start in range(0, len(entries), step):
@@ -90,7 +90,7 @@ def write_mcap(
             out += messages
             continue
         times = [time for _, time, _ in part]
-        indexes.append((len(out), times))
+        offset = len(out)
         body = definitions + messages
         packed = {"": bytes, "zstd": zstd.compress, "lz4": lz4.frame.compress}[compression](body)
         out += _record(
@@ -100,7 +100,7 @@ def write_mcap(
             + struct.pack("<Q", len(packed))
             + packed,
         )
-        indexes[-1] = (*indexes[-1], len(out) - indexes[-1][0])
+        indexes.append((offset, times, len(out) - offset))
     out += _record(15, struct.pack("<I", 0))
     start = len(out)
     if summary:

@@ -39,7 +39,7 @@ def content() -> dict[str, Any]:
     }
 
 
-def annotations(folder: Path, **changes: Any) -> Path:
+def write_annotations(folder: Path, **changes: Any) -> Path:
     """Write the content, with some keys changed, and its two images."""
     Image.new("RGB", (WIDTH, HEIGHT), (90, 90, 90)).save(folder / "one.png")
     Image.new("RGB", (WIDTH, HEIGHT), (10, 90, 90)).save(folder / "two.png")

@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from siglip_perception.config import Settings
 from siglip_perception.node.conversions import decode_message
+from siglip_perception.pipeline import Result
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 from siglip_perception.types import Frame, GroundedObject, Grounding, Task, TokenGrid
 
@@ -47,15 +48,6 @@ def pending_frame(stream: CameraStream, message: Any = None) -> PendingFrame:
     """A message of the stream that is counted and on its way, whatever its stamp."""
     message = image_message() if message is None else message
     return stream.admit(message, stream.ledger.receive())
-
-
-@dataclass(frozen=True)
-class FakeResult:
-    """Follows pipeline.Result."""
-
-    tokens: TokenGrid | None
-    grounding: Grounding | None
-    timings: dict[str, float]
 
 
 class FakePipeline:
@@ -107,7 +99,7 @@ class FakePipeline:
         # Whose tokens they are can be told: they hold the frame's stamp in seconds.
         data = np.full((4, 3), frame.stamp_ns / 1e9, np.float32)
         tokens = TokenGrid(data, "float32", 2, 2, "fake", "f00d")
-        return FakeResult(tokens if with_tokens else None, grounding, {"encode": 0.01})
+        return Result(tokens if with_tokens else None, grounding, {"encode": 0.01})
 
     def process_batch(self, tasks: Sequence[Task]) -> list[Any]:
         results: list[Any] = []

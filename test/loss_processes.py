@@ -6,9 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -83,7 +85,8 @@ def data() -> tuple[Tensor, Tensor]:
 def one_process(name: str) -> dict[str, Tensor]:
     """Compute the loss and all gradients from all pairs at once."""
     towers = Towers()
-    loss = LOSSES[name](*towers(*data()), Share(None))
+    image, text, scale, bias = towers(*data())
+    loss = LOSSES[name](image, text, scale, bias, Share(None))
     loss.backward()
     return {"loss": loss.detach()} | {
         n: p.grad for n, p in towers.named_parameters() if p.grad is not None
@@ -95,7 +98,8 @@ def _several(name: str, group: distributed.ProcessGroup) -> dict[str, Tensor]:
     share = Share(group)
     towers = DistributedDataParallel(Towers(), process_group=group, find_unused_parameters=True)
     images, texts = data()
-    loss = LOSSES[name](*towers(images[share.rows], texts[share.rows]), share)
+    image, text, scale, bias = towers(images[share.rows], texts[share.rows])
+    loss = LOSSES[name](image, text, scale, bias, share)
     loss.backward()
     mean = loss.detach().clone()
     distributed.all_reduce(mean, group=group)
@@ -112,7 +116,7 @@ def _refusals(group: distributed.ProcessGroup) -> dict[str, str]:
     no_pairs = rows if rank else rows[:0]
     full = torch.eye(4, dtype=torch.float64)
     other_rank = torch.eye(4, dtype=torch.float32 if rank else torch.float64)
-    for name, call in {
+    calls: dict[str, Callable[[], Tensor]] = {
         "unequal": lambda: sigmoid_loss(rows, rows, 1.0, 0.0, group=group),
         "unequal clip": lambda: clip_loss(rows, rows, 1.0, group),
         "none": lambda: sigmoid_loss(no_pairs, no_pairs, 1.0, 0.0, group=group),
@@ -120,7 +124,8 @@ def _refusals(group: distributed.ProcessGroup) -> dict[str, str]:
             full, full, torch.eye(4)[:, : 4 - rank], 1.0, 0.0, group=group
         ),
         "types": lambda: sigmoid_loss(other_rank, other_rank, 1.0, 0.0, group=group),
-    }.items():
+    }
+    for name, call in calls.items():
         try:
             call()
         except LossError as error:
@@ -156,11 +161,9 @@ def _work(rank: int, world: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def run(world: int, folder: Path) -> list[dict[str, object]]:
+def run(world: int, folder: Path) -> list[dict[str, Any]]:
     """Start the processes, wait, and return their results; raises if one fails."""
     # Forked from a server that has imported torch once and, unlike this process, has no threads.
     set_forkserver_preload(["torch.nn.parallel", "siglip_perception.contrastive.losses.losses"])
-    multiprocessing.start_processes(
-        _work, (world, str(folder)), nprocs=world, start_method="forkserver"
-    )
+    start_processes(_work, (world, str(folder)), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]

@@ -33,7 +33,7 @@ LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def stamp_of(message: Any) -> float:
-    return float(message.header.stamp.sec) + message.header.stamp.nanosec / 1e9
+    return float(message.header.stamp.sec + message.header.stamp.nanosec / 1e9)
 
 
 def header(stamp: float, frame_id: str = "optical") -> Header:

@@ -68,7 +68,7 @@ def strings() -> list[str]:
     marks = ["", ".", "!", " ", ", ", " 🍎", "\n", "—", "…", "'s", "?!"]
     while len(edges) < 200:
         words = rng.choices(WORDS, k=rng.randint(1, 12))
-        cased = [rng.choice([str, str.upper, str.title])(word) for word in words]
+        cased = [rng.choice((word, word.upper(), word.title())) for word in words]
         edges.append("".join(word + rng.choice(marks) + " " for word in cased))
     return edges
 

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 def new_stream(device: torch.device) -> torch.cuda.Stream:
     """Create a CUDA stream that does not wait for the default one."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)
 
 
 class StreamPool:

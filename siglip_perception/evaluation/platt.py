@@ -38,10 +38,10 @@ def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = functional.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     factor, addend = line.tolist()
     return factor, addend
 

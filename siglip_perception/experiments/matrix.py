@@ -164,7 +164,7 @@ def least_loss(loss: Loss, matrix: Tensor) -> float:
         logits[:, second] = parameters[:, first]
         value = loss(logits / SCALE, torch.eye(N))
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     return float(value.detach())
 

@@ -131,7 +131,7 @@ def train(
         text = model.text(pairs.words[indices])
         value = loss(image, text, model.log_scale.exp(), model.bias)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{float(value.detach()):.3f}")

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -510,10 +510,15 @@ def test_the_reference_rate_takes_no_longer_than_it_may(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small matrices where a product is slow: float32 with hardly any time stands for it."""
-    sides = []
+    sides: list[int] = []
+
+    def timed(job: Callable[[], Tensor], _: torch.device) -> float:
+        sides.append(len(job()))
+        return 0.5
+
     monkeypatch.setattr(child, "_LONGEST", seconds)
     monkeypatch.setattr(child, "_SIDE", 256)
-    monkeypatch.setattr(child, "_timed", lambda job, _: sides.append(len(job())) or 0.5)
+    monkeypatch.setattr(child, "_timed", timed)
     rate = child._rate(torch.float32, torch.device("cpu"))
     assert max(sides) == (128 if seconds < 1 else 256)
     assert rate == 2 * max(sides) ** 3 / 0.5 / 1e9

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_perception.backends import cache as module
 from siglip_perception.backends.cache import EngineCache
 from siglip_perception.errors import BackendError
 
@@ -212,7 +211,7 @@ def test_a_read_only_folder_is_told(cache: EngineCache, monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> str:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(module.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(BackendError, match=r"\(Read-only file system\)") as messages:
         cache.build(FACTS, write(b"whole"))
     assert "\n" not in str(messages.value)
@@ -241,7 +240,7 @@ def test_nothing_is_taken_from_another_users_folder(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.build(FACTS, write(b"whole"))
-    monkeypatch.setattr(module.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
     with pytest.raises(BackendError, match="belongs to another user"):
         cache.get(FACTS)
     with pytest.raises(BackendError, match="belongs to another user"):

@@ -51,7 +51,7 @@ class Kernels(TorchDispatchMode):
     """Notes every operation with the tensors that it reads and writes, and runs them again."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.noted: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
 
     def __torch_dispatch__(
@@ -91,6 +91,7 @@ class Graph:
     replays: int = 0
     ends: int = 0
     kernels: Kernels = field(default_factory=Kernels)
+    recording: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def capture_begin(self, pool: object, capture_error_mode: str) -> None:
         assert pool == POOL
@@ -98,13 +99,13 @@ class Graph:
         if self.cuda.error is not None and self.cuda.position == "begin":
             raise self.cuda.error
         self.cuda.capturing = True
-        self.kernels.__enter__()
+        self.recording.enter_context(self.kernels)
 
     def capture_end(self) -> None:
         assert self.cuda.capturing, "CUDA would keep an error"
         self.cuda.capturing = False
         self.ends += 1
-        self.kernels.__exit__(None, None, None)
+        self.recording.close()
         if self.cuda.error is not None:
             raise self.cuda.error
 
@@ -185,7 +186,8 @@ def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
 
 def clone_features(features: Features) -> Features:
     """A copy that outlives the next pass."""
-    return Features(*(None if v is None else v.clone() for v in tensors_of(features)))
+    tokens, siglip, dino = (None if v is None else v.clone() for v in tensors_of(features))
+    return Features(tokens, siglip, dino)
 
 
 def tensors_of(features: Features) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -308,6 +310,9 @@ class Waits(TorchDispatchMode):
         "lift_fresh",
         "index",
     )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
@@ -502,22 +507,21 @@ def test_nothing_is_captured_while_engines_are_loaded(
 def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
     encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
 ) -> None:
-    current, copied_folder = cuda.streams[0], graphed._stream
+    current = cuda.streams[0]
+    copies: Any = graphed._stream  # a Stream of this file
     images_seen: list[bool] = []
     run = graphed._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
         images_seen.append(
-            cuda.streams[-1] is copied_folder
-            and copied_folder.waited == [current]
-            and not current.waited
+            cuda.streams[-1] is copies and copies.waited == [current] and not current.waited
         )
         return run(jobs)
 
     graphed._encoders.run_all = run_all
     graphed(inputs(encoders, 0, 2), with_tokens=True, grounding_rows=[1])
     assert images_seen == [True]
-    assert current.waited == [copied_folder]
+    assert current.waited == [copies]
 
 
 def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(

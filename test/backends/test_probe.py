@@ -112,5 +112,5 @@ def test_the_driver_is_what_the_kernel_says(
     monkeypatch.setattr(module, "_DRIVER", file)
     assert module.driver() == "NVIDIA UNIX x86_64 Kernel Module 570.86.15 Thu"
     monkeypatch.setattr(module, "_DRIVER", tmp_path / "none")
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert module.driver() == ""

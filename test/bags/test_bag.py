@@ -129,8 +129,9 @@ def structure(path: Path) -> str:
     lines = []
     for topic, time, data in rows(path):
         kind = "TokenSequence" if topic.endswith("tokens") else "GroundedObjectArray"
-        message = STORE.deserialize_cdr(data, f"siglip_perception_msgs/msg/{kind}")
+        message: Any = STORE.deserialize_cdr(data, f"siglip_perception_msgs/msg/{kind}")
         head = (message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id)
+        parts: tuple[object, ...]
         if kind == "TokenSequence":
             parts = (message.rows, message.cols, message.dim, message.dtype, len(message.data))
         else:
@@ -338,7 +339,7 @@ def test_pictures_of_foxglove_give_the_tokens_of_ros_ones(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     write_bag(tmp_path / "ros", [("/cam", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)))])
-    picture = {"timestamp": {"sec": stamp(0) // 10**9, "nsec": stamp(0) % 10**9}}
+    picture: dict[str, Any] = {"timestamp": {"sec": stamp(0) // 10**9, "nsec": stamp(0) % 10**9}}
     picture |= {"frame_id": "cam", "format": "jpeg"}
     picture["data"] = base64.b64encode(jpeg(0)).decode()
     channel = Channel("/cam", "foxglove.CompressedImage", "json", "jsonschema", b"{}")

@@ -59,6 +59,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "siglip")
     checkpoints.write_manifest(tmp_path)
     models = checkpoints.load(tmp_path)
+    assert models.siglip is not None
     for saved, model in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
         assert saved.state_dict().keys() == model.state_dict().keys()
         for name, tensor in saved.state_dict().items():
@@ -228,11 +229,13 @@ def test_the_tokenizers_of_stock_checkpoints_lower_case_first(
     edit_json(path, normalizer=None)
     edit_json(folder / "siglip/tokenizer_config.json", tokenizer_class=kind)
     tokenizer = checkpoints.load(folder).tokenizer
+    assert tokenizer is not None
     assert tokenizer(text)["input_ids"] == tokenizer("red cup the big one")["input_ids"]
 
 
 def test_padding_is_on_the_right_to_the_text_context(original: Path) -> None:
     tokenizer = checkpoints.load(original).tokenizer
+    assert tokenizer is not None
     ids = tokenizer(["a", "빨간 컵"], padding="max_length", truncation=True)["input_ids"]
     assert [len(row) for row in ids] == [32, 32]
     assert ids[0][-1] == tokenizer.pad_token_id == 0

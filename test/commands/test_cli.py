@@ -138,7 +138,7 @@ def test_ground_looks_at_a_picture_as_people_see_it(
         overlays.append(read_image(overlay).pixels)
     assert objects[0] == objects[1]
     assert overlays[0].shape == (64, 48, 3)
-    np.testing.assert_array_equal(*overlays)
+    np.testing.assert_array_equal(overlays[0], overlays[1])
 
 
 def test_tokens_says_what_was_mended_and_takes_16_bit_gray(

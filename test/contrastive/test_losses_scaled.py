@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +70,7 @@ def test_chunks_of_any_size_equal_the_formula(
     expected = value_and_gradients(sigmoid_loss, arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked_sigmoid, "_TILE", tile)
-        actual = value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), arguments)
+        actual = value_and_gradients(partial(sigmoid_loss, chunk_size=chunk), arguments)
     assert_same(actual, expected)
 
 
@@ -98,7 +99,7 @@ def test_several_right_answers_in_chunks_equal_the_formula(
 
 def test_gradients_are_those_of_finite_differences() -> None:
     arguments = inputs(7, 4)
-    assert torch.autograd.gradcheck(lambda *x: sigmoid_loss(*x, chunk_size=3), arguments)
+    assert torch.autograd.gradcheck(partial(sigmoid_loss, chunk_size=3), arguments)
     target = torch.rand(7, 5, dtype=torch.float64)
     arguments = inputs(7, 4, texts=5)
     assert torch.autograd.gradcheck(
@@ -128,7 +129,9 @@ def test_only_what_is_learned_gets_a_gradient() -> None:
 class Largest(TorchDispatchMode):
     """Records the number of elements of the largest tensor that any operation creates."""
 
-    elements = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -239,9 +242,7 @@ def open_clip() -> ModuleType:
 def test_sigmoid_loss_equals_open_clips(open_clip: ModuleType, chunk: int | None) -> None:
     arguments = inputs(19, 8)
     expected = value_and_gradients(open_clip.SigLipLoss(), arguments)
-    assert_same(
-        value_and_gradients(lambda *x: sigmoid_loss(*x, chunk_size=chunk), arguments), expected
-    )
+    assert_same(value_and_gradients(partial(sigmoid_loss, chunk_size=chunk), arguments), expected)
 
 
 def test_clip_loss_equals_open_clips(open_clip: ModuleType) -> None:

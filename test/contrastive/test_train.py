@@ -122,6 +122,8 @@ def test_the_command_trains_both_towers_into_a_model_that_loads(tmp_path: Path) 
     models = checkpoints.load(output)
     assert models.verified
     assert models.grounding["affinity_scale"] > 0
+    assert models.siglip is not None
+    assert models.tokenizer is not None
     assert models.siglip.logit_bias.item() == pytest.approx(-10, abs=0.1)
     assert next(models.siglip.parameters()).dtype == torch.float32
     ids = models.tokenizer(["빨간 컵", "red cup 🤖"])["input_ids"]

@@ -179,11 +179,11 @@ def test_two_processes_give_the_result_of_one(
     )
     for name in runs:
         outputs = [tmp_path / count / name for count in "12"]
-        for one, two in zip(*map(rows, outputs), strict=True):
-            assert two == pytest.approx(one, rel=1e-3)
+        for alone, shared in zip(*map(rows, outputs), strict=True):
+            assert shared == pytest.approx(alone, rel=1e-3)
         part = "dinov2" if name == "dino" else ""
-        one, two = (_sound(weights(output / part)) for output in outputs)
-        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+        first, second = (_sound(weights(output / part)) for output in outputs)
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
 
 
 def _sound(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ class Pair:
     def encoders(self, dtype: torch.dtype = torch.float32) -> Encoders:
         # Copies: narrowing changes a tower's own modules.
         parts = {"dinov2": self.dinov2, "siglip": self.siglip.vision_model}
-        towers = {
+        towers: dict[str, Tower] = {
             spec.name: Tower(
                 copy.deepcopy(parts[spec.name]), spec, EncoderInput.of(CONTRACT, spec), spec.name
             )

@@ -14,6 +14,7 @@ from torch import nn
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan, choose_contract
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases
@@ -114,7 +115,9 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     fused = Pipeline.load(PipelineOptions(model=str(folder)))
     np.testing.assert_allclose(tokens, _tokens(fused), atol=1e-5)
 
-    towers = pipeline._encoders.run.towers
+    encoders = pipeline._encoders.run
+    assert isinstance(encoders, Encoders)
+    towers = encoders.towers
     with _counting(towers["grounding_siglip"].blocks, towers["siglip"].blocks) as ran:
         pipeline.process_batch([Task(Frame(IMAGE))])
         assert ran == [0, 1]  # nobody listens to objects: the grounding's own model rests

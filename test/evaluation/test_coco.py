@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import HEIGHT, PLAIN, POLYGON, WIDTH, annotations, content
+from coco_files import HEIGHT, PLAIN, POLYGON, WIDTH, content, write_annotations
 from faster_coco_eval.core import mask as coco_masks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,17 +38,17 @@ def read(path: Path, images: Path | None = None) -> tuple[list[Sample], SkipRepo
 def one_box(tmp_path: Path, **changes: Any) -> tuple[tuple[Truth, ...], SkipReport]:
     """Read the cup from a file with one annotation, with some keys changed."""
     entry = {**content()["annotations"][0], **changes}
-    samples, report = read(annotations(tmp_path, annotations=[entry]))
+    samples, report = read(write_annotations(tmp_path, annotations=[entry]))
     return tuple(t for q in samples[0].questions for t in q.truths), report
 
 
 def test_boxes_masks_and_crowds(tmp_path: Path) -> None:
-    (first, second), report = read(annotations(tmp_path))
+    (first, second), report = read(write_annotations(tmp_path))
     (cup,) = [question for question in first.questions if question.truths]
     assert (cup.phrase, first.objects, second.objects) == ("cup", 2, 0)
     assert [truth.box for truth in cup.truths] == [Box(2, 1, 4, 5), Box(0, 2, 3, 4)]
-    assert cup.truths[1].exact == (0, 2, 3, 4)
-    polygon, columns = (truth.mask for truth in cup.truths)
+    assert cup.truths[1].exact == (0.0, 2.0, 3.0, 4.0)
+    polygon, columns = [truth.mask for truth in cup.truths]
     assert polygon is not None
     assert polygon[1:6, 2:6].all()
     assert polygon.sum() == 20
@@ -215,7 +215,7 @@ FIRST = content()["annotations"][0]
 def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
     tmp_path: Path, changes: dict[str, Any], skipped: str, name: str
 ) -> None:
-    path = annotations(tmp_path, **changes)
+    path = write_annotations(tmp_path, **changes)
     samples, report = read(path)
     assert [sample.name for sample in samples] == ["one.png", "two.png"]
     (reason,) = report.skip_counts
@@ -231,7 +231,7 @@ def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
 
 def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> None:
     both = [*content()["images"], {"id": 1, "file_name": "two.png"}]
-    (only,), report = read(annotations(tmp_path, images=both))
+    (only,), report = read(write_annotations(tmp_path, images=both))
     assert (only.name, only.objects) == ("two.png", 0)
     assert report.skip_counts["image's id has two files"] == 1
     assert report.skip_counts["annotation's image_id is unknown"] == 3
@@ -240,7 +240,7 @@ def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> No
 def test_ids_as_texts_and_names_of_one_phrase(tmp_path: Path) -> None:
     entry = {**FIRST, "id": "a", "image_id": "1", "category_id": "07"}
     (first, _), report = read(
-        annotations(
+        write_annotations(
             tmp_path,
             categories=[{"id": 7, "name": "Cup"}, {"id": "x", "name": "cup"}],
             annotations=[entry, {**entry, "category_id": "x", "bbox": [9, 1, 4, 5]}],
@@ -272,7 +272,7 @@ def test_names_as_they_are_after_a_move(tmp_path: Path, file_name: str, form: st
     (tmp_path / "pictures").mkdir()
     name = unicodedata.normalize(form, "한글 컵.png")  # type: ignore[arg-type]
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "pictures" / name)
-    path = annotations(tmp_path, images=[{"id": 1, "file_name": file_name}])
+    path = write_annotations(tmp_path, images=[{"id": 1, "file_name": file_name}])
     (sample,), report = read(path)
     assert sample.objects == 2
     assert report.total == 0
@@ -280,7 +280,7 @@ def test_names_as_they_are_after_a_move(tmp_path: Path, file_name: str, form: st
 
 def test_a_url_is_a_name_where_there_is_no_other(tmp_path: Path) -> None:
     image = {"id": 1, "coco_url": "http://images.cocodataset.org/val2017/one.png"}
-    (sample,), _ = read(annotations(tmp_path, images=[image]))
+    (sample,), _ = read(write_annotations(tmp_path, images=[image]))
     assert sample.objects == 2
 
 
@@ -289,29 +289,29 @@ def test_another_picture_of_the_same_last_name_is_not_taken(tmp_path: Path) -> N
         (tmp_path / folder).mkdir()
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / folder / "3.png")
     images = [*content()["images"], {"id": 3, "file_name": "c/3.png"}]
-    _, report = read(annotations(tmp_path, images=images))
+    _, report = read(write_annotations(tmp_path, images=images))
     assert report.skip_counts == {"picture missing": 1}
     images[2]["file_name"] = "3.png"
-    _, report = read(annotations(tmp_path, images=images))
+    _, report = read(write_annotations(tmp_path, images=images))
     assert report.skip_counts == {"picture found more than once": 1}
 
 
 def test_pictures_beside_the_annotations_need_no_option(tmp_path: Path) -> None:
     for folder in ("annotations", "val2017", "train2017"):
         (tmp_path / folder).mkdir()
-    path = annotations(tmp_path)
+    path = write_annotations(tmp_path)
     for name in ("one.png", "two.png"):
         Image.new("RGB", (WIDTH, HEIGHT), (1, 1, 1)).save(tmp_path / "train2017" / name)
         (tmp_path / name).rename(tmp_path / "val2017" / name)
     instances = path.rename(tmp_path / "annotations" / "instances_val2017.json")
     first, _ = CocoFolder(instances, None, 0, 10_000)
     assert first.image[0, 0].tolist() == [90, 90, 90]
-    beside = annotations(tmp_path)
+    beside = write_annotations(tmp_path)
     assert len(CocoFolder(beside, None, 0, 10_000)) == 2
 
 
 def test_a_picture_that_cannot_be_used_is_passed_over(tmp_path: Path) -> None:
-    path = annotations(tmp_path)
+    path = write_annotations(tmp_path)
     (tmp_path / "one.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     (only,), report = read(path)
     assert (only.name, report.skip_counts) == ("two.png", {"picture corrupt": 1})
@@ -322,18 +322,18 @@ def test_a_picture_that_cannot_be_used_is_passed_over(tmp_path: Path) -> None:
 
 def test_sizes_that_are_not_the_pictures(tmp_path: Path) -> None:
     sized = [{**image, "width": WIDTH, "height": HEIGHT} for image in content()["images"]]
-    samples, report = read(annotations(tmp_path, images=sized))
+    samples, report = read(write_annotations(tmp_path, images=sized))
     assert (len(samples), report.lines()) == (2, [])
     sized[1] |= {"width": HEIGHT, "height": WIDTH}
-    samples, report = read(annotations(tmp_path, images=sized))
+    samples, report = read(write_annotations(tmp_path, images=sized))
     assert report.skip_counts == {"width and height fit the picture only turned": 1}
     sized[1] |= {"width": 40, "height": 20}
-    samples, report = read(annotations(tmp_path, images=sized))
+    samples, report = read(write_annotations(tmp_path, images=sized))
     assert report.skip_counts == {"width and height are not the picture's": 1}
     assert "stated as 40 x 20, is 20 x 10" in report.first()
     for width, height in (("20", "10"), (20.0, 10), (0, 0), (None, 3), ("wide", True)):
         sized[1] |= {"width": width, "height": height}
-        samples, report = read(annotations(tmp_path, images=sized))
+        samples, report = read(write_annotations(tmp_path, images=sized))
         assert (len(samples), report.total) == (2, 0)
 
 
@@ -346,7 +346,7 @@ def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
     pixels[8:16, 48:64] = 255, 0, 0
     spot = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [48, 8, 16, 8]}
     spot["segmentation"] = [[48, 8, 64, 8, 64, 16, 48, 16]]
-    path = annotations(
+    path = write_annotations(
         tmp_path,
         images=[{"id": 1, "file_name": "turned.jpg", "width": 80, "height": 40}],
         annotations=[spot],
@@ -390,7 +390,7 @@ def test_annotations_of_a_picture_as_it_is_stored_are_turned_with_it(
 def test_a_file_that_is_not_cocos_is_refused_in_one_sentence(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    path = annotations(tmp_path, **changes)
+    path = write_annotations(tmp_path, **changes)
     with pytest.raises(CocoError) as raised:
         read(path)
     assert words in str(raised.value)
@@ -430,14 +430,14 @@ def test_what_is_no_annotation_file_is_told_for_what_it_is(
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_annotations_in_other_encodings(tmp_path: Path, encoding: str) -> None:
-    path = annotations(tmp_path)
+    path = write_annotations(tmp_path)
     text = json.dumps({**content(), "info": "컵"}, ensure_ascii=False)
     path.write_bytes(text.encode(encoding))
     assert len(CocoFolder(path, tmp_path, 0, 10_000)) == 2
 
 
 def test_paths_that_are_mixed_up(tmp_path: Path) -> None:
-    path = annotations(tmp_path)
+    path = write_annotations(tmp_path)
     for file, images, words in (
         (tmp_path, tmp_path, f"is a folder: name .* such as {path}"),
         (tmp_path / "none.json", tmp_path, "Cannot read"),
@@ -493,7 +493,7 @@ def test_any_value_at_any_place_is_used_or_refused_in_a_sentence(
             holder[place[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
-    path = annotations(tmp_path, **changed)
+    path = write_annotations(tmp_path, **changed)
     try:
         samples, report = read(path)
     except DatasetError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coco_files import annotations
+from coco_files import write_annotations
 from models import write_random_model
 from PIL import Image
 
@@ -184,7 +184,7 @@ def test_the_command_measures_own_images_and_scenes(
     figures_file, sheet, table = (tmp_path / name for name in ("f.json", "s.png", "a.md"))
     options = ["--json", str(figures_file), "--failures", str(sheet)]
     model = ["--model", str(folder), "--contract", "tabletop"]
-    boxes = annotations(tmp_path)
+    boxes = write_annotations(tmp_path)
     Image.new("RGB", (20, 10)).save(tmp_path / "three.png")
     content = json.loads(boxes.read_text())
     content["images"] += [{"id": 3, "file_name": "three.png"}, {"id": 4, "file_name": "four.png"}]

@@ -479,7 +479,7 @@ def test_apples_variant_of_png_is_named() -> None:
 
 # --- every other format, and kinds of pixels
 
-COLORS = {
+COLORS: dict[str, tuple[float | tuple[float, ...], tuple[int, int, int]]] = {
     "1": (1, (255, 255, 255)),
     "L": (90, (90, 90, 90)),
     "LA": ((90, 10), (90, 90, 90)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_labels_do_not_hide_one_another() -> None:
 def test_number_distance_and_loss_are_told() -> None:
     plain = make_object("cup", Box(100, 120, 80, 60))
 
-    def label(**changes: object) -> UInt8Array:
+    def label(**changes: Any) -> UInt8Array:
         return draw(picture(), grounding(("cup",), (replace(plain, **changes),)))
 
     pictures = [label(), label(id=7), label(position=(0.1, 0.2, 0.75)), label(lost=0.2)]

@@ -163,7 +163,7 @@ def test_normalizing_is_exact_in_float32(preprocess: Preprocessor) -> None:
     square = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     inputs = preprocess([square, square[::-1]])
     for encoder_input in (DINOV2, SIGLIP):
-        mean, std = np.float32(encoder_input.mean), np.float32(encoder_input.std)
+        mean, std = np.array([encoder_input.mean, encoder_input.std], np.float32)
         reference = (square.astype(np.float32) / np.float32(255) - mean) / std
         values = inputs[encoder_input]
         assert values.shape == (2, 3, SIZE, SIZE)

@@ -77,16 +77,19 @@ def test_an_instruction_is_heard_once_from_a_latched_publisher(peer: Peer) -> No
     publisher = peer.publisher("instruction", String, LATCHED)
     # At once: nobody has matched yet, so this is the stored sample.
     publisher.publish(String(data="find the latched bowl."))
-    values = lambda: peer.values("instruction")  # noqa: E731
-    peer.wait(lambda: values()["instruction"] == "find the latched bowl.", "latched instruction")
-    assert int(values()["instruction_id"]) == number + 1
+
+    def wait_for(text: str) -> None:
+        peer.wait(lambda: peer.values("instruction")["instruction"] == text, text)
+
+    wait_for("find the latched bowl.")
+    assert int(peer.values("instruction")["instruction_id"]) == number + 1
     # Now both of the node's subscriptions hear it.
     peer.wait(lambda: publisher.get_subscription_count() == 2, "second subscription")
     for offset in (2, 3):
         text = f"find the bowl of number {offset}."
         publisher.publish(String(data=text))
-        peer.wait(lambda text=text: values()["instruction"] == text, text)  # type: ignore[misc]
-        assert int(values()["instruction_id"]) == number + offset
+        wait_for(text)
+        assert int(peer.values("instruction")["instruction_id"]) == number + offset
     peer.silence("instruction")
 
 

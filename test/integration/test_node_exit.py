@@ -62,9 +62,12 @@ def expect_whole(peer: Peer) -> None:
 
     Of the frames before it a busy listener may miss either: topics keep their newest message only.
     """
-    last = lambda topic: max(  # noqa: E731
-        (m.header.stamp.sec, m.header.stamp.nanosec) for m in peer.heard[f"{NODE}/{topic}"]
-    )
+
+    def last(topic: str) -> tuple[int, int]:
+        return max(
+            (m.header.stamp.sec, m.header.stamp.nanosec) for m in peer.heard[f"{NODE}/{topic}"]
+        )
+
     peer.wait(lambda: last("tokens") == last("objects"), "objects to the last tokens")
     for tokens in peer.heard[f"{NODE}/tokens"]:
         assert len(tokens.data) == tokens.rows * tokens.cols * tokens.dim * 4

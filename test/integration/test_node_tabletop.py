@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from peer import NODE, Peer, Start, compressed_image
 
 from siglip_perception.scenes.scenes import render, sample_scene
+from siglip_perception.scenes.vocabulary import Language
 from siglip_perception.types import Box
 
 SCENES = 10
@@ -26,7 +27,7 @@ def peer(start: Start) -> Iterator[Peer]:
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
-def test_the_named_object_is_found(peer: Peer, language: str) -> None:
+def test_the_named_object_is_found(peer: Peer, language: Language) -> None:
     random = np.random.default_rng(20_000)
     found = 0
     for number in range(SCENES):

@@ -106,7 +106,8 @@ def seconds(frames: list[PendingFrame]) -> list[tuple[str, int]]:
 
 
 def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
-    mailbox, told = Mailbox(lambda items: None, lambda: told.append(1)), []
+    told: list[int] = []
+    mailbox = Mailbox(lambda items: None, lambda: told.append(1))
     mailbox.open()
     streams = {name: camera_stream(name) for name in ("slow", "fast")}
     for camera, second in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from siglip_perception.errors import (
     InstructionError,
     PerceptionError,
 )
+from siglip_perception.images.files import Picture
 from siglip_perception.node.conversions import decode_message, to_frame
 from siglip_perception.node.frame_processor import REPORT_SECONDS, FrameProcessor
 from siglip_perception.node.pipeline_loader import load_pipeline
@@ -63,11 +64,11 @@ class Bench:
             self.clock,
         )
 
-    def load(self, settings: Settings) -> FakePipeline:
+    def load(self, settings: Settings) -> Pipeline:
         if self.load_error is not None:
             raise self.load_error
         self.loads += 1
-        return self.pipeline
+        return cast("Pipeline", self.pipeline)
 
     def stream(self, name: str = "") -> CameraStream:
         return self.streams.setdefault(
@@ -96,6 +97,14 @@ class Bench:
 
     def ground(self, phrases: list[str], message: Any, *, with_mask: bool) -> Grounding:
         return self.processor.ground(phrases, partial(to_frame, message, ""), with_mask=with_mask)
+
+    def last_call(self, argument: str) -> Any:
+        """An argument of the last frame that the pipeline processed."""
+        return self.pipeline.calls[-1][argument]
+
+    def last_grounding(self) -> Any:
+        """Of the last frame that was published."""
+        return self.outputs.published[-1][1].grounding
 
     def all_counts(self) -> list[Counts]:
         return [stream.ledger.counts() for stream in self.streams.values()]
@@ -306,6 +315,13 @@ def raising(error: Exception) -> Callable[[Any], None]:
     return fail
 
 
+def raising_decode(error: Exception) -> Decode:
+    def fail(message: Any, settings: Settings) -> Picture:
+        raise error
+
+    return fail
+
+
 def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
     bench.processor.hear("find the cup.")
     bench.pipeline.fail = raising(FloatingPointError("nan"))
@@ -411,7 +427,7 @@ def test_a_failing_model_is_reported_and_ends_the_node_at_the_third_frame(bench:
 def test_an_image_that_breaks_its_conversion_is_dropped_and_the_camera_goes_on(
     bench: Bench, error: Exception, reason: str
 ) -> None:
-    bench.decode = lambda *_: raising(error)(None)
+    bench.decode = raising_decode(error)
     bench.serve()
     bench.decode = decode_message
     assert bench.dropped() == {reason: 1}
@@ -421,7 +437,7 @@ def test_an_image_that_breaks_its_conversion_is_dropped_and_the_camera_goes_on(
 
 
 def test_images_that_break_their_conversion_never_end_the_node(bench: Bench) -> None:
-    bench.decode = lambda *_: raising(ValueError("bad"))(None)
+    bench.decode = raising_decode(ValueError("bad"))
     for _ in range(10):
         bench.serve()
     assert bench.dropped() == {"failed": 10}
@@ -480,13 +496,13 @@ def test_an_instruction_that_cannot_be_encoded_is_told_and_tried_again(
     assert (state.state, state.level) == ("instruction_failed", Level.ERROR)
     assert words in state.detail
     bench.serve()
-    assert bench.outputs.published[-1][1].grounding is None
+    assert bench.last_grounding() is None
     bench.pipeline.fail_text = lambda instruction: None
     bench.serve()
-    assert bench.outputs.published[-1][1].grounding is None
+    assert bench.last_grounding() is None
     bench.clock.now += RETRY_S
     bench.serve()
-    assert bench.outputs.published[-1][1].grounding.instruction_id == 2
+    assert bench.last_grounding().instruction_id == 2
     assert bench.state == "instruction"
     assert bench.published() == 3
     assert bench.pipeline.encoded == [("find the cup.", 1), ("find the plate.", 2)]
@@ -589,10 +605,10 @@ def test_nobody_who_listens_to_objects_nothing_is_looked_for(bench: Bench) -> No
     bench.processor.hear("find the cup.")
     bench.outputs.listened = False
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"] is None
+    assert bench.last_call("query") is None
     bench.outputs.listened = True
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"] is not None
+    assert bench.last_call("query") is not None
 
 
 def test_objects_are_looked_for_at_their_own_rate(bench: Bench) -> None:
@@ -695,13 +711,13 @@ def test_depth_is_looked_up_for_the_frames_own_stamp(bench: Bench) -> None:
         CameraInfo(height=4, width=6, k=[5.0, 0.0, 3.0, 0.0, 5.0, 2.0, 0.0, 0.0, 1.0])
     )
     bench.serve(stamp=7.0)
-    assert bench.pipeline.calls[-1]["frame"].depth is None  # it was not asked for
+    assert bench.last_call("frame").depth is None  # it was not asked for
     bench.values["depth.enabled"] = True
     bench.serve(stamp=7.0)
-    depth = bench.pipeline.calls[-1]["frame"].depth()
+    depth = bench.last_call("frame").depth()
     np.testing.assert_array_equal(depth.meters, meters)
     bench.serve(stamp=7.5)
-    assert bench.pipeline.calls[-1]["frame"].depth() is None
+    assert bench.last_call("frame").depth() is None
     assert bench.stream().depth.view().counts == {"used": 1, "missing": 1}
     assert len(bench.outputs.published) == 3
 
@@ -710,20 +726,20 @@ def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench)
     bench.processor.hear("find the cup.")
     bench.values["phrases"] = ["", "the red cup left of it", "접시"]
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    assert bench.last_call("query").phrases == ("the red cup left of it", "접시")
     bench.processor.hear("find the ball.")
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"].phrases == ("the red cup left of it", "접시")
+    assert bench.last_call("query").phrases == ("the red cup left of it", "접시")
     bench.values["phrases"] = [f"cup {n}" for n in range(200)]
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"] is None
+    assert bench.last_call("query") is None
     assert bench.state == "instruction_rejected"
     bench.values["phrases"] = ["x" * 10_000]
     bench.serve()
     assert bench.state == "instruction_rejected"
     bench.values["phrases"] = [""]
     bench.serve()
-    assert bench.pipeline.calls[-1]["query"].phrases == ("ball",)
+    assert bench.last_call("query").phrases == ("ball",)
     assert [number for _, number in bench.pipeline.encoded] == [1, 2, 3]
 
 

@@ -21,6 +21,7 @@ from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 from siglip_perception.node import outputs as module
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.qos import QosWatch
+from siglip_perception.pipeline import Result
 from siglip_perception.stream.camera_stream import PendingFrame
 from siglip_perception.types import Frame, Grounding, TokenGrid
 
@@ -28,9 +29,7 @@ TIMEOUT = 30.0
 FRAME = Frame(np.zeros((4, 6, 3), np.uint8))
 MASK = np.ones((4, 6), np.uint8)
 TOKENS = TokenGrid(np.zeros((4, 3), np.float32), "float32", 2, 2, "fake", "f00d")
-RESULT = SimpleNamespace(
-    tokens=TOKENS, grounding=Grounding("cup", 1, ("cup",), (0.5,), (), "fake", MASK)
-)
+RESULT = Result(TOKENS, Grounding("cup", 1, ("cup",), (0.5,), (), "fake", MASK), {})
 
 
 @pytest.fixture
@@ -128,7 +127,12 @@ def test_close_waits_for_the_pair_that_is_being_published(
     worker = threading.Thread(target=outputs.publish, args=(item(), RESULT, False))
     worker.start()
     assert half.wait(TIMEOUT)
-    closer = threading.Thread(target=lambda: (outputs.close(), closed.set()))
+
+    def close() -> None:
+        outputs.close()
+        closed.set()
+
+    closer = threading.Thread(target=close)
     closer.start()
     assert not closed.wait(0.05)
     go_on.set()
@@ -160,6 +164,6 @@ def test_the_overlay_is_drawn_only_while_someone_looks(
     assert overlay.format == "jpeg"
     assert bytes(overlay.data[:3]) == b"\xff\xd8\xff"
     assert drawn == [RESULT.grounding]
-    empty = SimpleNamespace(tokens=TOKENS, grounding=None)
+    empty = Result(TOKENS, None, {})
     outputs.publish_overlay(item(), FRAME, empty, 80)
     assert drawn[-1].phrases == ()

@@ -165,7 +165,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ]
     model = folder / "model"
     model.mkdir()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         shard_name = f"model-{number:05d}-of-00003.safetensors"
         save_file(shard, model / shard_name)

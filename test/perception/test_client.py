@@ -137,7 +137,7 @@ def test_the_first_mismatch_is_named(expectation: dict[str, Any], words: str) ->
 
 @pytest.mark.parametrize("expectation", [{"fingerprint": "abc"}, {"fingerprint": "x" * 64}])
 def test_an_expectation_that_makes_no_sense_is_refused_at_once(
-    expectation: dict[str, str],
+    expectation: dict[str, Any],
 ) -> None:
     with pytest.raises(ValueError, match="12 to 64 hex digits"):
         expect(**expectation)

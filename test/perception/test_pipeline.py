@@ -11,6 +11,7 @@ import pytest
 import torch
 from models import write_random_model
 
+from siglip_perception.encoders.encoders import Encoders, Tower
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases, parse
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -113,10 +114,16 @@ def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> 
         assert widened.std() > 0
 
 
+def served_towers(pipeline: Pipeline) -> dict[str, Tower]:
+    encoders = pipeline._encoders.run
+    assert isinstance(encoders, Encoders)
+    return encoders.towers
+
+
 def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
     with torch.no_grad():
-        pipeline._encoders.run.towers["siglip"].embed.pos_embed.fill_(torch.nan)
+        served_towers(pipeline)["siglip"].embed.pos_embed.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 
@@ -124,7 +131,7 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
 def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
     with torch.no_grad():
-        pipeline._encoders.run.towers["siglip"].embed.pos_embed.fill_(70000.0)
+        served_towers(pipeline)["siglip"].embed.pos_embed.fill_(70000.0)
     with pytest.raises(FloatingPointError, match="withheld"):
         pipeline.process(frame, None)
 

@@ -134,7 +134,7 @@ def test_programs_without_ros_say_so(
     def raise_missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy")
 
-    monkeypatch.setattr(programs.importlib, "import_module", raise_missing)
+    monkeypatch.setattr("importlib.import_module", raise_missing)
     assert getattr(programs, program)() == 2
     text = capsys.readouterr().err
     assert text.startswith(f"{program}: The {program.replace('_', ' ')} needs rclpy, which is")
@@ -147,7 +147,7 @@ def test_a_fault_of_a_program_is_not_taken_for_a_missing_ros(
     def raise_missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'siglip_perception.x'", name="x")
 
-    monkeypatch.setattr(programs.importlib, "import_module", raise_missing)
+    monkeypatch.setattr("importlib.import_module", raise_missing)
     monkeypatch.setattr(ros, "require", lambda use: None)
     with pytest.raises(ModuleNotFoundError):
         programs.perception_node()

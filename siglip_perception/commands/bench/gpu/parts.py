@@ -412,7 +412,7 @@ def _another_thread(bench: Bench) -> Check:
     stop = threading.Event()
 
     def churn() -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         while not stop.is_set():
             with torch.cuda.stream(stream):
                 torch.randn(256, 256, device="cuda").matmul(torch.randn(256, 256, device="cuda"))
