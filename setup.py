@@ -107,6 +107,8 @@ setup(
         "timm": ["timm>=1.0"],
         # COCO's masks and its average precision, for `siglip-perception evaluate --coco`.
         "coco": ["faster-coco-eval>=1.8"],
+        # Scenes in three dimensions: to train and evaluate on. From Python 3.11.
+        "robot": ["mujoco>=3.3; python_version >= '3.11'"],
         # LoRA, and the curves of a training in TensorBoard.
         "train": ["peft>=0.17", "tensorboard>=2.16"],
         # Plots of `siglip-perception experiment`.

@@ -18,6 +18,7 @@ from siglip_perception.commands.arguments import (
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
+from siglip_perception.util import requirements
 
 if TYPE_CHECKING:
     from siglip_perception.evaluation.metrics import Metrics
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
     parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     parser.add_argument("--scenes", type=int, default=500, help="generated scenes (default: 500)")
+    parser.add_argument(
+        "--rendered",
+        action="store_true",
+        help="render the scenes in three dimensions, by MuJoCo, instead of drawing them",
+    )
     parser.add_argument(
         "--objects",
         type=int,
@@ -77,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
     if args.seed < 0:
         raise PerceptionError(f"--seed {args.seed} is no seed: it has to be 0 or more.")
+    if args.coco is not None and args.rendered:
+        raise PerceptionError("--rendered has an effect only without --coco.")
+    if args.rendered:
+        requirements.require("--rendered", "mujoco")
     if args.coco is None and (args.images is not None or args.strict):
         option = "--strict" if args.images is None else "--images"
         raise PerceptionError(f"{option} has an effect only with --coco JSON.")
@@ -84,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.evaluation import metrics
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
-    from siglip_perception.evaluation.samples import scene_samples
+    from siglip_perception.evaluation.samples import rendered_samples, scene_samples
 
     samples: Iterable[Sample]
     report = SkipReport(args.strict)
@@ -94,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         samples, total = folder, len(folder)
         detections = Detections(folder.phrases)
     else:
-        samples, total = scene_samples(args.scenes, least, most, args.seed), args.scenes
+        make = rendered_samples if args.rendered else scene_samples
+        samples, total = make(args.scenes, least, most, args.seed), args.scenes
     check_model(args)
     # PyTorch's part, once it is known that there is something to measure on.
     from siglip_perception.commands.run import write_picture
@@ -124,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
     if args.coco is not None:
         what = f"{measured.samples} images of {args.coco}"
     else:
-        what = f"{total} scenes of {least} to {most} objects, seed {args.seed}"
+        kind = "rendered scenes" if args.rendered else "scenes"
+        what = f"{total} {kind} of {least} to {most} objects, seed {args.seed}"
     parts = {name: metrics.breakdown(answers) for name, answers in measured.answers.items()}
     title = f"{args.model} on {pipeline.backend}: {what}, threshold {args.threshold:g}"
     switches = (

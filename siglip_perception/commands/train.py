@@ -8,7 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from siglip_perception.commands.arguments import check_model, input_file, output_folder
+from siglip_perception.commands.arguments import (
+    check_model,
+    input_file,
+    input_folder,
+    output_folder,
+)
 from siglip_perception.contrastive.training import autocast
 from siglip_perception.contrastive.training.finetune_options import (
     add_arguments as add_pair_arguments,
@@ -50,6 +55,12 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         type=input_file,
         metavar="YAML",
         help="what to do, for each tower, as in config/train_tabletop.yaml",
+    )
+    scenes.add_argument(
+        "--rendered",
+        type=input_folder,
+        metavar="DIR",
+        help="rendered scenes of `siglip-perception scenes`, for a recipe with a share of them",
     )
     scenes.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
     scenes.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
@@ -140,6 +151,7 @@ def _run_recipe(args: argparse.Namespace) -> int:
             bf16=bf16,
             validation_scenes=args.validation,
             tensorboard=args.tensorboard,
+            rendered=args.rendered,
         )
     if all(steps_done(runs / tower) >= recipes[tower].steps for tower in TOWERS):
         tabletop.export(runs, output, recipes["siglip"].seed, args.calibration)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siglip_perception.scenes.scenes import Rendering, Scene, render, sample_scene
+from siglip_perception.scenes.rendered.stage import Picture
+from siglip_perception.scenes.scenes import Rendering, render, sample_scene
 from siglip_perception.scenes.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
 from siglip_perception.types import Box, UInt8Array
 
@@ -16,6 +17,8 @@ SEED = 5_000_000
 
 _TWINS = 8  # every eighth scene shows two objects of the same kind and color
 _JPEG_QUALITY = 90
+_STAGE_SCENES = 50
+"""Scenes of one stock of shapes: fewer than in training, as making one costs a second."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,60 @@ def scene_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Itera
             f"scene {number}",
             through_jpeg(rendering.image, _JPEG_QUALITY),
             len(scene.objects),
-            tuple(_questions(scene, rendering, rng)),
+            tuple(
+                _questions([PhraseClass(o.color, o.kind) for o in scene.objects], rendering, rng)
+            ),
         )
 
 
-def _questions(scene: Scene, rendering: Rendering, rng: np.random.Generator) -> Iterator[Question]:
+def rendered_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[Sample]:
+    """Generate 640x480 scenes as scene_samples does, but rendered by MuJoCo.
+
+    Fewer objects than asked for are in a scene where they would not be in view. Shapes, textures,
+    lights and cameras of a seed are its own.
+    """
+    from siglip_perception.scenes.rendered.layout import sample_layout
+    from siglip_perception.scenes.rendered.shards import new_stage
+    from siglip_perception.scenes.samples import through_jpeg  # it imports PyTorch
+
+    for first in range(0, scenes, _STAGE_SCENES):
+        with new_stage(seed, first // _STAGE_SCENES, 640, 480) as stage:
+            for number in range(first, min(first + _STAGE_SCENES, scenes)):
+                rng = np.random.default_rng((seed, number))
+                count = least + number % (most - least + 1)
+                picture = None
+                while picture is None or picture.objects < min(count, 2):
+                    layout = sample_layout(
+                        rng,
+                        stage.stock,
+                        count,
+                        stage.grounds,
+                        stage.patterns,
+                        twins=number % _TWINS == _TWINS - 1,
+                    )
+                    picture = stage.draw(layout)
+                names = [
+                    PhraseClass(thing.color, kind)
+                    for thing, kind in zip(picture.things, picture.kinds, strict=True)
+                ][: picture.objects]
+                yield Sample(
+                    f"rendered scene {number}",
+                    through_jpeg(picture.image, _JPEG_QUALITY),
+                    picture.objects,
+                    tuple(_questions(names, picture, rng)),
+                )
+
+
+def _questions(
+    names: list[PhraseClass], rendering: Rendering | Picture, rng: np.random.Generator
+) -> Iterator[Question]:
     truths_by_class: dict[PhraseClass, list[Truth]] = {}
-    for index, item in enumerate(scene.objects):
+    for index, name in enumerate(names):
         box = rendering.box(index)
         if box is not None:
             mask = (rendering.instances == index + 1).astype(np.uint8)
             truth = Truth(box, mask, rendering.occlusion[index])
-            truths_by_class.setdefault(PhraseClass(item.color, item.kind), []).append(truth)
+            truths_by_class.setdefault(name, []).append(truth)
     absent = _absent(list(truths_by_class), rng)
     for language in LANGUAGES:
         for phrase, truths in truths_by_class.items():

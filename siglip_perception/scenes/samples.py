@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from siglip_perception import contracts
 from siglip_perception.images.preprocess import ResizeSpec, to_square
+from siglip_perception.scenes.rendered.shards import RenderedShards, StoredScene
+from siglip_perception.scenes.rendered.views import sample_view
 from siglip_perception.scenes.scenes import (
     MAX_CLUTTER,
     MAX_OBJECTS,
     Rendering,
-    Scene,
     render,
     sample_scene,
 )
@@ -40,6 +41,8 @@ _CAPTION_OBJECTS = 4
 TABLETOP = contracts.get("tabletop")
 GRID = TABLETOP.rows
 _SQUARE = ResizeSpec.of(TABLETOP, TABLETOP.encoders[0])
+_KIND_STREAM = 0x3D
+_EMPTY = {"en": "an empty table", "ko": "빈 탁자"}
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 
 
@@ -69,9 +72,14 @@ def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
 
 def patch_coverage(rendering: Rendering, things: int) -> FloatArray:
     """Compute the exact share of each patch that a thing covers, float32 [GRID * GRID, things]."""
+    return instance_coverage(rendering.instances, things)
+
+
+def instance_coverage(instances: UInt8Array, things: int) -> FloatArray:
+    """Compute the coverage of uint8 [height, width] instances, float32 [GRID * GRID, things]."""
     masks = [
         cv2.resize(
-            (rendering.instances == number + 1).astype(np.float32),
+            (instances == number + 1).astype(np.float32),
             (GRID, GRID),
             interpolation=cv2.INTER_AREA,
         ).ravel()
@@ -80,19 +88,34 @@ def patch_coverage(rendering: Rendering, things: int) -> FloatArray:
     return np.stack(masks, axis=1)
 
 
+@dataclass(frozen=True)
+class RenderedShare:
+    """Share of samples, 0 to 1, that are rendered scenes of a folder instead of drawn ones."""
+
+    shards: RenderedShards
+    share: float
+
+
 class SceneDataset(Dataset[SceneItem]):
     """Samples [start, stop) of a seed; evaluation uses other seeds than training."""
 
-    def __init__(self, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self, seed: int, start: int, stop: int, rendered: RenderedShare | None = None
+    ) -> None:
         self._seed = seed
         self._start = start
         self._stop = stop
+        self._rendered = rendered
 
     def __len__(self) -> int:
         return self._stop - self._start
 
     def __getitem__(self, index: int) -> SceneItem:
-        rng = np.random.default_rng((self._seed, self._start + index))
+        number = self._start + index
+        rng = np.random.default_rng((self._seed, number))
+        if self._rendered is not None and _is_rendered(self._seed, number, self._rendered.share):
+            shards = self._rendered.shards
+            return _rendered_item(shards[int(rng.integers(len(shards)))], rng)
         twins = rng.random() < _TWINS
         scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), twins=twins)
         width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
@@ -106,7 +129,36 @@ class SceneDataset(Dataset[SceneItem]):
         answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
         for number, item in enumerate(things):
             answers[number] = _answers(item.color, item.kind)
-        return to_square(image, _SQUARE), coverage, answers, _caption(scene, rng)
+        return (
+            to_square(image, _SQUARE),
+            coverage,
+            answers,
+            _caption([(o.color, o.kind) for o in scene.objects], rng),
+        )
+
+
+def _is_rendered(seed: int, number: int, share: float) -> bool:
+    """Choose by a generator of its own: a drawn scene stays the same whatever the share is."""
+    return bool(np.random.default_rng((seed, number, _KIND_STREAM)).random() < share)
+
+
+def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
+    """Crop, flip and compress a stored scene anew each time it comes."""
+    view = sample_view(scene, rng)
+    image = view.image
+    if rng.random() < 0.4:
+        image = through_jpeg(image, int(rng.integers(50, 96)))
+    things = view.things[:MAX_THINGS]
+    coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
+    coverage[:, : len(things)] = instance_coverage(view.instances, len(things))
+    answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
+    for number, thing in enumerate(things):
+        if view.in_view[number]:
+            answers[number] = _answers(thing.color, thing.kind)
+    pairs = [
+        (t.color, t.kind) for t, v in zip(things, view.in_view, strict=False) if t.named and v
+    ]
+    return to_square(image, _SQUARE), coverage, answers, _caption(pairs, rng)
 
 
 @cache
@@ -115,9 +167,11 @@ def _answers(color: str, kind: str) -> FloatArray:
     return np.array([c.matches(color, kind) for c in PHRASE_CLASSES], dtype=np.float32)
 
 
-def _caption(scene: Scene, rng: np.random.Generator) -> str:
+def _caption(color_kinds: list[tuple[str, str]], rng: np.random.Generator) -> str:
+    """Name up to _CAPTION_OBJECTS of the objects in one language, or say that there is none."""
     language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
-    color_kinds = [(item.color, item.kind) for item in scene.objects]
+    if not color_kinds:
+        return _EMPTY[language]
     selection = rng.permutation(len(color_kinds))[:_CAPTION_OBJECTS]
     return sample_caption([color_kinds[i] for i in selection], language, rng)
 
@@ -137,9 +191,16 @@ def _quiet_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def batches(seed: int, start: int, stop: int, size: int, workers: int = 1) -> DataLoader[Batch]:
+def batches(
+    seed: int,
+    start: int,
+    stop: int,
+    size: int,
+    workers: int = 1,
+    rendered: RenderedShare | None = None,
+) -> DataLoader[Batch]:
     """Load samples [start, stop) of a seed in order, in batches of `size`."""
-    dataset: Dataset[Any] = SceneDataset(seed, start, stop)
+    dataset: Dataset[Any] = SceneDataset(seed, start, stop, rendered)
     return DataLoader(
         dataset,
         batch_size=size,

@@ -23,7 +23,8 @@ class Recipe:
     """Everything that the result depends on, except the code.
 
     lr: peak learning rate, held from the warm-up to the cooldown, the last share of the steps,
-    which decays it along a cosine. optimizer: as in new_optimizers.
+    which decays it along a cosine. optimizer: as in new_optimizers. rendered: share of rendered
+    scenes among the drawn ones, in [0, 1].
     """
 
     tower: str
@@ -35,12 +36,15 @@ class Recipe:
     cooldown: float = 1.0
     seed: int = 0
     optimizer: OptimizerName = "adamw"
+    rendered: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2:
             raise PerceptionError("Training needs 1 or more steps, and batches of 2 or more.")
         if not 0 < self.cooldown <= 1:
             raise PerceptionError(f"cooldown is {self.cooldown} and has to be a share in (0, 1].")
+        if not 0 <= self.rendered <= 1:
+            raise PerceptionError(f"rendered is {self.rendered} and has to be a share in [0, 1].")
         if self.tower not in TOWERS or self.optimizer not in ("adamw", "muon"):
             raise PerceptionError(
                 f"Unknown tower {self.tower!r} or optimizer {self.optimizer!r}: use"

@@ -32,8 +32,10 @@ from siglip_perception.contrastive.training.tabletop_model import (
     new_tokenizer,
     save_half,
 )
+from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.platt import calibrate
-from siglip_perception.scenes.samples import Batch, batches
+from siglip_perception.scenes.rendered.shards import RenderedShards
+from siglip_perception.scenes.samples import Batch, RenderedShare, batches
 from siglip_perception.scenes.vocabulary import (
     COLORS,
     KINDS,
@@ -105,11 +107,14 @@ def train_tower(
     validation_scenes: int = 128,
     save_every: int = 100,
     tensorboard: bool = False,
+    rendered: Path | None = None,
 ) -> None:
     """Train one tower in the folder `run`, or resume there.
 
     bf16: use bfloat16 products. validation_scenes: number of held-out scenes per evaluation.
+    rendered: folder of rendered scenes, for a recipe with a share of them.
     """
+    mixture = _mixture(recipe, rendered)
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
         objective, tokenizer = new_objective(recipe.tower, recipe.seed)
@@ -137,6 +142,7 @@ def train_tower(
         first_step * options.batch,
         options.steps * options.batch,
         options.batch,
+        rendered=mixture,
     )
     log = MetricsLog(run, recipe.tower, options.steps, first_step, options.batch, tensorboard)
     world = World(torch.device("cpu"))
@@ -156,6 +162,18 @@ def train_tower(
         log.close()
     if tokenizer is not None:
         tokenizer.save_pretrained(run / "tokenizer")
+
+
+def _mixture(recipe: Recipe, folder: Path | None) -> RenderedShare | None:
+    if recipe.rendered == 0:
+        return None
+    if folder is None:
+        raise PerceptionError(
+            f"The recipe of {recipe.tower} takes {recipe.rendered:.0%} of its scenes from rendered"
+            " ones: name their folder with --rendered DIR, and make them with siglip-perception"
+            " scenes -o DIR."
+        )
+    return RenderedShare(RenderedShards(folder), recipe.rendered)
 
 
 def export(runs: Path, output: Path, seed: int, calibration: int) -> None:

@@ -1,0 +1,1 @@
+"""Tabletop scenes in three dimensions, rendered by MuJoCo, with exact masks and depth."""
