@@ -1,4 +1,4 @@
-"""A user's own frames, out of a bag or a folder: what int8 is calibrated and judged on."""
+"""A user's frames, from a bag or a folder, to calibrate and evaluate int8 with."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from siglip_perception.images.formats import SUFFIXES
 from siglip_perception.types import UInt8Array
 
 
-def read_frames(path: Path, most: int) -> list[UInt8Array]:
-    """At most so many frames uint8 [H, W, 3] RGB, evenly spread over all of a bag or a folder.
+def read_frames(path: Path, limit: int) -> list[UInt8Array]:
+    """Read frames uint8 [H, W, 3] RGB, evenly spread over a whole bag or folder.
 
-    Frames that cannot be decoded are left out. Raises PerceptionError or BagError where there is
-    nothing to read.
+    limit: most frames to read. Frames that cannot be decoded are left out. Raises PerceptionError
+    or BagError if there is nothing to read.
     """
     if path.is_dir() and not is_bag_folder(path):
-        frames = list(_of_folder(path, most))
+        frames = list(_read_folder(path, limit))
     elif path.exists():
-        frames = _of_bag(path, most)
+        frames = _read_bag(path, limit)
     else:
         raise PerceptionError(f"There is no {path}: name a bag, or a folder of images.")
     if not frames:
@@ -33,51 +33,52 @@ def read_frames(path: Path, most: int) -> list[UInt8Array]:
     return frames
 
 
-def _of_folder(folder: Path, most: int) -> Iterator[UInt8Array]:
-    """The folder's images; those that are left out are named, and counted, on stderr."""
+def _read_folder(folder: Path, limit: int) -> Iterator[UInt8Array]:
+    """Yield the folder's images; name and count on stderr those that are left out."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    chosen = _spread(len(files), most)
-    left_out = 0
-    for index in chosen:
+    indices = _spread(len(files), limit)
+    skip_count = 0
+    for index in indices:
         try:
             yield read_image(files[index]).pixels
         except PerceptionError as error:
-            left_out += 1
+            skip_count += 1
             print(f"left out: {error}", file=sys.stderr)
-    if left_out:
-        print(f"{left_out} of {len(chosen)} images of {folder} left out", file=sys.stderr)
+    if skip_count:
+        print(f"{skip_count} of {len(indices)} images of {folder} left out", file=sys.stderr)
 
 
-def _of_bag(bag: Path, most: int) -> list[UInt8Array]:
-    """The bag's images; those that are left out are counted on stderr, with a reason a topic."""
+def _read_bag(bag: Path, limit: int) -> list[UInt8Array]:
+    """Return the bag's images; count on stderr those left out, with one reason per topic."""
     store = typestore()
     frames: list[UInt8Array] = []
-    refused: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     with reading(bag) as recording:
         topics = choose_cameras(recording).topics
-        taken = set(_spread(sum(topic.count for topic in topics), most))
+        indices = set(_spread(sum(topic.count for topic in topics), limit))
         for number, (topic, _, data) in enumerate(recording.messages(topics)):
-            if number not in taken:
+            if number not in indices:
                 continue
             try:
                 message = deserialize(store, topic, data)
                 picture = decode_image(message, image_type(topic), Settings.max_pixels)
                 frames.append(picture.pixels)
             except ImageError as error:
-                refused.setdefault(topic.name, str(error))
-    if refused and not frames:
-        reasons = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in refused.items())
-        raise BagError(f"No image of the bag {bag} can be read ({reasons}): name another.")
-    for name, text in refused.items():
+                reasons.setdefault(topic.name, str(error))
+    if reasons and not frames:
+        summary = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in reasons.items())
+        raise BagError(f"No image of the bag {bag} can be read ({summary}): name another.")
+    for name, text in reasons.items():
         print(f"left out, first of {name}: {text}", file=sys.stderr)
-    if refused:
+    if reasons:
         print(
-            f"{len(taken) - len(frames)} of {len(taken)} images of {bag} left out", file=sys.stderr
+            f"{len(indices) - len(frames)} of {len(indices)} images of {bag} left out",
+            file=sys.stderr,
         )
     return frames
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """Indices of at most `most` of `count` things, at even distances."""
-    taken = min(count, most)
-    return [index * count // taken for index in range(taken)]
+def _spread(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices below `count`, evenly spaced."""
+    total = min(count, limit)
+    return [index * count // total for index in range(total)]

@@ -1,4 +1,4 @@
-"""Bags on a disk: opened, read, and written whole or not at all."""
+"""Reading of bags, whole or damaged, and writing of whole bags."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION: Literal[9] = 9
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ROS1 = b"#ROSBAG V"
-# Other files that people take for a bag: how they begin, what they are, and what to do.
-_OTHERS = (
+# Other files that users may take for a bag: magic bytes, description, remedy.
+_OTHER_FORMATS = (
     (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
     (b"BZh", "a bzip2 file", "unpack it with bunzip2"),
     (b"\xfd7zXZ", "an xz file", "unpack it with unxz"),
@@ -43,7 +43,7 @@ _OTHERS = (
     (b"PK\x03\x04", "a zip archive", "unpack it with unzip"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run git lfs pull"),
 )
-_MOST_NAMED = 5
+_MAX_NAMES = 5
 
 
 _Key = tuple[str, str, str]
@@ -51,81 +51,81 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What a metadata.yaml says. promised: messages of each (topic, canonical type)."""
+    """Content of a metadata.yaml. listed_counts: messages of each (topic, canonical type)."""
 
     files: tuple[str, ...] = ()
-    promised: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    listed_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     compression: str = ""
 
 
 class Recording:
-    """A bag that is open for reading, by reading().
+    """A bag opened for reading by reading().
 
-    topics: by name. storage: "mcap" or "sqlite3", its first file's.
+    topics: sorted by name. storage: "mcap" or "sqlite3", that of its first file.
     """
 
     def __init__(
         self,
         path: Path,
         files: Sequence[tuple[Path, StoredFile]],
-        promised: Mapping[tuple[str, str], int],
+        listed_counts: Mapping[tuple[str, str], int],
         notes: Sequence[str],
     ) -> None:
         self.path = path
         self.storage = "sqlite3" if isinstance(files[0][1], SqliteFile) else "mcap"
         self._files = files
         self._notes = tuple(notes)
-        topics = _merged_topics([file.topics for _, file in files], promised)
+        topics = _merged_topics([file.topics for _, file in files], listed_counts)
         self._topics = topics
         self.topics = tuple(topics[key] for key in sorted(topics))
 
     @property
     def damages(self) -> tuple[str, ...]:
-        """What of its files cannot be read, in words; reading messages may add to it."""
+        """Descriptions of what cannot be read; reading messages may add to them."""
         return tuple(
             f"{path.name}: {damage}" for path, file in self._files for damage in file.damages
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd about it, in words, its damages included."""
+        """Remarks on the bag, including its damages."""
         return (*self._notes, *(f"{damage}; what can be read is read" for damage in self.damages))
 
     def messages(self, topics: Iterable[BagTopic]) -> Iterator[tuple[BagTopic, int, bytes]]:
-        """Yield those topics' messages by time over all files, each with its time in nanoseconds.
+        """Yield the topics' messages by time over all files, each with its time in nanoseconds.
 
-        Messages of one time come in the order of the files, and in each as they were written.
-        Raises BagError where the bag cannot be read.
+        Messages of the same time come in the order of the files, and within a file as written.
+        Raises BagError if the bag cannot be read.
         """
-        chosen_topics = set(topics)
+        selected_topics = set(topics)
         sources = []
         for _, file in self._files:
-            numbers = {stored.number: self._topics[_key(stored)] for stored in file.topics}
-            numbers = {n: topic for n, topic in numbers.items() if topic in chosen_topics}
+            numbers = {item.number: self._topics[_key(item)] for item in file.topics}
+            numbers = {n: topic for n, topic in numbers.items() if topic in selected_topics}
             if numbers:
                 sources.append((file.start_ns, partial(_entries, file, numbers)))
         try:
             for time, (topic, data) in merge_by_time(sources):
                 yield topic, time, data
         except (BrokenFileError, OSError, zstd.ZstdError) as error:
-            raise _broken(self.path, str(error)) from error
+            raise _unreadable(self.path, str(error)) from error
 
-    def named(self, name: str) -> list[BagTopic]:
-        """The topics of this name, which may lack the slash that it begins with."""
+    def topics_named(self, name: str) -> list[BagTopic]:
+        """Return the topics of this name, given with or without its leading slash."""
         exact = [topic for topic in self.topics if topic.name == name]
         return exact or [topic for topic in self.topics if topic.name == f"/{name}"]
 
     def first(self, topic: BagTopic) -> bytes | None:
-        """Its first message; None without one."""
+        """Return the topic's first message; None if it has none."""
         return next((data for _, _, data in self.messages([topic])), None)
 
 
 @contextmanager
 def reading(bag: Path) -> Iterator[Recording]:
-    """The bag, open: a rosbag2 folder, or one file of it. BagError where it cannot be read.
+    """Open a bag, a rosbag2 folder or one file of it; raises BagError if it cannot be read.
 
-    The files decide, by how they begin; metadata.yaml only says which there are, and how many
-    messages they ought to hold.
+    The format of a file is decided by its magic bytes. metadata.yaml only lists the files and how
+    many messages they should hold.
     """
     notes: list[str] = []
     with ExitStack() as stack:
@@ -141,32 +141,38 @@ def reading(bag: Path) -> Iterator[Recording]:
                 stack.callback(file.close)
                 files.append((path, file))
         except OSError as error:
-            raise _broken(bag, error.strerror or str(error)) from error
+            raise _unreadable(bag, error.strerror or str(error)) from error
         if not files:
-            raise _broken(bag, reasons[0])
+            raise _unreadable(bag, reasons[0])
         notes += [f"{reason}; it is left out" for reason in reasons]
-        # By time, wherever metadata.yaml lists them.
+        # By time, in whatever order metadata.yaml lists them.
         files.sort(key=lambda entry: entry[1].start_ns)
-        yield Recording(bag, files, metadata.promised, notes)
+        yield Recording(bag, files, metadata.listed_counts, notes)
 
 
-def _key(stored: StoredTopic) -> _Key:
-    return stored.name, canonical_type(stored.type), stored.encoding
+def _key(topic: StoredTopic) -> _Key:
+    return topic.name, canonical_type(topic.type), topic.encoding
 
 
 def _merged_topics(
-    files: Iterable[Iterable[StoredTopic]], promised: Mapping[tuple[str, str], int]
+    files: Iterable[Iterable[StoredTopic]], listed_counts: Mapping[tuple[str, str], int]
 ) -> dict[_Key, BagTopic]:
-    """The topics of all files together, and those that metadata.yaml alone names."""
+    """Merge the topics of all files and those that only metadata.yaml lists."""
     topics: dict[_Key, BagTopic] = {}
-    for stored in (stored for file in files for stored in file):
-        name, kind, encoding = key = _key(stored)
+    for stored_topic in (stored_topic for file in files for stored_topic in file):
+        name, kind, encoding = key = _key(stored_topic)
         topic = topics.get(key) or BagTopic(
-            name, kind, stored.type, encoding, stored.definition, 0, promised.get((name, kind))
+            name,
+            kind,
+            stored_topic.type,
+            encoding,
+            stored_topic.definition,
+            0,
+            listed_counts.get((name, kind)),
         )
-        topics[key] = replace(topic, count=topic.count + stored.count)
+        topics[key] = replace(topic, count=topic.count + stored_topic.count)
     stored_topics = {(name, kind) for name, kind, _ in topics}
-    for (name, kind), count in promised.items():
+    for (name, kind), count in listed_counts.items():
         if (name, kind) not in stored_topics:
             topics[name, kind, "cdr"] = BagTopic(name, kind, kind, "cdr", "", 0, count)
     return topics
@@ -176,12 +182,12 @@ def _entries(
     file: StoredFile, topics: Mapping[int, BagTopic]
 ) -> Iterator[tuple[int, tuple[BagTopic, bytes]]]:
     for time, number, data in file.messages(topics.keys()):
-        # rosbag2 may compress each message by itself. No message in CDR begins as zstd does.
+        # rosbag2 can compress each message. No CDR message begins with zstd's magic bytes.
         yield time, (topics[number], zstd.decompress(data) if data[:4] == _ZSTD else data)
 
 
 def _find_files(bag: Path, notes: list[str]) -> tuple[list[Path], _Metadata]:
-    """The files of a bag, at least one, and its metadata; BagError where there are none."""
+    """Return a bag's files, at least one, and its metadata; raises BagError if it has none."""
     if bag.name == "metadata.yaml":
         bag = bag.parent
     if not bag.is_dir():
@@ -215,36 +221,36 @@ def _find_files(bag: Path, notes: list[str]) -> tuple[list[Path], _Metadata]:
 
 def _is_bag_file(path: Path) -> bool:
     start = _start(path)
-    named = any(suffix in (".mcap", ".db3") for suffix in path.suffixes)
+    has_suffix = any(suffix in (".mcap", ".db3") for suffix in path.suffixes)
     return start.startswith((mcap.MAGIC, sqlite.MAGIC)) or (
-        named and path.suffix in (".mcap", ".db3", ".zst", ".zstd")
+        has_suffix and path.suffix in (".mcap", ".db3", ".zst", ".zstd")
     )
 
 
 def _is_copy(path: Path, files: Iterable[Path]) -> bool:
-    """Whether it is one of the files, unpacked or packed, as rosbag2 leaves it after playing."""
-    return any(path.stem == other.name or other.stem == path.name for other in files)
+    """Return True for a compressed or decompressed copy of a file, as rosbag2's player leaves."""
+    return any(path.stem == file.name or file.stem == path.name for file in files)
 
 
 def _is_split(paths: Sequence[Path]) -> bool:
-    """Whether the files are parts of one bag by their names: my_bag_0.mcap, my_bag_1.mcap."""
+    """Return True if the names are those of one split bag: my_bag_0.mcap, my_bag_1.mcap."""
     names = {re.sub(r"_\d+(?=\.)", "", path.name) for path in paths}
     return len(names) == 1
 
 
 def _listed_file(bag: Path, name: str) -> Path:
-    """Where a listed file is: its name counts, as folders and even systems may have changed."""
+    """Return the path of a listed file by its name alone: the bag may have been moved."""
     path = bag / PureWindowsPath(name).name
     if path.is_file():
         return path
-    others = [path.with_name(path.name + suffix) for suffix in (".zstd", ".zst")]
+    candidates = [path.with_name(path.name + suffix) for suffix in (".zstd", ".zst")]
     if path.suffix in (".zstd", ".zst"):
-        others.append(path.with_suffix(""))
-    return next((other for other in others if other.is_file()), path)
+        candidates.append(path.with_suffix(""))
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
 def _no_bag(bag: Path, files: Sequence[Path]) -> BagError:
-    """Says what a folder is that is no bag."""
+    """Return an error that describes a folder that is not a bag."""
     if files:
         return BagError(
             f"The folder {bag} holds {len(files)} bags as files and no metadata.yaml: give one of"
@@ -261,48 +267,48 @@ def _no_bag(bag: Path, files: Sequence[Path]) -> BagError:
     for path in sorted(bag.iterdir()):
         if path.is_file() and _start(path).startswith(_ROS1):
             return _ros1(path)
-    return _broken(bag, "the folder holds no .mcap or .db3 file")
+    return _unreadable(bag, "the folder holds no .mcap or .db3 file")
 
 
 def is_bag_folder(folder: Path) -> bool:
-    """Whether a folder is a bag by what lies in it."""
+    """Return True if the folder's content is that of a bag."""
     if (folder / "metadata.yaml").is_file():
         return True
     return any(path.is_file() and _is_bag_file(path) for path in folder.iterdir())
 
 
 def _enumerate(names: Iterable[str]) -> str:
-    """A sentence's "a, b or c", with no more names than can be read."""
+    """Return "a, b or c", with at most _MAX_NAMES names."""
     *first, last = names
-    if len(first) >= _MOST_NAMED:
-        return f"{', '.join(first[:_MOST_NAMED])} or {len(first) + 1 - _MOST_NAMED} more"
+    if len(first) >= _MAX_NAMES:
+        return f"{', '.join(first[:_MAX_NAMES])} or {len(first) + 1 - _MAX_NAMES} more"
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def _read_metadata(path: Path, notes: list[str]) -> _Metadata:
-    """All versions alike: few keys are read, and none is needed."""
+    """Read the metadata.yaml of any version; only a few keys are used, and none is required."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
         info = document["rosbag2_bagfile_information"]
         names = info.get("relative_file_paths") or ()
-        promised: Counter[tuple[str, str]] = Counter()
+        listed_counts: Counter[tuple[str, str]] = Counter()
         for entry in info.get("topics_with_message_count") or ():
             topic = entry["topic_metadata"]
             key = str(topic["name"]), canonical_type(str(topic["type"]))
-            promised[key] += int(entry["message_count"])
+            listed_counts[key] += int(entry["message_count"])
         compression = str(info.get("compression_format") or "")
-        return _Metadata(tuple(str(name) for name in names), promised, compression)
+        return _Metadata(tuple(str(name) for name in names), listed_counts, compression)
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
         notes.append("metadata.yaml is damaged: all files of the folder are read")
         return _Metadata()
 
 
 def _open_file(path: Path, stack: ExitStack, compression: str) -> StoredFile:
-    """One file of a bag, whatever it is called; BrokenFileError where it is none."""
+    """Open one file of a bag, with any name; raises BrokenFileError if it is not one."""
     _refuse_other_files(path)
     start = _start(path)
     if start.startswith(_ZSTD):
-        path = _decompressed(path, Path(stack.enter_context(_temporary_folder())))
+        path = _decompress(path, Path(stack.enter_context(_temporary_folder())))
         start = _start(path)
     if start.startswith(mcap.MAGIC):
         return McapFile(path)
@@ -311,7 +317,7 @@ def _open_file(path: Path, stack: ExitStack, compression: str) -> StoredFile:
         sidecars = [file for file in sidecars if file.is_file() and file.stat().st_size]
         if not sidecars:
             return SqliteFile(path)
-        # SQLite would finish the work that they hold in the bag itself: let it, in a copy.
+        # SQLite would apply the sidecars to the user's bag: let it do so in a copy.
         folder = Path(stack.enter_context(_temporary_folder()))
         for file in (path, *sidecars):
             shutil.copyfile(file, folder / file.name)
@@ -319,20 +325,20 @@ def _open_file(path: Path, stack: ExitStack, compression: str) -> StoredFile:
     if not start:
         raise BrokenFileError("it is empty")
     if compression and compression != "zstd":
-        raise BrokenFileError(f"it is compressed with {compression!a}, and only zstd is known")
-    raise BrokenFileError("it begins neither as MCAP nor as SQLite")
+        raise BrokenFileError(f"it is compressed with {compression!a}, and only zstd is supported")
+    raise BrokenFileError("it is neither an MCAP nor an SQLite file")
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="siglip_perception_bag_")
 
 
-def _decompressed(path: Path, folder: Path) -> Path:
-    """A zstd file unpacked into the folder, as far as it goes."""
+def _decompress(path: Path, folder: Path) -> Path:
+    """Decompress a zstd file into the folder, up to where it is cut off."""
     target = folder / path.stem
-    with path.open("rb") as packed, target.open("wb") as out:
+    with path.open("rb") as file, target.open("wb") as out:
         decompressor = zstd.ZstdDecompressor()
-        while block := packed.read(2**20):
+        while block := file.read(2**20):
             while block:
                 try:
                     out.write(decompressor.decompress(block))
@@ -355,7 +361,7 @@ def _refuse_other_files(path: Path) -> None:
     start = _start(path)
     if start.startswith(_ROS1):
         raise _ros1(path)
-    for magic, kind, remedy in _OTHERS:
+    for magic, kind, remedy in _OTHER_FORMATS:
         if start.startswith(magic):
             raise BagError(f"{path} is {kind}: {remedy}, and give the bag.")
 
@@ -365,40 +371,39 @@ def _ros1(path: Path) -> BagError:
     if target == path or target.exists():
         target = path.with_name(f"{path.stem}_ros2")
     command = shlex.join(["rosbags-convert", "--src", str(path), "--dst", str(target)])
-    return BagError(f"{path} is a bag of ROS 1: convert it with `{command}`, and give {target}.")
+    return BagError(f"{path} is a ROS 1 bag: convert it with `{command}`, and give {target}.")
 
 
-def _broken(bag: Path, reason: str) -> BagError:
-    what = reason.strip().splitlines()
+def _unreadable(bag: Path, reason: str) -> BagError:
+    lines = reason.strip().splitlines() or ["it is damaged"]
     return BagError(
-        f"The bag {bag} cannot be read ({what[0].rstrip('.') if what else 'it is damaged'}): give"
-        " a whole rosbag2 bag, or mend it with `ros2 bag reindex`, `mcap recover` or `sqlite3 FILE"
-        " .recover`."
+        f"The bag {bag} cannot be read ({lines[0].rstrip('.')}): give a whole rosbag2 bag, or"
+        " repair it with `ros2 bag reindex`, `mcap recover` or `sqlite3 FILE .recover`."
     )
 
 
 @contextmanager
 def writing(out: Path, storage: str) -> Iterator[Writer]:
-    """A bag that appears under its name when it is whole, and not at all after an error."""
+    """Write a bag that appears under its name once it is whole, and not at all after an error."""
     if storage not in _PLUGINS:
         raise BagError(f"There is no bag storage {storage!r}: use {' or '.join(_PLUGINS)}.")
     if out.exists():
         raise BagError(f"{out} exists already: name a new folder for the bag.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise BagError(f"Cannot write to {out.parent} ({error.strerror}).") from error
     try:
         # In a folder of its own: the bag's file and metadata carry the bag folder's name.
-        unfinished = temporary / out.name
+        temporary_bag = folder / out.name
         try:
             with Writer(
-                unfinished, version=_BAG_VERSION, storage_plugin=_PLUGINS[storage]
+                temporary_bag, version=_BAG_VERSION, storage_plugin=_PLUGINS[storage]
             ) as writer:
                 yield writer
-            unfinished.rename(out)
+            temporary_bag.rename(out)
         except OSError as error:
             raise BagError(f"The bag {out} cannot be written ({error.strerror}).") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

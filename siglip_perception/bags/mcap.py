@@ -1,7 +1,7 @@
-"""MCAP files of any profile and schema, with a summary or without, whole or cut off.
+"""Reader of MCAP files of any profile and schema, with or without summary, whole or cut off.
 
-rosbags reads MCAP files of the ros2 profile only, whole ones only, and no schema that is not text.
-The format: https://mcap.dev/spec.
+rosbags reads only whole MCAP files of the ros2 profile, and no schema that is not text.
+The format is at https://mcap.dev/spec.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ else:
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
 _CHUNK_INDEX, _STATISTICS = 0x08, 0x0B
-_HEAD = struct.Struct("<BQ")  # of a record: its kind, and the length of its content
+_HEAD = struct.Struct("<BQ")  # of a record: its kind and the length of its content
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last time, uncompressed size, CRC
 _FOOTER_SIZE = _HEAD.size + 20
@@ -35,7 +35,7 @@ _CUT_OFF = "it ends early, as after a crash while recording"
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk record. offset, length: of its content. channels: None where they are unknown."""
+    """A chunk record. offset, length: of its content. channels: None if unknown."""
 
     start_ns: int
     offset: int
@@ -44,7 +44,7 @@ class _Chunk:
 
 
 class McapFile:
-    """A bag_storage.StoredFile. Raises BrokenFileError for what is no MCAP file."""
+    """A storage.StoredFile. Raises BrokenFileError if the file is not MCAP."""
 
     def __init__(self, path: Path) -> None:
         self.damages: list[str] = []
@@ -53,12 +53,11 @@ class McapFile:
         self._chunks: list[_Chunk] = []
         self._counts: Counter[int] = Counter()
         self._starts: list[int] = []
-        # Whether there are messages outside of chunks.
-        self._loose = False
+        self._has_unchunked = False
         self._file = path.open("rb")
         try:
             self._size = self._file.seek(0, 2)
-            if self._at(0, len(MAGIC)) != MAGIC:
+            if self._read_at(0, len(MAGIC)) != MAGIC:
                 raise BrokenFileError("it does not begin as an MCAP file")
             if not self._read_summary():
                 self._scan()
@@ -79,37 +78,37 @@ class McapFile:
         )
 
     def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
-        def opened(chunk: _Chunk) -> Callable[[], Iterator[tuple[int, tuple[int, bytes]]]]:
+        def open_chunk(chunk: _Chunk) -> Callable[[], Iterator[tuple[int, tuple[int, bytes]]]]:
             return lambda: self._chunk_messages(chunk, numbers)
 
         sources = [
-            (chunk.start_ns, opened(chunk))
+            (chunk.start_ns, open_chunk(chunk))
             for chunk in self._chunks
             if chunk.channels is None or chunk.channels & numbers
         ]
-        if self._loose:
-            sources.append((self.start_ns, lambda: self._loose_messages(numbers)))
+        if self._has_unchunked:
+            sources.append((self.start_ns, lambda: self._unchunked_messages(numbers)))
         for time, (number, data) in merge_by_time(sources):
             yield time, number, data
 
     def close(self) -> None:
         self._file.close()
 
-    def _at(self, offset: int, length: int) -> bytes:
-        """At most so many bytes from there."""
+    def _read_at(self, offset: int, length: int) -> bytes:
+        """Read at most `length` bytes from an offset."""
         self._file.seek(offset)
         return self._file.read(length)
 
     def _read_summary(self) -> bool:
-        """Read the summary at the file's end; False where there is none that can be used."""
+        """Read the summary at the file's end; return False if there is no usable one."""
         try:
-            return self._use_summary()
+            return self._parse_summary()
         except (struct.error, UnicodeDecodeError):
             return False
 
-    def _use_summary(self) -> bool:
+    def _parse_summary(self) -> bool:
         end = self._size - len(MAGIC) - _FOOTER_SIZE
-        tail = self._at(max(end, 0), _FOOTER_SIZE + len(MAGIC))
+        tail = self._read_at(max(end, 0), _FOOTER_SIZE + len(MAGIC))
         if end < 0 or tail[-len(MAGIC) :] != MAGIC or tail[:9] != _HEAD.pack(_FOOTER, 20):
             return False
         (start,) = struct.unpack_from("<Q", tail, _HEAD.size)
@@ -117,9 +116,9 @@ class McapFile:
             return False
         statistics: tuple[int, ...] | None = None
         chunks, counts = [], Counter[int]()
-        for kind, _, content in _records(self._at(start, end - start)):
+        for kind, _, content in _records(self._read_at(start, end - start)):
             if kind == _CHUNK_INDEX:
-                chunks.append(_indexed_chunk(content))
+                chunks.append(_parse_chunk_index(content))
             elif kind == _STATISTICS:
                 statistics = struct.unpack_from("<QHIIIIQQ", content)
                 counts.update(dict(struct.iter_unpack("<HQ", content[46:])))
@@ -134,11 +133,11 @@ class McapFile:
             return False
         self._chunks, self._counts = chunks, counts
         self._starts = [chunk.start_ns for chunk in chunks] or [statistics[6]]
-        self._loose = not chunks and messages > 0
+        self._has_unchunked = not chunks and messages > 0
         return True
 
     def _scan(self) -> None:
-        """Read the whole file in place of its summary, as far as it goes."""
+        """Read the whole file instead of its summary, as far as possible."""
         try:
             self._scan_records()
         except (struct.error, UnicodeDecodeError):
@@ -152,12 +151,14 @@ class McapFile:
             elif available < length:
                 pass
             elif kind == _MESSAGE:
-                number, _, time, _ = _MESSAGE_HEAD.unpack(self._at(offset, _MESSAGE_HEAD.size))
-                self._loose = True
+                number, _, time, _ = _MESSAGE_HEAD.unpack(
+                    self._read_at(offset, _MESSAGE_HEAD.size)
+                )
+                self._has_unchunked = True
                 self._counts[number] += 1
                 self._starts.append(time)
             elif kind in (_SCHEMA, _CHANNEL):
-                self._define(kind, memoryview(self._at(offset, length)))
+                self._define(kind, memoryview(self._read_at(offset, length)))
             if available < length:
                 self.damages.append(_CUT_OFF)
                 return
@@ -166,7 +167,7 @@ class McapFile:
         """Yield kind, offset and length of each record's content; the last may be cut off."""
         position = len(MAGIC)
         while True:
-            head = self._at(position, _HEAD.size)
+            head = self._read_at(position, _HEAD.size)
             if len(head) < _HEAD.size or head[0] == 0:
                 self.damages.append(_CUT_OFF)
                 return
@@ -181,7 +182,7 @@ class McapFile:
     def _scan_chunk(self, offset: int, length: int, *, cut_off: bool) -> None:
         times: list[int] = []
         channels: set[int] = set()
-        for kind, _, content in _records(self._uncompressed(offset, length, cut_off=cut_off)):
+        for kind, _, content in _records(self._read_chunk(offset, length, cut_off=cut_off)):
             if kind == _MESSAGE:
                 number, _, time, _ = _MESSAGE_HEAD.unpack_from(content)
                 channels.add(number)
@@ -208,38 +209,38 @@ class McapFile:
             encoding, _ = _string(content, position)
             self._channels[number] = schema, topic, encoding
 
-    def _uncompressed(self, offset: int, length: int, *, cut_off: bool = False) -> bytes:
-        """The records in a chunk; b"" and an entry in `damages` where they are damaged."""
-        content = memoryview(self._at(offset, min(length, self._size - offset)))
-        place = f"the chunk at byte {offset} is damaged and left out"
+    def _read_chunk(self, offset: int, length: int, *, cut_off: bool = False) -> bytes:
+        """Return a chunk's decompressed records; b"" and an entry in `damages` if damaged."""
+        content = memoryview(self._read_at(offset, min(length, self._size - offset)))
+        damage = f"the chunk at byte {offset} is damaged and left out"
         try:
             _, _, size, checksum = _CHUNK_HEAD.unpack_from(content)
             compression, position = _string(content, _CHUNK_HEAD.size)
             data = content[position + 8 :]
             if cut_off:
-                return _decompressed_start(compression, data)
-            records = _decompressed(compression, data)
+                return _decompress_start(compression, data)
+            records = _decompress(compression, data)
         except (struct.error, UnicodeDecodeError, RuntimeError, zstd.ZstdError) as error:
             if cut_off:
                 return b""
             if isinstance(error, _CompressionError):
                 raise BrokenFileError(str(error)) from error
-            self._damaged(place)
+            self._note_damage(damage)
             return b""
         if len(records) != size or (checksum and crc32(records) != checksum):
-            self._damaged(place)
+            self._note_damage(damage)
             return b""
         return records
 
-    def _damaged(self, place: str) -> None:
-        if place not in self.damages:
-            self.damages.append(place)
+    def _note_damage(self, damage: str) -> None:
+        if damage not in self.damages:
+            self.damages.append(damage)
 
     def _chunk_messages(
         self, chunk: _Chunk, numbers: Set[int]
     ) -> Iterator[tuple[int, tuple[int, bytes]]]:
         cut_off = chunk.offset + chunk.length > self._size
-        records = self._uncompressed(chunk.offset, chunk.length, cut_off=cut_off)
+        records = self._read_chunk(chunk.offset, chunk.length, cut_off=cut_off)
         heads = []
         for kind, position, content in _records(records):
             if kind == _MESSAGE and len(content) >= _MESSAGE_HEAD.size:
@@ -249,24 +250,26 @@ class McapFile:
         for time, number, position, length in sorted(heads, key=lambda head: head[0]):
             yield time, (number, records[position + _MESSAGE_HEAD.size : position + length])
 
-    def _loose_messages(self, numbers: Set[int]) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    def _unchunked_messages(self, numbers: Set[int]) -> Iterator[tuple[int, tuple[int, bytes]]]:
         heads = []
         for kind, offset, length in self._walk():
             if kind == _MESSAGE and _MESSAGE_HEAD.size <= length <= self._size - offset:
-                number, _, time, _ = _MESSAGE_HEAD.unpack(self._at(offset, _MESSAGE_HEAD.size))
+                number, _, time, _ = _MESSAGE_HEAD.unpack(
+                    self._read_at(offset, _MESSAGE_HEAD.size)
+                )
                 if number in numbers:
                     heads.append((time, number, offset, length))
         for time, number, offset, length in sorted(heads, key=lambda head: head[0]):
-            skipped = _MESSAGE_HEAD.size
-            yield time, (number, self._at(offset + skipped, length - skipped))
+            head_size = _MESSAGE_HEAD.size
+            yield time, (number, self._read_at(offset + head_size, length - head_size))
 
 
 class _CompressionError(RuntimeError):
-    """A chunk is compressed in a way that is not known here."""
+    """A chunk's compression is not supported."""
 
 
 def _records(buffer: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield kind, position and content of each record; ends where one is cut off."""
+    """Yield kind, position and content of each record, up to one that is cut off."""
     view = memoryview(buffer)
     position = 0
     while position + _HEAD.size <= len(view):
@@ -279,7 +282,7 @@ def _records(buffer: bytes) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def _string(content: memoryview, position: int) -> tuple[str, int]:
-    """A string with its length before it, and the position after it."""
+    """Return a length-prefixed string and the position after it."""
     (length,) = struct.unpack_from("<I", content, position)
     start = position + 4
     if start + length > len(content):
@@ -287,7 +290,7 @@ def _string(content: memoryview, position: int) -> tuple[str, int]:
     return str(content[start : start + length], "utf-8"), start + length
 
 
-def _indexed_chunk(content: memoryview) -> _Chunk:
+def _parse_chunk_index(content: memoryview) -> _Chunk:
     start_ns, _, offset, _, size = struct.unpack_from("<QQQQI", content)
     channels = frozenset(
         number for number, _ in struct.iter_unpack("<HQ", content[36 : 36 + size])
@@ -298,7 +301,7 @@ def _indexed_chunk(content: memoryview) -> _Chunk:
     return _Chunk(start_ns, offset + _HEAD.size, length, channels or None)
 
 
-def _decompressed(compression: str, data: memoryview) -> bytes:
+def _decompress(compression: str, data: memoryview) -> bytes:
     if compression == "":
         return bytes(data)
     if compression == "zstd":
@@ -308,10 +311,10 @@ def _decompressed(compression: str, data: memoryview) -> bytes:
     raise _CompressionError(f"its chunks are compressed with {compression!a}, not lz4 or zstd")
 
 
-def _decompressed_start(compression: str, data: memoryview) -> bytes:
-    """The beginning of what was compressed, out of the beginning of what it became."""
+def _decompress_start(compression: str, data: memoryview) -> bytes:
+    """Decompress the beginning of a chunk that is cut off, as far as possible."""
     if compression == "zstd":
         return zstd.ZstdDecompressor().decompress(data)
     if compression == "lz4":
         return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data))
-    return _decompressed(compression, data)
+    return _decompress(compression, data)

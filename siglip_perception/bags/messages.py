@@ -1,7 +1,7 @@
-"""Messages of a bag: one name for each type, however it is spelled, and one way to read each.
+"""Deserialization of a bag's messages, with one canonical name for each type.
 
-An image comes out as a sensor_msgs/Image or CompressedImage of ROS 2, whether it was stored as
-that, as a ROS 1 message, or as one of Foxglove's in CDR, Protobuf or JSON.
+An image becomes a sensor_msgs/Image or CompressedImage of ROS 2, whether it is stored as that, as
+a ROS 1 message, or as one of Foxglove's in CDR, Protobuf or JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FOXGLOVE_DEFINITIONS = {
     _FOXGLOVE_RAW: "builtin_interfaces/Time timestamp\nstring frame_id\nuint32 width\n"
     "uint32 height\nstring encoding\nuint32 step\nuint8[] data\n",
 }
-# Numbers of the fields of foxglove/CompressedImage.proto and RawImage.proto.
+# Field numbers in foxglove/CompressedImage.proto and RawImage.proto.
 _PROTOBUF_FIELDS = {
     _FOXGLOVE_COMPRESSED: {"timestamp": 1, "data": 2, "format": 3, "frame_id": 4},
     _FOXGLOVE_RAW: {
@@ -52,7 +52,7 @@ _PROTOBUF_FIELDS = {
         "frame_id": 7,
     },
 }
-# Streams of packets of which a picture is more than one: type -> what it is.
+# Types of video streams, whose packets cannot be decoded one by one, with a description.
 VIDEO = {
     "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": "video packets of ffmpeg_image_transport",
     "foxglove_msgs/msg/CompressedVideo": "video packets",
@@ -62,12 +62,13 @@ VIDEO = {
 
 @dataclass(frozen=True)
 class BagTopic:
-    """One topic of a bag, of one type.
+    """A topic of a bag, with one type.
 
-    type: its canonical name (see canonical_type). stored_type: as the bag has it. encoding: of
-    its messages, "cdr" in nearly all bags. definition: the type's own definition in the bag, ""
-    without one. count: messages that the bag's files hold. promised: messages of it that
-    metadata.yaml lists, None where it lists none.
+    type: the canonical name (see canonical_type). stored_type: the name in the bag.
+    encoding: of the messages, "cdr" in nearly all bags.
+    definition: the type's definition in the bag, "" without one.
+    count: number of messages in the bag's files.
+    listed_count: number of messages by metadata.yaml, None if it does not list the topic.
     """
 
     name: str
@@ -76,11 +77,11 @@ class BagTopic:
     encoding: str
     definition: str
     count: int
-    promised: int | None = None
+    listed_count: int | None = None
 
 
 def typestore() -> Typestore:
-    """The standard messages of ROS 2 Jazzy and this project's own."""
+    """Return a store of ROS 2 Jazzy's standard messages and this project's own."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: dict[str, Any] = {}
     for path in sorted(MESSAGES.glob("*.msg")):
@@ -90,10 +91,11 @@ def typestore() -> Typestore:
 
 
 def canonical_type(name: str) -> str:
-    """package/msg/Type for every way to write it; a name of another form as it is.
+    """Return package/msg/Type for every spelling of a type; names of another form unchanged.
 
-    sensor_msgs/Image, sensor_msgs/msg/Image, sensor_msgs::msg::dds_::Image_ and sensor_msgs.msg.
-    Image are one type, and foxglove.CompressedImage is foxglove_msgs/msg/CompressedImage.
+    sensor_msgs/Image, sensor_msgs/msg/Image, sensor_msgs::msg::dds_::Image_ and
+    sensor_msgs.msg.Image are one type; foxglove.CompressedImage is
+    foxglove_msgs/msg/CompressedImage.
     """
     parts = [part for part in re.split(r"/|::|\.", name.strip()) if part not in ("msg", "dds_")]
     if len(parts) != 2 or not all(parts):
@@ -105,7 +107,7 @@ def canonical_type(name: str) -> str:
 
 
 def image_type(topic: BagTopic) -> str:
-    """RAW or COMPRESSED, which its messages are read as; "" for a topic of anything else."""
+    """Return the type that an image topic is read as, RAW or COMPRESSED; "" for other topics."""
     return {
         RAW: RAW,
         COMPRESSED: COMPRESSED,
@@ -115,14 +117,14 @@ def image_type(topic: BagTopic) -> str:
 
 
 def readable(topic: BagTopic) -> bool:
-    """Whether messages in its encoding can be read."""
+    """Return True if messages in the topic's encoding can be read."""
     return _reader(topic) is not None
 
 
 def deserialize(store: Typestore, topic: BagTopic, data: bytes) -> Any:
-    """A message out of its bytes, of `store`'s own types; see the module.
+    """Deserialize a message to the types of `store`; see the module.
 
-    Raises ImageError `malformed` for bytes that are no such message.
+    Raises ImageError `malformed` if the bytes are not such a message.
     """
     reader = _reader(topic)
     if reader is None:
@@ -131,14 +133,14 @@ def deserialize(store: Typestore, topic: BagTopic, data: bytes) -> Any:
         )
     try:
         return reader(store, topic, data)
-    except Exception as error:  # rosbags raises errors of many kinds for broken bytes
+    except Exception as error:  # rosbags raises many kinds of errors for broken bytes
         raise ImageError("malformed", "the message's bytes cannot be read.") from error
 
 
 def decode_image(
     message: Any, message_type: str, max_pixels: int, mono16_white: int = Settings.mono16_white
 ) -> Picture:
-    """The picture of a sensor_msgs/Image or CompressedImage; ImageError if refused."""
+    """Decode a sensor_msgs/Image or CompressedImage; raises ImageError."""
     if message_type == COMPRESSED:
         return decode_compressed(
             message.format, message.data, max_pixels=max_pixels, mono16_white=mono16_white
@@ -171,9 +173,9 @@ def _cdr(store: Typestore, topic: BagTopic, data: bytes) -> Any:
 
 
 def _ros1(store: Typestore, topic: BagTopic, data: bytes) -> Any:
-    """A message of ROS 1, as MCAP files hold it that were converted from its bags."""
+    """Deserialize a ROS 1 message, as in MCAP files that were converted from ROS 1 bags."""
     message = _ros1_store().deserialize_ros1(data, topic.type)
-    return _converted(store, message)
+    return _convert_ros1(store, message)
 
 
 @lru_cache(maxsize=1)
@@ -181,15 +183,17 @@ def _ros1_store() -> Typestore:
     return get_typestore(Stores.ROS1_NOETIC)
 
 
-def _converted(store: Typestore, message: Any) -> Any:
-    """The message of the same name in `store`; fields that only ROS 1 has are left out."""
+def _convert_ros1(store: Typestore, message: Any) -> Any:
+    """Convert to the type of the same name in `store`, without fields that only ROS 1 has."""
     kind: Any = store.types.get(getattr(message, "__msgtype__", ""))
     if kind is None:
         return message
     # ROS 1 writes CameraInfo's matrices with capitals.
     return kind(
         **{
-            name: _converted(store, getattr(message, name, getattr(message, name.upper(), None)))
+            name: _convert_ros1(
+                store, getattr(message, name, getattr(message, name.upper(), None))
+            )
             for name in kind.__dataclass_fields__
             if not name.startswith("__")
         }
@@ -206,7 +210,7 @@ def _foxglove_cdr(store: Typestore, topic: BagTopic, data: bytes) -> Any:
 
 @lru_cache(maxsize=4)
 def _foxglove_store(kind: str, definition: str) -> Typestore:
-    """The bag's own definition goes first: the first versions had no frame_id."""
+    """Return a store with a Foxglove type, by the bag's definition: old ones lack frame_id."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types = get_types_from_msg(definition or _FOXGLOVE_DEFINITIONS[kind], kind)
     store.register({name: fields for name, fields in types.items() if name == kind})
@@ -214,9 +218,9 @@ def _foxglove_store(kind: str, definition: str) -> Typestore:
 
 
 def _protobuf(store: Typestore, topic: BagTopic, data: bytes) -> Any:
-    stored = _protobuf_fields(data)
+    values = _protobuf_fields(data)
     fields: dict[str, Any] = {
-        name: stored.get(number) for name, number in _PROTOBUF_FIELDS[topic.type].items()
+        name: values.get(number) for name, number in _PROTOBUF_FIELDS[topic.type].items()
     }
     stamp = _protobuf_fields(fields["timestamp"] or b"")
     fields["timestamp"] = (stamp.get(1, 0), stamp.get(2, 0))
@@ -226,9 +230,10 @@ def _protobuf(store: Typestore, topic: BagTopic, data: bytes) -> Any:
 
 
 def _protobuf_fields(data: bytes) -> dict[int, Any]:
-    """Number -> value of each field: int, or bytes of strings and messages; the last one counts.
+    """Return field number -> value: an int, or the bytes of a string or message.
 
-    See protobuf.dev/programming-guides/encoding. Raises ValueError or struct.error.
+    The last value of a repeated number counts. See protobuf.dev/programming-guides/encoding.
+    Raises ValueError or struct.error.
     """
     fields: dict[int, Any] = {}
     position = 0

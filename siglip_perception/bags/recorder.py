@@ -1,4 +1,4 @@
-"""Writes what a bag's messages lead to: each camera's stream runs as it does in the node."""
+"""Runs each camera's stream over a bag's messages, as the node does, and writes the outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from siglip_perception.stream.instruction import CurrentInstruction
 from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
+    # Imports PyTorch, which takes seconds: errors of a bag are raised before that.
     from siglip_perception.pipeline import Pipeline, Query
 
 Overlay = Callable[[str, int, UInt8Array, Grounding], None]
@@ -34,15 +34,15 @@ Overlay = Callable[[str, int, UInt8Array, Grounding], None]
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What of a bag is replayed.
+    """Options of a replay.
 
-    image_topics: empty takes every camera's, see bags.topics.choose_cameras().
-    instruction: the one that holds until the first message on instruction_topic.
-    mono16_white: the value of 16-bit gray images that is white; 0: they are dropped.
-    grounding_rate: images a second, by their stamps, in which objects are looked for; 0: in all.
-    tracking: objects get an id across frames; None: they do not.
+    image_topics: topics to replay; empty: every camera's, see bags.topics.choose_cameras().
+    instruction: used until the first message on instruction_topic.
+    mono16_white: the white level of 16-bit gray images; 0: such images are dropped.
+    grounding_rate: images per second, by their stamps, that are grounded; 0: all of them.
+    tracking: gives objects an id across frames; None: no ids.
     depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
-    depth_tolerance: how far in time they may lie from a color image, in seconds.
+    depth_tolerance: longest time between a color image and its depth image, in seconds.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -62,16 +62,16 @@ class ReplayOptions:
 
 @dataclass
 class Summary:
-    """What became of a bag: images = tokens + sum(dropped.values()), unless cameras are joined.
+    """Result of a replay: images = tokens + sum(dropped.values()), unless cameras are joined.
 
-    repaired: images that were decoded although their files had faults, by the fault's name.
-    drops: for each topic, the number of images dropped for each reason. examples: for a topic and
-    a reason, what was wrong with the first of them. unread: for each topic of instructions or of
-    depth, the messages whose bytes were none. missing: for each topic that held fewer messages
-    than the bag promises, (there, promised). notes: what was odd about the bag, in words.
+    repaired: images decoded in spite of faults in their files, by fault.
+    drops: images dropped, by topic and reason. examples: the text of the first such image.
+    unread: messages with unreadable bytes, by topic of instructions or depth.
+    missing: for each topic with fewer messages than metadata.yaml lists, (actual, listed).
+    notes: remarks on the bag, in words.
     doubts: for each instruction that names nothing or is a guess, how it was read.
-    found: for each instruction, for each of its phrases, the number of images that showed it.
-    depth: images with objects by what became of their depth, as DepthView.counts.
+    found: for each instruction and phrase, the number of images with such an object.
+    depth: grounded images by the outcome for their depth, as in DepthView.counts.
     """
 
     images: int = 0
@@ -92,15 +92,15 @@ class Summary:
 
     @property
     def dropped(self) -> Counter[str]:
-        """The number of images dropped for each reason, of all topics."""
+        """Number of images dropped for each reason, over all topics."""
         return sum(self.drops.values(), Counter[str]())
 
 
 class BagRecorder:
-    """Runs the streams of a bag's cameras, and writes the messages that they lead to.
+    """Runs the streams of a bag's cameras and writes their output messages.
 
-    cameras: the camera's name of each image topic. Raises InstructionError where the options'
-    instruction is refused.
+    cameras: the camera's name for each image topic. Raises InstructionError if the options'
+    instruction is rejected.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class BagRecorder:
             for camera in cameras.values()
         }
         if joins:
-            joined = self._output(under("", "tokens"), "TokenSequence")
-            self._tokens = dict.fromkeys(cameras.values(), joined)
+            connection = self._output(under("", "tokens"), "TokenSequence")
+            self._tokens = dict.fromkeys(cameras.values(), connection)
         else:
             self._tokens = {
                 camera: self._output(under(camera, "tokens"), "TokenSequence")
@@ -143,12 +143,12 @@ class BagRecorder:
             self.instruct(options.instruction)
 
     @property
-    def received(self) -> int:
-        """Images so far."""
+    def image_count(self) -> int:
+        """Number of images so far."""
         return sum(stream.ledger.counts().received for stream in self._streams.values())
 
     def instruct(self, text: str) -> None:
-        """Take an instruction; a rejected one leaves none, so that no stale goal is sought."""
+        """Set the instruction; a rejected one clears it, so that no stale goal stays."""
         self._instruction.hear(text)
         state = self._instruction.state
         if state.state == "instruction_rejected":
@@ -159,7 +159,7 @@ class BagRecorder:
             self._summary.doubts[state.text] = state.explanation
 
     def hear(self, topic: BagTopic, data: bytes) -> None:
-        """Take an instruction's message; count one that cannot be read, which changes nothing."""
+        """Set the instruction from a message; only count a message that cannot be read."""
         try:
             text = deserialize(self._store, topic, data).data
         except ImageError:
@@ -168,9 +168,9 @@ class BagRecorder:
         self.instruct(text)
 
     def image(self, topic: BagTopic, received_ns: int, data: bytes) -> None:
-        """Process one image message, now or once its depth is there, or count why it is dropped.
+        """Process an image message, at once or when its depth has come; count it if it is dropped.
 
-        received_ns: the bag's time of it.
+        received_ns: its time in the bag.
         """
         stream = self._streams[topic.name]
         self._now_ns = received_ns
@@ -187,13 +187,13 @@ class BagRecorder:
             self._process(pending, self._instruction.query)
 
     def depth(self, topic: BagTopic, data: bytes) -> None:
-        """Take a depth image or a camera info; one that cannot be read is counted."""
+        """Queue a depth image or camera info; only count a message that cannot be read."""
         try:
             message = deserialize(self._store, topic, data)
         except ImageError:
             self._summary.unread[topic.name] += 1
             return
-        (stream,) = self._streams.values()  # one camera alone has depth, see choose_depth()
+        (stream,) = self._streams.values()  # choose_depth() allows only one camera
         if topic.type == RAW:
             stream.depth.receive_image(message)
         else:
@@ -205,8 +205,8 @@ class BagRecorder:
             self._process(pending, query)
 
     def finish(self) -> Summary:
-        """Process every image that still waits; what became of all."""
-        for pending, query in self._wait.rest():
+        """Process every image that still waits; return the summary."""
+        for pending, query in self._wait.remaining():
             self._process(pending, query)
         summary = self._summary
         for stream in self._streams.values():
@@ -221,7 +221,7 @@ class BagRecorder:
         return summary
 
     def _stream(self, camera: str, topic: str) -> CameraStream:
-        # Nothing of a replay depends on how long it takes: the monotonic clock stands still.
+        # The monotonic clock stands still, so that a replay's result does not depend on its speed.
         return CameraStream(
             camera, topic, _decode, lambda: self._settings, lambda: self._now_ns, lambda: 0.0
         )
@@ -248,15 +248,15 @@ class BagRecorder:
         pending.ticket.publish()
 
     def _write_tokens(self, pending: PendingFrame, grid: TokenGrid) -> None:
-        """The tokens of one image, or of all cameras once each has a new one."""
+        """Write the tokens of one image, or of all cameras once each has a new image."""
         header = pending.message.header
         if self._join is None:
             message = wire.tokens_message(self._types, header, grid)
         else:
-            joined = self._join.add(pending.camera, header, grid)
-            if joined is None:
+            joined_tokens = self._join.add(pending.camera, header, grid)
+            if joined_tokens is None:
                 return
-            message = joined.message(self._types)
+            message = joined_tokens.message(self._types)
         self._write(self._tokens[pending.camera], pending, message)
         self._summary.tokens += 1
 
@@ -273,10 +273,10 @@ class BagRecorder:
 
     def _count(self, grounding: Grounding) -> None:
         self._summary.grounded[grounding.instruction] += 1
-        found = self._summary.found.setdefault(
+        image_counts = self._summary.found.setdefault(
             grounding.instruction, Counter(dict.fromkeys(grounding.phrases, 0))
         )
-        found.update({answer.phrase for answer in grounding.objects})
+        image_counts.update({item.phrase for item in grounding.objects})
 
     def _write(self, connection: Connection, pending: PendingFrame, message: Any) -> None:
         data = self._store.serialize_cdr(message, connection.msgtype)
@@ -288,7 +288,7 @@ def _decode(message: Any, settings: Settings) -> Picture:
 
 
 def _settings(options: ReplayOptions, pipeline: Pipeline) -> Settings:
-    """The node's parameters that a replay has; of a recording, no image is too old."""
+    """Return the node's settings for a replay, in which no image is too old."""
     settings = Settings(
         threshold=pipeline.threshold,
         max_objects=pipeline.max_objects,

@@ -1,6 +1,6 @@
-"""Bag in, bag out: the pipeline over a recording, without ROS and without a clock.
+"""Replay: run the pipeline over a bag and write a bag, without ROS and without a clock.
 
-Two runs over one bag with the same model, machine and number of threads write byte-equal messages.
+Two runs over one bag with the same model, machine and number of threads write the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from siglip_perception.bags.topics import (
 from siglip_perception.errors import BagError
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which takes seconds; what is wrong with a bag is said before.
+    # Imports PyTorch, which takes seconds: errors of a bag are raised before that.
     from siglip_perception.pipeline import Pipeline
 
 __all__ = [
@@ -53,10 +53,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Selection:
-    """The topics of a bag that a replay takes.
+    """The topics of a bag that a replay uses.
 
-    notes: what is odd about the bag, what of it is left out, and why no objects are looked for
-    where nothing says which, in words.
+    notes: remarks on the bag: its faults, the topics left out, and why there are no objects if
+        the bag has no instruction.
     """
 
     cameras: Cameras
@@ -66,7 +66,7 @@ class Selection:
 
 
 def check_paths(bag: Path, out: Path) -> None:
-    """Raise BagError where the bag is not there or the output already is: before any work."""
+    """Raise BagError if the bag does not exist or the output does, before any work."""
     if not bag.exists():
         raise BagError(f"There is no bag {bag}: give a rosbag2 folder, or its .mcap or .db3 file.")
     if out.exists():
@@ -75,22 +75,22 @@ def check_paths(bag: Path, out: Path) -> None:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """PyTorch restricted to deterministic algorithms; enter it before a model is put on a GPU."""
+    """Restrict PyTorch to deterministic algorithms; enter it before a model goes onto a GPU."""
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
+    previous = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(previous)
 
 
 def select(recording: Recording, options: ReplayOptions) -> Selection:
-    """The topics that a replay takes, found out without a model, in a second or so.
+    """Choose the topics to replay, without a model, in about a second.
 
-    Raises BagError, which says what is there, where there is nothing to replay.
+    Raises BagError, with the topics of the bag, if there is nothing to replay.
     """
     cameras = choose_cameras(
         recording,
@@ -102,10 +102,12 @@ def select(recording: Recording, options: ReplayOptions) -> Selection:
     check_decodable(recording, cameras, options.max_pixels, options.mono16_white)
     depth = choose_depth(recording, options.depth_topic, options.info_topic, cameras)
     instructions, note = choose_instructions(
-        recording, options.instruction_topic, spoken_before=bool(options.instruction)
+        recording, options.instruction_topic, has_instruction=bool(options.instruction)
     )
-    left_out = [f"{topic.name} is left out: {why}" for topic, why in cameras.left_out.items()]
-    notes = (*recording.notes, *left_out, *([note] if note else []))
+    topic_notes = [
+        f"{topic.name} is left out: {reason}" for topic, reason in cameras.left_out.items()
+    ]
+    notes = (*recording.notes, *topic_notes, *([note] if note else []))
     return Selection(cameras, instructions, depth, notes)
 
 
@@ -116,16 +118,18 @@ def replay(
     options: ReplayOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Run every image of a bag with the newest instruction at its time; write the outputs' bag.
+    """Process every image of a bag with the instruction current at its time; write a new bag.
 
-    The new bag has the storage of the old one, and its messages the stamps and headers of the
-    images: /siglip_perception/tokens and /siglip_perception/objects, with the camera's name before
-    the last part where there are several cameras. A contract that joins the cameras' tokens gives
-    one sequence on /siglip_perception/tokens whenever every camera has a new image, in the order
-    of the topics. progress: called with images done and in all.
+    The new bag has the storage of the old one, and its messages have the images' headers. Its
+    topics are /siglip_perception/tokens and /siglip_perception/objects, with the camera's name
+    before the last part if there are several cameras. With a contract that joins the cameras'
+    tokens there is one sequence on /siglip_perception/tokens whenever every camera has a new
+    image, in the order of the topics.
 
-    Raises BagError for a bag that is missing or broken, has no images, or none that can be taken,
-    or whose output cannot be written; nothing is left of the output then.
+    progress: called with the number of images done and the total.
+
+    Raises BagError if the bag is missing or broken, has no usable image, or the output cannot be
+    written; no partial output is left then.
     """
     options = options or ReplayOptions()
     check_paths(bag, out)
@@ -142,7 +146,7 @@ def replay_recording(
     options: ReplayOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """replay() of a bag that is open, and whose topics are selected with the same options."""
+    """Replay a bag that is open, with a selection made with the same options; see replay()."""
     images = selection.cameras.topics
     instructions, depth = selection.instructions, selection.depth
     total = sum(topic.count for topic in images)
@@ -161,35 +165,35 @@ def replay_recording(
                 recorder.image(topic, stamp, data)
             recorder.settle(stamp)
             if progress is not None and topic not in depth:
-                progress(recorder.received, total)
+                progress(recorder.image_count, total)
         summary = recorder.finish()
         for topic in (*images, *instructions, *depth):
-            promised = max(topic.count, topic.promised or 0)
-            if read_counts[topic] < promised:
-                summary.missing[topic.name] = read_counts[topic], promised
+            expected_count = max(topic.count, topic.listed_count or 0)
+            if read_counts[topic] < expected_count:
+                summary.missing[topic.name] = read_counts[topic], expected_count
         late = [note for note in recording.notes if note not in selection.notes]
         summary.notes = (*selection.notes, *late)
         if not summary.tokens and not summary.objects:
-            raise _nothing_taken(recording, summary)
+            raise _no_usable_image(recording, summary)
     return summary
 
 
-def _nothing_taken(recording: Recording, summary: Summary) -> BagError:
+def _no_usable_image(recording: Recording, summary: Summary) -> BagError:
     reasons = [
         f"{count} of {topic} dropped as {reason}: {summary.examples[topic, reason].rstrip('.')}"
         for topic, drops in summary.drops.items()
         for reason, count in sorted(drops.items())
     ]
     reasons += [
-        f"{topic} has {there} of {promised} promised messages"
-        for topic, (there, promised) in summary.missing.items()
+        f"{topic} has {actual} of {listed} messages that metadata.yaml lists"
+        for topic, (actual, listed) in summary.missing.items()
     ]
     reasons += recording.damages
     if not reasons:
         reasons = ["the contract joins all cameras' tokens, and they never had an image each"]
     return BagError(
-        f"Of the {summary.images} images of the bag {recording.path} none could be taken, and no"
-        f" bag was written ({'; '.join(reasons)}): mend the recording, or name other topics with"
+        f"None of the {summary.images} images of the bag {recording.path} can be used, so no bag"
+        f" was written ({'; '.join(reasons)}): repair the recording, or name other topics with"
         " --image-topic."
     )
 
@@ -204,15 +208,15 @@ def write_sample_bag(
     frame_id: str = "camera_optical_frame",
     storage: str = "mcap",
 ) -> None:
-    """Write a bag of JPEG frames and instructions, each with its time in nanoseconds, in order.
+    """Write a bag of JPEG frames and instructions, by time; times are in nanoseconds.
 
-    Raises BagError where the folder exists or cannot be written.
+    Raises BagError if the folder exists or cannot be written.
     """
     store = typestore()
     types = store.types
     with writing(path, storage) as writer:
         image = writer.add_connection(image_topic, COMPRESSED, typestore=store)
-        spoken = writer.add_connection(instruction_topic, STRING, typestore=store)
+        instruction = writer.add_connection(instruction_topic, STRING, typestore=store)
 
         def pictures() -> Iterator[tuple[int, int, Connection, Any]]:
             for stamp, data in frames:
@@ -224,8 +228,8 @@ def write_sample_bag(
                 message = types[COMPRESSED](header=header, format="jpeg", data=pixels)
                 yield stamp, 1, image, message
 
-        words = [(stamp, 0, spoken, types[STRING](data=text)) for stamp, text in instructions]
+        texts = [(stamp, 0, instruction, types[STRING](data=text)) for stamp, text in instructions]
         for stamp, _, connection, message in sorted(
-            [*words, *pictures()], key=lambda entry: entry[:2]
+            [*texts, *pictures()], key=lambda entry: entry[:2]
         ):
             writer.write(connection, stamp, store.serialize_cdr(message, connection.msgtype))

@@ -1,4 +1,4 @@
-"""The .db3 files of rosbag2's sqlite3 storage, of every version since Crystal."""
+"""Reader of .db3 files, rosbag2's sqlite3 storage, of every version since Crystal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from siglip_perception.bags.storage import BrokenFileError, StoredTopic
 
 MAGIC = b"SQLite format 3\0"
-# What SQLite keeps beside a database that was not closed.
+# Suffixes of files that SQLite leaves beside a database that was not closed.
 SIDECARS = ("-wal", "-journal")
 
 
 class SqliteFile:
-    """A bag_storage.StoredFile. Raises BrokenFileError for what is no bag's database.
+    """A storage.StoredFile. Raises BrokenFileError if the file is not a bag's database.
 
-    immutable: whether nobody has it open and no sidecar lies beside it. Then nothing is written,
-    not even locks, and it can lie where one may only read.
+    immutable: no other process has it open and it has no sidecar. Then SQLite writes nothing, not
+        even locks, so the file may be on a read-only disk.
     """
 
     def __init__(self, path: Path, *, immutable: bool = True) -> None:
@@ -39,10 +39,10 @@ class SqliteFile:
         self.start_ns = int(first or 0)
 
     def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
-        marks = ",".join("?" * len(numbers))
+        placeholders = ",".join("?" * len(numbers))
         query = (
             "SELECT timestamp, topic_id, data FROM messages"
-            f" WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
+            f" WHERE topic_id IN ({placeholders}) ORDER BY timestamp, id"
         )
         try:
             for time, number, data in self._connection.execute(query, sorted(numbers)):

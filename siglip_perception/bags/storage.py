@@ -1,4 +1,4 @@
-"""One file of a bag, whatever its storage: the interface that its readers share."""
+"""Interface that the readers of a bag's files share, whatever the storage."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ Entry = TypeVar("Entry")
 
 
 class BrokenFileError(Exception):
-    """A file of a bag that cannot be opened; the text says why, without a full stop."""
+    """A bag's file cannot be opened; the text says why, without a full stop."""
 
 
 @dataclass(frozen=True)
 class StoredTopic:
-    """One topic as one file stores it.
+    """A topic as one file stores it.
 
-    number: the file's own number for it. type: its message type as it is written there, such as
-    "sensor_msgs/Image". encoding: how its messages are encoded: "cdr", "json" and so on.
-    definition: the type's ROS 2 message definition, "" where the file has none. count: messages
-    that the file holds.
+    number: the topic's number in the file.
+    type: the message type as stored, such as "sensor_msgs/Image".
+    encoding: of the messages: "cdr", "json" and so on.
+    definition: the type's ROS 2 message definition, "" if the file has none.
+    count: number of messages in the file.
     """
 
     number: int
@@ -33,10 +34,10 @@ class StoredTopic:
 
 
 class StoredFile(Protocol):
-    """A file, open for reading.
+    """A file that is open for reading.
 
-    start_ns: time of its first message, 0 without messages. damages: what of it cannot be read,
-    one entry each, in words; reading messages may add to it.
+    start_ns: time of the first message, 0 without messages. damages: descriptions of what cannot
+    be read; reading messages may add to them.
     """
 
     topics: tuple[StoredTopic, ...]
@@ -44,7 +45,7 @@ class StoredFile(Protocol):
     damages: list[str]
 
     def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (time in nanoseconds, number of the topic, bytes) of these topics, by time."""
+        """Yield (time in nanoseconds, topic number, bytes) of these topics' messages, by time."""
 
     def close(self) -> None:
         """Close the file."""
@@ -53,13 +54,13 @@ class StoredFile(Protocol):
 def merge_by_time(
     sources: Iterable[tuple[int, Callable[[], Iterator[tuple[int, Entry]]]]],
 ) -> Iterator[tuple[int, Entry]]:
-    """Yield the (time, entry) of several sources by time; ties in the order of the sources.
+    """Merge several sources' (time, entry) pairs by time; ties go by the order of the sources.
 
-    sources: for each its first time, and a function that opens it; it yields its entries by time.
-    A source is opened when its first time has come, so that few are in memory together.
+    sources: each one's first time and a function that opens it and yields its entries by time.
+        A source is opened only when its first time has come, so that few are in memory at once.
     """
     waiting = sorted(
-        ((start, order, opened) for order, (start, opened) in enumerate(sources)),
+        ((start, order, open_source) for order, (start, open_source) in enumerate(sources)),
         key=lambda source: source[:2],
         reverse=True,
     )
@@ -73,8 +74,8 @@ def merge_by_time(
 
     while waiting or heads:
         while waiting and (not heads or waiting[-1][0] <= heads[0][0]):
-            _, order, opened = waiting.pop()
-            push(order, opened())
+            _, order, open_source = waiting.pop()
+            push(order, open_source())
         if heads:
             time, order, entry, entries = heapq.heappop(heads)
             yield time, entry

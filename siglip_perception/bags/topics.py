@@ -1,4 +1,4 @@
-"""Which topics of a bag are cameras, instructions and depth, and where a camera's outputs go.
+"""Choice of a bag's topics for cameras, instructions and depth, and names of the output topics.
 
 A topic's type and the encoding of its first message decide, never its name alone.
 """
@@ -31,7 +31,7 @@ from siglip_perception.errors import BagError, ImageError
 from siglip_perception.parameter import format_value
 
 NODE = "/siglip_perception"
-# Last parts of a topic that say how an image came, not from which camera.
+# Last parts of a topic that name the image transport, not the camera.
 _TRANSPORTS = ("compressed", "compressedDepth", "zstd", "theora", "ffmpeg", "foxglove")
 _PLAIN = frozenset(
     (
@@ -39,19 +39,19 @@ _PLAIN = frozenset(
         *("color", "rgb", "raw", *_TRANSPORTS),
     )
 )
-# Encodings that depth images have, and cameras hardly ever.
+# Encodings that depth images have and cameras hardly ever.
 _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 _GRAY16_WHITE = 65535
 # Formats of a CompressedImage that hold packets of a video.
 _VIDEO_FORMATS = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|theora", re.IGNORECASE)
-_MOST_NAMED = 8
+_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
 class Cameras:
     """The image topics of a bag.
 
-    topics: those to take, in the order of their cameras. left_out: the others, each with why.
+    topics: topics to use, in the order of their cameras. left_out: other topics, with the reason.
     """
 
     topics: tuple[BagTopic, ...]
@@ -59,7 +59,7 @@ class Cameras:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the topics to take, each once."""
+        """Names of the topics to use, each once."""
         return tuple(dict.fromkeys(topic.name for topic in self.topics))
 
 
@@ -71,15 +71,18 @@ def choose_cameras(
     mono16_white: int = Settings.mono16_white,
     depth_topic: str = "",
 ) -> Cameras:
-    """The image topics to take: those of these names, in that order, or every camera's, sorted.
+    """Choose image topics: those of these names, in order; without names every camera's, sorted.
 
-    Of the transports of one image topic the first that can be read is taken, raw before
-    compressed. A depth image is no camera; 16UC1 becomes one where mono16_white is set and the bag
-    has no other.
-    Raises BagError, which says what is there, where there is nothing to take.
+    Of the transports of one image topic, the first readable one is chosen, raw before compressed.
+    Depth images are not cameras, but 16UC1 counts as one if mono16_white is set and the bag has no
+    other.
+
+    Raises BagError, with the topics of the bag, if none can be used.
     """
     if names:
-        topics = [topic for name in dict.fromkeys(names) for topic in _named(recording, name)]
+        topics = [
+            topic for name in dict.fromkeys(names) for topic in _image_topics(recording, name)
+        ]
         return Cameras(tuple(topics), {})
     store = typestore()
     left_out: dict[BagTopic, str] = {}
@@ -88,9 +91,9 @@ def choose_cameras(
     for topic in recording.topics:
         if topic.type in VIDEO:
             left_out[topic] = f"{VIDEO[topic.type]}, {_VIDEO_REMEDY}"
-        if not image_type(topic) or topic in recording.named(depth_topic):
+        if not image_type(topic) or topic in recording.topics_named(depth_topic):
             continue
-        reason, encoding = _judge(recording, store, topic, max_pixels)
+        reason, encoding = _camera_fault(recording, store, topic, max_pixels)
         if not reason:
             cameras.append(topic)
             continue
@@ -107,35 +110,35 @@ def choose_cameras(
     topics = [topic for topic in cameras if topic.name in camera_of_base.values()]
     if not topics:
         raise _no_camera(recording, left_out)
-    unused = {topic: reason for topic, reason in left_out.items() if topic not in topics}
-    return Cameras(tuple(topics), unused)
+    left_out = {topic: reason for topic, reason in left_out.items() if topic not in topics}
+    return Cameras(tuple(topics), left_out)
 
 
 def check_decodable(
     recording: Recording, cameras: Cameras, max_pixels: int, mono16_white: int
 ) -> None:
-    """Raise BagError where no camera's images can be decoded, going by the first of each."""
+    """Raise BagError if the first image of every camera shows that none can be decoded."""
     store = typestore()
     reasons = []
     for topic in cameras.topics:
-        reason = _undecodable(recording, store, topic, max_pixels, mono16_white)
+        reason = _decode_fault(recording, store, topic, max_pixels, mono16_white)
         if not reason:
             return
         reasons.append(f"{topic.name}: {reason}")
-    raise BagError(f"No image of the bag {recording.path} can be taken: {'; '.join(reasons)}.")
+    raise BagError(f"No image of the bag {recording.path} can be used: {'; '.join(reasons)}.")
 
 
 def choose_instructions(
-    recording: Recording, name: str, *, spoken_before: bool
+    recording: Recording, name: str, *, has_instruction: bool
 ) -> tuple[tuple[BagTopic, ...], str]:
-    """The topics of instructions, and a note where there is none, or another one as well.
+    """Choose the topics of instructions; return them and a note if there is none or a doubt.
 
-    spoken_before: whether an instruction is given beforehand, so that none is needed.
-    Raises BagError where a topic other than the usual one is named and has none.
+    has_instruction: the options give an instruction, so that the bag needs none.
+    Raises BagError if a topic other than the default is named and has no instruction.
     """
-    named_topics = recording.named(name)
+    named_topics = recording.topics_named(name)
     text_topics = [topic for topic in named_topics if topic.type == STRING and readable(topic)]
-    others = [
+    other_topics = [
         topic
         for topic in recording.topics
         if topic.type == STRING and topic not in named_topics and topic.count
@@ -145,12 +148,12 @@ def choose_instructions(
         if types := {topic.stored_type for topic in named_topics if topic not in text_topics}:
             notes.append(f"{name} has messages of {' and '.join(sorted(types))}, too")
         last = name.rsplit("/", 1)[-1]
-        twins = [topic.name for topic in others if topic.name.rsplit("/", 1)[-1] == last]
+        twins = [topic.name for topic in other_topics if topic.name.rsplit("/", 1)[-1] == last]
         if twins and name == INSTRUCTION_TOPIC:
             notes.append(f"the bag has {' and '.join(twins)}, too (see --instruction-topic)")
-        source = f"instructions are taken from {name} as {STRING} alone"
+        source = f"instructions are read only from {name} as {STRING}"
         return tuple(text_topics), f"{source}: {'; '.join(notes)}" if notes else ""
-    if spoken_before:
+    if has_instruction:
         return tuple(text_topics), ""
     if text_topics:
         problem = f"{name} holds no instruction"
@@ -164,20 +167,22 @@ def choose_instructions(
     else:
         problem = f"the bag has no topic {name}"
     remedy = 'give one with --instruction "pick up the red cup"'
-    if others:
-        candidates = ", ".join(f"{topic.name} ({topic.count})" for topic in others[:_MOST_NAMED])
+    if other_topics:
+        candidates = ", ".join(
+            f"{topic.name} ({topic.count})" for topic in other_topics[:_MAX_NAMES]
+        )
         remedy += f", or name its topic with --instruction-topic; of {STRING} it has {candidates}"
     if name != INSTRUCTION_TOPIC:
         raise BagError(f"The bag {recording.path} holds no such instruction: {problem}; {remedy}.")
-    return tuple(text_topics), f"no objects are looked for, as {problem}: {remedy}"
+    return tuple(text_topics), f"there are no objects, as {problem}: {remedy}"
 
 
 def choose_depth(
     recording: Recording, depth: str, info: str, cameras: Cameras
 ) -> tuple[BagTopic, ...]:
-    """The topics of depth images and their camera info; none where both names are empty.
+    """Choose the topics of depth images and their camera info; none if both names are empty.
 
-    Raises BagError where one is missing or of another type, or there are several cameras.
+    Raises BagError if a topic is missing or of another type, or if there are several cameras.
     """
     if not depth and not info:
         return ()
@@ -185,7 +190,7 @@ def choose_depth(
     if len(cameras.names) > 1:
         raise BagError(
             f"The depth images belong to one camera and the bag {bag} has {len(cameras.names)}:"
-            " name the one with --image-topic."
+            " name that camera with --image-topic."
         )
     topics: list[BagTopic] = []
     for name, kind, option in (
@@ -193,45 +198,47 @@ def choose_depth(
         (info, CAMERA_INFO, "--camera-info-topic"),
     ):
         matching = [
-            topic for topic in recording.named(name) if topic.type == kind and readable(topic)
+            topic
+            for topic in recording.topics_named(name)
+            if topic.type == kind and readable(topic)
         ]
         if not matching:
             candidates = [topic.name for topic in recording.topics if topic.type == kind]
             contents = (
-                f"it has {', '.join(candidates[:_MOST_NAMED])}" if candidates else "it has none"
+                f"it has {', '.join(candidates[:_MAX_NAMES])}" if candidates else "it has none"
             )
-            where = f"has no {kind} on {name}" if name else f"needs its {kind} named as well"
+            problem = f"has no {kind} on {name}" if name else f"needs its {kind} named as well"
             raise BagError(
-                f"The bag {bag} {where} ({contents}): name one with {option}; depth needs both the"
-                " image and its camera info."
+                f"The bag {bag} {problem} ({contents}): name one with {option}; depth needs both"
+                " the image and its camera info."
             )
         topics += matching
     return tuple(topics)
 
 
 def camera_names(topics: Iterable[str]) -> Mapping[str, str]:
-    """A camera's name for each topic, "" where there is only one topic.
+    """Return a camera's name for each topic, "" if there is only one topic.
 
-    "/front/image_raw/compressed" -> "front"; else the whole topic with "_", where two would agree.
+    "/front/image_raw/compressed" -> "front"; if two names are equal, the whole topic with "_".
     """
     names = list(topics)
     if len(names) == 1:
         return {names[0]: ""}
     short = {topic: _camera(topic) for topic in names}
-    often = Counter(short.values())
+    counts = Counter(short.values())
     return {
-        topic: name if name and often[name] == 1 else topic.strip("/").replace("/", "_")
+        topic: name if name and counts[name] == 1 else topic.strip("/").replace("/", "_")
         for topic, name in short.items()
     }
 
 
 def under(camera: str, part: str) -> str:
-    """The topic of an output: /siglip_perception/tokens, or with the camera's name before it."""
+    """Return an output's topic: /siglip_perception/tokens, or /siglip_perception/front/tokens."""
     return f"{NODE}/{camera}/{part}" if camera else f"{NODE}/{part}"
 
 
 def listing(recording: Recording) -> list[str]:
-    """One line for each topic of the bag: name, type, number of messages."""
+    """Return one line for each topic of the bag: name, type, number of messages."""
     rows = [
         (topic.name, topic.stored_type or "no type", f"{topic.count}")
         for topic in recording.topics
@@ -249,9 +256,9 @@ _VIDEO_REMEDY = (
 )
 
 
-def _named(recording: Recording, name: str) -> list[BagTopic]:
-    """The image topics of this name, at least one."""
-    topics = recording.named(name)
+def _image_topics(recording: Recording, name: str) -> list[BagTopic]:
+    """Return the image topics of this name, at least one; raises BagError."""
+    topics = recording.topics_named(name)
     pictures = [topic for topic in topics if image_type(topic)]
     if any(topic.count for topic in pictures):
         return pictures
@@ -269,22 +276,22 @@ def _named(recording: Recording, name: str) -> list[BagTopic]:
     raise BagError(f"The bag {bag} has no images on {name}{of}: it has {contents}.")
 
 
-def _judge(
+def _camera_fault(
     recording: Recording, store: Typestore, topic: BagTopic, max_pixels: int
 ) -> tuple[str, str]:
-    """Why an image topic is no camera, "" where it is one; and its first image's encoding."""
+    """Return the reason why an image topic is no camera, or "", and its first image's encoding."""
     if topic.name.startswith(f"{NODE}/"):
         return "an output of this package", ""
     if not topic.count:
         return "no messages", ""
     if not readable(topic):
         return (
-            f"its messages are encoded as {format_value(topic.encoding)}, which is not read here",
+            f"its messages are encoded as {format_value(topic.encoding)}, which is not supported",
             "",
         )
     message = _first(recording, store, topic)
     if message is None:
-        # Each message that cannot be read is counted when its turn comes.
+        # Messages that cannot be read are counted later, in the replay.
         return "", ""
     encoding = str(message.encoding if image_type(topic) == RAW else message.format)
     if encoding in _DEPTH_ENCODINGS or "compressedDepth" in encoding:
@@ -294,15 +301,15 @@ def _judge(
             else ""
         )
         return f"depth by its encoding {format_value(encoding)}{remedy}", encoding
-    return _undecodable(recording, store, topic, max_pixels, _GRAY16_WHITE), encoding
+    return _decode_fault(recording, store, topic, max_pixels, _GRAY16_WHITE), encoding
 
 
-def _undecodable(
+def _decode_fault(
     recording: Recording, store: Typestore, topic: BagTopic, max_pixels: int, mono16_white: int
 ) -> str:
-    """Why the encoding of its first image keeps its images from being decoded; "" where not.
+    """Return the reason why images of the first one's encoding cannot be decoded; "" if they can.
 
-    What is wrong with one message alone, such as a cut-off JPEG, says nothing about the others.
+    A fault of that one message, such as a JPEG that is cut off, says nothing about the others.
     """
     message = _first(recording, store, topic)
     if message is None:
@@ -316,9 +323,8 @@ def _undecodable(
         name = message.encoding if kind == RAW else message.format
         if not mono16_white and _is_gray16(message, kind, max_pixels):
             return (
-                f"its images are 16-bit gray, {format_value(name)}, and nothing says how bright"
-                " they are; give the value that is white, such as 4095 of 12 bits, with"
-                " --mono16-white"
+                f"its images are 16-bit gray, {format_value(name)}, of unknown white level; give"
+                " the value of white, such as 4095 for 12 bits, with --mono16-white"
             )
         if _VIDEO_FORMATS.search(name):
             return f"its encoding {format_value(name)} is video, {_VIDEO_REMEDY}"
@@ -347,17 +353,17 @@ def _no_camera(recording: Recording, left_out: Mapping[BagTopic, str]) -> BagErr
     if recording.damages:
         return BagError(
             f"The bag {bag} cannot be read ({recording.damages[0]}, and no camera's image is in"
-            " what is left): mend it with `mcap recover` or `sqlite3 FILE .recover`."
+            " what is left): repair it with `mcap recover` or `sqlite3 FILE .recover`."
         )
     empty = [topic for topic in left_out if left_out[topic] == "no messages"]
     if empty and len(empty) == len(left_out):
         return BagError(_no_messages(recording, empty))
     if left_out:
         reasons = "; ".join(f"{topic.name}: {reason}" for topic, reason in left_out.items())
-        return BagError(f"The bag {bag} has no camera images that can be taken: {reasons}.")
-    contents = ", ".join(f"{t.name} ({t.stored_type})" for t in recording.topics[:_MOST_NAMED])
-    more = len(recording.topics) - _MOST_NAMED
-    contents += f" and {more} more" if more > 0 else ""
+        return BagError(f"The bag {bag} has no usable camera images: {reasons}.")
+    contents = ", ".join(f"{t.name} ({t.stored_type})" for t in recording.topics[:_MAX_NAMES])
+    excess = len(recording.topics) - _MAX_NAMES
+    contents += f" and {excess} more" if excess > 0 else ""
     return BagError(
         f"The bag {bag} has no camera images: it has {contents or 'no topic at all'}; record a"
         " topic of sensor_msgs/Image or CompressedImage."
@@ -366,17 +372,17 @@ def _no_camera(recording: Recording, left_out: Mapping[BagTopic, str]) -> BagErr
 
 def _no_messages(recording: Recording, topics: Iterable[BagTopic]) -> str:
     empty = list(topics)
-    promised = sum(topic.promised or 0 for topic in empty)
-    but = f", though its metadata.yaml promises {promised}" if promised else ""
+    listed_count = sum(topic.listed_count or 0 for topic in empty)
+    addition = f", though its metadata.yaml lists {listed_count}" if listed_count else ""
+    names = ", ".join(dict.fromkeys(topic.name for topic in empty))
     return (
-        f"The bag {recording.path} has no images on"
-        f" {', '.join(dict.fromkeys(topic.name for topic in empty))}{but}: record that topic, or"
-        " name another with --image-topic."
+        f"The bag {recording.path} has no images on {names}{addition}: record that topic, or name"
+        " another with --image-topic."
     )
 
 
 def _base(name: str) -> str:
-    """The image topic that a transport's topic belongs to: /image of /image/compressed."""
+    """Return the image topic that a transport's topic belongs to: /image of /image/compressed."""
     base, _, last = name.rpartition("/")
     return base if last in _TRANSPORTS else name
 

@@ -1,4 +1,4 @@
-"""`siglip-perception contracts`: the known contracts, or one of them whole."""
+"""`siglip-perception contracts`: list the packaged contracts, or print one in full."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from siglip_perception.contracts.contract import Contract, EncoderSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception contracts`."""
+    """Add the options of `siglip-perception contracts`."""
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="name or .yaml file")
     parser.add_argument(
-        "--table", action="store_true", help="print all of them as the table of docs/contracts.md"
+        "--table", action="store_true", help="print all as the table of docs/contracts.md"
     )
-    parser.add_argument(
-        "--yaml", action="store_true", help="print NAME's file, to copy and to change"
-    )
+    parser.add_argument("--yaml", action="store_true", help="print NAME's file, to copy and adapt")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line for each contract, or all of one."""
+    """Print a line for each contract, or one contract in full."""
     if args.table:
         print(table_text())
         return 0
@@ -37,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
     if args.yaml:
         print(contracts.path(args.name).read_text(encoding="utf-8"), end="")
     else:
-        print("\n".join(_whole(contract)))
+        print("\n".join(_full_text(contract)))
     return 0
 
 
 def table_text() -> str:
-    """The table of docs/contracts.md, in Markdown, without a line end after it."""
+    """Return the Markdown table of docs/contracts.md, without a final newline."""
     rows = [
         "| contract | tokens | encoders, in the order of their channels | tap | image |",
         "|---|---|---|---|---|",
@@ -61,7 +59,7 @@ def table_text() -> str:
 
 
 def tap(spec: EncoderSpec) -> str:
-    """The tap in words."""
+    """Describe an encoder's tap in words."""
     block = {-1: "last block", -2: "second-to-last block"}.get(spec.tap, f"block {spec.tap}")
     return f"{block}, {'after' if spec.norm else 'before'} the final norm"
 
@@ -70,17 +68,17 @@ def _short(spec: EncoderSpec) -> str:
     return f"{spec.name} {spec.dim}/{spec.patch} at {spec.image_size}"
 
 
-def _whole(contract: Contract) -> list[str]:
+def _full_text(contract: Contract) -> list[str]:
     lines = [
         f"{contract.name}: [{contract.rows * contract.cols}, {contract.dim}] tokens,"
         f" {contract.rows} rows x {contract.cols}, row-major from the top left",
-        *_prose("", contract.description),
+        *_wrap("", contract.description),
         f"  resize        {contract.resize}, {contract.interpolation} with antialias (Pillow's)",
         "  channels      " + ", then ".join(f"{s.name} ({s.dim})" for s in contract.encoders),
         "  cameras       "
         + ("joined on the token axis" if contract.join_cameras else "a sequence each"),
     ]
-    padded = contract.resize in ("letterbox", "resize-pad")
+    has_fill = contract.resize in ("letterbox", "resize-pad")
     if contract.policy:
         lines.append(f"  policy        {contract.policy}")
     for spec in contract.encoders:
@@ -88,23 +86,26 @@ def _whole(contract: Contract) -> list[str]:
         rows = (
             ("input", f"{spec.image_size} x {spec.image_size}, RGB in [0, 1]"),
             ("mean, std", f"{list(spec.mean)}, {list(spec.std)}"),
-            ("fill", str(list(spec.fill)) if padded else ""),
+            ("fill", str(list(spec.fill)) if has_fill else ""),
             ("patch", f"{spec.patch}, registers {spec.registers}"),
             ("tap", tap(spec)),
-            ("blocks, heads", f"{_own(spec.layers)}, {_own(spec.heads)}"),
-            ("activation", f"{_own(spec.hidden_act)}, LayerNorm eps {spec.layer_norm_eps:g}"),
+            ("blocks, heads", f"{_or_checkpoint(spec.layers)}, {_or_checkpoint(spec.heads)}"),
+            (
+                "activation",
+                f"{_or_checkpoint(spec.hidden_act)}, LayerNorm eps {spec.layer_norm_eps:g}",
+            ),
             ("weights", spec.weights),
             ("timm", spec.timm),
         )
         lines += [f"    {name:<14}{value}" for name, value in rows if value]
-    return [*lines, *_prose("source: ", contract.source)]
+    return [*lines, *_wrap("source: ", contract.source)]
 
 
-def _own(value: object) -> str:
+def _or_checkpoint(value: object) -> str:
     return str(value or "the checkpoint's")
 
 
-def _prose(head: str, text: str) -> list[str]:
+def _wrap(head: str, text: str) -> list[str]:
     return textwrap.wrap(
         head + text, 96, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )

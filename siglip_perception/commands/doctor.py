@@ -1,4 +1,4 @@
-"""What is installed here, whether the main job runs, what is missing and how to get it."""
+"""`siglip-perception doctor`: report what is installed, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements, ros
 from siglip_perception.util.ros_probe import PARTS
 
-# Distributions that add to the main job.
+# Optional distributions.
 _EXTRA = ("openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx")
-# What each optional part of ROS 2 is for, and its package.
+# Optional packages of ROS 2 and their use.
 _ROS_EXTRA = {
     "cv_bridge": "rare image encodings",
     "vision_msgs": "~/detections",
@@ -31,7 +31,7 @@ _GOOD_BUFFER = 4 * 2**20
 
 @dataclass
 class Report:
-    """What was found out; ready: a frame went through the model, tokens and objects came out."""
+    """Result of the examination. ready: the model gave tokens and objects for a test frame."""
 
     ready: bool = False
     python: str = ""
@@ -46,26 +46,26 @@ class Report:
 
 
 def run(model: str, *, as_json: bool) -> int:
-    """Print the report; 0 where the main job runs here, otherwise 1."""
+    """Print the report; return 0 if the main job runs here, otherwise 1."""
     report = examine(model)
     print(json.dumps(asdict(report), indent=2) if as_json else "\n".join(_lines(report)))
     return 0 if report.ready else 1
 
 
 def examine(model: str) -> Report:
-    """Look at this machine, then load the model and run a frame through it."""
+    """Examine this machine, then load the model and run a test frame through it."""
     report = Report(python=platform.python_version(), system=platform.platform())
     report.cpu = _cpu()
-    lacking = _packages(report)
+    missing_names = _packages(report)
     _ros(report)
     if requirements.is_there("torch"):
         try:
             _torch(report)
-        except Exception as error:  # noqa: BLE001 - a broken library raises anything
+        except Exception as error:  # noqa: BLE001 - a broken library may raise anything
             report.backends["torch cpu"] = "does not start"
             report.missing.append(f"a PyTorch that starts: {_first_line(error)}; install it again")
-            lacking.append("torch")
-    if not lacking:
+            missing_names.append("torch")
+    if not missing_names:
         try:
             _tensorrt(report)
             _main_job(report, model)
@@ -85,33 +85,35 @@ def _first_line(error: BaseException) -> str:
 
 
 def _packages(report: Report) -> list[str]:
-    """Note each version; the names of those without which the main job cannot run."""
+    """Record each package's version; return the missing packages that the main job needs."""
     for name in (*requirements.required_packages(), *_EXTRA):
-        name_here, version = requirements.installed(name)
-        report.packages[name_here] = version
+        local_name, version = requirements.installed(name)
+        report.packages[local_name] = version
     if not requirements.required_packages():
         report.missing.append(
             "siglip_perception itself, whose installation says which versions are needed: pip"
             " install . in a clone, or source install/setup.bash where colcon built it"
         )
-    lacking = []
+    missing_names = []
     for name, sentence in requirements.shortcomings():
-        lacking.append(name)
+        missing_names.append(name)
         report.missing.append(sentence)
-    return lacking
+    return missing_names
 
 
 def _cpu() -> dict[str, str]:
-    found = {"cores": str(os.cpu_count() or 0), "machine": platform.machine()}
+    facts = {"cores": str(os.cpu_count() or 0), "machine": platform.machine()}
     info = Path("/proc/cpuinfo")
     if info.is_file():
         pairs = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
         fields = {name.strip(): value.strip() for name, value in pairs}
-        found["name"] = fields.get("model name", fields.get("CPU part", "unknown"))
+        facts["name"] = fields.get("model name", fields.get("CPU part", "unknown"))
         flags = set(fields.get("flags", fields.get("Features", "")).split())
-        known = _CPU_FLAGS if "flags" in fields else _ARM_FLAGS
-        found["features"] = " ".join(flag for flag in known if flag in flags) or "none of note"
-    return found
+        flag_names = _CPU_FLAGS if "flags" in fields else _ARM_FLAGS
+        facts["features"] = (
+            " ".join(flag for flag in flag_names if flag in flags) or "none of note"
+        )
+    return facts
 
 
 def _ros(report: Report) -> None:
@@ -121,11 +123,11 @@ def _ros(report: Report) -> None:
         report.ros[part] = "installed" if state else None
         if state.get("error"):
             report.ros[part] = f"does not work: {state['error']}"
-    # Where rclpy does not work, nothing else of ROS does, and one sentence is enough.
-    needed = [part for part in PARTS if ros.trouble(part, parts.get(part, {}))]
-    for part in needed[:1] if "rclpy" in needed else needed:
+    # Without rclpy nothing else of ROS works, so one sentence is enough.
+    missing_parts = [part for part in PARTS if ros.trouble(part, parts.get(part, {}))]
+    for part in missing_parts[:1] if "rclpy" in missing_parts else missing_parts:
         report.missing.append(f"for the node: {ros.trouble(part, parts.get(part, {}))}")
-    if "rclpy" not in needed:
+    if "rclpy" not in missing_parts:
         for part, use in _ROS_EXTRA.items():
             if sentence := ros.trouble(part, parts.get(part, {})):
                 report.missing.append(f"for {use}: {sentence}")
@@ -172,12 +174,12 @@ def _tensorrt(report: Report) -> None:
     if not is_installed():
         report.backends["tensorrt"] = "not installed"
         return
-    found = probe()
-    if found.trouble:
-        report.backends["tensorrt"] = found.trouble
+    status = probe()
+    if status.trouble:
+        report.backends["tensorrt"] = status.trouble
         return
     report.backends["tensorrt"] = (
-        f"ready, {found.module} {found.version}, driver {found.driver or 'unknown'}"
+        f"ready, {status.module} {status.version}, driver {status.driver or 'unknown'}"
     )
 
 
@@ -186,7 +188,7 @@ def _nvidia_smi() -> list[str]:
     if program is None:
         return []
     try:
-        listed = subprocess.run(
+        result = subprocess.run(
             [program, "--query-gpu=name,driver_version", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -195,7 +197,7 @@ def _nvidia_smi() -> list[str]:
         )
     except (OSError, subprocess.SubprocessError) as error:
         return [f"nvidia-smi fails ({type(error).__name__})"]
-    return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
 
 
 def _main_job(report: Report, model: str) -> None:
@@ -208,19 +210,19 @@ def _main_job(report: Report, model: str) -> None:
 
     folder = checkpoints.resolve(model)
     report.model["folder"] = str(folder)
-    listed = checkpoints.verify(folder)
+    file_count = checkpoints.verify(folder)
     report.model["verified"] = (
-        f"{listed} files by SHA-256" if listed else "no manifest.json to hold it against"
+        f"{file_count} files by SHA-256" if file_count else "no manifest.json to check it with"
     )
     pipeline = Pipeline.load(PipelineOptions(model=model))
     frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
     query = pipeline.query(instruction.from_phrases(["red cup"]))
-    began = time.perf_counter()
+    start = time.perf_counter()
     pipeline.process(frame, query)
     report.model["contract"] = pipeline.contract.name
     report.model["fingerprint"] = pipeline.fingerprint
     report.model["serves"] = pipeline.backend
-    report.model["frame"] = f"{(time.perf_counter() - began) * 1000:.0f} ms for 640x480"
+    report.model["frame"] = f"{(time.perf_counter() - start) * 1000:.0f} ms for 640x480"
     report.ready = True
 
 

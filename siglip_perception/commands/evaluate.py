@@ -1,4 +1,4 @@
-"""How well a model grounds: on generated scenes that training never saw, or on your own images."""
+"""`siglip-perception evaluate`: grounding metrics on unseen scenes or on your own images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SEED = 5_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception evaluate`."""
+    """Add the options of `siglip-perception evaluate`."""
     parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
     parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -51,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
     parser.add_argument("--threshold", type=number(float, 0, 1), default=Settings.threshold)
     parser.add_argument(
-        "--coco", type=input_path, metavar="JSON", help="your images' boxes, as COCO's"
+        "--coco", type=input_path, metavar="JSON", help="your images' boxes, in COCO's format"
     )
     parser.add_argument(
         "--images",
         type=input_folder,
         metavar="DIR",
-        help="the folder of those images (default: beside)",
+        help="the folder of those images (default: that of the JSON file)",
     )
     parser.add_argument(
         "--strict",
@@ -66,23 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures there")
     parser.add_argument(
-        "--failures", type=output_picture, metavar="PNG", help="write the worst as a sheet"
+        "--failures", type=output_picture, metavar="PNG", help="write a sheet of the worst answers"
     )
     parser.add_argument(
         "--ablation",
         type=output_file,
         metavar="MD",
-        help="turn each switch, write the table there",
+        help="measure with each switch turned off, write the table there",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print tables, and write what was asked for."""
-    least, most = args.objects
-    if args.scenes < 1 or not 1 <= least <= most <= 8:
+    """Measure, print tables, and write the requested files."""
+    min_objects, max_objects = args.objects
+    if args.scenes < 1 or not 1 <= min_objects <= max_objects <= 8:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
     if args.seed < 0:
-        raise PerceptionError(f"--seed {args.seed} is no seed: it has to be 0 or more.")
+        raise PerceptionError(f"--seed has to be 0 or more, not {args.seed}.")
     if args.coco is not None and args.rendered:
         raise PerceptionError("--rendered has an effect only without --coco.")
     if args.rendered:
@@ -104,10 +104,11 @@ def run(args: argparse.Namespace) -> int:
         samples, total = folder, len(folder)
         detections = Detections(folder.phrases)
     else:
-        make = rendered_samples if args.rendered else scene_samples
-        samples, total = make(args.scenes, least, most, args.seed), args.scenes
+        generate = rendered_samples if args.rendered else scene_samples
+        samples = generate(args.scenes, min_objects, max_objects, args.seed)
+        total = args.scenes
     check_model(args)
-    # PyTorch's part, once it is known that there is something to measure on.
+    # These import PyTorch: only once the data are known to be usable.
     from siglip_perception.commands.run import write_picture
     from siglip_perception.evaluation import baselines
     from siglip_perception.evaluation.contact_sheet import sheet
@@ -126,19 +127,19 @@ def run(args: argparse.Namespace) -> int:
             max_objects=255,
         )
     )
-    others: dict[str, baselines.Method] = {}
+    methods: dict[str, baselines.Method] = {}
     if pipeline.grounding_model is not None:
-        others |= baselines.baselines(pipeline.grounding_model)
+        methods |= baselines.baselines(pipeline.grounding_model)
         if args.ablation is not None:
-            others |= baselines.ablation(pipeline.grounding_model)
-    measured = measure(pipeline, samples, total, others, detections=detections)
+            methods |= baselines.ablation(pipeline.grounding_model)
+    result = measure(pipeline, samples, total, methods, detections=detections)
     if args.coco is not None:
-        what = f"{measured.samples} images of {args.coco}"
+        subject = f"{result.samples} images of {args.coco}"
     else:
         kind = "rendered scenes" if args.rendered else "scenes"
-        what = f"{total} {kind} of {least} to {most} objects, seed {args.seed}"
-    parts = {name: metrics.breakdown(answers) for name, answers in measured.answers.items()}
-    title = f"{args.model} on {pipeline.backend}: {what}, threshold {args.threshold:g}"
+        subject = f"{total} {kind} of {min_objects} to {max_objects} objects, seed {args.seed}"
+    parts = {name: metrics.breakdown(answers) for name, answers in result.answers.items()}
+    title = f"{args.model} on {pipeline.backend}: {subject}, threshold {args.threshold:g}"
     switches = (
         set(baselines.ablation(pipeline.grounding_model))
         if pipeline.grounding_model and args.ablation
@@ -152,11 +153,11 @@ def run(args: argparse.Namespace) -> int:
     average = detections.metrics() if detections is not None else {}
     if average:
         values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
-        print(f"COCO's {values} (of what is published at the threshold)")
+        print(f"COCO's {values} (of the objects at the threshold)")
     if args.json is not None:
         content: dict[str, Any] = {
             "model": args.model,
-            "measured_on": what,
+            "measured_on": subject,
             "threshold": args.threshold,
         }
         content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
@@ -165,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
             content["left_out"] = report.as_json()
         write_atomically(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.failures is not None:
-        write_picture(args.failures, sheet(measured.failures))
+        write_picture(args.failures, sheet(result.failures))
     if args.ablation is not None:
         rows = {name: parts[name]["all"]["all"] for name in parts if name in switches}
         text = f"Measurement with {title}.\n\n{_markdown(rows)}\n"
@@ -189,12 +190,12 @@ _COLUMNS = (
 
 
 def _cells(row: Metrics) -> list[str]:
-    shown = []
+    cells = []
     for _, key in _COLUMNS:
         value: Any = getattr(row, key)
         percent = key in ("top1", "recall", "precision", "false")
-        shown.append("" if value != value else f"{value:.1%}" if percent else f"{value:.3f}")
-    return [*shown, str(row.present), str(row.absent)]
+        cells.append("" if value != value else f"{value:.1%}" if percent else f"{value:.3f}")
+    return [*cells, str(row.present), str(row.absent)]
 
 
 def _table(title: str, rows: dict[str, Metrics]) -> str:

@@ -1,4 +1,4 @@
-"""siglip-perception experiment NAME."""
+"""`siglip-perception experiment`: run one experiment, or all, and write the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXPERIMENTS = "siglip_perception.experiments"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception experiment`."""
+    """Add the options of `siglip-perception experiment`."""
     parser.add_argument(
         "name", choices=(*QUESTIONS, "all"), metavar="NAME", help=", ".join((*QUESTIONS, "all"))
     )
@@ -44,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=Options.model,
-        help="name or folder of the model that is looked at (default: %(default)s)",
+        help="name or folder of the model to examine (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=Options.seed)
     parser.add_argument(
-        "--quick", action="store_true", help="a trial of seconds: its figures say nothing"
+        "--quick", action="store_true", help="a trial of seconds: its figures mean nothing"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one experiment, or all of them, and write what they found."""
+    """Run one experiment, or all of them, and write their findings."""
     if args.seed < 0:
         raise PerceptionError("Experiments need a --seed of 0 or more.")
     need_matplotlib()
@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     for name in QUESTIONS if args.name == "all" else (args.name,):
         print(f"{name}: {QUESTIONS[name]}", flush=True)
         module = importlib.import_module(module_of(name))
-        began = time.monotonic()
+        start = time.monotonic()
         outcome = module.run(options)
         files = save(name, QUESTIONS[name], outcome, args.output)
         print(table(outcome.rows))
         print("\n".join(outcome.findings))
-        print(f"{time.monotonic() - began:.0f} s; wrote {', '.join(map(str, files))}", flush=True)
+        print(f"{time.monotonic() - start:.0f} s; wrote {', '.join(map(str, files))}", flush=True)
     return 0
 
 
 def module_of(name: str) -> str:
-    """Name the module of an experiment."""
+    """Return the name of an experiment's module."""
     return f"{_EXPERIMENTS}.{name.replace('-', '_')}"

@@ -1,4 +1,4 @@
-"""`siglip-perception export`: ONNX files, or engines made ahead of time."""
+"""`siglip-perception export`: write ONNX files, or build engines ahead of time."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from siglip_perception.util import requirements
 from siglip_perception.util.backend_names import refuse_impossible
 
 if TYPE_CHECKING:
-    # They import PyTorch, which takes seconds: only once there is something to export.
+    # These import PyTorch, which takes seconds: only once the arguments are checked.
     from siglip_perception.backends.onnx_export import Graph
     from siglip_perception.encoders.encoders import Encoders, Tower
     from siglip_perception.encoders.plan import ModelPlan
 
-# Largest error of an exported fp32 graph, as a share of the output's RMS: 27 blocks of float32 in
-# another order of summation keep 1e-5.
-_MOST_ERROR = 1e-4
+# Largest error of an exported fp32 graph, as a share of the output's RMS. Another order of
+# summation in 27 blocks of float32 gives 1e-5.
+_MAX_ERROR = 1e-4
 _FRAMES = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception export`."""
+    """Add the options of `siglip-perception export`."""
     parser.add_argument("--model", default="tabletop", metavar="FOLDER")
     parser.add_argument("--contract", default="", metavar="NAME")
     parser.add_argument("--grounding-model", default="", metavar="FOLDER")
@@ -49,33 +49,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="new folder, for onnx")
     parser.add_argument(
-        "--batch", type=int, metavar="N", help="images in a pass, for onnx (default: any number)"
+        "--batch", type=int, metavar="N", help="images per pass, for onnx (default: any number)"
     )
     parser.add_argument(
         "--calibrate",
         type=input_path,
         metavar="BAG",
-        help="for int8: a bag, or a folder of images, from the camera that it is to serve",
+        help="for int8: a bag, or a folder of images, from the camera to be used",
     )
     parser.add_argument(
         "--frames",
         type=number(int, 1),
         default=_FRAMES,
         metavar="N",
-        help="of it (default: %(default)s)",
+        help="frames to calibrate with (default: %(default)s)",
     )
     parser.add_argument(
         "--least-cosine",
         type=float,
         default=0.99,
         metavar="C",
-        help="int8 is refused where a held-out frame's tokens have a lower mean cosine with those"
+        help="int8 is refused if a held-out frame's tokens have a lower mean cosine with those"
         " of fp32 (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export or build, and say what came of it."""
+    """Export or build, and print the result."""
     modules = ["onnx", "onnxscript"]
     if args.backend == "openvino":
         modules += ["openvino"] + ["nncf"] * (args.precision == "int8")
@@ -110,30 +110,34 @@ def _onnx(args: argparse.Namespace) -> int:
 
     precision: Precision = "fp32" if args.precision == "auto" else args.precision
     encoders, plan = _encoders(args)
-    wanted = {key: key in encoders.grounding_keys for key in encoders.towers}
+    reads_last = {key: key in encoders.grounding_keys for key in encoders.towers}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-            made = Path(work) / "whole"
-            made.mkdir()
+            temporary = Path(work) / "whole"
+            temporary.mkdir()
             for tower in encoders.towers.values():
                 cast_products(tower, precision)
-            graphs = export(encoders.towers, wanted, made, args.batch)
+            graphs = export(encoders.towers, reads_last, temporary, args.batch)
             for graph in graphs:
-                print(f"{graph.path.name}: {_checked(graph, encoders.towers, precision)}")
+                result = _compare_with_pytorch(graph, encoders.towers, precision)
+                print(f"{graph.path.name}: {result}")
             manifest = _manifest(graphs, plan, precision, args.batch)
-            (made / "export.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            made.rename(folder)
+            (temporary / "export.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            temporary.rename(folder)
     except OSError as error:
         raise PerceptionError(f"Cannot write to {folder} ({error.strerror}).") from error
     print(f"{folder}: {len(graphs)} graphs of {plan.contract.name}, {precision}, opset {OPSET}")
     return 0
 
 
-def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) -> str:
-    """How far onnxruntime's output of the graph is from PyTorch's, in words."""
+def _compare_with_pytorch(graph: Graph, towers: Mapping[str, Tower], precision: Precision) -> str:
+    """Compare onnxruntime's output of the graph with PyTorch's; return the result in words.
+
+    Raises BackendError if they differ.
+    """
     if precision != "fp32":
-        return f"written; {precision} is for the engine that is built of it to check"
+        return f"written; {precision} is checked by the engine that is built from it"
     try:
         import onnxruntime
     except ImportError:
@@ -146,16 +150,16 @@ def _checked(graph: Graph, towers: Mapping[str, Tower], precision: Precision) ->
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(run.example().shape, generator=generator)
     session = onnxruntime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
+    output = torch.from_numpy(session.run([OUTPUT], {INPUT: values.numpy()})[0])
     with torch.inference_mode():
-        wanted = run(values)
-    error = float((found - wanted).abs().max() / wanted.square().mean().sqrt())
-    if not error <= _MOST_ERROR:
+        reference = run(values)
+    error = float((output - reference).abs().max() / reference.square().mean().sqrt())
+    if not error <= _MAX_ERROR:
         raise BackendError(
             f"onnxruntime gives another output for {graph.path.name} than PyTorch (error"
-            f" {error:.1e} of its RMS): another version of PyTorch or onnxscript may export right."
+            f" {error:.1e} of its RMS): try another version of PyTorch or onnxscript."
         )
-    return f"onnxruntime's output is PyTorch's, largest error {error:.1e} of its RMS"
+    return f"onnxruntime's output equals PyTorch's, largest error {error:.1e} of its RMS"
 
 
 def _manifest(
@@ -199,8 +203,8 @@ def _int8(args: argparse.Namespace) -> int:
 
     encoders, _ = _encoders(args)
     cache = EngineCache()
-    drawn = progress(sys.stderr, "graph")
-    report = int8.calibrate(encoders, frames, args.least_cosine, cache, drawn)
+    show_progress = progress(sys.stderr, "graph")
+    report = int8.calibrate(encoders, frames, args.least_cosine, cache, show_progress)
     print(f"int8: {report}; in {cache.folder}")
     return 0
 

@@ -148,7 +148,7 @@ def fetch(
             shutil.rmtree(partial / part.folder / ".cache", ignore_errors=True)
         say("writing the manifest")
         checkpoints.write_manifest(partial, contract=contract, source=source)
-        checkpoints.Checkpoint(partial)  # fails if it is no model, before it gets its name
+        checkpoints.Checkpoint(partial)  # fails if it is not a model, before it gets its name
         partial.rename(output)
     except OSError as error:
         raise FetchError(
@@ -189,7 +189,7 @@ def _fetch_part(
     if _WEIGHTS in listing.sizes:
         download(_WEIGHTS)
     elif _INDEX in listing.sizes:
-        for shard in _shards(download(_INDEX), whole=model_type in _ENCODER_TYPES):
+        for shard in _shards(download(_INDEX), all_shards=model_type in _ENCODER_TYPES):
             if shard not in listing.sizes:
                 raise FetchError(f"{part.repository} lists {shard} and does not have it.")
             download(shard)
@@ -216,7 +216,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _shards(index: Path, *, whole: bool) -> list[str]:
+def _shards(index: Path, *, all_shards: bool) -> list[str]:
     """List the shards to fetch: of a policy, only those with a vision encoder's tensors."""
     from siglip_perception.checkpoints.layout import vision_prefixes
 
@@ -225,7 +225,7 @@ def _shards(index: Path, *, whole: bool) -> list[str]:
         isinstance(file, str) and Path(file).name == file for file in names.values()
     ):
         raise FetchError(f"{index.name} of the repository does not map tensors to files.")
-    if whole:
+    if all_shards:
         return sorted(set(names.values()))
     prefixes = tuple(vision_prefixes(names))
     if not prefixes:
@@ -266,8 +266,8 @@ class _Hub:
             path = Path(
                 hf_hub_download(repository, name, revision=listing.commit, local_dir=folder)
             )
-        expected = listing.sha256.get(name)
-        if expected and sha256(path) != expected:
+        digest = listing.sha256.get(name)
+        if digest and sha256(path) != digest:
             path.unlink()
             raise FetchError(
                 f"{name} of {repository} did not arrive as the Hub lists it (SHA-256): fetch it"
@@ -280,7 +280,7 @@ class _HubErrors:
     """Context that turns the errors of the Hub's library into a FetchError."""
 
     def __init__(self, repository: str, revision: str) -> None:
-        self._where = f"{repository} at {revision}"
+        self._source = f"{repository} at {revision}"
 
     def __enter__(self) -> None:
         return None
@@ -291,15 +291,15 @@ class _HubErrors:
         if error is None or not isinstance(error, Exception):
             return
         if isinstance(error, errors.GatedRepoError):
-            why = "you have to accept its terms on its page, and log in with `hf auth login`"
+            cause = "you have to accept its terms on its page, and log in with `hf auth login`"
         elif isinstance(error, errors.RepositoryNotFoundError):
-            why = "there is no such repository, or it is not yours to read: check the name"
+            cause = "there is no such repository, or it is not yours to read: check the name"
         elif isinstance(error, errors.RevisionNotFoundError):
-            why = "there is no such revision: give a commit, tag or branch with --revision"
+            cause = "there is no such revision: give a commit, tag or branch with --revision"
         elif isinstance(error, OSError) and error.errno is not None:
             raise error
         else:
             lines = str(error).strip().splitlines()
             reason = lines[0].rstrip(".") if lines else type(error).__name__
-            why = f"{reason}; check the network and run the command again, which resumes"
-        raise FetchError(f"Cannot fetch {self._where}: {why}.") from error
+            cause = f"{reason}; check the network and run the command again, which resumes"
+        raise FetchError(f"Cannot fetch {self._source}: {cause}.") from error

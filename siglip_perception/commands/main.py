@@ -1,4 +1,4 @@
-"""siglip-perception: the pipeline without ROS, a command for each use."""
+"""The program siglip-perception: the pipeline without ROS, with a command for each use."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ COMMANDS = {
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
     "fetch": "get a model's weights over the network; no other command uses it",
     "contracts": "the token contracts: what each states, and where that was read",
-    "parity": "hold the tokens against timm's or transformers' own models",
+    "parity": "compare the tokens with those of timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
     "scenes": "render training scenes ahead of time, by MuJoCo -> shards",
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
     "experiment": "answer one question about contrastive learning by measuring",
     "export": "ONNX of the encoders, or their engines built ahead of time; int8 on your frames",
-    "bench": "this project beside transformers and timm: latency, share of the machine, accuracy",
+    "bench": "compare with transformers and timm: latency, use of the machine, accuracy",
     "demo": "the whole main job over ROS 2, on a sample bag",
 }
-# These bring their own arguments; they are imported only when they are asked for.
+# Commands with arguments of their own; each module is imported only for its command.
 _DELEGATED = {
     "phrases": "siglip_perception.commands.phrases",
     "fetch": "siglip_perception.commands.fetch",
@@ -56,20 +56,20 @@ _DELEGATED = {
     "export": "siglip_perception.commands.export",
     "bench": "siglip_perception.commands.bench",
 }
-# These look at their models themselves: at none here, or after the data.
-_LATER = ("fetch", "evaluate", "train")
+# Commands that check their models themselves: not at all, or after the data.
+_OWN_CHECK = ("fetch", "evaluate", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code. 2: something that the user can mend, said in one line."""
+    """Run a command; return the exit code: 2, with one line, for an error of the user."""
     spin_briefly()
-    given = list(sys.argv[1:] if argv is None else argv)
-    command = next((word for word in given if not word.startswith("-")), "")
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), "")
     if command != "fetch":
-        # Before anything imports the Hub's library, which reads the variable then.
+        # Before the first import of the Hub's library, which reads the variable.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        code = _run(_parser(command).parse_args(given))
+        code = _run(_parser(command).parse_args(words))
         sys.stdout.flush()
         return code
     except PerceptionError as error:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"siglip-perception: {sentence}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of our output went away; without this, Python complains once more at exit.
+        # The reader of the output has closed it; without this, Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.command not in _LATER:
+    if args.command not in _OWN_CHECK:
         check_model(args)
     if args.command in _DELEGATED:
         return int(importlib.import_module(_DELEGATED[args.command]).run(args))
@@ -112,18 +112,18 @@ def _parser(command: str) -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    added = {
+    commands = {
         name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         for name, text in COMMANDS.items()
     }
-    _tokens(added["tokens"])
-    _ground(added["ground"])
-    _replay(added["replay"])
-    doctor = added["doctor"]
+    _tokens(commands["tokens"])
+    _ground(commands["ground"])
+    _replay(commands["replay"])
+    doctor = commands["doctor"]
     doctor.add_argument("--model", default="tabletop", help="model to check (default: tabletop)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     if command in _DELEGATED:
-        importlib.import_module(_DELEGATED[command]).add_arguments(added[command])
+        importlib.import_module(_DELEGATED[command]).add_arguments(commands[command])
     return parser
 
 
@@ -278,13 +278,13 @@ def _model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name or .yaml file (default: the one that the model keeps)",
     )
-    for name, choices, what in (
+    for name, choices, text in (
         ("backend", ("auto", *BACKENDS), "what runs the encoders"),
         ("device", ("auto", "cpu", "cuda"), "where they run"),
         ("precision", ("auto", *PRECISIONS), "arithmetic of their products"),
     ):
         parser.add_argument(
-            f"--{name}", choices=choices, default="auto", help=f"{what} (default: %(default)s)"
+            f"--{name}", choices=choices, default="auto", help=f"{text} (default: %(default)s)"
         )
 
 

@@ -1,4 +1,4 @@
-"""`siglip-perception parity`: hold the tokens against timm's or transformers' own models."""
+"""`siglip-perception parity`: compare the tokens with timm's or transformers' own models."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from siglip_perception.commands.arguments import input_file, output_file
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util.files import write_atomically
 
-# Those that parity.compare has limits for: it imports PyTorch.
+# The precisions in parity.compare.LIMITS, stated here because that module imports PyTorch.
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @contextmanager
 def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, str]]:
-    """The folder to compare on, its contract, and what its weights are."""
+    """Yield the folder to compare on, its contract's name and a description of its weights."""
     from siglip_perception.encoders.plan import choose_contract
     from siglip_perception.parity.random_weights import write_random
     from siglip_perception.parity.reference import need_reference
 
     if model:
         folder = checkpoints.resolve(model)
-        kept = contract or choose_contract("", Checkpoint(folder)).name
-        need_reference(contracts.get(kept))
-        yield folder, kept, str(model)
+        name = contract or choose_contract("", Checkpoint(folder)).name
+        need_reference(contracts.get(name))
+        yield folder, name, str(model)
         return
-    wanted = contracts.get(contract)
-    need_reference(wanted)
+    content = contracts.get(contract)
+    need_reference(content)
     with tempfile.TemporaryDirectory(prefix="parity.") as folder_name:
-        write_random(wanted, Path(folder_name), seed)
+        write_random(content, Path(folder_name), seed)
         yield Path(folder_name), contract, f"random, seed {seed}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception parity`."""
+    """Add the options of `siglip-perception parity`."""
     parser.add_argument("--contract", default="", help="name or .yaml file of a token contract")
     parser.add_argument(
         "--model", default="", help="model or policy folder (default: random weights at real size)"
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=input_file,
         action="append",
         default=[],
-        help="camera image (default: made ones)",
+        help="camera image (default: generated ones)",
     )
     parser.add_argument(
         "--precision",
@@ -66,20 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _precisions() -> list[str]:
-    """Those to compare where none was named; what is left out is said."""
+    """Return the default precisions; print which one is left out."""
     import torch
 
     from siglip_perception.backends import without_bf16
 
-    why_not = without_bf16(torch.device("cpu"))
-    if not why_not:
+    reason = without_bf16(torch.device("cpu"))
+    if not reason:
         return ["fp32", "bf16"]
-    print(f"bf16 is left out ({why_not}): --precision bf16 compares it all the same")
+    print(f"bf16 is left out ({reason}): --precision bf16 compares it anyway")
     return ["fp32"]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare and print; 1 where the tokens are not the reference's."""
+    """Compare and print; return 1 if the tokens differ from the reference's."""
     from siglip_perception.images.files import read_image
 
     if not (args.model or args.contract):

@@ -1,4 +1,4 @@
-"""What the commands tokens, ground and replay do."""
+"""The commands tokens, ground and replay."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from siglip_perception.util.files import write_atomically
 from siglip_perception.util.progress import progress
 
 if TYPE_CHECKING:
-    # PyTorch takes seconds to import, and rosbags a part of one: only once they are to run.
+    # Importing PyTorch takes seconds, and rosbags part of one: only for the commands that need it.
     from siglip_perception.bags import replay as bag_replay
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def tokens(args: argparse.Namespace) -> int:
-    """One image -> an .npz of its tokens."""
+    """Write the tokens of one image to an .npz file."""
     picture = _picture(args)
     _check_folder(args.output)
     with _naming_options():
@@ -57,30 +57,30 @@ def tokens(args: argparse.Namespace) -> int:
 
 
 def ground(args: argparse.Namespace) -> int:
-    """One image and an instruction -> objects, as text or JSON, and as a picture."""
-    # All that can be wrong without a model is looked at before one is loaded, which takes seconds.
+    """Print the objects that an instruction names in one image; write them as a picture."""
+    # Check everything that needs no model first: loading one takes seconds.
     read_instruction(args.instruction)
     picture = _picture(args)
     if args.overlay is not None:
         _check_folder(args.overlay)
         _format(args.overlay)
     with _naming_options():
-        seen = _perception(args).look(
+        result = _perception(args).look(
             picture, args.instruction, with_tokens=False, with_mask=args.overlay is not None
         )
     if args.overlay is not None:
-        write_picture(args.overlay, seen.overlay())
+        write_picture(args.overlay, result.overlay())
     if args.json:
-        print(json.dumps(seen.as_json(), ensure_ascii=False, indent=2))
-    elif seen.grounding is not None:
-        print("\n".join(describe(seen.grounding)))
+        print(json.dumps(result.as_json(), ensure_ascii=False, indent=2))
+    elif result.grounding is not None:
+        print("\n".join(describe(result.grounding)))
     return 0
 
 
 def replay(args: argparse.Namespace) -> int:
-    """A bag -> a bag of tokens and objects.
+    """Replay a bag into a new bag of tokens and objects.
 
-    The bag is looked at before the model is loaded, so that what is wrong with it is said at once.
+    The bag is examined before the model is loaded, so that its errors appear at once.
     """
     from siglip_perception.bags import replay as bag_replay
 
@@ -124,12 +124,12 @@ def replay(args: argparse.Namespace) -> int:
     if not pipeline.can_ground:
         print(f"no objects: {as_options(pipeline.grounding_status)}")
     elif summary.instructions and not summary.objects:
-        print("no objects: no image that could be taken came while an instruction held")
+        print("no objects: no usable image came after an instruction")
     return 0
 
 
 def _picture(args: argparse.Namespace) -> Picture:
-    """The image that a command names; what was mended in its file is said on stderr."""
+    """Read the image that a command names; report repaired faults on stderr."""
     picture = read_image(args.image, mono16_white=args.mono16_white)
     if picture.repairs:
         print(
@@ -152,7 +152,7 @@ def _write_overlay(
 
 
 def write_picture(path: Path, image: UInt8Array) -> None:
-    """Write uint8 [H, W, 3] RGB as .png or .jpg; PerceptionError where that cannot be."""
+    """Write uint8 [H, W, 3] RGB as .png or .jpg; raises PerceptionError."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, _format(path), quality=90)
     _write(path, buffer.getvalue())
@@ -175,7 +175,7 @@ def _perception(args: argparse.Namespace) -> Perception:
 
 @contextmanager
 def _naming_options() -> Iterator[None]:
-    """Say what to do about NaN in the command line's own options."""
+    """Reword the error about NaN so that it names the command line's options."""
     try:
         yield
     except BackendError as error:
@@ -187,10 +187,11 @@ def _naming_options() -> Iterator[None]:
 
 
 def _report(summary: bag_replay.Summary, out: Path) -> list[str]:
-    dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.dropped.items()))
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary.dropped.items()))
+    drop_text = f" ({reasons})" if reasons else ""
     lines = [
         f"{out}: {summary.images} images in, {summary.tokens} token and {summary.objects} object"
-        f" messages out, {sum(summary.dropped.values())} dropped{f' ({dropped})' * bool(dropped)}",
+        f" messages out, {sum(summary.dropped.values())} dropped{drop_text}",
     ]
     for topic, drops in sorted(summary.drops.items()):
         for reason, count in sorted(drops.items()):
@@ -200,24 +201,26 @@ def _report(summary: bag_replay.Summary, out: Path) -> list[str]:
     if summary.repaired:
         faults = ", ".join(f"{fault} {count}" for fault, count in sorted(summary.repaired.items()))
         lines.append(f"images decoded although their files have faults: {faults}")
-    for topic, (there, promised) in sorted(summary.missing.items()):
-        lines.append(f"  {topic}: {there} of the {promised} messages that the bag promises")
+    for topic, (actual, listed) in sorted(summary.missing.items()):
+        lines.append(f"  {topic}: {actual} of the {listed} messages that metadata.yaml lists")
     for topic, count in sorted(summary.unread.items()):
         lines.append(f"  {topic}: {count} messages that cannot be read")
     lines += [f"  {note}" for note in summary.notes]
-    lines.append(f"{summary.instructions} instructions taken, {summary.rejected} rejected")
+    lines.append(f"{summary.instructions} instructions accepted, {summary.rejected} rejected")
     lines += [f"  {doubt}" for doubt in summary.doubts.values()]
     if summary.depth:
-        used = ", ".join(f"{what} {count}" for what, count in sorted(summary.depth.items()))
-        lines.append(f"depth of images with objects: {used}")
+        outcomes = ", ".join(
+            f"{outcome} {count}" for outcome, count in sorted(summary.depth.items())
+        )
+        lines.append(f"depth of images with objects: {outcomes}")
     for text, phrases in summary.found.items():
-        seen = ", ".join(f"{phrase} {count}" for phrase, count in phrases.items())
-        lines.append(f"  {text!r}: {summary.grounded[text]} images, found in: {seen}")
+        image_counts = ", ".join(f"{phrase} {count}" for phrase, count in phrases.items())
+        lines.append(f"  {text!r}: {summary.grounded[text]} images, found in: {image_counts}")
     return lines
 
 
 def _check_folder(path: Path) -> None:
-    """Say early that an output cannot be written: before the model is loaded."""
+    """Raise PerceptionError, before the model is loaded, if an output's folder does not exist."""
     if not path.parent.is_dir():
         raise PerceptionError(f"There is no folder {path.parent} to write {path.name} into.")
 

@@ -1,4 +1,4 @@
-"""siglip-perception train: the embedded model's recipe on generated scenes, or one's own pairs."""
+"""`siglip-perception train`: the embedded model's recipe on scenes, or training on your data."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _STEPS = 2400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception train`."""
+    """Add the options of `siglip-perception train`."""
     parser.add_argument(
         "--output", "-o", type=output_folder, required=True, help="model folder to write"
     )
     parser.add_argument(
         "--runs", type=output_folder, help="folder of checkpoints (default: OUTPUT.runs)"
     )
-    parser.add_argument("--steps", type=int, help="default: 2400 of each tower, 1000 with --data")
-    parser.add_argument("--batch", type=int, help="images a step (default: 32)")
+    parser.add_argument("--steps", type=int, help="default: 2400 per tower, 1000 with --data")
+    parser.add_argument("--batch", type=int, help="images per step (default: 32)")
     parser.add_argument(
-        "--lr", type=float, help="peak learning rate (default: by what is trained)"
+        "--lr", type=float, help="peak learning rate (default: depends on what is trained)"
     )
-    parser.add_argument("--seed", type=int, help="of weights and order (default: 0)")
+    parser.add_argument("--seed", type=int, help="of weights and data order (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     autocast.add_arguments(parser)
-    parser.add_argument("--tensorboard", action="store_true", help="write the curves for it, too")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard curves")
     _add_recipe_arguments(parser)
     add_pair_arguments(parser)
 
@@ -54,7 +54,7 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         type=input_file,
         metavar="YAML",
-        help="what to do, for each tower, as in config/train_tabletop.yaml",
+        help="hyperparameters of each tower, as in config/train_tabletop.yaml",
     )
     scenes.add_argument(
         "--rendered",
@@ -63,24 +63,24 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="rendered scenes of `siglip-perception scenes`, for a recipe with a share of them",
     )
     scenes.add_argument("--tower", choices=(*TOWERS, "both"), default="both")
-    scenes.add_argument("--validation", type=int, default=128, help="scenes of a measurement")
+    scenes.add_argument("--validation", type=int, default=128, help="scenes to validate on")
     scenes.add_argument(
-        "--calibration", type=int, default=200, help="scenes that presence is calibrated on"
+        "--calibration", type=int, default=200, help="scenes to calibrate presence on"
     )
 
 
 def _refuse(args: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Refuse options of the other kind of training, rather than leave them without effect."""
-    other = argparse.ArgumentParser(add_help=False)
-    add(other)
-    for name, default in vars(other.parse_args([])).items():
+    """Refuse options of the other kind of training, which would have no effect."""
+    other_parser = argparse.ArgumentParser(add_help=False)
+    add(other_parser)
+    for name, default in vars(other_parser.parse_args([])).items():
         if getattr(args, name) != default:
             kind = "with --data" if add is add_pair_arguments else "without --data"
             raise PerceptionError(f"--{name.replace('_', '-')} has an effect only {kind}.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what was asked for; options go before the recipe's numbers."""
+    """Train on the data, or by the recipe; options override the recipe's numbers."""
     _refuse(args, _add_recipe_arguments if args.data else add_pair_arguments)
     if args.tensorboard:
         requirements.require("--tensorboard", "tensorboard")
@@ -93,12 +93,12 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise PerceptionError(
             f"The run stopped: {error.filename or 'a file'} cannot be read or written"
-            f" ({error.strerror or error}); mend that, and run it again to go on."
+            f" ({error.strerror or error}); correct that, and run it again to go on."
         ) from error
 
 
 def _run_pairs(args: argparse.Namespace) -> int:
-    """Look at what was named, which takes no PyTorch, then train on it."""
+    """Check the arguments, which needs no PyTorch, then train on the data."""
     from siglip_perception.contrastive.data.open import expand
 
     check_numbers(args)
@@ -127,12 +127,12 @@ def _run_recipe(args: argparse.Namespace) -> int:
         if args.recipe
         else {tower: Recipe(tower, _STEPS) for tower in TOWERS}
     )
-    given = {
+    overrides = {
         name: value
         for name in ("steps", "batch", "lr", "seed")
         if (value := getattr(args, name)) is not None
     }
-    recipes = {tower: replace(recipe, **given) for tower, recipe in recipes.items()}
+    recipes = {tower: replace(recipe, **overrides) for tower, recipe in recipes.items()}
     output: Path = args.output.absolute()
     check_replaceable(output)
     runs: Path = args.runs or output.with_name(output.name + ".runs")

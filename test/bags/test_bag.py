@@ -275,9 +275,7 @@ def test_messages_that_the_metadata_promise_and_the_files_lack_are_told(
 ) -> None:
     replay.write_sample_bag(tmp_path / "none", [], [(1, "red cup")])
     promise(tmp_path / "none", "/image/compressed", 2)
-    with pytest.raises(
-        BagError, match=r"on /image/compressed, though its metadata.yaml promises 2"
-    ):
+    with pytest.raises(BagError, match=r"on /image/compressed, though its metadata.yaml lists 2"):
         replay.replay(tmp_path / "none", tmp_path / "out", pipeline)
     assert not (tmp_path / "out").exists()
     write_sample(tmp_path / "some")

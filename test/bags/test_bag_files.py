@@ -61,12 +61,12 @@ def entries(count: int = 4, channel: Channel = CAMERA) -> list[tuple[Channel, in
 
 
 def times(recording: Recording, name: str = "/image/compressed") -> list[int]:
-    return [time for _, time, _ in recording.messages(recording.named(name))]
+    return [time for _, time, _ in recording.messages(recording.topics_named(name))]
 
 
 def shape(recording: Recording, name: str) -> tuple[int, ...]:
     """Of the first image of a topic, decoded."""
-    (topic,) = recording.named(name)
+    (topic,) = recording.topics_named(name)
     data = recording.first(topic)
     assert data is not None
     message = deserialize(STORE, topic, data)
@@ -281,7 +281,7 @@ def test_metadata_of_every_version_and_odd_qos(tmp_path: Path, version: int) -> 
     path.write_text(yaml.safe_dump(described))
     with reading(tmp_path / "bag") as recording:
         assert times(recording) == [10, 20, 30, 40]
-        assert recording.topics[0].promised == 4
+        assert recording.topics[0].listed_count == 4
 
 
 def test_split_bags_play_by_time_in_whatever_order_they_are_listed(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_what_is_no_bag_is_told_for_what_it_is(tmp_path: Path) -> None:
         (b"PK\x03\x04", "unzip"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"", "it is empty"),
-        (b"hello", "begins neither as MCAP nor as SQLite"),
+        (b"hello", "is neither an MCAP nor an SQLite file"),
         (b"SQLite format 3\0garbage", "cannot be read"),
         (b"\x28\xb5\x2f\xfd" + b"\xff" * 64, "its compression is damaged"),
     ],
@@ -650,14 +650,16 @@ def test_bytes_that_are_no_message_are_malformed(data: bytes, encoding: str) -> 
     assert reason == "malformed" or seconds is not None
 
 
-def note(recording: Recording, name: str = "/instruction", *, spoken_before: bool = False) -> str:
-    return choose_instructions(recording, name, spoken_before=spoken_before)[1]
+def note(
+    recording: Recording, name: str = "/instruction", *, has_instruction: bool = False
+) -> str:
+    return choose_instructions(recording, name, has_instruction=has_instruction)[1]
 
 
 def test_without_an_instruction_it_is_said_how_to_give_one(tmp_path: Path) -> None:
     with recorded(tmp_path, ("/image", RAW, image())) as recording:
         assert note(recording).endswith('give one with --instruction "pick up the red cup"')
-        assert note(recording, spoken_before=True) == ""
+        assert note(recording, has_instruction=True) == ""
         with pytest.raises(BagError, match="the bag has no topic /spoken; give one with"):
             note(recording, "/spoken")
     with recorded(tmp_path, ("/voice/command", STRING, text("red cup"))) as recording:
@@ -673,12 +675,12 @@ def test_without_an_instruction_it_is_said_how_to_give_one(tmp_path: Path) -> No
 def test_two_instruction_topics_are_told_apart(tmp_path: Path) -> None:
     rows = [("/instruction", STRING, text("cup")), ("/arm/instruction", STRING, text("plate"))]
     with recorded(tmp_path, *rows) as recording:
-        topics, words = choose_instructions(recording, "/instruction", spoken_before=False)
+        topics, words = choose_instructions(recording, "/instruction", has_instruction=False)
         assert [topic.name for topic in topics] == ["/instruction"]
         assert "the bag has /arm/instruction, too" in words
     odd = ("/instruction", "voice_msgs/msg/Said", b"\0\1\0\0")
     with recorded(tmp_path, rows[0], odd) as recording:
-        topics, words = choose_instructions(recording, "/instruction", spoken_before=False)
+        topics, words = choose_instructions(recording, "/instruction", has_instruction=False)
         assert [topic.type for topic in topics] == [STRING]
         assert "/instruction has messages of voice_msgs/msg/Said, too" in words
 
@@ -706,7 +708,7 @@ def test_a_bag_in_a_folder_that_is_read_only(tmp_path: Path) -> None:
 def test_the_sample_bag_is_what_it_was(tmp_path: Path) -> None:
     replay.write_sample_bag(tmp_path / "in", [(10, jpeg())], [(5, "red cup")])
     with reading(tmp_path / "in") as recording:
-        assert [(t.name, t.type, t.count, t.promised) for t in recording.topics] == [
+        assert [(t.name, t.type, t.count, t.listed_count) for t in recording.topics] == [
             ("/image/compressed", COMPRESSED, 1, 1),
             ("/instruction", STRING, 1, 1),
         ]

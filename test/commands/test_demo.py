@@ -109,15 +109,15 @@ def results(**changes: Any) -> Results:
 
 
 def test_the_report_counts_what_was_found_and_where() -> None:
-    cup, plate = results().found()
-    assert (cup.frames, cup.seen, cup.right, cup.score, cup.box) == (
+    cup, plate = results().phrase_results()
+    assert (cup.frames, cup.hits, cup.right_hits, cup.score, cup.box) == (
         2,
         2,
         1,
         0.75,
         (100, 10, 20, 20),
     )
-    assert (plate.frames, plate.seen, plate.box) == (2, 0, ())
+    assert (plate.frames, plate.hits, plate.box) == (2, 0, ())
 
 
 def test_the_table_shows_every_figure() -> None:

@@ -24,7 +24,7 @@ FINDINGS = Findings(
 @pytest.mark.parametrize("name", parts.PARTS)
 def test_each_part_goes_through_on_a_cpu(tmp_path: Path, name: str) -> None:
     findings = parts._RUN[name](parts.Bench(True, tmp_path))
-    assert all(check.right for check in findings.checks), findings.checks
+    assert all(check.is_correct for check in findings.checks), findings.checks
     assert findings.checks or findings.timings or findings.facts
     assert Findings.from_json(json.loads(json.dumps(findings.as_json()))) == findings
 

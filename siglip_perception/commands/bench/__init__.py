@@ -1,10 +1,10 @@
-"""`siglip-perception bench`: this project beside transformers' eager models and timm.
+"""`siglip-perception bench`: compare this project with transformers' eager models and timm.
 
-Each candidate is a process of its own. It runs in turn with transformers' eager float32 models,
-pass by pass, so that what disturbs the machine disturbs both, and its ratio is the median of the
-ratios of neighboring passes. Weights are random at real size, but for tabletop: they prove that
-the tokens are the same, and nothing about how good they are. What this machine cannot do sensibly,
-or not in the time that there is, is left out with a line that says so.
+Each candidate runs in its own process. Its passes alternate with those of transformers' eager
+float32 models, so that any disturbance of the machine hits both, and its ratio is the median of
+the ratios of neighboring passes. Weights are random at real size, except for tabletop: they show
+that the tokens are equal, not how good they are. A candidate that this machine cannot run
+sensibly, or not within the time limit, is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from siglip_perception.util.files import write_atomically
 from siglip_perception.util.suggest import did_you_mean
 
 BASE = Path(__file__).with_name("base.yaml")
-# Size -> contract; an empty one is the embedded model's own.
+# Size -> contract; empty for the embedded model's own contract.
 SIZES = {"tabletop": "", "base": str(BASE), "openvla": "openvla-224"}
-MOST_IMAGES = 4
+MAX_IMAGES = 4
 BASELINE = "transformers fp32"
 ON_CPU = (
     "transformers bf16",
@@ -46,21 +46,23 @@ ON_CPU = (
     "openvino int8",
 )
 ON_GPU = ("transformers bf16", "timm fp32", "torch bf16", "tensorrt bf16")
-_FEWEST, _MOST = 3, 200
-# A pass that takes longer, in milliseconds, needs none before it to warm up.
-_LONG = 1000.0
+_MIN_PASSES, _MAX_PASSES = 3, 200
+# Passes that take longer, in milliseconds, need no warm-up.
+_NO_WARM_UP_MS = 1000.0
 
 
 @dataclass(frozen=True)
 class Row:
     """One candidate at one size and batch.
 
-    p50_ms, p99_ms: of a pass over the batch. ratio_to_transformers_eager: how many times as fast
-    as transformers' eager float32 models. matrix_share: arithmetic done a second, as a share of
-    this machine's own 2048 x 2048 product in the same precision (for int8 bf16's, or fp32's where
-    that is faster).
-    min_token_cosine, max_error: tokens against transformers' float32; the error as a share of
-    their RMS. peak_mib: of the process, loading included; of the GPU's memory on a GPU.
+    p50_ms, p99_ms: time of a pass over the batch.
+    ratio_to_transformers_eager: speed relative to transformers' eager float32 models.
+    matrix_share: FLOP/s as a share of this machine's 2048 x 2048 matrix product in the same
+        precision (for int8, in bf16 or fp32, whichever is faster).
+    min_token_cosine, max_error: tokens against transformers' float32; the error is a share of
+        their RMS.
+    peak_mib: memory of the process, loading included; on a GPU, of the GPU.
+    says: the candidate's description.
     """
 
     size: str
@@ -79,20 +81,20 @@ class Row:
     says: str
 
 
-_OVER = "the time was over (--minutes gives more)"
+_OUT_OF_TIME = "the time was up (--minutes gives more)"
 
 
 class Child:
-    """A candidate's process; PerceptionError with its reason where it cannot run.
+    """A candidate's process; raises PerceptionError with a reason if it cannot run.
 
-    until: a moment of time.monotonic(), past which it is not waited for.
+    deadline: of every answer, by time.monotonic().
     """
 
     def __init__(
-        self, name: str, model: str, contract: str, device: str, cache: str, until: float
+        self, name: str, model: str, contract: str, device: str, cache: str, deadline: float
     ) -> None:
         self.name = name
-        self._until = until
+        self._deadline = deadline
         command = [sys.executable, "-m", "siglip_perception.commands.bench.child"]
         self._process = subprocess.Popen(
             [*command, name, model, contract, device],
@@ -118,18 +120,18 @@ class Child:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        left = max(0.0, self._until - time.monotonic())
-        # An answer is one line, written at once: what can be read is all of it.
-        if not select.select([self._process.stdout], [], [], left)[0]:
+        timeout = max(0.0, self._deadline - time.monotonic())
+        # An answer is one line, written at once: once it can be read, it is complete.
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
             self._process.kill()
-            raise PerceptionError(_OVER)
+            raise PerceptionError(_OUT_OF_TIME)
         line = self._process.stdout.readline()
         if not line:
             raise PerceptionError(
                 f"the process of {self.name} ended (exit code {self._process.wait()})"
             )
-        found: dict[str, Any] = json.loads(line)
-        return found
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -143,7 +145,7 @@ class Child:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `siglip-perception bench`."""
+    """Add the options of `siglip-perception bench`."""
     parser.add_argument("--size", choices=tuple(SIZES), action="append", default=None)
     parser.add_argument("--batch", type=int, action="append", default=None, metavar="N")
     parser.add_argument(
@@ -161,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         default=20.0,
-        help="for all; what does not end in it is left out (default: 20)",
+        help="for everything; what takes longer is left out (default: 20)",
     )
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows there")
     parser.add_argument(
@@ -170,28 +172,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, and write it where that is asked for."""
+    """Measure, print a table, and write the requested files."""
     batches = tuple(args.batch or (1, 4))
-    if not all(1 <= batch <= MOST_IMAGES for batch in batches):
-        raise PerceptionError(f"--batch has to be 1 to {MOST_IMAGES}.")
+    if not all(1 <= batch <= MAX_IMAGES for batch in batches):
+        raise PerceptionError(f"--batch has to be 1 to {MAX_IMAGES}.")
     for name in args.backend or ():
         if name not in (*ON_CPU, *ON_GPU):
-            meant = did_you_mean(name, (*ON_CPU, *ON_GPU))
+            suggestion = did_you_mean(name, (*ON_CPU, *ON_GPU))
             raise PerceptionError(
-                f"There is no candidate {name!r}{meant}: use {', '.join(ON_CPU)}."
+                f"There is no candidate {name!r}{suggestion}: use {', '.join(ON_CPU)}."
             )
     device = _device(args.device)
     hardware = describe(device)
     rows: list[Row] = []
     names, left_out = _candidates(args.backend, device)
-    until = time.monotonic() + 60 * args.minutes
+    deadline = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory(prefix="bench.") as work:
         for size in args.size or SIZES:
-            if time.monotonic() > until:
-                left_out.append(f"{size} size: {_OVER}")
+            if time.monotonic() > deadline:
+                left_out.append(f"{size} size: {_OUT_OF_TIME}")
                 continue
             model = _model(size, Path(work))
-            bench = _Bench(size, model, device, Path(work), batches, args.seconds, until)
+            bench = _Bench(size, model, device, Path(work), batches, args.seconds, deadline)
             for row in bench.rows(names, left_out):
                 rows.append(row)
                 print(
@@ -210,19 +212,19 @@ def run(args: argparse.Namespace) -> int:
     return 0 if rows else 1
 
 
-def _candidates(asked: list[str] | None, device: str) -> tuple[list[str], list[str]]:
-    """Those that were asked for, or that make sense here; and what is left out, a line each."""
+def _candidates(requested: list[str] | None, device: str) -> tuple[list[str], list[str]]:
+    """Return the requested or the sensible candidates, and a line for each one left out."""
     names = ON_GPU if device == "cuda" else ON_CPU
-    if asked:
-        return asked, []
-    why_not = _without_bf16(device)
-    sensible = [name for name in names if not (why_not and name.endswith(" bf16"))]
-    left = [f"{name}: {why_not}" for name in names if name not in sensible]
-    return sensible, left
+    if requested:
+        return requested, []
+    reason = _without_bf16(device)
+    sensible = [name for name in names if not (reason and name.endswith(" bf16"))]
+    left_out = [f"{name}: {reason}" for name in names if name not in sensible]
+    return sensible, left_out
 
 
 def _without_bf16(device: str) -> str:
-    """Why bfloat16 is of no use on the device; empty where it is."""
+    """Return the reason why bfloat16 is useless on the device; empty if it is useful."""
     import torch
 
     from siglip_perception import backends
@@ -237,14 +239,14 @@ def _device(name: str) -> str:
 
 
 def describe(device: str) -> dict[str, str]:
-    """The hardware and the libraries that a table is of."""
+    """Describe the hardware and the libraries, for the head of a table."""
     import torch
     import transformers
 
     from siglip_perception.backends import bf16
     from siglip_perception.util import cpu
 
-    found = {
+    facts = {
         "cpu": f"{cpu.name()}, {torch.get_num_threads()} threads",
         "bf16 unit": cpu.bf16_unit() or "none",
         "bf16 product": f"{bf16.speed().speedup:.2g} times fp32's speed",
@@ -252,12 +254,12 @@ def describe(device: str) -> dict[str, str]:
         "transformers": transformers.__version__,
     }
     if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
 
 
 def _model(size: str, work: Path) -> str:
-    """The folder or name of the size's model; random weights are written once."""
+    """Return the name or folder of the size's model; write its random weights."""
     if not SIZES[size]:
         return size
     from siglip_perception import contracts
@@ -271,7 +273,7 @@ def _model(size: str, work: Path) -> str:
 
 @dataclass(frozen=True)
 class _Bench:
-    """One size, on one device. seconds: for each pair. until: of time.monotonic(), for all."""
+    """Measures one size on one device. seconds: per pair. deadline: by time.monotonic()."""
 
     size: str
     model: str
@@ -279,37 +281,37 @@ class _Bench:
     work: Path
     batches: tuple[int, ...]
     seconds: float
-    until: float
+    deadline: float
 
     def rows(self, names: Sequence[str], left_out: list[str]) -> Iterator[Row]:
-        """A row a candidate and batch, the baseline's first; what has none goes to left_out."""
+        """Yield a row per candidate and batch, the baseline's first; add failures to left_out."""
         try:
-            with self._started(BASELINE) as baseline:
-                facts = baseline.ask({"tokens": str(self.work / "wanted.npy")})
+            with self._start_child(BASELINE) as baseline:
+                facts = baseline.ask({"tokens": str(self.work / "reference.npy")})
                 for batch in self.batches:
                     yield self._row(batch, baseline, None, facts, facts["gflop"])
                 for name in names:
-                    yield from self._beside(baseline, name, facts["gflop"], left_out)
+                    yield from self._compare(baseline, name, facts["gflop"], left_out)
         except PerceptionError as error:
-            left_out.append(f"{BASELINE} at {self.size} size, and all beside it: {error}")
+            left_out.append(f"{BASELINE} at {self.size} size, and all others: {error}")
 
-    def _beside(
+    def _compare(
         self, baseline: Child, name: str, gflop: float, left_out: list[str]
     ) -> Iterator[Row]:
         try:
-            with self._started(name) as child:
-                facts = child.ask({"tokens": str(self.work / "found.npy")})
+            with self._start_child(name) as child:
+                facts = child.ask({"tokens": str(self.work / "candidate.npy")})
                 for batch in self.batches:
                     yield self._row(batch, baseline, child, facts, gflop)
         except PerceptionError as error:
             left_out.append(f"{name} at {self.size} size: {error}")
 
     @contextlib.contextmanager
-    def _started(self, name: str) -> Iterator[Child]:
-        if time.monotonic() > self.until:
-            raise PerceptionError(_OVER)
+    def _start_child(self, name: str) -> Iterator[Child]:
+        if time.monotonic() > self.deadline:
+            raise PerceptionError(_OUT_OF_TIME)
         contract, cache = SIZES[self.size], str(self.work / "cache")
-        child = Child(name, self.model, contract, self.device, cache, self.until)
+        child = Child(name, self.model, contract, self.device, cache, self.deadline)
         try:
             yield child
         finally:
@@ -326,48 +328,53 @@ class _Bench:
         library, precision = (child or baseline).name.split()
         exact = precision == "fp32" or (precision == "int8" and _without_bf16(self.device))
         rate = {"rate": "float32" if exact else "bfloat16"}
-        firsts: list[float] = []
-        own: list[float] = []
+        baseline_ms: list[float] = []
+        candidate_ms: list[float] = []
         rates: list[float] = []
-        # The baseline's own rows are soon enough.
-        until = time.monotonic() + (self.seconds if child else self.seconds / 3)
-        while len(own) < _FEWEST or (len(own) < _MOST and time.monotonic() < until):
-            firsts.append(_pass(baseline, batch, firsts))
-            own.append(_pass(child, batch, own) if child else firsts[-1])
+        # A row of the baseline alone needs less time.
+        end = time.monotonic() + (self.seconds if child else self.seconds / 3)
+        while len(candidate_ms) < _MIN_PASSES or (
+            len(candidate_ms) < _MAX_PASSES and time.monotonic() < end
+        ):
+            baseline_ms.append(_pass(baseline, batch, baseline_ms))
+            candidate_ms.append(_pass(child, batch, candidate_ms) if child else baseline_ms[-1])
             rates.append(baseline.ask(rate)["gflops"])
-        found, wanted = (
+        tokens, reference = (
             np.load(self.work / name).astype(np.float64)
-            for name in ("wanted.npy" if child is None else "found.npy", "wanted.npy")
+            for name in ("reference.npy" if child is None else "candidate.npy", "reference.npy")
         )
-        products = np.sum(found * wanted, axis=-1)
-        norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(wanted, axis=-1)
-        p50 = statistics.median(own)
+        products = np.sum(tokens * reference, axis=-1)
+        norms = np.linalg.norm(tokens, axis=-1) * np.linalg.norm(reference, axis=-1)
+        p50 = statistics.median(candidate_ms)
         return Row(
             self.size,
             batch,
             library,
             precision,
             p50,
-            float(np.percentile(own, 99)),
+            float(np.percentile(candidate_ms, 99)),
             batch * 1e3 / p50,
-            statistics.median(first / took for first, took in zip(firsts, own, strict=True)),
+            statistics.median(
+                baseline_time / candidate_time
+                for baseline_time, candidate_time in zip(baseline_ms, candidate_ms, strict=True)
+            ),
             gflop * batch / (p50 / 1e3) / statistics.median(rates),
             float((products / norms).min()),
-            float(np.abs(found - wanted).max() / np.sqrt(np.mean(wanted**2))),
+            float(np.abs(tokens - reference).max() / np.sqrt(np.mean(reference**2))),
             float(facts["peak_mib"]),
-            len(own),
+            len(candidate_ms),
             str(facts["says"]),
         )
 
 
 def _pass(child: Child, batch: int, earlier: Sequence[float]) -> float:
-    """A pass in milliseconds; short ones are warmed up for."""
-    warm = not earlier or earlier[-1] < _LONG
+    """Return the time of a pass in milliseconds, after a warm-up unless passes are long."""
+    warm = not earlier or earlier[-1] < _NO_WARM_UP_MS
     return float(child.ask({"pass": batch, "warm": warm})["ms"])
 
 
 def markdown(rows: list[Row], hardware: Mapping[str, str], left_out: list[str]) -> str:
-    """The table, with the hardware above and what was left out below."""
+    """Return the table, with the hardware above and what was left out below."""
     lines = ["; ".join(f"{name}: {value}" for name, value in hardware.items()), ""]
     lines += [
         "| size | batch | backend | precision | p50 ms | p99 ms | images/s | x eager"

@@ -1,12 +1,12 @@
-"""One candidate in a process of its own: loaded once, it runs a pass whenever it is told to.
+"""Process of one candidate: it loads the candidate once and runs passes on request.
 
     python -m siglip_perception.commands.bench.child CANDIDATE MODEL CONTRACT DEVICE
 
 Jobs come as lines of JSON on standard input, and each is answered with one on standard output:
 
-    {"pass": B, "warm": true} -> {"ms": ...}        a pass over B images, after one to warm up
+    {"pass": B, "warm": true} -> {"ms": ...}        a pass over B images, after a warm-up pass
     {"rate": "float32"}       -> {"gflops": ...}    a product of 2048 x 2048 matrices, or smaller
-    {"tokens": FILE}          -> {"peak_mib": ...}  its tokens of one image, into an .npy file
+    {"tokens": FILE}          -> {"peak_mib": ...}  tokens of one image, into an .npy file
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from siglip_perception import backends, contracts
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Runner
 from siglip_perception.checkpoints import Checkpoint, resolve
-from siglip_perception.commands.bench import MOST_IMAGES
+from siglip_perception.commands.bench import MAX_IMAGES
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan
@@ -41,17 +41,17 @@ from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Frame, Task
 from siglip_perception.util.flops import count
 
-_SIDE, _SMALLEST = 2048, 128
-# A product of the reference takes no longer than this, in seconds: where that would pass it, as in
-# a precision that is emulated, the matrices are smaller.
-_LONGEST = 0.25
-_CALIBRATION = 12
+_MAX_SIDE, _MIN_SIDE = 2048, 128
+# Longest time of one matrix product, in seconds: if it would take longer, as in an emulated
+# precision, the matrices are smaller.
+_MAX_SECONDS = 0.25
+_CALIBRATION_FRAMES = 12
 Pass = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """run: B images -> tokens [B, N, dim]. says: what it is. gflop: an image's, 0: not counted."""
+    """run: B images -> tokens [B, N, dim]. says: description. gflop: per image; 0: not counted."""
 
     run: Pass
     says: str
@@ -59,9 +59,9 @@ class Candidate:
 
 
 def _pixels(contract: Contract, device: torch.device) -> dict[str, Tensor]:
-    fed = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
-    made = Preprocessor(tuple(fed.values()), torch.device("cpu"))(frames(MOST_IMAGES))
-    return {name: made[one].to(device) for name, one in fed.items()}
+    inputs = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
+    values = Preprocessor(tuple(inputs.values()), torch.device("cpu"))(frames(MAX_IMAGES))
+    return {name: values[key].to(device) for name, key in inputs.items()}
 
 
 def _gflop(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> float:
@@ -71,7 +71,7 @@ def _gflop(encoders: Encoders, inputs: Mapping[EncoderInput, Tensor]) -> float:
 def _transformers(
     model: str, name: str, contract: Contract, device: torch.device, dtype: torch.dtype
 ) -> Candidate:
-    """transformers' own models as they are: eager attention, all blocks, all hidden states."""
+    """Load transformers' own models unchanged: eager attention, all blocks, all hidden states."""
     plan = ModelPlan.load(model, name, "", "")
     encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(contract, device)
@@ -89,10 +89,10 @@ def _transformers(
             out = networks[spec.name](
                 pixels[spec.name][:batch].to(dtype), output_hidden_states=True
             )
-            hidden = out.hidden_states[spec.tap]
+            tokens = out.hidden_states[spec.tap]
             if spec.norm:
-                raise PerceptionError("bench takes contracts of unnormed taps.")
-            parts.append(hidden[:, spec.prefix :])
+                raise PerceptionError("bench needs a contract whose taps are before the norm.")
+            parts.append(tokens[:, spec.prefix :])
         return torch.cat(parts, dim=-1)
 
     return Candidate(run, f"transformers' eager models, {dtype}", gflop)
@@ -124,7 +124,7 @@ def _ours(
     model: str, contract: str, device: torch.device, backend: str, precision: str
 ) -> Candidate:
     if device.type == "cuda":
-        return _whole(model, contract, backend, precision)
+        return _pipeline(model, contract, backend, precision)
     plan = ModelPlan.load(model, contract, "", "")
     encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(plan.contract, device)
@@ -134,28 +134,32 @@ def _ours(
         from siglip_perception.backends.cache import EngineCache
         from siglip_perception.backends.openvino.int8 import calibrate
 
-        calibrate(encoders, frames(_CALIBRATION), 0.5, EngineCache(), lambda done, total: None)
-        says = "openvino, int8"
+        calibrate(
+            encoders, frames(_CALIBRATION_FRAMES), 0.5, EngineCache(), lambda count, total: None
+        )
+        description = "openvino, int8"
     else:
-        serving = started = backends.start(encoders, choice)
-        says = started.description
-    fed = {EncoderInput.of(plan.contract, s): pixels[s.name] for s in plan.contract.encoders}
+        serving = backend_serving = backends.start(encoders, choice)
+        description = backend_serving.description
+    inputs = {EncoderInput.of(plan.contract, s): pixels[s.name] for s in plan.contract.encoders}
 
     def run(batch: int) -> Tensor:
-        some: Mapping[EncoderInput, Tensor] = {one: made[:batch] for one, made in fed.items()}
-        tokens = serving(some, with_tokens=True, grounding_rows=[]).tokens
+        images: Mapping[EncoderInput, Tensor] = {
+            key: values[:batch] for key, values in inputs.items()
+        }
+        tokens = serving(images, with_tokens=True, grounding_rows=[]).tokens
         assert tokens is not None
         return tokens
 
-    return Candidate(run, says)
+    return Candidate(run, description)
 
 
-def _whole(model: str, contract: str, backend: str, precision: str) -> Candidate:
-    """On a GPU: uint8 frames on the host to tokens on the host, preprocessing and copies in it."""
+def _pipeline(model: str, contract: str, backend: str, precision: str) -> Candidate:
+    """Load a pipeline for a GPU: host frames to host tokens, preprocessing and copies included."""
     pipeline = Pipeline.load(
         PipelineOptions(model, contract, backend=backend, device="cuda", precision=precision)
     )
-    tasks = [Task(Frame(frame)) for frame in frames(MOST_IMAGES)]
+    tasks = [Task(Frame(frame)) for frame in frames(MAX_IMAGES)]
 
     def run(batch: int) -> Tensor:
         grids = []
@@ -169,24 +173,24 @@ def _whole(model: str, contract: str, backend: str, precision: str) -> Candidate
 
 
 def make(name: str, model: str, contract: str, device: torch.device) -> Candidate:
-    """The candidate of that name: library and precision, as in "openvino bf16"."""
+    """Load the candidate of this name, a library and a precision, as in "openvino bf16"."""
     library, precision = name.split()
-    loaded = contracts.get(contract) if contract else ModelPlan.load(model, "", "", "").contract
+    content = contracts.get(contract) if contract else ModelPlan.load(model, "", "", "").contract
     if library == "transformers":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return _transformers(model, contract, loaded, device, dtype)
+        return _transformers(model, contract, content, device, dtype)
     if library == "timm":
-        return _timm(model, loaded, device)
+        return _timm(model, content, device)
     return _ours(model, contract, device, library, precision)
 
 
 @torch.inference_mode()
 def answer(job: Mapping[str, Any], candidate: Candidate, device: torch.device) -> dict[str, Any]:
-    """Do one job."""
+    """Do one job and return the answer; see the module."""
     if "pass" in job:
         if job["warm"]:
             candidate.run(int(job["pass"]))
-        return {"ms": _timed(lambda: candidate.run(int(job["pass"])), device) * 1e3}
+        return {"ms": _time(lambda: candidate.run(int(job["pass"])), device) * 1e3}
     if "rate" in job:
         return {"gflops": _rate(getattr(torch, job["rate"]), device)}
     tokens = candidate.run(1).float().cpu().numpy()
@@ -198,35 +202,35 @@ def answer(job: Mapping[str, Any], candidate: Candidate, device: torch.device) -
 
 
 def _rate(dtype: torch.dtype, device: torch.device) -> float:
-    """GFLOP a second of a square product in the dtype."""
-    side = _SMALLEST
+    """Return the GFLOP/s of a square matrix product in the dtype."""
+    side = _MIN_SIDE
     while True:
         square = torch.randn(side, side, device=device).to(dtype)
         product = functools.partial(torch.mm, square, square)
-        _timed(product, device)  # makes the kernel, wakes threads and fills caches
-        if side == _SIDE or 8 * _timed(product, device) > _LONGEST:
+        _time(product, device)  # compiles the kernel, wakes threads and fills caches
+        if side == _MAX_SIDE or 8 * _time(product, device) > _MAX_SECONDS:
             break
         side *= 2
-    seconds = statistics.median(_timed(product, device) for _ in range(5))
+    seconds = statistics.median(_time(product, device) for _ in range(5))
     return 2 * side**3 / seconds / 1e9
 
 
-def _timed(job: Callable[[], object], device: torch.device) -> float:
+def _time(job: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    start = time.perf_counter()
     job()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> int:
-    name, model, contract, where = sys.argv[1:]
-    # What a library prints must not get between the answers.
+    name, model, contract, device_name = sys.argv[1:]
+    # Redirect stdout to stderr, so that nothing a library prints gets between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    device = torch.device(where)
+    device = torch.device(device_name)
     try:
         candidate = make(name, model, contract, device)
         with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""The main job, seen to work: a sample bag through the real node, with a policy node beside it.
+"""`siglip-perception demo`: run the real node on a sample bag, with a policy node beside it.
 
-Node, policy and player are processes of their own that talk over ROS 2; this one only starts
-them, listens, and shows what came out. It imports no ROS.
+Node, policy and player are separate processes that communicate over ROS 2. This one starts them,
+reads their output and shows the results; it does not import ROS.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from siglip_perception.commands.demo.recording import RATE_HZ, write_recording
 from siglip_perception.commands.demo.report import Results, table, write_animation, write_sheet
 from siglip_perception.util import ros
 
-# The player has its own limits for each step; this one is above their sum.
-LONGEST_S = 300.0
+# Time limit of the whole demo, above the sum of the player's limits for each step.
+TIMEOUT_S = 300.0
 DEFAULT_SEED = 1
 LOG_TAIL = 15
-# In a folder that a demo wrote, and may clear.
+# Marks a folder that a demo wrote and may clear.
 _MARKER = ".siglip_perception_demo"
-_MADE_HERE = ("bag", "frames", "ros_log")
+_OUTPUT_FOLDERS = ("bag", "frames", "ros_log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,18 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="tabletop", help="packaged model, or a folder")
     parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help="of the generated scenes (default: 1)"
+        "--seed", type=int, default=DEFAULT_SEED, help="seed of the scenes (default: 1)"
     )
     parser.add_argument(
-        "--rate", type=int, default=RATE_HZ, help="camera's frames a second (default: %(default)s)"
+        "--rate",
+        type=int,
+        default=RATE_HZ,
+        help="camera's frame rate in Hz (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; 0 when all frames are accounted for and every process ended well.
+    """Run the demo; return 0 if every frame is accounted for and every process ended well.
 
-    Raises RosError, before any work, where ROS 2 is missing; DemoError or BagError where it could
-    not run to its end.
+    Raises RosError, before any work, if ROS 2 is missing, and DemoError or BagError if the demo
+    cannot run to its end.
     """
     rate: int = arguments.rate
     if not 1 <= rate <= 60:
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     out: Path = arguments.out
     _clear(out)
-    print(f"Drawing a sample bag, {out / 'bag'}: some seconds", flush=True)
+    print(f"Drawing a sample bag, {out / 'bag'}: a few seconds", flush=True)
     recording = write_recording(out / "bag", arguments.seed, rate)
     print(f"  {recording.frames} camera images at {rate} Hz, and instructions", flush=True)
     raw, problems = _play(out, arguments.model)
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if results.raw["pictures"]:
         write_sheet(results, out / "frames", out / "sheet.png")
         write_animation(results, out / "frames", out / "overlay.webp", rate)
-        print(f"Pictures: {out / 'sheet.png'}, moving: {out / 'overlay.webp'} (open in a browser)")
+        print(f"Pictures: {out / 'sheet.png'}; animation, for a browser: {out / 'overlay.webp'}")
     else:
         problems.append("No overlay pictures arrived.")
     print(f"Logs: {out / 'node.log'}")
@@ -81,15 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, without what an earlier demo left in it; touch no other files."""
+    """Create the folder, or remove an earlier demo's files from it; touch no other files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / _MARKER).is_file():
             raise DemoError(
-                f"{out} holds files that no demo wrote: name an empty or a new folder with --out."
+                f"{out} has files that no demo wrote: name an empty or a new folder with --out."
             )
         (out / _MARKER).touch()
-        for name in _MADE_HERE:
+        for name in _OUTPUT_FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)
         for name in ("results.json", "sheet.png", "overlay.webp"):
             (out / name).unlink(missing_ok=True)
@@ -100,7 +103,7 @@ def _clear(out: Path) -> None:
 
 
 def _play(out: Path, model: str) -> tuple[dict[str, Any], list[str]]:
-    """What the player wrote down, and what was wrong with how the processes ended."""
+    """Run the processes; return the player's results and sentences on ends that went wrong."""
     parameters = ("image_transport:=compressed", f"model:={model}")
     ros = [word for parameter in parameters for word in ("-p", parameter)]
     problems = []
@@ -108,17 +111,17 @@ def _play(out: Path, model: str) -> tuple[dict[str, Any], list[str]]:
         (out / "node.log").open("w", encoding="utf-8") as log,
         Processes(environment(out / "ros_log")) as processes,
     ):
-        print("Starting node, policy and player, which talk over ROS 2", flush=True)
+        print("Starting node, policy and player, which communicate over ROS 2", flush=True)
         node = partial(print, file=log, flush=True)
         processes.start("node", node, "node.perception_node", "--ros-args", *ros)
         processes.start("policy", partial(_say, "policy"), "node.example_policy")
         player = (str(out / "bag"), str(out))
         processes.start("player", partial(_say, "player"), "node.bag_player", *player)
-        ended = processes.first_to_end(LONGEST_S)
-        code = processes.wait(ended)
-        if ended != "player" or code:
+        name = processes.first_to_end(TIMEOUT_S)
+        code = processes.wait(name)
+        if name != "player" or code:
             print("\n".join(Path(log.name).read_text().splitlines()[-LOG_TAIL:]))
-            raise DemoError(f"The {ended} ended early, with exit code {code}; see {log.name}.")
+            raise DemoError(f"The {name} ended early, with exit code {code}; see {log.name}.")
         for name in ("policy", "node"):
             processes.interrupt(name)
             if code := processes.wait(name):

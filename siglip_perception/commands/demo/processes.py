@@ -1,4 +1,4 @@
-"""The demo's processes: what they print is heard as it comes, and none outlives the demo."""
+"""Child processes of the demo: their output is read as it comes, and none outlives the demo."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _PACKAGE = "siglip_perception"
 
 
 class DemoError(PerceptionError):
-    """The demo could not run to its end."""
+    """The demo cannot run to its end."""
 
 
 @dataclass(frozen=True)
 class _Child:
     process: subprocess.Popen[str]
-    listener: threading.Thread
+    reader: threading.Thread
 
 
 class Processes:
-    """Child processes in one environment; leaving the `with` ends those that are left."""
+    """Child processes in one environment; leaving the `with` block ends those still running."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
         self._children: dict[str, _Child] = {}
-        self._ended: queue.Queue[str] = queue.Queue()
+        self._exits: queue.Queue[str] = queue.Queue()
 
     def __enter__(self) -> Processes:
         return self
@@ -57,9 +57,11 @@ class Processes:
             with suppress(DemoError):
                 self.wait(name)
 
-    def start(self, name: str, heard: Callable[[str], None], module: str, *arguments: str) -> None:
-        """Run a module of this package with this Python; `heard` gets its lines, in a thread."""
-        # A session of its own: Ctrl-C reaches the demo alone, which ends the others in order.
+    def start(
+        self, name: str, on_line: Callable[[str], None], module: str, *arguments: str
+    ) -> None:
+        """Run a module of this package; call on_line, on a thread, with each line of output."""
+        # A new session: Ctrl-C reaches only the demo, which ends the others in order.
         process = subprocess.Popen(
             [sys.executable, "-m", f"{_PACKAGE}.{module}", *arguments],
             env=self._environment,
@@ -70,31 +72,33 @@ class Processes:
             errors="replace",
             start_new_session=True,
         )
-        listener = threading.Thread(target=self._listen, args=(name, process, heard), daemon=True)
-        self._children[name] = _Child(process, listener)
-        listener.start()
+        reader = threading.Thread(
+            target=self._read_lines, args=(name, process, on_line), daemon=True
+        )
+        self._children[name] = _Child(process, reader)
+        reader.start()
 
-    def _listen(
-        self, name: str, process: subprocess.Popen[str], heard: Callable[[str], None]
+    def _read_lines(
+        self, name: str, process: subprocess.Popen[str], on_line: Callable[[str], None]
     ) -> None:
         if process.stdout is not None:
             for line in process.stdout:
-                heard(line.rstrip())
-        self._ended.put(name)
+                on_line(line.rstrip())
+        self._exits.put(name)
 
     def first_to_end(self, timeout_s: float) -> str:
-        """Name of the next process that ends; DemoError when none does in time."""
+        """Return the name of the next process that ends; raises DemoError after the timeout."""
         try:
-            return self._ended.get(timeout=timeout_s)
+            return self._exits.get(timeout=timeout_s)
         except queue.Empty:
-            raise DemoError(f"The demo was not over after {timeout_s:.0f} s.") from None
+            raise DemoError(f"The demo did not end within {timeout_s:.0f} s.") from None
 
     def interrupt(self, name: str) -> None:
         """Send SIGINT."""
         self._children[name].process.send_signal(signal.SIGINT)
 
     def wait(self, name: str) -> int:
-        """The exit code; a process that does not end in time is killed, which is a DemoError."""
+        """Return the exit code; kill a process that does not end and raise DemoError."""
         child = self._children[name]
         try:
             code = child.process.wait(timeout=GRACE_S)
@@ -102,12 +106,12 @@ class Processes:
             child.process.kill()
             child.process.wait()
             raise DemoError(f"The {name} did not end within {GRACE_S:.0f} s of SIGINT.") from None
-        child.listener.join(timeout=GRACE_S)
+        child.reader.join(timeout=GRACE_S)
         return code
 
 
 def environment(log_folder: Path) -> dict[str, str]:
-    """Variables for processes that talk to each other over ROS 2, and to nobody else."""
+    """Return variables for processes that communicate over ROS 2 only with each other."""
     variables = dict(os.environ)
     variables.update(
         ROS_DOMAIN_ID=str(free_domain()),
@@ -122,20 +126,20 @@ def environment(log_folder: Path) -> dict[str, str]:
 
 
 def free_domain() -> int:
-    """A ROS domain in which nobody on this machine takes part."""
-    # Above 101 the ports of a domain can fall among those that Linux hands out.
+    """Return a ROS domain that no process on this machine uses."""
+    # Above 101 a domain's ports can collide with Linux's ephemeral ports.
     domains = random.SystemRandom().sample(range(1, 102), 101)
     for domain in domains:
-        # Where DDS's first participant of a domain listens.
+        # The port of a domain's first DDS participant.
         port = 7400 + 250 * domain + 10
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
             probe.bind(("", port))
             return domain
-    raise DemoError("Each ROS domain from 1 to 101 is in use on this machine: end some nodes.")
+    raise DemoError("All ROS domains from 1 to 101 are in use on this machine: end some nodes.")
 
 
 def profile() -> Path:
-    """The Fast DDS profile for large messages, of a source tree or of an install."""
+    """Find the Fast DDS profile for large messages, in a source tree or an installation."""
     name = Path("config", "fastdds.xml")
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     candidates = [Path(__file__).parents[3] / name]

@@ -1,4 +1,4 @@
-"""The demo's sample bag: generated tabletop scenes, and what a person might say about them."""
+"""Sample bag of the demo: generated tabletop scenes with instructions about them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SCENES = 2
 SCENE_S = 8
 OBJECTS = 4
 JPEG_QUALITY = 90
-# Any time will do; a fixed one makes the bag the same each time.
+# An arbitrary but fixed time, so that the bag is always the same.
 START_NS = 1_750_000_000 * 10**9
-# An instruction is spoken this long before the first frame that it is meant for.
+# Time from an instruction to the first frame that it is meant for.
 LEAD_NS = 200_000_000
 _SUPPORTS = ("plate", "bowl", "book")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A scene, and the instructions given while it is in view, evenly spread."""
+    """A scene, and the instructions while it is in view, at even intervals."""
 
     scene: Scene
     instructions: tuple[str, ...]
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Recording:
-    """What is in the bag. truth: for each frame, where in it the object of each phrase is."""
+    """Content of the bag. truth: for each frame, phrase -> box of its object."""
 
     truth: tuple[Mapping[str, Box], ...]
 
@@ -47,37 +47,37 @@ class Recording:
 
 
 def parts(seed: int) -> list[Part]:
-    """The story of the bag: two scenes, each with an English and a Korean instruction."""
+    """Return the bag's parts: two scenes, each with an English and a Korean instruction."""
     rng = np.random.default_rng(seed)
-    told = []
+    story = []
     for _ in range(SCENES):
         scene = sample_scene(rng, OBJECTS)
         order = [scene.objects[i] for i in rng.permutation(OBJECTS)]
-        # Where there is something to put things on, it is the place.
+        # A kind that things can be put on comes last, as the place.
         order.sort(key=lambda item: item.kind in _SUPPORTS)
         place, first, second = order[-1], order[0], order[1]
-        told.append(Part(scene, (sentence(first, place, "en"), sentence(second, place, "ko"))))
-    return told
+        story.append(Part(scene, (sentence(first, place, "en"), sentence(second, place, "ko"))))
+    return story
 
 
 def sentence(target: SceneObject, place: SceneObject, language: Language) -> str:
-    """What to do with `target`, in English or Korean."""
-    what, where = target.phrase(language), place.phrase(language)
+    """Return the order to put `target` onto `place`, in English or Korean."""
+    target_phrase, place_phrase = target.phrase(language), place.phrase(language)
     if language == "en":
-        return f"put the {what} on the {where}"
+        return f"put the {target_phrase} on the {place_phrase}"
     # The object particle is 을 after a syllable that ends in a consonant, otherwise 를.
-    particle = "을" if (ord(what[-1]) - ord("가")) % 28 else "를"
-    return f"{what}{particle} {where}에 올려 놓아"
+    particle = "을" if (ord(target_phrase[-1]) - ord("가")) % 28 else "를"
+    return f"{target_phrase}{particle} {place_phrase}에 올려 놓아"
 
 
 def write_recording(path: Path, seed: int, rate_hz: int = RATE_HZ) -> Recording:
-    """Write the bag (a new folder) of so many frames a second. Raises BagError."""
+    """Write the bag, a new folder, with this many frames per second; raises BagError."""
     story = parts(seed)
-    each = SCENE_S * rate_hz
+    scene_frames = SCENE_S * rate_hz
     instructions = []
     for number, part in enumerate(story):
         for i, text in enumerate(part.instructions):
-            frame = number * each + i * each // len(part.instructions)
+            frame = number * scene_frames + i * scene_frames // len(part.instructions)
             instructions.append((_stamp_ns(frame, rate_hz) - LEAD_NS, text))
     truth: list[dict[str, Box]] = []
     frames = _frames(story, rate_hz, np.random.default_rng(seed), truth)
@@ -90,9 +90,9 @@ def _frames(
 ) -> Iterator[tuple[int, bytes]]:
     for part in story:
         for scene in animate(part.scene, rng, SCENE_S * rate_hz):
-            rendered = render(scene, WIDTH, HEIGHT)
+            picture = render(scene, WIDTH, HEIGHT)
             stamp_ns = _stamp_ns(len(truth), rate_hz)
-            boxes = [(item, rendered.box(i)) for i, item in enumerate(scene.objects)]
+            boxes = [(item, picture.box(i)) for i, item in enumerate(scene.objects)]
             truth.append(
                 {
                     item.phrase(language): box
@@ -101,7 +101,7 @@ def _frames(
                     if box is not None
                 }
             )
-            image = np.ascontiguousarray(rendered.image)
+            image = np.ascontiguousarray(picture.image)
             yield stamp_ns, simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY)
 
 

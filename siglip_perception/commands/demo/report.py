@@ -1,4 +1,4 @@
-"""What the demo shows for it: a table, what is wrong, a sheet of pictures and a moving one."""
+"""Report of the demo: a table, the problems, a sheet of pictures and an animation."""
 
 from __future__ import annotations
 
@@ -13,64 +13,69 @@ from PIL import Image
 
 from siglip_perception.types import Box
 
-# Pictures of the sheet, for each instruction, and their size there.
+# Pictures per instruction on the sheet, and their size.
 COLUMNS = 3
 TILE = (480, 360)
 GAP = 8
-# The moving picture shows every so many frames.
+# The animation shows every STEP-th frame.
 STEP = 2
-RIGHT_IOU = 0.5
-# While the policy still loads on the same cores; what comes later is how the node runs.
+# Least IoU with the drawn object of a box that counts as right.
+MIN_IOU = 0.5
+# Start of the recording, in seconds, that latencies leave out: the policy still loads then.
 START_S = 2.0
-# Share of all the looks at a phrase that have to find it where it is, for the demo to be well.
-ENOUGH_RIGHT = 0.5
+# Least share of the frames with a phrase's object in which its best box is right.
+MIN_RIGHT_SHARE = 0.5
 _BACKGROUND = (250, 250, 250)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found for one phrase of one instruction.
+class PhraseResult:
+    """Result for one phrase of one instruction.
 
-    frames: frames that were looked at for the phrase; seen: those in which it was found; right:
-    those in which the best box lies on the object (IoU with where it was drawn 0.5 or more).
-    box: [x, y, width, height] in pixels, where the score was best; empty: never found.
+    frames: frames grounded with the phrase; hits: those with an object; right_hits: those whose
+        best box has an IoU of at least MIN_IOU with the drawn object.
+    score, box: of the best hit; box is [x, y, width, height] in pixels, empty without a hit.
     """
 
     instruction: str
     phrase: str
     frames: int
-    seen: int
-    right: int
+    hits: int
+    right_hits: int
     score: float
     box: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the player wrote down (see node/bag_player.py), and the truth of each frame."""
+    """The player's results (see node/bag_player.py) and the true boxes of each frame."""
 
     raw: Mapping[str, Any]
     truth: Sequence[Mapping[str, Box]]
 
     def count(self, key: str) -> int:
-        """A counter of the camera in the node's last diagnostics."""
+        """Return a counter of the camera from the node's last diagnostics."""
         return int(self.raw["camera"].get(key, 0))
 
     @property
-    def played(self) -> int:
+    def frame_count(self) -> int:
+        """Number of frames that the player sent."""
         return int(self.raw["played"])
 
     @property
     def lost(self) -> int:
-        """Frames that the middleware lost on their way to the node."""
-        return self.played - self.count("received")
+        """Number of frames that the middleware lost on their way to the node."""
+        return self.frame_count - self.count("received")
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Frames that the node dropped, by reason."""
+        """Number of frames that the node dropped, by reason."""
         prefix = "dropped."
-        found = {key: value for key, value in self.raw["camera"].items() if key.startswith(prefix)}
-        return {key.removeprefix(prefix): int(value) for key, value in sorted(found.items())}
+        return {
+            key.removeprefix(prefix): int(value)
+            for key, value in sorted(self.raw["camera"].items())
+            if key.startswith(prefix)
+        }
 
     @property
     def rate_hz(self) -> float:
@@ -78,36 +83,39 @@ class Results:
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
     def waits_ms(self) -> list[float]:
-        """From sending a frame to having its tokens, in ascending order, without the start."""
-        answered = [entry for entry in self.raw["tokens"] if entry["sent_s"] is not None]
-        begin = min((entry["sent_s"] for entry in answered), default=0.0) + START_S
+        """Return the times from sending a frame to receiving its tokens, sorted, after START_S."""
+        entries = [entry for entry in self.raw["tokens"] if entry["sent_s"] is not None]
+        begin = min((entry["sent_s"] for entry in entries), default=0.0) + START_S
         return sorted(
             1000 * (entry["received_s"] - entry["sent_s"])
-            for entry in answered
+            for entry in entries
             if entry["sent_s"] >= begin
         )
 
-    def found(self) -> list[Found]:
-        """For each instruction, in the order in which they were given, each of its phrases."""
+    def phrase_results(self) -> list[PhraseResult]:
+        """Return a result for each phrase of each instruction, in order."""
         rows = []
         for instruction in self.raw["instructions"]:
             answers = self._answers(instruction)
             phrases = dict.fromkeys(phrase for entry in answers for phrase in entry["phrases"])
             for phrase in phrases:
-                hits = [_best(entry, phrase) for entry in answers]
-                seen = [hit for hit in hits if hit is not None]
-                best = max(seen, key=lambda hit: float(hit["score"]), default=None)
+                hits = [hit for entry in answers if (hit := _best(entry, phrase)) is not None]
+                best = max(hits, key=lambda hit: float(hit["score"]), default=None)
                 score, box = (best["score"], tuple(best["box"])) if best else (math.nan, ())
-                right = sum(self._is_right(entry, phrase) for entry in answers)
-                rows.append(Found(instruction, phrase, len(answers), len(seen), right, score, box))
+                right_hits = sum(self._is_right(entry, phrase) for entry in answers)
+                rows.append(
+                    PhraseResult(
+                        instruction, phrase, len(answers), len(hits), right_hits, score, box
+                    )
+                )
         return rows
 
     def _is_right(self, entry: Mapping[str, Any], phrase: str) -> bool:
         hit, true = _best(entry, phrase), self.truth[entry["frame"]].get(phrase)
-        return hit is not None and true is not None and Box(*hit["box"]).iou(true) >= RIGHT_IOU
+        return hit is not None and true is not None and Box(*hit["box"]).iou(true) >= MIN_IOU
 
     def pictures(self, instruction: str) -> list[int]:
-        """Frames with a picture that were looked at for the instruction."""
+        """Return the frames with a picture that were grounded with the instruction."""
         frames = {entry["frame"] for entry in self._answers(instruction)}
         return [frame for frame in self.raw["pictures"] if frame in frames]
 
@@ -119,39 +127,42 @@ class Results:
         ]
 
     def problems(self) -> list[str]:
-        """What is wrong, a sentence each; empty: all is well."""
-        wrong = []
-        received, published = self.count("received"), self.count("published")
-        dropped, in_flight = sum(self.dropped.values()), self.count("in_flight")
+        """Return a sentence for each problem; empty if there is none."""
+        sentences = []
+        received_count, published_count = self.count("received"), self.count("published")
+        dropped_count, in_flight = sum(self.dropped.values()), self.count("in_flight")
         if not self.raw["tokens"]:
-            wrong.append("No tokens arrived.")
-        if received != published + dropped + in_flight:
-            wrong.append(
-                f"The node does not account for {received - published - dropped - in_flight}"
-                f" of {received} frames."
+            sentences.append("No tokens arrived.")
+        missing_count = received_count - published_count - dropped_count - in_flight
+        if missing_count:
+            sentences.append(
+                f"The node does not account for {missing_count} of {received_count} frames."
             )
         if self.lost < 0:
-            wrong.append(f"The node received {-self.lost} frames more than were played.")
+            sentences.append(f"The node received {-self.lost} frames more than were played.")
         if self.raw["unmatched"]:
-            wrong.append(f"{self.raw['unmatched']} results have the stamp of no frame played.")
+            sentences.append(f"{self.raw['unmatched']} results have the stamp of no frame played.")
         if not all(entry["finite"] for entry in self.raw["tokens"]):
-            wrong.append("Some tokens are not finite.")
-        rows = self.found()
-        wrong += [
+            sentences.append("Some tokens are not finite.")
+        results = self.phrase_results()
+        sentences += [
             f'Nothing was found for the instruction "{instruction}".'
             for instruction in self.raw["instructions"]
-            if not any(row.seen for row in rows if row.instruction == instruction)
+            if not any(row.hits for row in results if row.instruction == instruction)
         ]
-        there = [row for row in rows if any(row.phrase in truth for truth in self.truth)]
-        looks, right = sum(row.frames for row in there), sum(row.right for row in there)
-        if right < ENOUGH_RIGHT * looks:
-            wrong.append(f"Only {right} of {looks} looks found the object where it was drawn.")
-        wrong += [
+        visible = [row for row in results if any(row.phrase in truth for truth in self.truth)]
+        frames = sum(row.frames for row in visible)
+        right_hits = sum(row.right_hits for row in visible)
+        if right_hits < MIN_RIGHT_SHARE * frames:
+            sentences.append(
+                f"The best box was right in only {right_hits} of {frames} frames with the object."
+            )
+        sentences += [
             f'Nothing was published for the instruction "{instruction}".'
             for instruction in self.raw["instructions"]
             if not self._answers(instruction)
         ]
-        return wrong
+        return sentences
 
 
 def _best(entry: Mapping[str, Any], phrase: str) -> Mapping[str, Any] | None:
@@ -160,11 +171,11 @@ def _best(entry: Mapping[str, Any], phrase: str) -> Mapping[str, Any] | None:
 
 
 def table(results: Results) -> list[str]:
-    """The lines that the demo ends with."""
+    """Return the lines of the summary."""
     camera, tokens = results.raw["camera"], results.raw["tokens"]
     reasons = ", ".join(f"{reason} {count}" for reason, count in results.dropped.items())
     lines = [
-        f"frames    {results.played} played, {results.lost} lost by the middleware,"
+        f"frames    {results.frame_count} played, {results.lost} lost by the middleware,"
         f" {results.count('received')} received",
         f"          {results.count('published')} published,"
         f" {sum(results.dropped.values())} dropped{f' ({reasons})' if reasons else ''}",
@@ -186,39 +197,37 @@ def table(results: Results) -> list[str]:
         )
     lines.append("")
     header = ("instruction", "phrase", "found in", "right in", "best score", "its box")
-    rows = [header, *map(_cells, results.found())]
+    rows = [header, *map(_cells, results.phrase_results())]
     widths = [max(_width(row[i]) for row in rows) for i in range(len(header))]
     previous = ""
     for row in rows:
-        shown = ("" if row[0] == previous else row[0], *row[1:])
+        columns = ("" if row[0] == previous else row[0], *row[1:])
         previous = row[0]
-        cells = (text + " " * (n - _width(text)) for text, n in zip(shown, widths, strict=True))
+        cells = (text + " " * (n - _width(text)) for text, n in zip(columns, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
-    lines.append(
-        f"right: IoU with where the object was drawn {RIGHT_IOU} or more. box: x, y, w, h"
-    )
+    lines.append(f"right: IoU of {MIN_IOU} or more with the drawn object. box: x, y, w, h")
     return lines
 
 
-def _cells(row: Found) -> tuple[str, ...]:
+def _cells(row: PhraseResult) -> tuple[str, ...]:
     score = f"{row.score:.2f}" if row.box else "-"
     return (
         row.instruction,
         row.phrase,
-        f"{row.seen} of {row.frames}",
-        f"{row.right} of {row.seen}",
+        f"{row.hits} of {row.frames}",
+        f"{row.right_hits} of {row.hits}",
         score,
         ", ".join(map(str, row.box)) or "-",
     )
 
 
 def _width(text: str) -> int:
-    """Columns that the text takes on a terminal; Korean syllables take two."""
-    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+    """Return the columns that a text takes on a terminal; Korean syllables take two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def write_sheet(results: Results, frames: Path, path: Path) -> None:
-    """A row of pictures for each instruction, spread over the time in which it held."""
+    """Write a sheet with a row of pictures for each instruction, spread over its time."""
     rows = [_spread(results.pictures(text), COLUMNS) for text in results.raw["instructions"]]
     width, height = TILE[0] + GAP, TILE[1] + GAP
     sheet = Image.new("RGB", (COLUMNS * width + GAP, len(rows) * height + GAP), _BACKGROUND)
@@ -231,12 +240,12 @@ def write_sheet(results: Results, frames: Path, path: Path) -> None:
 
 
 def write_animation(results: Results, frames: Path, path: Path, rate_hz: float) -> None:
-    """An animated WebP of the pictures, at the pace of the camera."""
-    first, *others = _tiles(frames, results.raw["pictures"][::STEP])
+    """Write an animated WebP of the pictures, at the camera's rate."""
+    first, *remaining = _tiles(frames, results.raw["pictures"][::STEP])
     first.save(
         path,
         save_all=True,
-        append_images=others,
+        append_images=remaining,
         duration=round(1000 * STEP / rate_hz),
         loop=0,
         quality=70,
@@ -257,7 +266,7 @@ def _picture(frames: Path, number: int) -> Path:
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """`count` of the numbers, from the middles of as many equal spans."""
+    """Return `count` of the numbers, from the middles of as many equal spans."""
     if len(numbers) <= count:
         return list(numbers)
     return [numbers[(2 * i + 1) * len(numbers) // (2 * count)] for i in range(count)]

@@ -84,7 +84,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skips: Counter[s
     latest: dict[str, int] = {}
     with reading(bag) as recording:
         cameras = choose_cameras(recording, options.image_topics).topics
-        topics = recording.named(options.caption_topic)
+        topics = recording.topics_named(options.caption_topic)
         captions = [topic for topic in topics if topic.type == STRING]
         if topics and not captions:
             raise BagError(

@@ -1,8 +1,8 @@
-"""`make gpu`: is the CUDA path right on this GPU, and how fast is it? One command, by parts.
+"""`make gpu`: check that the CUDA path is correct on this GPU, and measure its speed.
 
     python -m siglip_perception.commands.bench.gpu [-o FOLDER] [--rehearse] [--again]
 
-Each part is a process of its own, which the others outlive, and writes what it saw into the
-folder; a part that is there is not run again. Needs PyTorch with CUDA, no network and no ROS 2.
-With --rehearse the same script goes through the CPU at a small size.
+Each part runs in its own process, so that its failure does not end the others, and writes its
+findings into the folder; a part with findings is not run again. Needs PyTorch with CUDA, but no
+network and no ROS 2. With --rehearse the same script runs on the CPU at a small size.
 """

@@ -1,4 +1,4 @@
-"""What a part of `make gpu` saw, as its file and the report have it."""
+"""Findings of a part of `make gpu`, as in its file and in the report."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that has to be so. seen: what was measured, in words, with the limit."""
+    """A requirement and its result. measurement: in words, with the limit."""
 
     name: str
-    right: bool
-    seen: str
+    is_correct: bool
+    measurement: str
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a candidate took, in milliseconds from call to result.
+    """Time of a candidate's pass, in milliseconds from call to result.
 
-    ratio: how many times as fast as the baseline of its size and batch, from passes in turn.
+    ratio: speed relative to the baseline of its size and batch, from alternating passes.
     """
 
     size: str
@@ -34,7 +34,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a part saw. facts: what it ran on, and figures without a limit."""
+    """Results of a part. facts: the hardware, and figures without a limit."""
 
     checks: tuple[Check, ...] = ()
     timings: tuple[Timing, ...] = ()
@@ -53,16 +53,16 @@ class Findings:
 
 
 def check_table(checks: Iterable[Check]) -> list[str]:
-    """Markdown lines."""
-    lines = ["| check | | seen |", "|---|---|---|"]
+    """Return the checks as lines of a Markdown table."""
+    lines = ["| check | | measured |", "|---|---|---|"]
     for check in checks:
-        verdict = "right" if check.right else "**WRONG**"
-        lines.append(f"| {check.name} | {verdict} | {check.seen} |")
+        verdict = "right" if check.is_correct else "**WRONG**"
+        lines.append(f"| {check.name} | {verdict} | {check.measurement} |")
     return lines
 
 
 def timing_table(timings: Iterable[Timing]) -> list[str]:
-    """Markdown lines."""
+    """Return the timings as lines of a Markdown table."""
     lines = [
         "| size | cameras | candidate | p50 ms | p99 ms | x transformers eager bf16 | passes |",
         "|---|---:|---|---:|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""The parts of `make gpu`: each looks at one side of the CUDA path and gives Findings.
+"""Parts of `make gpu`: each checks one side of the CUDA path and returns Findings.
 
 python -m siglip_perception.commands.bench.gpu.parts PART FOLDER [--rehearse]
 """
@@ -44,18 +44,18 @@ from siglip_perception.util.files import write_atomically
 
 CPU = torch.device("cpu")
 WEIGHTS = "weights"
-"""Folder below the report's in which the random weights lie while the parts run."""
+"""Subfolder of the report's folder with the random weights, while the parts run."""
 
 _BASELINE = "transformers bf16, eager"
-# Largest error of a block's output in float32, as a share of its RMS: rounding alone.
+# Largest error of a block's output in float32, as a share of its RMS, from rounding alone.
 _FLOAT32_ERROR = 1e-3
 _PHRASES = ("red cup", "blue plate")
 
 
 class Bench:
-    """Where a part runs: the device, the sizes, and random weights written on demand.
+    """Setup of a part: the device, the sizes, and random weights written on demand.
 
-    rehearse: on the CPU, at the embedded model's size. work: folder of the weights.
+    rehearse: run on the CPU, at the embedded model's size. work: folder for the weights.
     """
 
     def __init__(self, rehearse: bool, work: Path) -> None:
@@ -69,7 +69,7 @@ class Bench:
         self._work = work
 
     def model(self, size: str) -> str:
-        """Name or folder of the size's weights."""
+        """Return the name or folder of the size's weights."""
         if not SIZES[size]:
             return size
         folder = self._work / size
@@ -97,17 +97,17 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def timed(self, job: Callable[[], object]) -> float:
-        """Seconds of one call, with all that it launched."""
+    def time(self, job: Callable[[], object]) -> float:
+        """Return the seconds of one call, including all the kernels that it launched."""
         self.synchronize()
-        began = time.perf_counter()
+        start = time.perf_counter()
         job()
         self.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def machine(bench: Bench) -> Findings:
-    """The hardware, and the ceilings that figures are held against."""
+    """Describe the hardware and measure its ceilings of arithmetic and memory."""
     facts = {"cpu": cpu.name(), "torch": torch.__version__}
     side = 256
     if not bench.rehearse:
@@ -121,43 +121,45 @@ def machine(bench: Bench) -> Findings:
         }
     facts["triton kernels"] = triton_kernels.trouble(bench.device, torch.bfloat16) or "yes"
     matrix = torch.randn(side, side, device=bench.device, dtype=torch.bfloat16)
-    bench.timed(lambda: matrix @ matrix)
-    seconds = statistics.median(bench.timed(lambda: matrix @ matrix) for _ in range(5))
+    bench.time(lambda: matrix @ matrix)
+    seconds = statistics.median(bench.time(lambda: matrix @ matrix) for _ in range(5))
     facts["bf16 product"] = f"{2 * side**3 / seconds / 1e12:.3g} TFLOP/s"
     source = torch.empty(side * side * 16, dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
-    bench.timed(lambda: target.copy_(source))
-    seconds = statistics.median(bench.timed(lambda: target.copy_(source)) for _ in range(5))
+    bench.time(lambda: target.copy_(source))
+    seconds = statistics.median(bench.time(lambda: target.copy_(source)) for _ in range(5))
     facts["memory copy"] = f"{2 * source.numel() / seconds / 1e12:.2g} TB/s, read and written"
     return Findings(facts=facts)
 
 
 def pixels(bench: Bench) -> Findings:
-    """Frames of many sizes under every packaged contract: the GPU's pixels are the CPU's."""
+    """Check that the GPU's pixels equal the CPU's, for many frame sizes and every contract."""
     rng = np.random.default_rng(0)
     sizes = [(480, 640), (1080, 1920), (1280, 720), (405, 300), (97, 134), (20, 640)]
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    worst = 0.0
-    compared = 0
+    max_difference = 0.0
+    count = 0
     for name in contracts.names():
         contract = contracts.get(name)
-        fed = [EncoderInput.of(contract, spec) for spec in contract.encoders]
-        on_host, on_device = Preprocessor(fed, CPU), Preprocessor(fed, bench.device)
+        inputs = [EncoderInput.of(contract, spec) for spec in contract.encoders]
+        on_host, on_device = Preprocessor(inputs, CPU), Preprocessor(inputs, bench.device)
         for image in images[: 2 if bench.rehearse else None]:
-            uploaded = on_device.with_frames([torch.from_numpy(image).to(bench.device)])
+            device_inputs = on_device.with_frames([torch.from_numpy(image).to(bench.device)])
             for key, values in on_host([image]).items():
-                worst = max(worst, float((uploaded[key].cpu() - values).abs().max()))
-                compared += 1
-    seen = f"largest difference {worst:g} in {compared} inputs, limit 0"
-    return Findings((Check("pixels equal the CPU's, bit for bit", worst == 0.0, seen),))
+                max_difference = max(
+                    max_difference, float((device_inputs[key].cpu() - values).abs().max())
+                )
+                count += 1
+    text = f"largest difference {max_difference:g} in {count} inputs, limit 0"
+    return Findings((Check("pixels equal the CPU's, bit for bit", max_difference == 0.0, text),))
 
 
 def blocks(bench: Bench) -> Findings:
-    """Every block of every encoder and size, in each precision, against the CPU's float32."""
+    """Check every block of every encoder, size and precision against float32 on the CPU."""
     checks = []
     for size in bench.sizes:
         inputs = Preprocessor(bench.encoders(size).inputs, CPU)(frames(1))
-        expected = {
+        references = {
             key: list(_block_outputs(tower, inputs[tower.input]))
             for key, tower in bench.encoders(size).towers.items()
         }
@@ -167,24 +169,24 @@ def blocks(bench: Bench) -> Findings:
             encoders.prepare(bench.device, dtype)
             cosine, error = 1.0, 0.0
             for key, tower in encoders.towers.items():
-                # Padding is the CPU's alone: what both have are the real tokens.
-                for ours, theirs in zip(
+                # Only the tokens that both outputs have: the CPU's may be padded.
+                for output, reference in zip(
                     _block_outputs(tower, inputs[tower.input].to(bench.device)),
-                    expected[key],
+                    references[key],
                     strict=True,
                 ):
-                    real = ours[:, : theirs.shape[1]].cpu()
+                    values = output[:, : reference.shape[1]].cpu()
                     cosine = min(
-                        cosine, float(torch.cosine_similarity(real, theirs, dim=-1).min())
+                        cosine, float(torch.cosine_similarity(values, reference, dim=-1).min())
                     )
-                    rms = theirs.square().mean().sqrt()
-                    error = max(error, float((real - theirs).abs().max() / rms))
-            right = cosine >= LIMITS[precision]
+                    rms = reference.square().mean().sqrt()
+                    error = max(error, float((values - reference).abs().max() / rms))
+            is_correct = cosine >= LIMITS[precision]
             limit = f"least cosine {cosine:.6f} (limit {LIMITS[precision]:g})"
             if precision == "fp32":
-                right = right and error <= _FLOAT32_ERROR
-            seen = f"{limit}, largest error {error:.1e} of RMS"
-            checks.append(Check(f"{size}, every block, {precision}", right, seen))
+                is_correct = is_correct and error <= _FLOAT32_ERROR
+            text = f"{limit}, largest error {error:.1e} of RMS"
+            checks.append(Check(f"{size}, every block, {precision}", is_correct, text))
     return Findings(tuple(checks))
 
 
@@ -197,28 +199,29 @@ def _block_outputs(tower: Any, values: Tensor) -> Iterator[Tensor]:
 
 
 def outputs(bench: Bench) -> Findings:
-    """What serves, graphs and fused kernels included, for one to three cameras."""
+    """Check the serving encoders, with graphs and fused kernels, for one to three cameras."""
     checks = []
     for size in bench.sizes:
         encoders = bench.encoders(size)
-        expected = _served(encoders, Preprocessor(encoders.inputs, CPU), [0, 1, 2])
+        references = _run_on_host(encoders, Preprocessor(encoders.inputs, CPU), [0, 1, 2])
         for precision in bench.precisions:
             encoders = bench.encoders(size)
             serving = backends.start(
                 encoders, backends.choose("torch", bench.device.type, precision)
             )
             preprocess = Preprocessor(encoders.inputs, bench.device)
-            least = 1.0
+            min_cosine = 1.0
             for group in ([0], [1], [2], [0, 1], [0, 1, 2], [2]):
-                features = _served(serving, preprocess, group, encoders)
-                least = min(least, least_cosine(features, _rows(expected, group)))
-            right = least >= LIMITS[precision] and not serving.notes
-            seen = f"least cosine {least:.6f} (limit {LIMITS[precision]:g}); {serving.description}"
-            checks.append(Check(f"{size}, tokens and features, {precision}", right, seen))
+                features = _run_on_host(serving, preprocess, group, encoders)
+                min_cosine = min(min_cosine, least_cosine(features, _rows(references, group)))
+            is_correct = min_cosine >= LIMITS[precision] and not serving.notes
+            cosine_text = f"least cosine {min_cosine:.6f} (limit {LIMITS[precision]:g})"
+            text = f"{cosine_text}; {serving.description}"
+            checks.append(Check(f"{size}, tokens and features, {precision}", is_correct, text))
     return Findings(tuple(checks))
 
 
-def _served(
+def _run_on_host(
     run: Any, preprocess: Preprocessor, group: Sequence[int], encoders: Encoders | None = None
 ) -> Features:
     reads = (encoders or run).grounding_keys
@@ -240,31 +243,33 @@ def _rows(features: Features, group: Sequence[int]) -> Features:
 
 
 def objects(bench: Bench) -> Findings:
-    """The embedded model's objects on generated scenes: the GPU's against the CPU's float32."""
+    """Check the embedded model's objects on generated scenes against float32 on the CPU."""
     scenes = list(scene_samples(2 if bench.rehearse else 20, 2, 6))
-    host = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
-    device = bench.pipeline("tabletop")
-    total = matched = 0
-    apart = 0.0
+    host_pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    device_pipeline = bench.pipeline("tabletop")
+    total = match_count = 0
+    score_difference = 0.0
     for sample in scenes:
         phrases = tuple(dict.fromkeys(question.phrase for question in sample.questions))[:20]
-        ours, theirs = (_objects(pipeline, sample, phrases) for pipeline in (device, host))
-        total += max(len(ours), len(theirs))
-        for expected in theirs:
+        device_objects, host_objects = (
+            _objects(pipeline, sample, phrases) for pipeline in (device_pipeline, host_pipeline)
+        )
+        total += max(len(device_objects), len(host_objects))
+        for reference in host_objects:
             best = max(
-                (o for o in ours if o.phrase == expected.phrase),
-                key=lambda o: _overlap(o, expected),
+                (o for o in device_objects if o.phrase == reference.phrase),
+                key=lambda o: _overlap(o, reference),
                 default=None,
             )
-            if best is not None and _overlap(best, expected) >= 0.8:
-                matched += 1
-                apart = max(apart, abs(best.score - expected.score))
-    share = matched / max(total, 1)
-    seen = (
-        f"{matched} of {total} objects at an IoU of 0.8 (limit 95 %), scores at most"
-        f" {apart:.3f} apart; {device.backend}"
+            if best is not None and _overlap(best, reference) >= 0.8:
+                match_count += 1
+                score_difference = max(score_difference, abs(best.score - reference.score))
+    share = match_count / max(total, 1)
+    text = (
+        f"{match_count} of {total} objects at an IoU of 0.8 (limit 95 %), scores at most"
+        f" {score_difference:.3f} apart; {device_pipeline.backend}"
     )
-    return Findings((Check("tabletop, objects equal the CPU's", share >= 0.95, seen),))
+    return Findings((Check("tabletop, objects equal the CPU's", share >= 0.95, text),))
 
 
 def _objects(
@@ -276,88 +281,89 @@ def _objects(
     return tuple(grounding.objects)
 
 
-def _overlap(one: GroundedObject, other: GroundedObject) -> float:
-    a, b = one.box, other.box
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    shared = max(width, 0) * max(height, 0)
-    return shared / (a.width * a.height + b.width * b.height - shared)
+def _overlap(a: GroundedObject, b: GroundedObject) -> float:
+    return a.box.iou(b.box)
 
 
 def graphs(bench: Bench) -> Findings:
-    """CUDA graphs under what a node meets: many sizes, a failed capture, want of memory."""
+    """Check CUDA graphs under a node's conditions: many sizes, failed captures, little memory."""
     if bench.rehearse:
         return Findings(facts={"graphs": "not on a CPU"})
     checks = [
         _many_sizes(bench),
         _memory_is_flat(bench),
         _infinity_passes(bench),
-        _a_broken_capture(bench, "a capture that waits for the GPU", _wait_in_capture),
-        _a_broken_capture(bench, "a capture that finds no memory", _starve),
+        _broken_capture(bench, "a capture that waits for the GPU", _wait_in_capture),
+        _broken_capture(bench, "a capture that finds no memory", _starve),
         _another_thread(bench),
     ]
     return Findings(tuple(checks))
 
 
-def _graphed(bench: Bench) -> tuple[GraphedEncoders, Encoders, Preprocessor]:
-    """Encoders that run as graphs, the same that do not, and what feeds both."""
-    served, plain = bench.encoders("tabletop"), bench.encoders("tabletop")
-    for encoders in (served, plain):
+def _load_graph_encoders(bench: Bench) -> tuple[GraphedEncoders, Encoders, Preprocessor]:
+    """Return encoders that run as graphs, the same ones without graphs, and their preprocessor."""
+    base, plain = bench.encoders("tabletop"), bench.encoders("tabletop")
+    for encoders in (base, plain):
         encoders.prepare(bench.device, torch.bfloat16)
-    preprocess = Preprocessor(served.inputs, bench.device)
-    return GraphedEncoders(served, bench.device), plain, preprocess
+    preprocess = Preprocessor(base.inputs, bench.device)
+    return GraphedEncoders(base, bench.device), plain, preprocess
 
 
 def _agreement(
     run: Any, plain: Encoders, preprocess: Preprocessor, images: list[UInt8Array]
 ) -> float:
     rows = list(range(len(images)))
-    ours = run(preprocess(images), with_tokens=True, grounding_rows=rows)
-    return least_cosine(ours, plain(preprocess(images), with_tokens=True, grounding_rows=rows))
+    features = run(preprocess(images), with_tokens=True, grounding_rows=rows)
+    return least_cosine(features, plain(preprocess(images), with_tokens=True, grounding_rows=rows))
 
 
 def _many_sizes(bench: Bench) -> Check:
-    graphed, plain, preprocess = _graphed(bench)
+    graph_encoders, plain, preprocess = _load_graph_encoders(bench)
     picture = frames(1)[0]
-    least = 1.0
+    min_cosine = 1.0
     for _ in range(2):
         for number in range(12):
             image = picture[: 200 + 10 * number, : 300 + 10 * number].copy()
-            least = min(least, _agreement(graphed, plain, preprocess, [image]))
-            least = min(least, _agreement(graphed, plain, preprocess, [image, picture]))
-    right = least >= 0.9999 and not graphed.trouble
-    seen = f"least cosine with the plain pass {least:.6f}, {graphed.trouble or 'no trouble'}"
-    return Check("frames of 12 sizes, one and two cameras", right, seen)
+            min_cosine = min(min_cosine, _agreement(graph_encoders, plain, preprocess, [image]))
+            min_cosine = min(
+                min_cosine, _agreement(graph_encoders, plain, preprocess, [image, picture])
+            )
+    is_correct = min_cosine >= 0.9999 and not graph_encoders.trouble
+    trouble = graph_encoders.trouble or "no trouble"
+    text = f"least cosine with the plain pass {min_cosine:.6f}, {trouble}"
+    return Check("frames of 12 sizes, one and two cameras", is_correct, text)
 
 
 def _memory_is_flat(bench: Bench) -> Check:
-    graphed, plain, preprocess = _graphed(bench)
+    graph_encoders, plain, preprocess = _load_graph_encoders(bench)
     pictures = [frames(1)[0], frames(1)[0][:300, :400].copy()]
-    held = []
+    sizes = []
     for _ in range(2):
         for number in range(150):
-            _agreement(graphed, plain, preprocess, [pictures[number % 2]])
+            _agreement(graph_encoders, plain, preprocess, [pictures[number % 2]])
         torch.cuda.synchronize()
-        held.append(torch.cuda.memory_allocated())
-    seen = f"{held[0] / 2**20:.1f} MiB after 150 frames, {held[1] / 2**20:.1f} after 300"
-    return Check("memory is flat", held[0] == held[1], seen)
+        sizes.append(torch.cuda.memory_allocated())
+    text = f"{sizes[0] / 2**20:.1f} MiB after 150 frames, {sizes[1] / 2**20:.1f} after 300"
+    return Check("memory is flat", sizes[0] == sizes[1], text)
 
 
 def _infinity_passes(bench: Bench) -> Check:
-    graphed, plain, preprocess = _graphed(bench)
+    graph_encoders, plain, preprocess = _load_graph_encoders(bench)
     inputs = dict(preprocess(frames(1)))
-    broken = {key: torch.full_like(values, torch.inf) for key, values in inputs.items()}
-    tokens = graphed(broken, with_tokens=True, grounding_rows=[0]).tokens
+    infinite_inputs = {key: torch.full_like(values, torch.inf) for key, values in inputs.items()}
+    tokens = graph_encoders(infinite_inputs, with_tokens=True, grounding_rows=[0]).tokens
     assert tokens is not None
-    withheld = not bool(tokens.isfinite().any())
-    least = _agreement(graphed, plain, preprocess, frames(1))
-    right = withheld and least >= 0.9999 and not graphed.trouble
-    return Check("infinity in one frame, then another frame", right, f"least cosine {least:.6f}")
+    all_infinite = not bool(tokens.isfinite().any())
+    min_cosine = _agreement(graph_encoders, plain, preprocess, frames(1))
+    is_correct = all_infinite and min_cosine >= 0.9999 and not graph_encoders.trouble
+    return Check(
+        "infinity in one frame, then another frame", is_correct, f"least cosine {min_cosine:.6f}"
+    )
 
 
 @contextmanager
-def _wait_in_capture(graphed: GraphedEncoders) -> Iterator[None]:
-    run = graphed._encoders.run_all
+def _wait_in_capture(graph_encoders: GraphedEncoders) -> Iterator[None]:
+    run = graph_encoders._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
         results = run(jobs)
@@ -365,15 +371,15 @@ def _wait_in_capture(graphed: GraphedEncoders) -> Iterator[None]:
             results[0][0].sum().item()
         return results
 
-    graphed._encoders.run_all = run_all
+    graph_encoders._encoders.run_all = run_all
     yield
-    graphed._encoders.run_all = run
+    graph_encoders._encoders.run_all = run
 
 
 @contextmanager
-def _starve(graphed: GraphedEncoders) -> Iterator[None]:
-    """Let the process ask within a capture for memory that it is not allowed."""
-    run = graphed._encoders.run_all
+def _starve(graph_encoders: GraphedEncoders) -> Iterator[None]:
+    """Make the process request memory beyond its limit within a capture."""
+    run = graph_encoders._encoders.run_all
     total = torch.cuda.get_device_properties(0).total_memory
 
     def run_all(jobs: Any) -> Any:
@@ -386,29 +392,32 @@ def _starve(graphed: GraphedEncoders) -> Iterator[None]:
                 torch.cuda.set_per_process_memory_fraction(1.0)
         return run(jobs)
 
-    graphed._encoders.run_all = run_all
+    graph_encoders._encoders.run_all = run_all
     yield
-    graphed._encoders.run_all = run
+    graph_encoders._encoders.run_all = run
 
 
-def _a_broken_capture(bench: Bench, name: str, spoil: Any) -> Check:
-    graphed, plain, preprocess = _graphed(bench)
-    with spoil(graphed):
-        first = _agreement(graphed, plain, preprocess, frames(1))
-    later = [_agreement(graphed, plain, preprocess, frames(2)[1:]) for _ in range(3)]
-    fresh, plain, preprocess = _graphed(bench)
-    again = _agreement(fresh, plain, preprocess, frames(1))
-    least = min(first, *later, again)
-    right = least >= 0.9999 and bool(graphed.trouble) and not fresh.trouble
-    seen = f"least cosine {least:.6f} then; said: {graphed.trouble}; another model captures again"
-    return Check(name, right, seen)
+def _broken_capture(bench: Bench, name: str, spoil: Any) -> Check:
+    graph_encoders, plain, preprocess = _load_graph_encoders(bench)
+    with spoil(graph_encoders):
+        first = _agreement(graph_encoders, plain, preprocess, frames(1))
+    later = [_agreement(graph_encoders, plain, preprocess, frames(2)[1:]) for _ in range(3)]
+    fresh, plain, preprocess = _load_graph_encoders(bench)
+    recaptured = _agreement(fresh, plain, preprocess, frames(1))
+    min_cosine = min(first, *later, recaptured)
+    is_correct = min_cosine >= 0.9999 and bool(graph_encoders.trouble) and not fresh.trouble
+    text = (
+        f"least cosine {min_cosine:.6f} then; reported: {graph_encoders.trouble};"
+        " another model captures again"
+    )
+    return Check(name, is_correct, text)
 
 
 def _another_thread(bench: Bench) -> Check:
-    """Another thread takes and gives back the GPU's memory while graphs are captured."""
+    """Check captures while another thread allocates and frees GPU memory."""
     import threading
 
-    graphed, plain, preprocess = _graphed(bench)
+    graph_encoders, plain, preprocess = _load_graph_encoders(bench)
     stop = threading.Event()
 
     def churn() -> None:
@@ -420,22 +429,24 @@ def _another_thread(bench: Bench) -> Check:
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        least = min(
-            _agreement(graphed, plain, preprocess, [frames(1)[0][:height].copy()])
+        min_cosine = min(
+            _agreement(graph_encoders, plain, preprocess, [frames(1)[0][:height].copy()])
             for height in range(200, 280, 10)
         )
     finally:
         stop.set()
         thread.join()
-    right = least >= 0.9999 and not graphed.trouble
-    return Check("captures beside another thread's work", right, f"least cosine {least:.6f}")
+    is_correct = min_cosine >= 0.9999 and not graph_encoders.trouble
+    return Check(
+        "captures beside another thread's work", is_correct, f"least cosine {min_cosine:.6f}"
+    )
 
 
 def speed(bench: Bench) -> Findings:
-    """Every candidate in turn with transformers' eager bf16, one to three cameras.
+    """Time every candidate in alternation with transformers' eager bf16, one to three cameras.
 
-    Ours from uint8 frames on the host to tokens on the host; transformers' from normalized pixels
-    on the GPU to tokens there, so without the copies and the resize.
+    Ours go from uint8 frames on the host to tokens on the host, transformers' from normalized
+    pixels on the GPU to tokens there, without the copies and the resize.
     """
     timings: list[Timing] = []
     for size in bench.sizes:
@@ -452,7 +463,7 @@ def speed(bench: Bench) -> Findings:
 
 @dataclass(frozen=True)
 class Contender:
-    """run: images of a batch -> tokens, or all that a frame is asked for."""
+    """run: processes a batch of this many images into tokens, and objects if there is a query."""
 
     name: str
     run: Callable[[int], object]
@@ -465,8 +476,8 @@ def _ours(name: str, pipeline: Pipeline, query: Query | None = None) -> Contende
 
 def _eager(bench: Bench, size: str) -> Contender:
     name = f"transformers {'fp32' if bench.rehearse else 'bf16'}"
-    made = make_candidate(name, bench.model(size), SIZES[size], bench.device)
-    return Contender(_BASELINE, torch.inference_mode()(made.run))
+    candidate = make_candidate(name, bench.model(size), SIZES[size], bench.device)
+    return Contender(_BASELINE, torch.inference_mode()(candidate.run))
 
 
 def _contenders(bench: Bench, size: str) -> Iterator[Contender]:
@@ -483,20 +494,22 @@ def _contenders(bench: Bench, size: str) -> Iterator[Contender]:
         yield _ours("ours, tokens in bfloat16 and two phrases", narrow, query)
 
 
-def compiled(bench: Bench) -> Findings:
-    """transformers' models through torch.compile, at OpenVLA's size."""
+def compiled_models(bench: Bench) -> Findings:
+    """Time transformers' models under torch.compile, at OpenVLA's size."""
     if bench.rehearse:
         return Findings(facts={"torch.compile": "not on a CPU"})
     size = "openvla"
     contract = contracts.get(SIZES[size])
-    fed = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
-    inputs = Preprocessor(tuple(fed.values()), CPU)(frames(1))
+    encoder_inputs = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
+    inputs = Preprocessor(tuple(encoder_inputs.values()), CPU)(frames(1))
     passes: list[tuple[Any, Tensor]] = []
-    began = time.perf_counter()
+    start = time.perf_counter()
     for name, network in Checkpoint(resolve(bench.model(size))).load(contract).vision.items():
         network.set_attn_implementation("sdpa")
         network.to(bench.device, torch.bfloat16)
-        pixel_values = inputs[fed[contract.encoder(name).name]].to(bench.device, torch.bfloat16)
+        pixel_values = inputs[encoder_inputs[contract.encoder(name).name]].to(
+            bench.device, torch.bfloat16
+        )
         passes.append((torch.compile(network, mode="reduce-overhead"), pixel_values))
 
     @torch.inference_mode()
@@ -507,7 +520,7 @@ def compiled(bench: Bench) -> Findings:
     for _ in range(3):
         run(1)
     bench.synchronize()
-    facts = {"torch.compile took": f"{time.perf_counter() - began:.0f} s"}
+    facts = {"torch.compile took": f"{time.perf_counter() - start:.0f} s"}
     contenders = [_eager(bench, size), Contender("transformers bf16, torch.compile", run)]
     return Findings(timings=tuple(_in_turn(bench, size, 1, contenders)), facts=facts)
 
@@ -521,8 +534,8 @@ def _without_kernels() -> Iterator[None]:
 def _in_turn(
     bench: Bench, size: str, batch: int, contenders: Sequence[Contender]
 ) -> Iterator[Timing]:
-    """Time all of them, a few passes each in turn, so that what disturbs one disturbs all."""
-    took: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    """Time all contenders, a few passes each in turn, so that a disturbance hits all of them."""
+    times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for contender in contenders:
         for _ in range(1 if bench.rehearse else 5):
             contender.run(batch)
@@ -530,16 +543,16 @@ def _in_turn(
         for contender in contenders:
             passes = min(bench.passes, 3 if contender.name == _BASELINE else 10)
             job = functools.partial(contender.run, batch)
-            took[contender.name] += [bench.timed(job) for _ in range(passes)]
-    baseline = statistics.median(took[_BASELINE])
-    for name, seconds in took.items():
+            times[contender.name] += [bench.time(job) for _ in range(passes)]
+    baseline = statistics.median(times[_BASELINE])
+    for name, seconds in times.items():
         p50 = statistics.median(seconds)
         p99 = float(np.percentile(seconds, 99))
         yield Timing(size, batch, name, p50 * 1e3, p99 * 1e3, baseline / p50, len(seconds))
 
 
 def tensorrt(bench: Bench) -> Findings:
-    """TensorRT's engines where it is installed."""
+    """Check TensorRT's engines, if TensorRT is installed."""
     from siglip_perception.backends.tensorrt import probe
 
     if bench.rehearse or not probe.is_installed():
@@ -551,20 +564,20 @@ def tensorrt(bench: Bench) -> Findings:
     except BackendError as error:
         return Findings((Check("tensorrt", False, str(error)),))
     tokens = pipeline.process(Frame(frames(1)[0]), None).tokens
-    host = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
-    expected = host.process(Frame(frames(1)[0]), None).tokens
+    host_pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    reference = host_pipeline.process(Frame(frames(1)[0]), None).tokens
     assert tokens is not None
-    assert expected is not None
+    assert reference is not None
     cosine = float(
         torch.cosine_similarity(
-            torch.from_numpy(tokens.data), torch.from_numpy(expected.data), dim=-1
+            torch.from_numpy(tokens.data), torch.from_numpy(reference.data), dim=-1
         ).min()
     )
-    seen = f"least cosine {cosine:.6f} (limit {LIMITS['bf16']:g}); {pipeline.backend}"
-    return Findings((Check("tabletop, TensorRT's tokens", cosine >= LIMITS["bf16"], seen),))
+    text = f"least cosine {cosine:.6f} (limit {LIMITS['bf16']:g}); {pipeline.backend}"
+    return Findings((Check("tabletop, TensorRT's tokens", cosine >= LIMITS["bf16"], text),))
 
 
-# In order of worth, should the time end before they do.
+# In order of importance, in case the time does not suffice for all.
 _RUN: dict[str, Callable[[Bench], Findings]] = {
     "machine": machine,
     "pixels": pixels,
@@ -574,7 +587,7 @@ _RUN: dict[str, Callable[[Bench], Findings]] = {
     "speed": speed,
     "blocks": blocks,
     "tensorrt": tensorrt,
-    "compiled": compiled,
+    "compiled": compiled_models,
 }
 PARTS = tuple(_RUN)
 
