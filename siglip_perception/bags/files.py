@@ -24,6 +24,8 @@ from siglip_perception.bags.messages import BagTopic, canonical_type
 from siglip_perception.bags.sqlite import SqliteFile
 from siglip_perception.bags.storage import BrokenFileError, StoredFile, StoredTopic, merge_by_time
 from siglip_perception.errors import BagError
+from siglip_perception.util import bounded_yaml
+from siglip_perception.util.files import UnsuitableFileError, read_regular
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -44,6 +46,8 @@ _OTHER_FORMATS = (
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run git lfs pull"),
 )
 _MAX_NAMES = 5
+# A recording split into thousands of files lists them in less; more takes seconds to parse.
+_MAX_METADATA_BYTES = 1 << 20
 
 
 _Key = tuple[str, str, str]
@@ -288,7 +292,8 @@ def _enumerate(names: Iterable[str]) -> str:
 def _read_metadata(path: Path, notes: list[str]) -> _Metadata:
     """Read the metadata.yaml of any version; only a few keys are used, and none is required."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        text = read_regular(path, _MAX_METADATA_BYTES).decode("utf-8", errors="replace")
+        document = bounded_yaml.load(text)
         info = document["rosbag2_bagfile_information"]
         names = info.get("relative_file_paths") or ()
         listed_counts: Counter[tuple[str, str]] = Counter()
@@ -298,7 +303,14 @@ def _read_metadata(path: Path, notes: list[str]) -> _Metadata:
             listed_counts[key] += int(entry["message_count"])
         compression = str(info.get("compression_format") or "")
         return _Metadata(tuple(str(name) for name in names), listed_counts, compression)
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+    except (
+        yaml.YAMLError,
+        UnsuitableFileError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):
         notes.append("metadata.yaml is damaged: all files of the folder are read")
         return _Metadata()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +28,12 @@ from siglip_perception.checkpoints.offline import transformers
 from siglip_perception.checkpoints.tensors import quantized
 from siglip_perception.contracts import EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.oom import available_bytes
 
+# A SigLIP whose text tower is missing, the honest extreme, has a quarter of its bytes; float16
+# halves that.
+_SIZE_RATIO = 16
+_SIZE_SLACK = 64 << 20
 _POSITION_IDS = "embeddings.position_ids"
 # A tensor that every checkpoint of the encoder has; whatever precedes its name is a prefix.
 _ANCHORS: Mapping[EncoderName, str] = {
@@ -77,35 +84,107 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
 
     spec: the contract's; required for weights without a configuration. Raises CheckpointError.
     """
-    tensors, digests = _tensors(folder, source)
     path = folder.path / next(iter(source.files))
-    if source.config is not None:
-        kind: Any = getattr(transformers, CLASSES[source.name][source.raw["model_type"]][1])
-        config, state = source.config, dict(tensors)
-        # Old SigLIP checkpoints store this buffer, which the classes create themselves.
-        for key in [key for key in state if key.endswith(_POSITION_IDS)]:
-            del state[key]
-    elif spec is None:
-        raise CheckpointError(
-            f"{path} comes without an encoder's configuration: name the contract that its tokens"
-            " follow."
-        )
-    elif source.is_timm:
-        config, state = timm.config(spec, source.shapes), timm.convert(tensors, spec)
-        kind = _class_of(spec, config)
+    kind, config = _class_and_config(source, spec, path)
+    budget = _Budget(path, kind, config)
+    tensors, digests = _tensors(folder, source, budget)
+    budget.check()
+    if spec is not None and source.is_timm:
+        with _missing_tensors_named(path):
+            state = timm.convert(tensors, spec)
     else:
-        config, state, kind = _siglip_config(source, spec), dict(tensors), SiglipVisionModel
+        # Old SigLIP checkpoints store this buffer, which the classes create themselves.
+        state = {
+            name: tensor for name, tensor in tensors.items() if not name.endswith(_POSITION_IDS)
+        }
     tensors.clear()
     model = _load(kind, config, state, path)
     vision = model.vision_model if isinstance(model, SiglipModel) else model
     return LoadedEncoder(model, vision, _digest(source, digests))
 
 
-def _tensors(folder: Folder, source: EncoderSource) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _class_and_config(
+    source: EncoderSource, spec: EncoderSpec | None, path: Path
+) -> tuple[Any, Any]:
+    if source.config is not None:
+        name = CLASSES[source.name][source.raw["model_type"]][1]
+        return getattr(transformers, name), source.config
+    if spec is None:
+        raise CheckpointError(
+            f"{path} comes without an encoder's configuration: name the contract that its tokens"
+            " follow."
+        )
+    with _missing_tensors_named(path):
+        if source.is_timm:
+            config = timm.config(spec, source.shapes)
+            return _class_of(spec, config), config
+        return SiglipVisionModel, _siglip_config(source, spec)
+
+
+@contextmanager
+def _missing_tensors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise CheckpointError(
+            f"{path} does not hold a whole encoder ({reason}): get a fresh copy of the model"
+            " folder."
+        ) from error
+
+
+class _Budget:
+    """Refusal of weights that do not fit in memory, or whose size is far from the configuration's.
+
+    transformers allocates what the configuration describes, whatever the file holds; and a file
+    with holes costs its maker nothing.
+    """
+
+    def __init__(self, path: Path, kind: Any, config: Any) -> None:
+        try:
+            with quiet(), torch.device("meta"):
+                parameters = sum(parameter.numel() for parameter in kind(config).parameters())
+        except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise _not_loadable(path, error) from error
+        self._path = path
+        self._in_memory = 4 * parameters
+        self._in_files = 0
+
+    def admit(self, size: int) -> None:
+        """Count bytes that will be read; CheckpointError if they are too many."""
+        self._in_files += size
+        if self._in_files > _SIZE_RATIO * self._in_memory + _SIZE_SLACK:
+            raise self._mismatch()
+        available = available_bytes()
+        if available is not None and size + self._in_memory > available:
+            raise CheckpointError(
+                f"{self._path} takes {(size + self._in_memory) / 1e6:,.0f} MB of memory to load,"
+                f" and {available / 1e6:,.0f} MB are available: give a smaller model, or free"
+                " memory."
+            )
+
+    def check(self) -> None:
+        """Raise CheckpointError if the files held too little for the configuration's encoder."""
+        if self._in_memory > _SIZE_RATIO * self._in_files + _SIZE_SLACK:
+            raise self._mismatch()
+
+    def _mismatch(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self._path} holds {self._in_files / 1e6:,.0f} MB of tensors, and its config.json"
+            f" describes an encoder of {self._in_memory / 1e6:,.0f} MB: they do not belong"
+            " together, so get a fresh copy of the model folder."
+        )
+
+
+def _tensors(
+    folder: Folder, source: EncoderSource, budget: _Budget
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     digests: dict[str, str] = {}
     for file in source.files:
-        file_tensors = folder.read_tensors(file, lambda name: name.startswith(source.prefix))
+        file_tensors = folder.read_tensors(
+            file, lambda name: name.startswith(source.prefix), budget.admit
+        )
         for name, tensor in file_tensors.tensors.items():
             name_in_encoder = name.removeprefix(source.prefix)
             if not tensor.is_floating_point() and not name_in_encoder.endswith(_POSITION_IDS):
@@ -168,7 +247,14 @@ def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConf
     )
 
 
-def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
+def _not_loadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} and its config.json cannot be loaded ({first_line(error)}):"
+        " get a fresh copy of the model folder."
+    )
+
+
+def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Path) -> Any:
     report: dict[str, Any]
     no_text = not any(name.startswith("text_model.") for name in state)
     try:
@@ -185,10 +271,7 @@ def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Any) -> Any:
                 output_loading_info=True,
             )
     except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-        raise CheckpointError(
-            f"{path} and its config.json cannot be loaded ({first_line(error)}):"
-            " get a fresh copy of the model folder."
-        ) from error
+        raise _not_loadable(path, error) from error
     for key, verb in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "has unexpected"),

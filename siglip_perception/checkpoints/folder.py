@@ -19,9 +19,20 @@ from siglip_perception.checkpoints.identify import (
 )
 from siglip_perception.checkpoints.tensors import Entry, TensorData, read_header, read_tensors
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.files import UnsuitableFileError, open_regular, read_regular
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 22
+# Most bytes that are read of a file whole, by its name; other files are small configurations.
+# Gemma's vocabulary, the largest in use, takes 34 MB as tokenizer.json.
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_BYTES = {
+    MANIFEST: 16 << 20,
+    INDEX: 16 << 20,
+    "tokenizer.json": 64 << 20,
+    "tokenizer_config.json": 16 << 20,
+    "spiece.model": 16 << 20,
+}
 # Prefixes that PyTorch's wrappers (DistributedDataParallel, torch.compile, FSDP, activation
 # checkpoints) add to names, at any depth.
 _WRAPPER = re.compile(
@@ -41,7 +52,7 @@ class Folder:
         self.path = path
         self.manifest: dict[str, str] | None = None
         self.contract = ""
-        if (path / MANIFEST).is_file():
+        if (path / MANIFEST).exists():
             content = parse_json(self._bytes(MANIFEST), path / MANIFEST)
             files = content.get("files")
             if not isinstance(files, dict) or not files:
@@ -57,7 +68,9 @@ class Folder:
 
     def _bytes(self, name: str) -> bytes:
         try:
-            data = (self.path / name).read_bytes()
+            data = read_regular(
+                self.path / name, _MAX_BYTES.get(Path(name).name, _MAX_CONFIG_BYTES)
+            )
         except OSError as error:
             raise self._unreadable(name, error) from error
         foreign = content_error(self.path / name, data[:512])
@@ -73,6 +86,11 @@ class Folder:
                 f"{self.path / name} is a folder and must be a file: get a fresh copy of the model"
                 " folder."
             )
+        if isinstance(error, UnsuitableFileError):
+            return CheckpointError(
+                f"{self.path / name} is not read, for {error.strerror}: get a fresh copy of the"
+                " model folder."
+            )
         return CheckpointError(
             f"Cannot read {self.path / name} ({error.strerror}): check its permissions."
         )
@@ -86,8 +104,12 @@ class Folder:
     def read_json(self, name: str) -> dict[str, Any]:
         return parse_json(self.read(name), self.path / name)
 
-    def read_tensors(self, name: str, select: Callable[[str], bool]) -> TensorData:
+    def read_tensors(
+        self, name: str, select: Callable[[str], bool], admit: Callable[[int], None]
+    ) -> TensorData:
         """Read the selected tensors of a safetensors file and check it against the manifest.
+
+        admit: takes their bytes in all before they are read, and raises if these are too many.
 
         Names, here as in read_header and weight_files, come without PyTorch's wrappers.
         """
@@ -95,6 +117,7 @@ class Folder:
             data = read_tensors(
                 self.path / name,
                 lambda raw_name: select(_strip_wrappers(raw_name)),
+                admit,
                 whole_digest=self.manifest is not None,
             )
         except OSError as error:
@@ -154,10 +177,13 @@ class Folder:
             )
 
     def has(self, name: str) -> bool:
-        """Return whether the file exists or is in the manifest; a listed file that is gone fails"
-        " later."""
+        """Return whether the file is there or in the manifest.
+
+        A listed file that is gone, or a special file, fails when it is read.
+        """
         in_manifest = self.manifest is not None and name in self.manifest
-        return in_manifest or (self.path / name).is_file()
+        path = self.path / name
+        return in_manifest or (path.exists() and not path.is_dir())
 
     def require(self, name: str) -> None:
         """Raise CheckpointError if the file does not exist; read nothing."""
@@ -209,7 +235,7 @@ def _strip_wrappers(name: str) -> str:
 def sha256(path: Path) -> str:
     """Compute the hex SHA-256 of a file of any size; OSError if it cannot be read."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             total.update(chunk)
     return total.hexdigest()

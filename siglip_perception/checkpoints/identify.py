@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.files import open_regular, read_regular
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -23,6 +24,7 @@ _MODEL_FORMS = (
 )
 _MAX_NAMES = 4
 _HEAD = 512
+_MAX_JSON_BYTES = 1 << 20
 _LFS = b"version https://git-lfs.github.com/spec/"
 _CONVERT = (
     "loading such a file can run code that is in it, so convert it to model.safetensors"
@@ -262,7 +264,7 @@ def _snapshot_of(cache: Path) -> Path:
     if len(snapshots) == 1:
         return snapshots[0]
     try:
-        commit = (cache / "refs" / "main").read_text().strip()
+        commit = read_regular(cache / "refs" / "main", _HEAD).decode().strip()
     except (OSError, UnicodeDecodeError):
         commit = ""
     newest = next((folder for folder in snapshots if folder.name == commit), None)
@@ -353,7 +355,7 @@ def _ending_of(path: Path, head: bytes) -> str:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_HEAD)
     except OSError as error:
         raise CheckpointError(
@@ -380,7 +382,7 @@ def _has_ending(path: Path, ending: str) -> bool:
 def _json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file; empty if there is none."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, _MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_perception.checkpoints import timm
+from siglip_perception.checkpoints.fields import check_fields
 from siglip_perception.checkpoints.folder import Folder, first_line
 from siglip_perception.checkpoints.identify import (
     INDEX,
@@ -200,7 +201,9 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
     kind: Any = getattr(transformers, CLASSES[name][str(model_type)][0])
     try:
         with quiet():
-            config = kind.from_dict(raw)
+            config = kind.from_dict(check_fields(raw, kind, path))
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises errors of many kinds for a bad field
         raise CheckpointError(
             f"{path} cannot be understood ({first_line(error)}): get a fresh copy of the model"

@@ -74,7 +74,7 @@ def resolve(model: str) -> Path:
             f" {', '.join(EMBEDDED)}."
         )
     with readable(path):
-        if path.is_file():
+        if not path.is_dir():
             raise CheckpointError(describe_file(path))
         return snapshot(path)
 

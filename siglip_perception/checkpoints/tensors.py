@@ -20,13 +20,15 @@ import numpy as np
 
 from siglip_perception.checkpoints.identify import content_error
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.files import open_regular
 
 if TYPE_CHECKING:
     # Headers are looked at without it: it takes seconds to import.
     import torch
 
-# The library's own limit on a header.
-_MAX_HEADER = 100_000_000
+# A header has some 100 bytes a tensor, and Python's objects of it take ten times as much. (The
+# safetensors library accepts 100 MB.)
+_MAX_HEADER = 8 << 20
 _CHUNK = 1 << 22
 # The format's name of a dtype -> PyTorch's, and its bytes.
 _DTYPES = {
@@ -71,23 +73,27 @@ def read_header(path: Path) -> dict[str, Entry]:
 
     Raises CheckpointError unless it is a whole safetensors file, OSError if it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         entries, _, _ = _read_header(file, path)
     return entries
 
 
-def read_tensors(path: Path, select: Callable[[str], bool], *, whole_digest: bool) -> TensorData:
+def read_tensors(
+    path: Path, select: Callable[[str], bool], admit: Callable[[int], None], *, whole_digest: bool
+) -> TensorData:
     """Read the tensors whose names are selected; with whole_digest, read and hash every byte.
 
+    admit: takes their bytes in all before they are read, and raises if these are too many.
     Raises CheckpointError if the file is incomplete, OSError if it cannot be read.
     """
     import torch
 
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         entries, start, raw = _read_header(file, path)
         file_hash = hashlib.sha256(raw)
+        admit(sum(entry.end - entry.begin for name, entry in entries.items() if select(name)))
         for name, entry in entries.items():
             size = entry.end - entry.begin
             if not select(name):

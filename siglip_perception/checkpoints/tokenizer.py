@@ -8,6 +8,7 @@ pass plain phrases. If a checkpoint's files disagree, the log says which one was
 
 from __future__ import annotations
 
+import json
 import logging
 import string
 import tempfile
@@ -22,7 +23,10 @@ from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence, Str
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, SiglipTextConfig
 from transformers.utils import is_sentencepiece_available
 
+from siglip_perception.checkpoints.folder import first_line
+from siglip_perception.checkpoints.normalizer_growth import MAX_GROWTH, growth
 from siglip_perception.errors import CheckpointError
+from siglip_perception.util.panics import PanicError, panics_as_errors
 
 CONFIG, FAST, SENTENCEPIECE = "tokenizer_config.json", "tokenizer.json", "spiece.model"
 
@@ -41,6 +45,8 @@ _DEFAULTS: Mapping[Family, Mapping[str, str]] = {
         "pad_token": "<pad>",
     },
 }
+# Letters, marks and scripts that normalizers treat in ways of their own.
+_PROBE = string.printable + "\u00e9\u0130\ufdfa \ube68\uac04 \ucef5 \u676f\U0001f600"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -106,11 +112,37 @@ def _load_fast(
 ) -> PreTrainedTokenizerFast:
     path = files.folder / FAST
     try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+        with panics_as_errors():
+            tokenizer = Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the Rust library raises plain Exception
         raise CheckpointError(
             f"{path} is not a whole tokenizer: get a fresh copy of the model folder."
         ) from error
+    if tokenizer.normalizer is not None:
+        factor = growth(json.loads(tokenizer.normalizer.__getstate__()))
+        if factor > MAX_GROWTH:
+            raise CheckpointError(
+                f"The normalizer in {path} can make a text more than {MAX_GROWTH} times as long:"
+                " get a fresh copy of the model folder."
+            )
+    try:
+        with panics_as_errors():
+            return _finish_fast(files, tokenizer, kind, lower, text)
+    except PanicError as error:
+        raise CheckpointError(
+            f"{path} is damaged, for the tokenizers library fails on it ({first_line(error)}): get"
+            " a fresh copy of the model folder."
+        ) from error
+
+
+def _finish_fast(
+    files: TokenizerFiles,
+    tokenizer: Tokenizer,
+    kind: str,
+    lower: bool | None,
+    text: SiglipTextConfig,
+) -> PreTrainedTokenizerFast:
+    path = files.folder / FAST
     special = {name: _token(files.settings.get(name)) for name in _SPECIAL}
     family = _family(kind, tokenizer, special["pad_token"])
     for name, token in _DEFAULTS.get(family, {}).items():
@@ -149,6 +181,7 @@ def _load_fast(
         **end_tokens,
         **{name: token for name, token in special.items() if token is not None},
     )
+    tokenizer.encode(_PROBE)  # panics where the character map is damaged
     _warn_about_special_tokens(files.folder, family, fast_tokenizer)
     return fast_tokenizer
 

@@ -28,6 +28,7 @@ from siglip_perception.contracts.contract import (
 from siglip_perception.contracts.parse import parse
 from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
 from siglip_perception.errors import ContractError
+from siglip_perception.util.files import UnsuitableFileError, read_regular
 from siglip_perception.util.suggest import did_you_mean
 
 __all__ = [
@@ -72,7 +73,7 @@ def path(name: str) -> Path:
     if name in names():
         return _FOLDER / f"{name}.yaml"
     file = Path(name).expanduser() if name.endswith(_SUFFIXES) else None
-    if file is None or not file.is_file():
+    if file is None or not file.exists():
         kind = f"There is no token contract {_quote(name)}"
         if file is not None:
             kind = f"There is no contract file {_quote(name)}"
@@ -99,9 +100,12 @@ def _get_packaged(name: str) -> Contract:
 
 def _read(file: Path) -> Contract:
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ContractError(f"{file} is larger than 64 KiB: name the YAML file of a contract.")
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file, _MAX_BYTES).decode("utf-8")
+    except (UnsuitableFileError, IsADirectoryError) as error:
+        reason = error.strerror if isinstance(error, UnsuitableFileError) else "it is a folder"
+        raise ContractError(
+            f"{file} is no contract, for {reason}: name the YAML file of a contract."
+        ) from error
     except OSError as error:
         raise ContractError(
             f"Cannot read the contract {file} ({error.strerror}): check its permissions."

@@ -18,6 +18,7 @@ from siglip_perception.contracts.contract import (
     EncoderSpec,
 )
 from siglip_perception.errors import ContractError
+from siglip_perception.util import bounded_yaml
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -156,8 +157,8 @@ def parse(text: str, file: str) -> Contract:
     Raises ContractError, one sentence, naming the first invalid field.
     """
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        content = bounded_yaml.load(text, aliases=True)
+    except yaml.YAMLError as error:
         reason = " ".join(str(getattr(error, "problem", None) or "not YAML").split())
         raise ContractError(
             f"The contract {file} is not valid YAML ({reason}): correct its syntax."

@@ -15,7 +15,9 @@ from torch.nn import functional
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.encoders import onednn, triton_kernels
 from siglip_perception.encoders.transformer import from_transformers
+from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput
+from siglip_perception.util.panics import PanicError, panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
@@ -303,14 +305,21 @@ class TextEncoder:
     @torch.inference_mode()
     def __call__(self, phrases: tuple[str, ...]) -> tuple[Tensor, tuple[bool, ...]]:
         """Return embeddings float32 [P, D] of unit length, and which phrases were truncated."""
-        lengths = [len(ids) for ids in self._tokenizer(list(phrases))["input_ids"]]
-        ids = self._tokenizer(
-            list(phrases),
-            padding="max_length",
-            truncation=True,
-            max_length=self._context,
-            return_tensors="pt",
-        )["input_ids"]
+        try:
+            with panics_as_errors():
+                lengths = [len(ids) for ids in self._tokenizer(list(phrases))["input_ids"]]
+                ids = self._tokenizer(
+                    list(phrases),
+                    padding="max_length",
+                    truncation=True,
+                    max_length=self._context,
+                    return_tensors="pt",
+                )["input_ids"]
+        except PanicError as error:
+            raise CheckpointError(
+                "The model's tokenizer.json fails on this text, so it is damaged: get a fresh copy"
+                " of the model folder."
+            ) from error
         # No attention mask: SigLIP was trained with attention to its padding.
         pooled = self._tower(input_ids=ids.to(self._device)).pooler_output
         embeddings = functional.normalize(pooled.float(), dim=-1)

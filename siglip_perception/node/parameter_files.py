@@ -15,8 +15,11 @@ from typing import Any
 import yaml
 
 from siglip_perception.parameter import ConfigError, format_value
+from siglip_perception.util import bounded_yaml
+from siglip_perception.util.files import read_regular
 
 _KEY = "ros__parameters"
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def read_sections(path: Path) -> list[Section]:
     Raises ConfigError, one sentence with the file and the place, if ROS could not read it.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = bounded_yaml.load(read_regular(path, _MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"The parameter file {path} cannot be read ({error.strerror})."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+from pathlib import Path
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -14,6 +16,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text
     )
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take, by the system's and its container's word.
+
+    None where neither is known. root: of /proc and /sys.
+    """
+    limits = []
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        limits.append(int(line.split()[1]) * 1024)
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            folder = root / "sys/fs/cgroup"
+            limits.append(int((folder / limit).read_text()) - int((folder / usage).read_text()))
+    return max(0, min(limits)) if limits else None
 
 
 def free_memory() -> None:

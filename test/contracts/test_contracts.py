@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,23 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "openpi" in output
     assert main.main(["contracts", "openvla-224", "--yaml"]) == 0
     assert parse(capsys.readouterr().out, "x.yaml") == contracts.get("openvla-224")
+
+
+def test_merges_that_double_with_every_line_are_refused_at_once() -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    with pytest.raises(ContractError, match=r"not valid YAML \(it merges more than 100 keys\)"):
+        parse("\n".join(lines), "bomb.yaml")
+
+
+def test_a_merge_in_a_contract_is_followed() -> None:
+    text = contracts.path("tabletop").read_text()
+    merged = text.replace("    registers: 4", "    <<: {registers: 4}")
+    assert merged != text
+    assert parse(merged, "merged") == parse(text, "plain")
+
+
+def test_a_special_file_is_no_contract(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ContractError, match="is no contract, for it is a named pipe"):
+        contracts.get(str(tmp_path / "pipe.yaml"))
