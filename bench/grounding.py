@@ -29,12 +29,13 @@ from siglip_perception.util.threads import spin_briefly
 spin_briefly()
 
 import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
-from transformers import SiglipConfig, SiglipModel  # noqa: E402
+from transformers import SiglipConfig  # noqa: E402
 
 from siglip_perception import contracts  # noqa: E402
 from siglip_perception.backends import choose, without_bf16  # noqa: E402
+from siglip_perception.checkpoints.networks import Siglip  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
 from siglip_perception.encoders.encoders import Encoders, TextEncoder  # noqa: E402
 from siglip_perception.encoders.plan import ModelPlan  # noqa: E402
@@ -68,7 +69,7 @@ class EncodedFrame:
     """A model with a frame. encode: returns SigLIP's and DINO's last patches, [N, D] each."""
 
     contract: Contract
-    siglip: SiglipModel
+    siglip: Siglip
     encode: Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -94,7 +95,7 @@ def load(
     return plan, EncodedFrame(plan.contract, siglip.to(device).eval(), encode)
 
 
-def random_siglip(spec: EncoderSpec) -> SiglipModel:
+def random_siglip(spec: EncoderSpec) -> Siglip:
     """Make a pooling head of that encoder's size, on a one-block encoder that never runs."""
     vision = {
         "hidden_size": spec.dim,
@@ -104,7 +105,8 @@ def random_siglip(spec: EncoderSpec) -> SiglipModel:
     }
     text = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
     text |= {"num_hidden_layers": 1, "projection_size": spec.dim}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    model = Siglip(SiglipConfig(text_config=text, vision_config=vision))
+    nn.init.normal_(model.vision_model.head.probe)
     model.requires_grad_(False)
     return model
 

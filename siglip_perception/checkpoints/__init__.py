@@ -45,9 +45,10 @@ from siglip_perception.util.files import write_atomically
 
 if TYPE_CHECKING:
     # PyTorch and transformers take seconds: a wrong name or folder is told before.
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
+    from transformers import PreTrainedTokenizerBase
 
     from siglip_perception.checkpoints.build import LoadedEncoder
+    from siglip_perception.checkpoints.networks import Siglip, VisionNetwork
     from siglip_perception.checkpoints.tokenizer import TokenizerFiles
 
 __all__ = [
@@ -73,9 +74,9 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Models:
-    """Content of a model folder: float32, CPU, eval mode, sdpa attention.
+    """Content of a model folder: float32, on the CPU, in eval mode, without gradients.
 
-    vision: the encoders by name, as transformers' own models.
+    vision: the encoders by name.
     siglip: the whole SigLIP, whose vision_model is vision["siglip"]; None without a text tower.
     tokenizer: SigLIP's; None without a text tower.
     aligned: SigLIP's vision tower still matches its text tower.
@@ -85,8 +86,8 @@ class Models:
     verified: the files matched a manifest.
     """
 
-    vision: Mapping[EncoderName, PreTrainedModel]
-    siglip: SiglipModel | None
+    vision: Mapping[EncoderName, VisionNetwork]
+    siglip: Siglip | None
     tokenizer: PreTrainedTokenizerBase | None
     aligned: bool
     grounding: Mapping[str, Any]
@@ -143,6 +144,7 @@ class Checkpoint:
         # First: the others import transformers too.
         from siglip_perception.checkpoints.offline import transformers  # isort: split
         from siglip_perception.checkpoints.build import build
+        from siglip_perception.checkpoints.networks import Siglip
         from siglip_perception.checkpoints.tokenizer import load_tokenizer
 
         folder = self._folder
@@ -160,8 +162,9 @@ class Checkpoint:
                     _tokenizer_files(folder, source), source.config.text_config
                 )
             encoders[name] = build(folder, source, spec)
-            if isinstance(encoders[name].whole, transformers.SiglipModel):
-                siglip = encoders[name].whole
+            whole = encoders[name].whole
+            if isinstance(whole, Siglip):
+                siglip = whole
         grounding = folder.read_json(GROUNDING) if folder.has(GROUNDING) else {}
         return Models(
             vision={name: encoder.vision for name, encoder in encoders.items()},

@@ -1,4 +1,4 @@
-"""Building transformers' model of an encoder from its tensors."""
+"""Building the network of an encoder from its tensors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    PreTrainedModel,
-    SiglipModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import SiglipVisionConfig
 
-from siglip_perception.checkpoints import timm
+from siglip_perception.checkpoints import networks, timm
 from siglip_perception.checkpoints.folder import Folder, first_line
-from siglip_perception.checkpoints.layout import CLASSES, EncoderSource, quiet
-from siglip_perception.checkpoints.offline import transformers
+from siglip_perception.checkpoints.layout import EncoderSource
+from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
 from siglip_perception.checkpoints.tensors import quantized
 from siglip_perception.contracts import EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
@@ -62,6 +55,10 @@ _NAME_ADVICE = (
         " alone",
     ),
 )
+_VISION_ALONE = (
+    "it is SigLIP's vision tower alone, so make what vision_config holds in its config.json the"
+    " whole of it, with model_type 'siglip_vision_model'"
+)
 # Keys of a config.json that do not change what the model computes.
 _IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -70,12 +67,12 @@ _IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "tran
 class LoadedEncoder:
     """A loaded encoder.
 
-    whole: the model that the weights were loaded into. vision: its vision tower, or the model
+    whole: the network that the weights were loaded into. vision: its vision tower, or the network
         itself. digest: hex SHA-256 over the vision tower's tensors, without SigLIP's pooling head.
     """
 
-    whole: PreTrainedModel
-    vision: PreTrainedModel
+    whole: Network
+    vision: VisionNetwork
     digest: str
 
 
@@ -85,30 +82,29 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
     spec: the contract's; required for weights without a configuration. Raises CheckpointError.
     """
     path = folder.path / next(iter(source.files))
-    kind, config = _class_and_config(source, spec, path)
-    budget = _Budget(path, kind, config)
+    config = _config(source, spec, path)
+    network = _unset_network(config, path)
+    budget = _Budget(path, network)
     tensors, digests = _tensors(folder, source, budget)
     budget.check()
     if spec is not None and source.is_timm:
         with _missing_tensors_named(path):
             state = timm.convert(tensors, spec)
     else:
-        # Old SigLIP checkpoints store this buffer, which the classes create themselves.
+        # Old SigLIP checkpoints store this buffer, which no weight depends on.
         state = {
             name: tensor for name, tensor in tensors.items() if not name.endswith(_POSITION_IDS)
         }
     tensors.clear()
-    model = _load(kind, config, state, path)
-    vision = model.vision_model if isinstance(model, SiglipModel) else model
-    return LoadedEncoder(model, vision, _digest(source, digests))
+    _fill(network, state, path)
+    vision = network.vision_model if isinstance(network, Siglip) else network
+    return LoadedEncoder(network, vision, _digest(source, digests))
 
 
-def _class_and_config(
-    source: EncoderSource, spec: EncoderSpec | None, path: Path
-) -> tuple[Any, Any]:
+def _config(source: EncoderSource, spec: EncoderSpec | None, path: Path) -> Any:
+    """The configuration of its folder, or what the contract and the tensors' shapes say."""
     if source.config is not None:
-        name = CLASSES[source.name][source.raw["model_type"]][1]
-        return getattr(transformers, name), source.config
+        return source.config
     if spec is None:
         raise CheckpointError(
             f"{path} comes without an encoder's configuration: name the contract that its tokens"
@@ -116,9 +112,8 @@ def _class_and_config(
         )
     with _missing_tensors_named(path):
         if source.is_timm:
-            config = timm.config(spec, source.shapes)
-            return _class_of(spec, config), config
-        return SiglipVisionModel, _siglip_config(source, spec)
+            return timm.config(spec, source.shapes)
+        return _siglip_config(source, spec)
 
 
 @contextmanager
@@ -136,18 +131,14 @@ def _missing_tensors_named(path: Path) -> Iterator[None]:
 class _Budget:
     """Refusal of weights that do not fit in memory, or whose size is far from the configuration's.
 
-    transformers allocates what the configuration describes, whatever the file holds; and a file
-    with holes costs its maker nothing.
+    The network takes what the configuration describes, whatever the file holds; and a file with
+    holes costs its maker nothing.
     """
 
-    def __init__(self, path: Path, kind: Any, config: Any) -> None:
-        try:
-            with quiet(), torch.device("meta"):
-                parameters = sum(parameter.numel() for parameter in kind(config).parameters())
-        except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-            raise _not_loadable(path, error) from error
+    def __init__(self, path: Path, network: Network) -> None:
+        """Take the network's size; it need not have memory for its weights yet."""
         self._path = path
-        self._in_memory = 4 * parameters
+        self._in_memory = 4 * sum(weight.numel() for weight in network.parameters())
         self._in_files = 0
 
     def admit(self, size: int) -> None:
@@ -221,13 +212,6 @@ def _digest(source: EncoderSource, digests: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def _class_of(spec: EncoderSpec, config: Any) -> Any:
-    if spec.name == "siglip":
-        return SiglipVisionModel
-    registers = hasattr(config, "num_register_tokens")
-    return Dinov2WithRegistersModel if registers else Dinov2Model
-
-
 def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConfig:
     if not (spec.heads and spec.hidden_act):
         raise CheckpointError(
@@ -247,55 +231,48 @@ def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConf
     )
 
 
-def _not_loadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} and its config.json cannot be loaded ({first_line(error)}):"
-        " get a fresh copy of the model folder."
-    )
-
-
-def _load(kind: Any, config: Any, state: dict[str, Tensor], path: Path) -> Any:
-    report: dict[str, Any]
-    no_text = not any(name.startswith("text_model.") for name in state)
+def _unset_network(config: Any, path: Path) -> Network:
+    """Create the network without memory for its weights; `path` is named in errors."""
     try:
-        with quiet():
-            # Not load_state_dict: from_pretrained also renames the keys of older checkpoints.
-            model, report = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # reported, and refused below
-                output_loading_info=True,
-            )
+        with torch.device("meta"):
+            return networks.create(config)
     except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-        raise _not_loadable(path, error) from error
-    for key, verb in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has unexpected"),
-        ("mismatched_keys", "has the wrong shape for"),
+        raise CheckpointError(
+            f"{path} and its config.json cannot be loaded ({first_line(error)}):"
+            " get a fresh copy of the model folder."
+        ) from error
+
+
+def _fill(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give the network its tensors, as float32, by transformers' names of any age."""
+    state = networks.current_names(network.config, tensors)
+    expected = network.state_dict()
+    unexpected = sorted(state.keys() - expected.keys())
+    misshapen = [
+        n for n in sorted(state.keys() & expected.keys()) if state[n].shape != expected[n].shape
+    ]
+    for names, verb in (
+        (sorted(expected.keys() - state.keys()), "lacks"),
+        (unexpected, "has unexpected"),
+        (misshapen, "has the wrong shape for"),
     ):
-        names = sorted(name if isinstance(name, str) else name[0] for name in report[key])
         if names:
-            all_names = [*report["unexpected_keys"], *names]
-            advice = next(
-                (
-                    advice
-                    for marks, advice in _NAME_ADVICE
-                    if any(mark in name for mark in marks for name in all_names)
-                ),
-                "weights and config.json do not belong together",
+            no_text = isinstance(network, Siglip) and not any(
+                n.startswith("text_model.") for n in state
             )
-            if kind is SiglipModel and no_text:
-                advice = (
-                    "it is SigLIP's vision tower alone, so make what vision_config holds in its"
-                    " config.json the whole of it, with model_type 'siglip_vision_model'"
-                )
+            advice = _VISION_ALONE if no_text else _advice([*unexpected, *names])
             raise CheckpointError(
                 f"{path} {verb} {len(names)} tensor(s), the first {names[0]!r}: {advice}."
             )
-    model.eval()
-    model.requires_grad_(False)
-    return model
+    network.load_state_dict({n: t.float() for n, t in state.items()}, assign=True)
+    network.eval()
+    network.requires_grad_(False)
+
+
+def _advice(names: Iterable[str]) -> str:
+    """Say what to do about tensors that do not fit, by marks in their names."""
+    names = list(names)
+    for marks, advice in _NAME_ADVICE:
+        if any(mark in name for mark in marks for name in names):
+            return advice
+    return "weights and config.json do not belong together"

@@ -22,19 +22,16 @@ from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts
 from siglip_perception.contracts.contract import ENCODERS
 from siglip_perception.errors import CheckpointError
 
-# The classes of transformers that are loaded, configuration and model, by the model_type in
-# config.json. Never an Auto class: it would run what an untrusted folder names. By name, as
-# transformers takes seconds to import: what is wrong with a folder is told before.
-CLASSES: Mapping[EncoderName, Mapping[str, tuple[str, str]]] = {
-    "siglip": {
-        "siglip": ("SiglipConfig", "SiglipModel"),
-        "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel"),
-    },
+# transformers' classes of the configurations that are read, by the model_type in config.json.
+# Never an Auto class: it would run what an untrusted folder names. By name, as transformers takes
+# seconds to import: what is wrong with a folder is told before.
+CONFIGS: Mapping[EncoderName, Mapping[str, str]] = {
+    "siglip": {"siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig"},
     "dinov2": {
-        "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
-        "dinov2": ("Dinov2Config", "Dinov2Model"),
+        "dinov2_with_registers": "Dinov2WithRegistersConfig",
+        "dinov2": "Dinov2Config",
     },
-    "dinov3": {"dinov3_vit": ("DINOv3ViTConfig", "DINOv3ViTModel")},
+    "dinov3": {"dinov3_vit": "DINOv3ViTConfig"},
 }
 # Keys of a config.json that make transformers fetch or run foreign code.
 _REMOTE_CODE_KEYS = frozenset(
@@ -152,7 +149,7 @@ def _model_type(folder: Folder, part: str) -> str:
 
 
 def _encoder_of_type(kind: str) -> EncoderName | None:
-    return next((name for name in ENCODERS if kind in CLASSES[name]), None)
+    return next((name for name in ENCODERS if kind in CONFIGS[name]), None)
 
 
 def _refuse_adapter(folder: Folder, part: str) -> None:
@@ -186,7 +183,7 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
     fields = folder.read_json(where)
     path = folder.path / where
     model_type = _model_type(folder, part)
-    if model_type not in CLASSES[name]:
+    if model_type not in CONFIGS[name]:
         raise _wrong_type(path, model_type, name)
     if "quantization_config" in fields:
         quantization = fields["quantization_config"]
@@ -198,7 +195,7 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
     raw = _without_remote_code(fields)
     from siglip_perception.checkpoints.offline import transformers
 
-    kind: Any = getattr(transformers, CLASSES[name][str(model_type)][0])
+    kind: Any = getattr(transformers, CONFIGS[name][str(model_type)])
     try:
         with quiet():
             config = kind.from_dict(check_fields(raw, kind, path))
@@ -239,7 +236,7 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
 
 
 def _wrong_type(path: Path, model_type: object, name: EncoderName) -> CheckpointError:
-    types = " or ".join(map(repr, CLASSES[name]))
+    types = " or ".join(map(repr, CONFIGS[name]))
     actual = _encoder_of_type(model_type) if isinstance(model_type, str) else None
     advice = "this model is not supported"
     if actual is not None:

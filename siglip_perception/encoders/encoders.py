@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from siglip_perception.checkpoints.networks import Siglip, VisionNetwork
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.encoders import onednn, triton_kernels
-from siglip_perception.encoders.transformer import from_transformers
+from siglip_perception.encoders.transformer import convert
 from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.util.panics import PanicError, panics_as_errors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipModel
+    from transformers import PreTrainedTokenizerBase
 
 Segment = Callable[[Tensor], Tensor]
 Job = Callable[[], tuple[Tensor, Tensor]]
@@ -46,7 +47,7 @@ class Features:
 
 
 class Tower(nn.Module):
-    """One encoder: embedding, blocks in order, final norm. Consumes the model that it is made
+    """One encoder: embedding, blocks in order, final norm. Consumes the network that it is made
     from.
 
     input: the images that it takes.
@@ -57,7 +58,7 @@ class Tower(nn.Module):
     mask: Tensor | None
 
     def __init__(
-        self, model: PreTrainedModel, spec: EncoderSpec, encoder_input: EncoderInput, digest: str
+        self, network: VisionNetwork, spec: EncoderSpec, encoder_input: EncoderInput, digest: str
     ) -> None:
         super().__init__()
         self.input = encoder_input
@@ -65,7 +66,7 @@ class Tower(nn.Module):
         self.prefix = spec.prefix
         self.patches = spec.grid**2
         self.dim = spec.dim
-        embed, blocks, norm = from_transformers(model, spec)
+        embed, blocks, norm = convert(network, spec)
         self.embed, self.norm = embed, norm
         self.blocks = nn.ModuleList(blocks)
         self.depth = len(blocks)
@@ -295,11 +296,11 @@ class TextEncoder:
     """SigLIP's text tower: phrases -> unit embeddings, once for each instruction."""
 
     def __init__(
-        self, siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+        self, siglip: Siglip, tokenizer: PreTrainedTokenizerBase, device: torch.device
     ) -> None:
         self._tower = siglip.text_model.to(device)
         self._tokenizer = tokenizer
-        self._context = int(siglip.config.text_config.max_position_embeddings)
+        self._context = int(siglip.text_model.config.max_position_embeddings)
         self._device = device
 
     @torch.inference_mode()
@@ -320,7 +321,5 @@ class TextEncoder:
                 "The model's tokenizer.json fails on this text, so it is damaged: get a fresh copy"
                 " of the model folder."
             ) from error
-        # No attention mask: SigLIP was trained with attention to its padding.
-        pooled = self._tower(input_ids=ids.to(self._device)).pooler_output
-        embeddings = functional.normalize(pooled.float(), dim=-1)
+        embeddings = functional.normalize(self._tower(ids.to(self._device)).float(), dim=-1)
         return embeddings, tuple(length > self._context for length in lengths)

@@ -17,7 +17,9 @@ from siglip_perception.errors import ContractError
 from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, SiglipModel
+    from transformers import PreTrainedTokenizerBase
+
+    from siglip_perception.checkpoints.networks import Siglip
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class GroundingModel:
     grid: patches in a row. patch: side of a patch in pixels of the resized image.
     """
 
-    siglip: SiglipModel
+    siglip: Siglip
     tokenizer: PreTrainedTokenizerBase
     resize: ResizeSpec
     grid: int
@@ -244,7 +246,7 @@ def _is_same(first: Tower, second: Tower) -> bool:
 
 
 def _grounding_model(
-    siglip: SiglipModel, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
+    siglip: Siglip, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
 ) -> GroundingModel:
     spec = contract.siglip
     assert spec is not None

@@ -14,24 +14,22 @@ that). What depends on the weights alone is done once, at load:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from siglip_perception.checkpoints.networks import (
+    Dinov2,
+    Dinov3,
+    SiglipVision,
+    VisionNetwork,
+)
 from siglip_perception.contracts import EncoderSpec
-from siglip_perception.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-# GELU's two forms by transformers' names, and SiLU.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-}
+# Names of Linear's activations by transformers' names.
+_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 # Rows of an AMX tile, and a multiple of what tensor cores and vector units prefer.
 PADDING = 16
 
@@ -192,52 +190,56 @@ class Block(nn.Module):
         return hidden + delta.float()
 
 
-def from_transformers(
-    model: PreTrainedModel, spec: EncoderSpec
-) -> tuple[Embed, list[Block], Norm]:
-    """Convert an encoder: its embedding, blocks and final norm, float32. Consumes the model.
-
-    Raises CheckpointError if the model computes something that these modules do not.
-    """
-    parts: Any = model
-    if spec.name == "siglip":
-        layers, norm = parts.encoder.layers, parts.post_layernorm
-    elif spec.name == "dinov2":
-        layers, norm = parts.encoder.layer, parts.layernorm
+def convert(network: VisionNetwork, spec: EncoderSpec) -> tuple[Embed, list[Block], Norm]:
+    """Convert an encoder: its embedding, blocks and final norm, float32. Consumes the network."""
+    if isinstance(network, SiglipVision):
+        layers, norm = network.encoder.layers, network.post_layernorm
+    elif isinstance(network, Dinov2):
+        layers, norm = network.encoder.layer, network.layernorm
     else:
-        layers, norm = parts.model.layer, parts.norm
-    rotary = None
-    with torch.inference_mode():
-        if spec.name == "dinov3":
-            rotary = parts.rope_embeddings(torch.zeros(1, 3, spec.image_size, spec.image_size))
+        layers, norm = network.model.layer, network.norm
+    rotary = rotary_positions(network.config, spec.grid) if isinstance(network, Dinov3) else None
     with torch.no_grad():
-        embed = _embed(parts.embeddings, spec)
-        parts.embeddings = nn.Identity()
+        embed = _embed(network, spec)
+        network.embeddings = nn.Identity()  # type: ignore[assignment]
         blocks = []
         for index, layer in enumerate(layers):
-            blocks.append(_block(layer, parts.config, spec, rotary))
+            blocks.append(_block(layer, network.config, spec, rotary))
             layers[index] = nn.Identity()  # frees it: a second copy may not fit beside a policy
     return embed, blocks, Norm(norm)
 
 
-def _embed(embed: Any, spec: EncoderSpec) -> Embed:
-    if spec.name == "siglip":
-        conv, pos_embed = embed.patch_embedding, embed.position_embedding.weight
+def rotary_positions(config: Any, grid: int) -> tuple[Tensor, Tensor]:
+    """Compute DINOv3's cos and sin, float32 [grid * grid, d], of patches' centers in [-1, 1]."""
+    head_dim = config.hidden_size // config.num_attention_heads
+    steps = torch.arange(0, 1, 4 / head_dim, dtype=torch.float32)
+    frequencies = 1 / config.rope_theta**steps
+    centers = 2.0 * (torch.arange(0.5, grid, dtype=torch.float32) / grid) - 1.0
+    places = torch.stack(torch.meshgrid(centers, centers, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = 2 * math.pi * places[:, :, None] * frequencies
+    angles = angles.flatten(1, 2).tile(2)
+    return torch.cos(angles), torch.sin(angles)
+
+
+def _embed(network: VisionNetwork, spec: EncoderSpec) -> Embed:
+    if isinstance(network, SiglipVision):
+        conv = network.embeddings.patch_embedding
+        pos_embed = network.embeddings.position_embedding.weight.detach()
         prefix_tokens = pos_embed.new_zeros(0, spec.dim)
-    elif spec.name == "dinov3":
-        conv = embed.patch_embeddings
+    elif isinstance(network, Dinov3):
+        conv = network.embeddings.patch_embeddings
+        # The positions are rotary: attention applies them.
         pos_embed = conv.weight.new_zeros(spec.grid**2, spec.dim)
-        prefix_tokens = torch.cat([embed.cls_token[0], embed.register_tokens[0]])
+        prefix_tokens = torch.cat(
+            [network.embeddings.cls_token[0], network.embeddings.register_tokens[0]]
+        )
     else:
-        conv = embed.patch_embeddings.projection
-        # transformers' own interpolation differs: with registers it antialiases, without it does
-        # not.
-        positions = embed.interpolate_pos_encoding(
-            torch.empty(1, spec.grid**2 + 1, spec.dim), spec.image_size, spec.image_size
-        )[0]
-        prefix_tokens, pos_embed = embed.cls_token[0] + positions[:1], positions[1:]
+        conv = network.embeddings.patch_embeddings.projection
+        positions = _dinov2_positions(network, spec)
+        prefix_tokens = network.embeddings.cls_token[0] + positions[:1]
+        pos_embed = positions[1:]
         if spec.registers:
-            prefix_tokens = torch.cat([prefix_tokens, embed.register_tokens[0]])
+            prefix_tokens = torch.cat([prefix_tokens, network.embeddings.register_tokens[0]])
     bias = 0.0 if conv.bias is None else conv.bias
     return Embed(
         conv.weight.flatten(1).clone(),
@@ -245,6 +247,27 @@ def _embed(embed: Any, spec: EncoderSpec) -> Embed:
         prefix_tokens.clone(),
         spec.patch,
     )
+
+
+def _dinov2_positions(network: Dinov2, spec: EncoderSpec) -> Tensor:
+    """Resample the positions of CLS and patches to the grid: [1 + grid * grid, D].
+
+    As transformers does, on whose resampling DINOv2's tokens depend: bicubic, and antialiased in
+    the models with registers alone.
+    """
+    positions = network.embeddings.position_embeddings[0]
+    side = math.isqrt(len(positions) - 1)
+    if side == spec.grid:
+        return positions
+    patches = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = functional.interpolate(
+        patches,
+        size=(spec.grid, spec.grid),
+        mode="bicubic",
+        align_corners=False,
+        antialias=network.config.model_type == "dinov2_with_registers",
+    )
+    return torch.cat([positions[:1], patches[0].permute(1, 2, 0).flatten(0, 1)])
 
 
 def _block(layer: Any, config: Any, spec: EncoderSpec, rotary: Any) -> Block:
@@ -268,19 +291,11 @@ def _block(layer: Any, config: Any, spec: EncoderSpec, rotary: Any) -> Block:
 
 
 def convert_mlp(mlp: Any, config: Any, scale: Any) -> Mlp:
-    """Convert an MLP of transformers' models; scale: the LayerScale after it, or None.
-
-    Raises CheckpointError if its activation is unknown.
-    """
+    """Convert an MLP of a network; scale: the LayerScale after it, or None."""
     gated = hasattr(mlp, "gate_proj")
     # DINOv2's gate is SiLU, whatever its configuration says its activation is.
     swiglu = gated and bool(getattr(config, "use_swiglu_ffn", False))
-    act = _ACTIVATIONS.get("silu" if swiglu else str(config.hidden_act))
-    if act is None:
-        raise CheckpointError(
-            f"The activation {config.hidden_act!r} is unknown: set hidden_act in config.json to"
-            f" one of {', '.join(_ACTIVATIONS)}."
-        )
+    act = _ACTIVATIONS["silu" if swiglu else config.hidden_act]
     if hasattr(mlp, "fc1"):
         return Mlp(Linear(mlp.fc1.weight, mlp.fc1.bias, act), _fold_layer_scale(mlp.fc2, scale))
     if gated:

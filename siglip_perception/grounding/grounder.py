@@ -22,7 +22,7 @@ from siglip_perception.grounding.scores import Scores
 from siglip_perception.util.device import to_host, upload
 
 if TYPE_CHECKING:
-    from transformers import SiglipModel
+    from siglip_perception.checkpoints.networks import Siglip
 
 
 class Grounder:
@@ -33,7 +33,7 @@ class Grounder:
 
     def __init__(
         self,
-        siglip: SiglipModel,
+        siglip: Siglip,
         grid: tuple[int, int],
         settings: GroundingSettings,
         dtype: torch.dtype = torch.float32,

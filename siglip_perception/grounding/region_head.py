@@ -19,7 +19,7 @@ from siglip_perception.encoders.onednn import lay_out
 from siglip_perception.encoders.transformer import Linear, Norm, convert_mlp
 
 if TYPE_CHECKING:
-    from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
+    from siglip_perception.checkpoints.networks import PoolingHead
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PoolingProbe:
     bias: Tensor
 
 
-def pooling_probe(head: SiglipMultiheadAttentionPoolingHead) -> PoolingProbe:
+def pooling_probe(head: PoolingHead) -> PoolingProbe:
     """Fold the probe's dot products with the keys into one projection of the tokens."""
     attention = head.attention
     heads, width = attention.num_heads, attention.head_dim
@@ -74,7 +74,7 @@ def pooling_probe(head: SiglipMultiheadAttentionPoolingHead) -> PoolingProbe:
     )
 
 
-def head_keys(head: SiglipMultiheadAttentionPoolingHead, tokens: Tensor) -> HeadKeys:
+def head_keys(head: PoolingHead, tokens: Tensor) -> HeadKeys:
     """Compute the probe's scores of the last tokens [B, N, dim] (after the post layer norm)."""
     return _keys(pooling_probe(head), tokens)
 
@@ -84,9 +84,7 @@ def _keys(probe: PoolingProbe, tokens: Tensor) -> HeadKeys:
     return HeadKeys(scores, tokens, probe.weight, probe.bias)
 
 
-def _finish(
-    head: SiglipMultiheadAttentionPoolingHead, attended: Tensor, mlp: bool = True
-) -> Tensor:
+def _finish(head: PoolingHead, attended: Tensor, mlp: bool = True) -> Tensor:
     pooled: Tensor = head.attention.out_proj(attended)
     if not mlp:
         return pooled
@@ -95,7 +93,7 @@ def _finish(
 
 
 def pool_regions(
-    head: SiglipMultiheadAttentionPoolingHead,
+    head: PoolingHead,
     keys: HeadKeys,
     weights: Tensor,
     *,
@@ -124,9 +122,7 @@ def _attend(keys: HeadKeys, weights: Tensor) -> Tensor:
     return attended.flatten(-2)
 
 
-def pool_single(
-    head: SiglipMultiheadAttentionPoolingHead, values: Tensor, *, mlp: bool = True
-) -> Tensor:
+def pool_single(head: PoolingHead, values: Tensor, *, mlp: bool = True) -> Tensor:
     """Pool regions of a single token: values [..., heads, dim / heads] -> [..., dim]."""
     return _finish(head, values.flatten(-2), mlp)
 
@@ -134,11 +130,10 @@ def pool_single(
 class RegionHead(nn.Module):
     """The head laid out for serving: products in `dtype`, packed as the encoders' are.
 
-    The head that it is made from stays unchanged. Raises CheckpointError if the activation of its
-    MLP is unknown.
+    The head that it is made from stays unchanged.
     """
 
-    def __init__(self, head: SiglipMultiheadAttentionPoolingHead, dtype: torch.dtype) -> None:
+    def __init__(self, head: PoolingHead, dtype: torch.dtype) -> None:
         super().__init__()
         with torch.no_grad():
             probe = pooling_probe(head)

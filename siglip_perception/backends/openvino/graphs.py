@@ -137,7 +137,10 @@ def cache_facts(tower: Tower, span: Span, precision: Precision) -> Mapping[str, 
     int8 was judged on this CPU and counts only here: on one whose products saturate, the same
     graph can fail the limit that it passed.
     """
-    int8_facts = {"cpu": cpu.name(), "int8 weights": "7 bits" if int8_saturates() else "8 bits"}
+    int8_facts = {}
+    if precision == "int8":  # only then: it imports OpenVINO, and multiplies
+        bits = "7 bits" if int8_saturates() else "8 bits"
+        int8_facts = {"cpu": cpu.name(), "int8 weights": bits}
     return {
         "kind": "openvino",
         "version": version(),
@@ -147,7 +150,7 @@ def cache_facts(tower: Tower, span: Span, precision: Precision) -> Mapping[str, 
         "recipe": f"{RECIPE}, opset {OPSET}",
         # bf16 is a way to compile the float32 graph, not another graph.
         "precision": "int8" if precision == "int8" else "fp32",
-        **(int8_facts if precision == "int8" else {}),
+        **int8_facts,
     }
 
 

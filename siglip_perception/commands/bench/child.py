@@ -31,6 +31,7 @@ from siglip_perception import backends, contracts
 from siglip_perception.backends.selftest import frames
 from siglip_perception.backends.serving import Runner
 from siglip_perception.checkpoints import Checkpoint, resolve
+from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import MAX_IMAGES
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders
@@ -80,8 +81,9 @@ def _transformers(
     del plan, encoders
     networks: dict[str, Any] = {}
     for encoder, network in Checkpoint(resolve(model)).load(contract).vision.items():
-        network.set_attn_implementation("eager")
-        networks[encoder] = network.to(device, dtype)
+        reference = to_transformers(network)
+        reference.set_attn_implementation("eager")
+        networks[encoder] = reference.to(device, dtype)
 
     def run(batch: int) -> Tensor:
         parts = []

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from siglip_perception import checkpoints, contracts
+from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
@@ -81,23 +82,31 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
             f"{folder} is a policy's own checkpoint, which cannot be trained: choose a model"
             " folder with one subfolder per encoder."
         )
+    siglip = None if weights.siglip is None else to_transformers(weights.siglip)
+    vision: dict[EncoderName, PreTrainedModel] = {
+        name: to_transformers(network)
+        for name, network in weights.vision.items()
+        if siglip is None or name != "siglip"
+    }
+    if siglip is not None:
+        vision["siglip"] = siglip.vision_model
     inputs: dict[EncoderName, EncoderInput] = {}
-    for name, encoder in weights.vision.items():
+    for name, encoder in vision.items():
         if token_contract is not None:
             inputs[name] = EncoderInput.of(token_contract, token_contract.encoder(name))
         else:
             inputs[name] = _default_input(name, encoder, checkpoint)
-    dinov2 = weights.vision.get("dinov2")
-    for module in (weights.siglip, *weights.vision.values()):
+    dinov2 = vision.get("dinov2")
+    for module in (siglip, *vision.values()):
         if module is not None:
             module.requires_grad_(True)
     return InitialModel(
         folder,
-        weights.siglip,
+        siglip,
         weights.tokenizer,
         dinov2 if isinstance(dinov2, Dinov2WithRegistersModel) else None,
         inputs,
-        " ".join(weights.digests.values()) + _text_digest(weights.siglip),
+        " ".join(weights.digests.values()) + _text_digest(siglip),
         checkpoint.contract,
     )
 

@@ -26,6 +26,7 @@ from siglip_perception import backends, contracts
 from siglip_perception.backends.cuda_graph import GraphedEncoders
 from siglip_perception.backends.selftest import LIMITS, frames, least_cosine
 from siglip_perception.checkpoints import Checkpoint, resolve
+from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import SIZES
 from siglip_perception.commands.bench.child import make as make_candidate
 from siglip_perception.commands.bench.gpu.finding import Check, Findings, Timing
@@ -504,8 +505,8 @@ def compiled_models(bench: Bench) -> Findings:
     inputs = Preprocessor(tuple(encoder_inputs.values()), CPU)(frames(1))
     passes: list[tuple[Any, Tensor]] = []
     start = time.perf_counter()
-    for name, network in Checkpoint(resolve(bench.model(size))).load(contract).vision.items():
-        network.set_attn_implementation("sdpa")
+    for name, weights in Checkpoint(resolve(bench.model(size))).load(contract).vision.items():
+        network = to_transformers(weights)
         network.to(bench.device, torch.bfloat16)
         pixel_values = inputs[encoder_inputs[contract.encoder(name).name]].to(
             bench.device, torch.bfloat16
