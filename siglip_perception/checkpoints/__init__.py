@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siglip_perception.checkpoints.configs import SiglipConfig
 from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
 from siglip_perception.checkpoints.layout import (
     EncoderSource,
     Layout,
     discover,
-    quiet,
-    refuse_no_model,
 )
 from siglip_perception.checkpoints.store import EMBEDDED, MODELS, resolve
 from siglip_perception.contracts import (
@@ -59,9 +58,7 @@ __all__ = [
     "Checkpoint",
     "Models",
     "fingerprint",
-    "glance",
     "load",
-    "quiet",
     "resolve",
     "verify",
     "write_manifest",
@@ -141,8 +138,6 @@ class Checkpoint:
         Weights without a configuration (timm's, a policy's) need a contract. Raises
         CheckpointError, one sentence, if something cannot be loaded.
         """
-        # First: the others import transformers too.
-        from siglip_perception.checkpoints.offline import transformers  # isort: split
         from siglip_perception.checkpoints.build import build
         from siglip_perception.checkpoints.networks import Siglip
         from siglip_perception.checkpoints.tokenizer import load_tokenizer
@@ -156,7 +151,7 @@ class Checkpoint:
                 spec = next((spec for spec in contract.encoders if spec.name == name), None)
                 if spec is None:
                     continue
-            if isinstance(source.config, transformers.SiglipConfig):
+            if isinstance(source.config, SiglipConfig):
                 # Before the weights, which take seconds, so that a bad tokenizer fails at once.
                 tokenizer = load_tokenizer(
                     _tokenizer_files(folder, source), source.config.text_config
@@ -198,12 +193,6 @@ def _tokenizer_files(folder: Folder, source: EncoderSource) -> TokenizerFiles:
         else {}
     )
     return TokenizerFiles(folder.path / part, {**special_tokens, **settings}, fast, sentencepiece)
-
-
-def glance(path: Path) -> None:
-    """Raise CheckpointError where a folder is no model's by the names in it; nothing is loaded."""
-    with readable(path):
-        refuse_no_model(Folder(path, required=path.parent == MODELS))
 
 
 def load(path: Path, contract: Contract | None = None) -> Models:

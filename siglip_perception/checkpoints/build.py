@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import SiglipVisionConfig
 
 from siglip_perception.checkpoints import networks, timm
+from siglip_perception.checkpoints.configs import EncoderConfig, SiglipVisionConfig
 from siglip_perception.checkpoints.folder import Folder, first_line
 from siglip_perception.checkpoints.layout import EncoderSource
 from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
@@ -101,7 +100,7 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
     return LoadedEncoder(network, vision, _digest(source, digests))
 
 
-def _config(source: EncoderSource, spec: EncoderSpec | None, path: Path) -> Any:
+def _config(source: EncoderSource, spec: EncoderSpec | None, path: Path) -> EncoderConfig:
     """The configuration of its folder, or what the contract and the tensors' shapes say."""
     if source.config is not None:
         return source.config
@@ -231,7 +230,7 @@ def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConf
     )
 
 
-def _unset_network(config: Any, path: Path) -> Network:
+def _unset_network(config: EncoderConfig, path: Path) -> Network:
     """Create the network without memory for its weights; `path` is named in errors."""
     try:
         with torch.device("meta"):

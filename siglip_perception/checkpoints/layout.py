@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from siglip_perception.checkpoints import timm
-from siglip_perception.checkpoints.fields import check_fields
-from siglip_perception.checkpoints.folder import Folder, first_line
+from siglip_perception.checkpoints.configs import CONFIGS, EncoderConfig, SiglipConfig, read_config
+from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.identify import (
     INDEX,
     WEIGHTS,
@@ -22,17 +21,6 @@ from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts
 from siglip_perception.contracts.contract import ENCODERS
 from siglip_perception.errors import CheckpointError
 
-# transformers' classes of the configurations that are read, by the model_type in config.json.
-# Never an Auto class: it would run what an untrusted folder names. By name, as transformers takes
-# seconds to import: what is wrong with a folder is told before.
-CONFIGS: Mapping[EncoderName, Mapping[str, str]] = {
-    "siglip": {"siglip": "SiglipConfig", "siglip_vision_model": "SiglipVisionConfig"},
-    "dinov2": {
-        "dinov2_with_registers": "Dinov2WithRegistersConfig",
-        "dinov2": "Dinov2Config",
-    },
-    "dinov3": {"dinov3_vit": "DINOv3ViTConfig"},
-}
 # Keys of a config.json that make transformers fetch or run foreign code.
 _REMOTE_CODE_KEYS = frozenset(
     {
@@ -55,7 +43,7 @@ class EncoderSource:
     """Files of one encoder in a model folder.
 
     part: its folder with a slash, or "" for the model folder itself.
-    config: transformers' configuration; None for weights without one (timm's, a policy's).
+    config: its configuration; None for weights without one (timm's, a policy's).
     raw: content of config.json, without the keys that may run code.
     prefix: prefix of its tensors' names. is_timm: the names are timm's.
     files: weight file -> names of its tensors, if an index lists them.
@@ -64,7 +52,7 @@ class EncoderSource:
 
     name: EncoderName
     part: str
-    config: Any | None
+    config: EncoderConfig | None
     raw: Mapping[str, Any]
     prefix: str
     is_timm: bool
@@ -105,7 +93,7 @@ def discover(folder: Folder) -> Layout:
             else:
                 sources[name] = _timm_folder(folder, part, name)
         return Layout(sources, None, trained=False)
-    refuse_no_model(folder)
+    _refuse_no_model(folder)
     if not folder.has("config.json"):
         return _policy(folder, {})
     kind = _model_type(folder, "")
@@ -118,7 +106,7 @@ def discover(folder: Folder) -> Layout:
     return _policy(folder, folder.read_json("config.json"))
 
 
-def refuse_no_model(folder: Folder) -> None:
+def _refuse_no_model(folder: Folder) -> None:
     """Raise CheckpointError if no model has the names in the folder; read nothing."""
     if any(_has_encoder(folder.path / name) for name in ENCODERS):
         return
@@ -193,21 +181,8 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
             " unquantized model."
         )
     raw = _without_remote_code(fields)
-    from siglip_perception.checkpoints.offline import transformers
-
-    kind: Any = getattr(transformers, CONFIGS[name][str(model_type)])
-    try:
-        with quiet():
-            config = kind.from_dict(check_fields(raw, kind, path))
-    except CheckpointError:
-        raise
-    except Exception as error:  # transformers raises errors of many kinds for a bad field
-        raise CheckpointError(
-            f"{path} cannot be understood ({first_line(error)}): get a fresh copy of the model"
-            " folder."
-        ) from error
-    nested = model_type == "siglip"
-    vision = config.vision_config if nested else config
+    config = read_config(raw, CONFIGS[name][model_type], path)
+    vision = config.vision_config if isinstance(config, SiglipConfig) else config
     pixels = pixel_facts(folder, part, name)
     try:
         if min(vision.hidden_size, vision.num_hidden_layers) < 1:
@@ -222,7 +197,7 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
             vision.num_attention_heads,
             vision.hidden_act,
             vision.layer_norm_eps,
-            "vision_config." if nested else "",
+            "vision_config." if vision is not config else "",
             pixels,
         )
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -380,21 +355,3 @@ def _without_remote_code(fields: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in fields.items()
         if key not in _REMOTE_CODE_KEYS
     }
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and load reports; our errors say what matters."""
-    from siglip_perception.checkpoints.offline import transformers
-
-    logs: Any = transformers.utils.logging
-    verbosity = logs.get_verbosity()
-    bars = logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(verbosity)
-        if bars:
-            logs.enable_progress_bar()

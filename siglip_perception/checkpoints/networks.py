@@ -8,17 +8,15 @@ to import.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from siglip_perception.checkpoints.layout import quiet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+from siglip_perception.checkpoints.configs import EncoderConfig
 
 # GELU's two forms and SiLU, by transformers' names.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -133,7 +131,7 @@ class SiglipText(nn.Module):
         self.embeddings = _SiglipTextEmbeddings(config)
         self.encoder = _SiglipEncoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.projection_size)
+        self.head = nn.Linear(config.hidden_size, config.projection_size or config.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode ids int64 [P, context] of phrases, padded to the text context: [P, D].
@@ -237,9 +235,7 @@ class _Dinov2Patches(nn.Module):
 class _Dinov2Embeddings(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        dim, size = config.hidden_size, config.image_size
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        count = (height // config.patch_size) * (width // config.patch_size)
+        dim, count = config.hidden_size, (config.image_size // config.patch_size) ** 2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         if getattr(config, "use_mask_token", True):
             self.mask_token = nn.Parameter(torch.zeros(1, dim))
@@ -337,15 +333,15 @@ _DINOV2_NAMES = (
 )
 
 
-def create(config: PreTrainedConfig) -> Network:
-    """Create the network of one of transformers' configurations, its weights unset.
+def create(config: EncoderConfig) -> Network:
+    """Create the network of a configuration, its weights unset.
 
     Raises ValueError, TypeError or ArithmeticError for a configuration that makes no network.
     """
     return _KINDS[config.model_type][0](config)
 
 
-def current_names(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_names(config: EncoderConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a checkpoint of any age as the network has them."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -387,13 +383,13 @@ def to_transformers(network: Network) -> Any:
 
     It is in eval mode, with sdpa attention and without gradients.
     """
-    from siglip_perception.checkpoints.offline import transformers
+    from siglip_perception.checkpoints.offline import quiet, transformers
 
     kind: Any = getattr(transformers, _KINDS[network.config.model_type][1])
     with quiet():
         model = kind.from_pretrained(
             None,
-            config=network.config,
+            config=kind.config_class.from_dict(dataclasses.asdict(network.config)),
             # It saves the model again by the names that it was given.
             state_dict=_published_names(network),
             dtype=torch.float32,

@@ -11,6 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from siglip_perception.checkpoints.configs import (
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    SiglipVisionConfig,
+    VisionConfig,
+)
 from siglip_perception.contracts import EncoderFacts, EncoderName, EncoderSpec
 from siglip_perception.errors import CheckpointError
 
@@ -86,13 +92,11 @@ def _class_positions(shapes: Shapes) -> int:
     return 1 if "cls_token" in shapes and "reg_token" not in shapes else 0
 
 
-def config(spec: EncoderSpec, shapes: Shapes) -> Any:
-    """Make transformers' configuration of the contract's encoder with these tensors.
+def config(spec: EncoderSpec, shapes: Shapes) -> VisionConfig:
+    """Make the configuration of the contract's encoder with these tensors.
 
     Raises CheckpointError if the contract omits what the tensors do not tell.
     """
-    from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig
-
     if not (spec.heads and spec.hidden_act):
         raise CheckpointError(
             f"The contract does not say how many heads and which activation {spec.name} has, and"
@@ -100,7 +104,7 @@ def config(spec: EncoderSpec, shapes: Shapes) -> Any:
             " file."
         )
     known_facts = facts(shapes, "the weights")
-    common = {
+    common: dict[str, Any] = {
         "hidden_size": known_facts.hidden_size,
         "num_hidden_layers": known_facts.num_hidden_layers,
         "num_attention_heads": spec.heads,

@@ -20,9 +20,10 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, Unigram
 from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence, Strip
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, SiglipTextConfig
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import is_sentencepiece_available
 
+from siglip_perception.checkpoints.configs import SiglipTextConfig
 from siglip_perception.checkpoints.folder import first_line
 from siglip_perception.checkpoints.normalizer_growth import MAX_GROWTH, growth
 from siglip_perception.errors import CheckpointError

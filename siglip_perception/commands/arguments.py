@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
+from siglip_perception.util import requirements
 from siglip_perception.util.backend_names import refuse_impossible
 from siglip_perception.util.suggest import closest
 
@@ -182,25 +183,49 @@ def output_folder(text: str) -> Path:
     return path
 
 
+# Commands that run the pipeline, so that their model has to keep a contract.
+_WITH_CONTRACT = ("tokens", "ground", "replay", "export", "evaluate")
+
+
 def check_model(args: argparse.Namespace) -> None:
-    """Check that the models, contracts and backend that a command names exist.
+    """Check that the models, contracts and backend that a command names exist and fit together.
 
     Raises CheckpointError, ContractError or BackendError, one sentence each. Does not import
     PyTorch.
     """
     from siglip_perception import checkpoints, contracts
+    from siglip_perception.checkpoints.match import kept_contract
 
     values = vars(args)
-    for name in ("model", "grounding_model"):
-        if values.get(name):
-            folder = checkpoints.resolve(values[name])
-            if args.command != "doctor":  # which reports a model's faults itself
-                checkpoints.glance(folder)
     for name in ("contract", "grounding_contract"):
         if values.get(name):
             contracts.get(values[name])
+    for part, parameter in (("", "contract"), ("grounding_", "grounding.contract")):
+        if not values.get(f"{part}model"):
+            continue
+        folder = checkpoints.resolve(values[f"{part}model"])
+        if args.command == "doctor":  # which reports a model's faults itself
+            continue
+        checkpoint = checkpoints.Checkpoint(folder)
+        if args.command in _WITH_CONTRACT:
+            kept_contract(values[f"{part}contract"], checkpoint, parameter)
     if values.keys() >= {"backend", "device", "precision"}:
         refuse_impossible(args.backend, args.device, args.precision)
+    _refuse_gpu_without_cuda(values.get("backend"), values.get("device"))
+
+
+def _refuse_gpu_without_cuda(backend: object, device: object) -> None:
+    """Raise BackendError for a GPU where PyTorch's own version says that it is for CPUs alone."""
+    if device != "cuda" and backend != "tensorrt":
+        return
+    version = requirements.installed("torch")[1] or ""
+    if version.endswith("+cpu"):
+        names = ("device: cuda", "device: cpu")
+        choice, way_out = names if device == "cuda" else ("backend: tensorrt", "backend: torch")
+        raise BackendError(
+            f"{choice} needs a CUDA GPU, and the PyTorch that is installed, {version}, is for CPUs"
+            f" alone: install another one, or use {way_out}."
+        )
 
 
 # Patterns of node parameters in error messages, which as_options() turns into options.

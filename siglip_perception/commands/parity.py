@@ -13,6 +13,7 @@ from pathlib import Path
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.checkpoints.match import kept_contract
 from siglip_perception.commands.arguments import input_file, output_file
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util.files import write_atomically
@@ -24,13 +25,12 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 @contextmanager
 def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, str]]:
     """Yield the folder to compare on, its contract's name and a description of its weights."""
-    from siglip_perception.encoders.plan import choose_contract
     from siglip_perception.parity.random_weights import write_random
     from siglip_perception.parity.reference import need_reference
 
     if model:
         folder = checkpoints.resolve(model)
-        name = contract or choose_contract("", Checkpoint(folder)).name
+        name = contract or kept_contract("", Checkpoint(folder)).name
         need_reference(contracts.get(name))
         yield folder, name, str(model)
         return

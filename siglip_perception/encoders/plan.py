@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
-from siglip_perception.checkpoints.identify import model_above
+from siglip_perception.checkpoints.match import kept_contract
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.errors import ContractError
@@ -173,67 +173,10 @@ class ModelPlan:
 
 
 def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
-    """Return the named contract, or the one that the checkpoint satisfies and that uses all of it.
-
-    A contract that the caller or the manifest names wins over the checkpoint's own image
-    processor, and the log lists the differences. A contract that nobody named must not differ
-    gravely. Raises ContractError if the checkpoint does not satisfy it, or if none or several
-    would do.
-    """
-    if name:
-        contract = contracts.get(name)
-        contracts.check(contract, checkpoint.facts, checkpoint.policy)
-        checkpoint.log_contradictions(contract)
-        return contract
-    compatible = [
-        contract
-        for contract in map(contracts.get, contracts.names())
-        if len(contract.encoders) == len(checkpoint.facts)
-        and not contracts.difference(contract, checkpoint.facts, checkpoint.policy)
-    ]
-    if checkpoint.contract:
-        return choose_contract(checkpoint.contract, checkpoint)
-    agreeing = [
-        contract for contract in compatible if not _grave_contradiction(contract, checkpoint)
-    ]
-    if len(agreeing) == 1:
-        checkpoint.log_contradictions(agreeing[0])
-        return agreeing[0]
-    if compatible and not agreeing:
-        raise ContractError(
-            f"{_grave_contradiction(compatible[0], checkpoint)}: name"
-            f" {compatible[0].name} with the parameter {parameter} to follow the contract,"
-            " name another one, or correct the file."
-        )
-    if compatible:
-        raise ContractError(
-            f"{checkpoint.path} keeps several contracts"
-            f" ({', '.join(contract.name for contract in compatible)}): name one of them with the"
-            f" parameter {parameter}."
-        )
-    parent_model = model_above(checkpoint.path)
-    if parent_model is not None:
-        raise ContractError(
-            f"{checkpoint.path} is one encoder of the model {parent_model} and keeps no contract"
-            " by itself: give that folder."
-        )
-    raise ContractError(
-        f"The checkpoint {checkpoint.path} keeps none of the known contracts"
-        f" ({', '.join(contracts.names())}): name one with the parameter {parameter} to see"
-        " which field differs."
-    )
-
-
-def _grave_contradiction(contract: Contract, checkpoint: Checkpoint) -> str:
-    """Describe the first grave difference of an image processor from the contract; or empty."""
-    for file, differences in contracts.contradictions(contract, checkpoint.facts).items():
-        grave = [difference.text for difference in differences if difference.grave]
-        if grave:
-            return (
-                f"{checkpoint.path / file} contradicts {contract.name}, the contract that the"
-                f" weights keep, in {'; '.join(grave)}"
-            )
-    return ""
+    """Return kept_contract(), and log where the checkpoint's own image processor differs."""
+    contract = kept_contract(name, checkpoint, parameter)
+    checkpoint.log_contradictions(contract)
+    return contract
 
 
 def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> Tower:

@@ -23,7 +23,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from siglip_perception.checkpoints import quiet
+from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
 from siglip_perception.parity.timm_models import create_model, import_timm

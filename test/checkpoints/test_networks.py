@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -14,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from siglip_perception.checkpoints import networks
+from siglip_perception.checkpoints import configs, networks
 from siglip_perception.checkpoints.networks import Siglip, to_transformers
 from siglip_perception.encoders.transformer import rotary_positions
 
@@ -31,7 +35,6 @@ CONFIGS = {
     "Dinov2Model": Dinov2Config(**SIZE, **IMAGE),
     "Dinov2Model without a mask token": Dinov2Config(**SIZE, **IMAGE, use_mask_token=False),
     "Dinov2Model with a gate": Dinov2Config(**SIZE, **IMAGE, use_swiglu_ffn=True, qkv_bias=False),
-    "Dinov2Model of a list": Dinov2Config(**SIZE, patch_size=8, image_size=[24, 24]),
     "Dinov2WithRegistersModel": Dinov2WithRegistersConfig(**SIZE, **IMAGE),
     "DINOv3ViTModel": DINOv3ViTConfig(**VISION, num_register_tokens=4),
     "DINOv3ViTModel with a gate": DINOv3ViTConfig(**VISION, use_gated_mlp=True, mlp_bias=False),
@@ -96,3 +99,41 @@ def test_older_names_become_the_networks() -> None:
         ("SiglipVisionModel", "vision_model.head.probe", "head.probe"),
     ):
         assert list(networks.current_names(CONFIGS[kind], {old: torch.zeros(1)})) == [new]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        configs.SiglipTextConfig,
+        configs.SiglipVisionConfig,
+        configs.Dinov2Config,
+        configs.Dinov2WithRegistersConfig,
+        configs.DINOv3ViTConfig,
+    ],
+)
+def test_configurations_have_transformers_fields_and_defaults(kind: type[Any]) -> None:
+    base = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    # Those of backbones, which are other models; and a width, which is filled in.
+    others = {"apply_layernorm", "reshape_hidden_states", "_out_features", "_out_indices"}
+    others.add("projection_size")
+
+    def defaults(config: Any) -> dict[str, Any]:
+        names = {field.name for field in dataclasses.fields(config)} - base - others
+        return {name: getattr(config, name) for name in names}
+
+    assert defaults(kind()) == defaults(getattr(transformers, kind.__name__)())
+
+
+def test_every_field_of_a_configuration_reaches_transformers() -> None:
+    fields = {
+        "text_config": {**TEXT, "attention_dropout": 0.25, "pad_token_id": 3},
+        "vision_config": {**VISION, "hidden_act": "gelu"},
+        "id2label": {"0": "is dropped"},
+    }
+    config = configs.read_config(fields, configs.SiglipConfig, Path("config.json"))
+    reference = to_transformers(networks.create(config)).config
+    assert reference.text_config.attention_dropout == 0.25
+    assert reference.text_config.pad_token_id == 3
+    assert reference.text_config.projection_size == 48
+    assert reference.vision_config.hidden_act == "gelu"
+    assert reference.vision_config.image_size == 24

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from siglip_perception.commands import main
 from siglip_perception.commands.arguments import as_options
 from siglip_perception.commands.main import COMMANDS
 from siglip_perception.util.suggest import closest, did_you_mean
@@ -81,6 +82,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["tokens", "a.png", "-o", "none/x.npz"], "There is no folder none to write x.npz into"),
     (["tokens", "a.png", "-o", "folder"], "folder is a folder: name the file"),
     (["tokens", "a.png", "-o", "x.npz", "--model", "folder"], "holds no model"),
+    (["ground", "a.png", "cup", "--model", "clip"], "of the type 'clip'"),
+    (["ground", "a.png", "cup", "--contract", "openvla-224"], "hidden_size in dinov2/config.json"),
+    (["replay", "folder", "-o", "out", "--contract", "openvla-224"], "choose another contract"),
     (["replay", "none", "-o", "out"], "There is no bag none"),
     (["replay", "folder", "-o", "out", "--model", "none"], "no model folder 'none'"),
     (["replay", "folder", "-o", "out", "--overlay", "a.png"], "a.png is a file"),
@@ -123,6 +127,8 @@ def test_what_is_wrong_is_one_sentence_told_before_pytorch_is_imported(tmp_path:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.json").write_text("{")
+    (tmp_path / "clip/siglip").mkdir(parents=True)
+    (tmp_path / "clip/siglip/config.json").write_text('{"model_type": "clip"}')
     assert {line[0] for line, _ in WRONG} >= set(COMMANDS)
     before = sorted(path.name for path in tmp_path.iterdir())
     ended = run_all(tmp_path, [line for line, _ in WRONG])
@@ -203,3 +209,19 @@ def test_nothing_is_suggested_for_a_word_like_none() -> None:
 def test_any_word_gets_a_name_of_the_list_or_none(word: str) -> None:
     names = ("tabletop", "openvla-224")
     assert closest(word, names) in ("", *names)
+
+
+def test_a_gpu_is_refused_at_once_where_pytorch_is_for_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cpu")
+    for options, way_out in (
+        (["--device", "cuda"], "use --device cpu."),
+        (["--backend", "tensorrt"], "use --backend torch."),
+    ):
+        arguments = ["tokens", "a.png", "-o", str(tmp_path / "x.npz"), *options]
+        assert main.main(arguments) == 2
+        text = capsys.readouterr().err
+        assert f"{options[0]} {options[1]} needs a CUDA GPU" in text
+        assert "2.13.0+cpu, is for CPUs alone" in text
+        assert way_out in text

@@ -24,6 +24,7 @@ from transformers import (
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints.networks import to_transformers
+from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
@@ -162,7 +163,7 @@ def reinitialize(model: PreTrainedModel, loss: str = "sigmoid") -> PreTrainedMod
     for CLIP's loss, t' = log(1 / 0.07) (Radford et al. 2021).
     """
     kind: Any = type(model)
-    with checkpoints.quiet():
+    with quiet():
         model_copy: PreTrainedModel = kind(copy.deepcopy(model.config))
     if isinstance(model_copy, SiglipModel):
         with torch.no_grad():
@@ -180,7 +181,7 @@ def save_model(model: PreTrainedModel, origin: Path, folder: Path) -> None:
     dtype = _DTYPES.get(str(fields.get("dtype", fields.get("torch_dtype"))), torch.float32)
     output_model: Any = copy.deepcopy(model).to(dtype)
     output_model.config.dtype = dtype
-    with checkpoints.quiet():
+    with quiet():
         output_model.save_pretrained(folder)
     for path in origin.iterdir():
         is_companion = path.name != _CONFIG and not path.name.endswith(".index.json")

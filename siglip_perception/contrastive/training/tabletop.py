@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from siglip_perception.checkpoints import GROUNDING, quiet, write_manifest
+from siglip_perception.checkpoints import GROUNDING, write_manifest
+from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contrastive.objectives.tabletop_objectives import (
     AffinityObjective,
     SiglipObjective,

@@ -1,0 +1,70 @@
+"""The contract that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from siglip_perception import contracts
+from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.checkpoints.identify import model_above
+from siglip_perception.contracts import Contract
+from siglip_perception.errors import ContractError
+
+
+def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
+    """Return the named contract, or the one that the checkpoint satisfies and that uses all of it.
+
+    A contract that the caller or the manifest names wins over the checkpoint's own image
+    processor. A contract that nobody named must not differ gravely. Raises ContractError if the
+    checkpoint does not satisfy it, or if none or several would do.
+    """
+    if name:
+        contract = contracts.get(name)
+        contracts.check(contract, checkpoint.facts, checkpoint.policy)
+        return contract
+    compatible = [
+        contract
+        for contract in map(contracts.get, contracts.names())
+        if len(contract.encoders) == len(checkpoint.facts)
+        and not contracts.difference(contract, checkpoint.facts, checkpoint.policy)
+    ]
+    if checkpoint.contract:
+        return kept_contract(checkpoint.contract, checkpoint)
+    agreeing = [
+        contract for contract in compatible if not _grave_contradiction(contract, checkpoint)
+    ]
+    if len(agreeing) == 1:
+        return agreeing[0]
+    if compatible and not agreeing:
+        raise ContractError(
+            f"{_grave_contradiction(compatible[0], checkpoint)}: name"
+            f" {compatible[0].name} with the parameter {parameter} to follow the contract,"
+            " name another one, or correct the file."
+        )
+    if compatible:
+        raise ContractError(
+            f"{checkpoint.path} keeps several contracts"
+            f" ({', '.join(contract.name for contract in compatible)}): name one of them with the"
+            f" parameter {parameter}."
+        )
+    parent_model = model_above(checkpoint.path)
+    if parent_model is not None:
+        raise ContractError(
+            f"{checkpoint.path} is one encoder of the model {parent_model} and keeps no contract"
+            " by itself: give that folder."
+        )
+    raise ContractError(
+        f"The checkpoint {checkpoint.path} keeps none of the known contracts"
+        f" ({', '.join(contracts.names())}): name one with the parameter {parameter} to see"
+        " which field differs."
+    )
+
+
+def _grave_contradiction(contract: Contract, checkpoint: Checkpoint) -> str:
+    """Describe the first grave difference of an image processor from the contract; or empty."""
+    for file, differences in contracts.contradictions(contract, checkpoint.facts).items():
+        grave = [difference.text for difference in differences if difference.grave]
+        if grave:
+            return (
+                f"{checkpoint.path / file} contradicts {contract.name}, the contract that the"
+                f" weights keep, in {'; '.join(grave)}"
+            )
+    return ""
