@@ -462,7 +462,7 @@ def test_the_command_writes_checked_graphs_or_nothing(
     requested = ["export", "--model", str(folder), "--output", str(out)]
     assert main.main(requested) == 0
     message = capsys.readouterr().out
-    assert message.count("onnxruntime's output is PyTorch's") == 4
+    assert message.count("onnxruntime's output equals PyTorch's") == 4
     manifest = json.loads((out / "export.json").read_text())
     assert {graph["file"] for graph in manifest["graphs"]} == {p.name for p in out.glob("*.onnx")}
     assert main.main(requested) == 2  # never over something that is there
@@ -500,8 +500,8 @@ def test_bench_refuses_in_one_sentence(
 
 def test_bench_ends_when_its_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["bench", "--size", "tabletop", "--minutes", "0"]) == 1
-    assert "Left out: tabletop size: the time was over" in capsys.readouterr().out
-    with pytest.raises(PerceptionError, match="the time was over"):  # while it is loaded
+    assert "Left out: tabletop size: the time was up" in capsys.readouterr().out
+    with pytest.raises(PerceptionError, match="the time was up"):  # while it is loaded
         bench.Child("torch fp32", "tabletop", "", "cpu", "", time.monotonic() + 0.05)
 
 
@@ -512,13 +512,13 @@ def test_the_reference_rate_takes_no_longer_than_it_may(
     """Small matrices where a product is slow: float32 with hardly any time stands for it."""
     sides: list[int] = []
 
-    def timed(job: Callable[[], Tensor], _: torch.device) -> float:
+    def record_side(job: Callable[[], Tensor], _: torch.device) -> float:
         sides.append(len(job()))
         return 0.5
 
-    monkeypatch.setattr(child, "_LONGEST", seconds)
-    monkeypatch.setattr(child, "_SIDE", 256)
-    monkeypatch.setattr(child, "_timed", timed)
+    monkeypatch.setattr(child, "_MAX_SECONDS", seconds)
+    monkeypatch.setattr(child, "_MAX_SIDE", 256)
+    monkeypatch.setattr(child, "_time", record_side)
     rate = child._rate(torch.float32, torch.device("cpu"))
     assert max(sides) == (128 if seconds < 1 else 256)
     assert rate == 2 * max(sides) ** 3 / 0.5 / 1e9

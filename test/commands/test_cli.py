@@ -213,7 +213,7 @@ def test_replay_takes_the_white_of_16_bit_gray(
     write_mcap(tmp_path / "ir.mcap", [row])
     argv = ["replay", str(tmp_path / "ir.mcap"), "-o", str(tmp_path / "out"), "--model", model]
     assert main.main(argv) == 2
-    assert "give the value that is white" in capsys.readouterr().err.splitlines()[-1]
+    assert "give the value of white" in capsys.readouterr().err.splitlines()[-1]
     assert main.main([*argv, "--mono16-white", "255"]) == 0
     assert "1 images in, 1 token" in capsys.readouterr().out
 

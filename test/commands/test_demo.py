@@ -159,7 +159,7 @@ def test_a_good_run_has_no_problems() -> None:
         ({"unmatched": 1}, "have the stamp of no frame played"),
         ({"instructions": ["컵", "책"]}, 'Nothing was published for the instruction "책"'),
         ({"groundings": []}, "Nothing was found for the instruction"),
-        ({"groundings": [grounding(0, 100), grounding(1, 100)]}, "Only 0 of 2 looks"),
+        ({"groundings": [grounding(0, 100), grounding(1, 100)]}, "only 0 of 2 frames"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], sentence: str) -> None:
