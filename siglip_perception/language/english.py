@@ -1,7 +1,7 @@
-"""English by its grammar: clauses, noun phrases and prepositional phrases, left to right.
+"""Parser of English: clauses, noun phrases and prepositional phrases, from left to right.
 
-An order's first word is its verb wherever a noun phrase can follow it, listed or not; what follows
-a determiner is a noun, whatever else it could be. The lexicon breaks ties only.
+An order's first word is its verb wherever a noun phrase can follow, known or not, and a word after
+a determiner is a noun, whatever else it could be. The lexicon only breaks ties.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def is_english(text: str) -> bool:
 def parse(text: str) -> Reading:
     """Read an English sentence, or a list such as "red cup. plate."."""
     clauses = _Parser(tokens(unwrap(text))).clauses()
-    verbs = tuple(dict.fromkeys(clause.said for clause in clauses if clause.said))
+    verbs = tuple(dict.fromkeys(clause.surface for clause in clauses if clause.surface))
     return Reading(tuple(english_roles.read(clauses)), verbs)
 
 
 class _Parser(NounReader):
-    """Reads the clauses of a text, in its order."""
+    """Reads the clauses of a text, in order."""
 
     def __init__(self, sentence: list[Token]) -> None:
         super().__init__(sentence)
-        self.carried = False  # a negation that goes on after "and": "don't touch or move"
+        self.carries_negation = False  # a negation that goes on after "and": "don't touch or move"
         self.clause_list: list[Clause] = []
 
     def clauses(self) -> list[Clause]:
@@ -85,16 +85,16 @@ class _Parser(NounReader):
     # Clauses
 
     def _clause(self, i: int) -> int:
-        negated, asked, j = self._opening(i)
+        is_negated, is_request, j = self._opening(i)
         if j >= self.count:
             return j
         word = self.at(j)
         if word in words.LEAVING and self._is_contrast(i, j):
-            return self._order(j + 1, "avoid", True, known=True, action=False)
+            return self._order(j + 1, "avoid", True, in_lexicon=True, action=False)
         if word in words.NEGATIVE_VERBS:
             return self._avoid(j)
         if word in ENDS:
-            self.carried = False
+            self.carries_negation = False
             self.clause_list.append(Clause(Kind.TALK, action=False))  # a boundary
             return j + 1
         if word in words.ASIDES or (word == "in" and self.at(j + 1) in ("order", "case")):
@@ -103,22 +103,22 @@ class _Parser(NounReader):
         if word in words.WHEN or (word == "as" and self.at(j + 1) == "soon"):
             return self._when(j)
         if word == "without" or (word in ("by", "while") and is_gerund(self.at(j + 1))):
-            negated = negated or word == "without"
+            is_negated = is_negated or word == "without"
             if not is_gerund(self.at(j + 1)):
-                return self._order(j, "", negated, known=True)
+                return self._order(j, "", is_negated, in_lexicon=True)
             j, word = j + 1, self.at(j + 1)
             return self._order(
-                j + 1, verb_of(word) or word[:-3], negated, known=True, action=False
+                j + 1, verb_of(word) or word[:-3], is_negated, in_lexicon=True, action=False
             )
-        if self._is_verb(j) or (asked and self._can_be_verb(j)):
+        if self._is_verb(j) or (is_request and self._can_be_verb(j)):
             verb = verb_of(word) or word
-            return self._order(j + 1, verb, negated, known=bool(verb_of(word)))
-        if negated and word not in CLOSED and (is_gerund(word) or not self._is_noun_next(j)):
+            return self._order(j + 1, verb, is_negated, in_lexicon=bool(verb_of(word)))
+        if is_negated and word not in CLOSED and (is_gerund(word) or not self._is_noun_next(j)):
             verb = verb_of(word) or word
-            return self._order(j + 1, verb, negated, known=bool(verb_of(word)))
+            return self._order(j + 1, verb, is_negated, in_lexicon=bool(verb_of(word)))
         gerund = is_gerund(word) and word != "using" and bool(verb_of(word))
         if gerund and (self.at(j + 1) in OPENERS or self.at(j + 1) in words.NUMBERS):
-            return self._order(j + 1, verb_of(word), negated, known=True)
+            return self._order(j + 1, verb_of(word), is_negated, in_lexicon=True)
         if word in words.QUESTIONS:
             return self._question(j)
         there = word == "there" and self.at(j + 1) in words.IS
@@ -140,16 +140,16 @@ class _Parser(NounReader):
             return self._talk(j)
         place, after = self.place(j)
         if place is not None:
-            return self._lead(j, place, after, negated)
-        return self._names(j, negated)
+            return self._lead(j, place, after, is_negated)
+        return self._names(j, is_negated)
 
     def _is_contrast(self, i: int, j: int) -> bool:
-        """ "wipe the table but leave the cups": what is left is not acted on."""
-        said = self.words[max(i - 1, 0) : j]
-        return "but" in said and any(clause.verb for clause in self.clause_list)
+        """Tell whether "leave" excludes: "wipe the table but leave the cups"."""
+        preceding_words = self.words[max(i - 1, 0) : j]
+        return "but" in preceding_words and any(clause.verb for clause in self.clause_list)
 
     def _is_plan(self, i: int) -> bool:
-        """ "I need to leave. Bring me the coat": what the speaker does, before what is asked."""
+        """Tell whether the speaker's own plan begins here: "I need to leave. Bring the coat"."""
         return bool(courtesies.length(courtesies.PLAN, self.words, i)) and self._leads_to_order(i)
 
     def _leads_to_order(self, i: int) -> bool:
@@ -164,7 +164,7 @@ class _Parser(NounReader):
         return self._is_verb(k) or (bool(asks) and not self._is_plan(k))
 
     def _is_result(self, i: int) -> bool:
-        """ "move the chair so the cart can pass": after an order, "so" says what comes of it."""
+        """Tell whether "so" gives an order's result: "move the chair so the cart can pass"."""
         clause = self.clause_list[-1] if self.clause_list else None
         if clause is None or clause.kind is not Kind.ORDER:
             return False
@@ -172,37 +172,37 @@ class _Parser(NounReader):
         return not (self._is_verb(k) or courtesies.length(courtesies.COURTESY, self.words, k))
 
     def _opening(self, i: int) -> tuple[bool, bool, int]:
-        """Fillers, courtesies and negations before a clause: (negated, asked, where it begins)."""
-        negated, asked, fresh = False, False, True
+        """Skip fillers, courtesies and negations; return (is_negated, is_request, next word)."""
+        is_negated, is_request, fresh = False, False, True
         while i < self.count:
             word = self.at(i)
             if word in (",", ";", ":") or word in ("but", "then", "instead"):
-                if word != "then" or not negated:
-                    self.carried = self.carried and word == "then"
+                if word != "then" or not is_negated:
+                    self.carries_negation = self.carries_negation and word == "then"
                 i += 1
             elif word in ("and", "or", "nor", "&", "plus"):
                 i += 1
-            elif taken := courtesies.length(courtesies.MISSING, self.words, i):
-                i, asked = i + taken, True
-            elif taken := courtesies.length(courtesies.FORBIDDING, self.words, i):
-                i, negated, asked = i + taken, True, True
+            elif length := courtesies.length(courtesies.MISSING, self.words, i):
+                i, is_request = i + length, True
+            elif length := courtesies.length(courtesies.FORBIDDING, self.words, i):
+                i, is_negated, is_request = i + length, True, True
             elif self._is_plan(i) or (
                 word == "there" and self.at(i + 1) in words.IS and self._leads_to_order(i)
             ):
                 break
-            elif taken := courtesies.length(courtesies.COURTESY, self.words, i):
-                i, asked = i + taken, True
+            elif length := courtesies.length(courtesies.COURTESY, self.words, i):
+                i, is_request = i + length, True
             elif word in ("don't", "dont", "never", "not", "no", "neither") and (
                 word in ("don't", "dont", "never")
                 or self._is_verb(i + 1)
                 or self.at(i + 1) == "to"
             ):
-                negated, asked = True, True
+                is_negated, is_request = True, True
                 i += 1 + (self.at(i + 1) == "to")
             elif word in ("stop", "quit") and (
                 is_gerund(self.at(i + 1)) or self.at(i + 1) == "from"
             ):
-                negated, asked = True, True
+                is_negated, is_request = True, True
                 i += 2 if self.at(i + 1) == "from" else 1
             elif word in words.WHEN and self.at(i + 1) in words.WHEN_DONE:
                 i += 2
@@ -223,7 +223,7 @@ class _Parser(NounReader):
                 and word in words.BODY | {"end"}
                 and any(is_gerund(self.at(k)) and verb_of(self.at(k)) for k in (i + 1, i + 2))
             ):
-                i, asked = (
+                i, is_request = (
                     i + 1 + (self.at(i + 1) in words.BODY),
                     True,
                 )  # "end effector reaching knife"
@@ -248,16 +248,18 @@ class _Parser(NounReader):
             else:
                 break
             fresh = fresh and word in (",", "hey", "hi", "hello", "ok", "okay")
-        if negated:
-            self.carried = True
-        return negated or self.carried, asked, i
+        if is_negated:
+            self.carries_negation = True
+        return is_negated or self.carries_negation, is_request, i
 
-    def _order(self, i: int, verb: str, negated: bool, *, known: bool, action: bool = True) -> int:
-        clause = Clause(Kind.ORDER, verb, "", known, negated, action)
-        clause.said = self.said[i - 1] if verb and i else ""
+    def _order(
+        self, i: int, verb: str, is_negated: bool, *, in_lexicon: bool, action: bool = True
+    ) -> int:
+        clause = Clause(Kind.ORDER, verb, "", in_lexicon, is_negated, action)
+        clause.surface = self.surface_forms[i - 1] if verb and i else ""
         k = i + (self.at(i) in words.PARTICLES)
-        joined = self.at(k) in ("and", "or", "&") and self._second_verb(k + 1)
-        if joined:
+        shares_object = self.at(k) in ("and", "or", "&") and self._second_verb(k + 1)
+        if shares_object:
             clause.action = False  # "wash and dry the wok" is one step, and one object
         self.clause_list.append(clause)
         return self._rest(i, clause)
@@ -268,17 +270,17 @@ class _Parser(NounReader):
         return bool(word) and verb_of(word) == word and self.at(i + 1) in OPENERS - {"it", "them"}
 
     def _avoid(self, i: int) -> int:
-        """ "avoid touching the knife": it forbids this one thing, and not what follows "and"."""
+        """Read "avoid touching the knife", which forbids this object but not those after "and"."""
         j = i + 1 + (self.at(i + 1) == "from")
         if is_gerund(self.at(j)) and not is_content(self.at(j + 1)):
             j += 1
-        carried, self.carried = self.carried, False
-        after = self._order(j, "avoid", True, known=True, action=False)
-        self.carried = carried
+        was_negated, self.carries_negation = self.carries_negation, False
+        after = self._order(j, "avoid", True, in_lexicon=True, action=False)
+        self.carries_negation = was_negated
         return after
 
     def _when(self, i: int) -> int:
-        """A clause of time or condition: what the robot does is read, what happens is not."""
+        """Read a clause of time or condition if the robot acts in it; skip it otherwise."""
         j = i + 1
         if self.at(i) == "if" and self.clause_list and self.clause_list[-1].verb in words.CHECKING:
             return self._question(j)
@@ -287,21 +289,23 @@ class _Parser(NounReader):
         while self.at(j) in words.FILLERS:
             j += 1
         if is_gerund(self.at(j)) and verb_of(self.at(j)):
-            return self._order(j + 1, verb_of(self.at(j)), False, known=True)
+            return self._order(j + 1, verb_of(self.at(j)), False, in_lexicon=True)
         if self.at(j) == "you" and verb_of(self.at(j + 1)) and self.at(j + 1) not in words.COPULAS:
-            return self._order(j + 2, verb_of(self.at(j + 1)), False, known=True, action=False)
+            return self._order(
+                j + 2, verb_of(self.at(j + 1)), False, in_lexicon=True, action=False
+            )
         if self.at(j) == "you":
             return self._skip_clause(j)
         clause = Clause(Kind.TALK, action=False)
         self.clause_list.append(clause)
         end = self._skip_clause(j)
         noun, _ = self.noun(j, end)
-        if noun is not None and not noun.it:
+        if noun is not None and not noun.pronoun:
             clause.subject.append(noun)
         return end
 
     def _skip_clause(self, i: int) -> int:
-        """The end of a clause that asks for nothing."""
+        """Return the end of a clause that asks for nothing."""
         j = i
         while j < self.count and self.at(j) not in ENDS and self.at(j) != ",":
             if self.at(j) in ("and", "then", "but") and j > i:
@@ -314,7 +318,7 @@ class _Parser(NounReader):
         return j
 
     def _question(self, i: int) -> int:
-        """What is asked about is looked for: "where is the cup", "is there a cup on the table"."""
+        """Read a question as an order to find: "where is the cup", "is there a cup here"."""
         clause = Clause(Kind.QUESTION, "find", action=False)
         self.clause_list.append(clause)
         j = i
@@ -338,7 +342,7 @@ class _Parser(NounReader):
         return self._rest(j, clause, predicate=True)
 
     def _talk(self, i: int) -> int:
-        """A statement with a pronoun before its verb: "I want the cup", "I dropped my pen"."""
+        """Read a statement with a pronoun before its verb: "I want the cup", "I lost my pen"."""
         j = i + 1
         while (
             self.at(j) in words.AUXILIARIES or self.at(j) in words.FILLERS or is_adverb(self.at(j))
@@ -351,16 +355,18 @@ class _Parser(NounReader):
             self.clause_list.append(Clause(Kind.TALK, action=False))
             return self._skip_clause(j)
         if self.at(i) in ("i", "we", "i'd", "we'd") and verb in words.WISHES:
-            return self._order(j + 1, "want", self.carried, known=True)
+            return self._order(j + 1, "want", self.carries_negation, in_lexicon=True)
         if self.at(j) in words.MOVES and self.at(i) in words.ANAPHORS:
-            return self._order(j + 1, "put", self.carried, known=True)  # "this goes in the bin"
+            return self._order(
+                j + 1, "put", self.carries_negation, in_lexicon=True
+            )  # "this goes in the bin"
         speaks = bool(verb) or (self.at(i) in words.PERSONS and is_content(self.at(j)))
         clause = Clause(Kind.TALK, verb, action=False)
         self.clause_list.append(clause)
         return self._rest(j + speaks, clause, predicate=True)
 
-    def _lead(self, i: int, place: Place, after: int, negated: bool) -> int:
-        """Places before the verb: "on the table pick the cup"."""
+    def _lead(self, i: int, place: Place, after: int, is_negated: bool) -> int:
+        """Read places before the verb: "on the table pick the cup"."""
         lead = [place]
         j = after
         while True:
@@ -371,34 +377,34 @@ class _Parser(NounReader):
                 break
             lead.append(further)
             j = further_end
-        taken = courtesies.length(courtesies.COURTESY, self.words, j)
-        if taken or self._is_verb(j) or self.at(j) in words.NEGATIONS:
-            negated, _, j = self._opening(j)
+        length = courtesies.length(courtesies.COURTESY, self.words, j)
+        if length or self._is_verb(j) or self.at(j) in words.NEGATIONS:
+            is_negated, _, j = self._opening(j)
             if j >= self.count:
                 return j
             verb = verb_of(self.at(j)) or self.at(j)
             clause = Clause(
-                Kind.ORDER, verb, self.said[j], bool(verb_of(verb)), negated, lead=lead
+                Kind.ORDER, verb, self.surface_forms[j], bool(verb_of(verb)), is_negated, lead=lead
             )
             self.clause_list.append(clause)
             return self._rest(j + 1, clause)
-        clause = Clause(Kind.NAMES, action=False, negated=negated, items=[*lead])
+        clause = Clause(Kind.NAMES, action=False, is_negated=is_negated, items=[*lead])
         if self.at(j) in ("is", "are", "there"):
             clause.kind, clause.verb = Kind.QUESTION, "find"
         self.clause_list.append(clause)
         return self._rest(j, clause)
 
-    def _names(self, i: int, negated: bool) -> int:
-        """A noun phrase first: a list, a statement about it, or "the ball goes into the box"."""
-        clause = Clause(Kind.NAMES, action=False, negated=negated)
+    def _names(self, i: int, is_negated: bool) -> int:
+        """Read a clause that begins with a noun: a list, or "the ball goes into the box"."""
+        clause = Clause(Kind.NAMES, action=False, is_negated=is_negated)
         self.clause_list.append(clause)
         j = self._rest(i, clause, stop_at_predicates=True)
         word = self.at(j)
         if not clause.items:
             return j
         self._tell_apart(clause)
-        told = self.at(i) in words.ARTICLES | words.POSSESSIVES
-        if told and word in ENDS and self._leads_to_order(i):
+        has_determiner = self.at(i) in words.ARTICLES | words.POSSESSIVES
+        if has_determiner and word in ENDS and self._leads_to_order(i):
             clause.kind = Kind.TALK  # "My back hurts. Pick up the sock."
             clause.subject = [item for item in clause.items if isinstance(item, Noun)]
             return j
@@ -406,7 +412,7 @@ class _Parser(NounReader):
         if modal:
             k = j + 1
             while self.at(k) in words.FILLERS | {"to", "be", "get"} or self.at(k) == "not":
-                clause.negated |= self.at(k) == "not"
+                clause.is_negated |= self.at(k) == "not"
                 k += 1
             verb = verb_of(self.at(k))
             if verb or self.at(k) in words.PREPOSITIONS:
@@ -428,7 +434,7 @@ class _Parser(NounReader):
 
     @staticmethod
     def _tell_apart(clause: Clause) -> None:
-        """Places before the verb tell its subject apart: "the cup on the table goes here"."""
+        """Make places before the verb landmarks: "the cup on the table goes here"."""
         last: Noun | None = None
         for item in clause.items:
             if isinstance(item, Noun):
@@ -448,43 +454,43 @@ class _Parser(NounReader):
         stop_at_predicates: bool = False,
         predicate: bool = False,
     ) -> int:
-        """Everything that belongs to a verb, up to the next clause."""
+        """Read everything that belongs to a verb, up to the next clause."""
         j = i
-        excluded = False
+        is_excluded = False
         while j < self.count:
             word = self.at(j)
             if word in ENDS or word == ":":
                 return j
             if word == "," or word in words.CONJUNCTIONS:
-                end, j, excluded = self._joint(j, clause, excluded)
+                end, j, is_excluded = self._joint(j, clause, is_excluded)
                 if end:
                     return j
                 continue
-            shaped = j == i and clause.verb in words.SHAPING and word in words.ARTICLES
-            if not shaped and (taken := self.amount(j)):
-                j += taken
+            names_shape = j == i and clause.verb in words.SHAPING and word in words.ARTICLES
+            if not names_shape and (length := self.amount(j)):
+                j += length
                 continue
             if word in words.EXCEPTIONS or (word, self.at(j + 1)) in _EXCEPTION_PAIRS:
-                excluded = not clause.negated
-                clause.asked = clause.negated
+                is_excluded = not clause.is_negated
+                clause.is_wanted = clause.is_negated
                 j += 1 + ((word, self.at(j + 1)) in _EXCEPTION_PAIRS)
                 j += self.at(j) in ("for", "from")
                 continue
             if word == "not":
                 if self._is_verb(j + 1):
                     return j
-                excluded, j = True, j + 1
+                is_excluded, j = True, j + 1
                 continue
             if word in words.NEGATIONS and word != "without":
                 return j
             if (word == "where" and clause.verb not in words.LOOKING) or (
                 word == "as" and self.at(j + 1) in ("it", "they", "is")
             ):
-                clause.spared |= clause.verb in ("leave", "keep", "let")
+                clause.is_spared |= clause.verb in ("leave", "keep", "let")
                 j = self._skip_clause(j + 1)
                 continue
             if word == "alone" and clause.verb in ("leave", "let"):
-                clause.spared = True
+                clause.is_spared = True
                 j += 1
                 continue
             if word in words.WHEN and self.at(j + 1) in words.WHEN_DONE:
@@ -517,8 +523,8 @@ class _Parser(NounReader):
                 continue
             if word == "such" and self.at(j + 1) == "that":
                 return self._skip_clause(j + 1)
-            made = word in BASES - words.NOUN_TOO and clause.verb in words.MAKING
-            if made and any(isinstance(item, Noun) for item in clause.items):
+            is_causative = word in BASES - words.NOUN_TOO and clause.verb in words.MAKING
+            if is_causative and any(isinstance(item, Noun) for item in clause.items):
                 clause.verb = word  # "let it go"
                 j += 1
                 continue
@@ -547,9 +553,9 @@ class _Parser(NounReader):
                 continue
             place, after = self.place(j, clause)
             if place is not None:
-                if excluded and not self._goes_on(place, clause):
-                    for other in place.nouns:
-                        other.excluded = True
+                if is_excluded and not self._goes_on(place, clause):
+                    for place_noun in place.nouns:
+                        place_noun.is_excluded = True
                 if place.nouns or place.side:
                     clause.items.append(place)
                 j = after
@@ -591,21 +597,21 @@ class _Parser(NounReader):
                 noun.text = noun.text.rsplit(" ", 1)[0]  # "get the oven hot"
             if " " in noun.text and last in words.VERBS and clause.verb in ("let", "make"):
                 noun.text = noun.text.rsplit(" ", 1)[0]  # "let the dough rest"
-            noun.thing |= clause.verb in words.SHAPING and last in words.SHAPES
-            noun.excluded, noun.asked = excluded, clause.asked
-            j = self.described(after, noun, clause)
+            noun.is_object |= clause.verb in words.SHAPING and last in words.SHAPES
+            noun.is_excluded, noun.is_wanted = is_excluded, clause.is_wanted
+            j = self.read_modifiers(after, noun, clause)
             clause.items.append(noun)
         return j
 
     def _goes_on(self, place: Place, clause: Clause) -> bool:
         """Tell whether a place after an exception is where the rest goes: "except X into Y"."""
         last = clause.items[-1] if clause.items else None
-        named = isinstance(last, Noun) and last.excluded and last.it != "one"
-        placed = any(isinstance(item, Place) and item.nouns for item in clause.items)
-        return named and not placed and (place.goal or clause.verb in words.PLACING)
+        follows_exception = isinstance(last, Noun) and last.is_excluded and last.pronoun != "one"
+        has_place = any(isinstance(item, Place) and item.nouns for item in clause.items)
+        return follows_exception and not has_place and (place.goal or clause.verb in words.PLACING)
 
-    def _joint(self, i: int, clause: Clause, excluded: bool) -> tuple[bool, int, bool]:
-        """A comma or a conjunction: (the clause ends here, where it goes on, excluding)."""
+    def _joint(self, i: int, clause: Clause, is_excluded: bool) -> tuple[bool, int, bool]:
+        """Read a comma or conjunction; return (clause ends here, next word, is_excluded)."""
         j = i
         while (
             self.at(j) == ","
@@ -613,48 +619,57 @@ class _Parser(NounReader):
             or (j > i and (self.at(j) in words.FILLERS or is_adverb(self.at(j))))
         ):
             if self.at(j) in (",", "but", "then"):
-                excluded = False
+                is_excluded = False
             if self.at(j) == "but" and self.at(j + 1) not in ("not", "never", "don't"):
-                every = any(
-                    isinstance(item, Noun) and (item.which == "all" or not item.thing)
+                is_universal = any(
+                    isinstance(item, Noun) and (item.which == "all" or not item.is_object)
                     for item in clause.items
                 )
-                every |= self.at(j - 1) in ("anywhere", "everywhere", "anything", "everything")
-                if every and not self._starts_clause(j + 1):
-                    clause.asked = clause.negated or any(
-                        isinstance(item, Noun) and item.nothing for item in clause.items
+                is_universal |= self.at(j - 1) in (
+                    "anywhere",
+                    "everywhere",
+                    "anything",
+                    "everything",
+                )
+                if is_universal and not self._starts_clause(j + 1):
+                    clause.is_wanted = clause.is_negated or any(
+                        isinstance(item, Noun) and item.is_nothing for item in clause.items
                     )
-                    return False, j + 1, not clause.asked
+                    return False, j + 1, not clause.is_wanted
                 clause_end = self._is_verb(j + 1)
                 if clause_end:
-                    self.carried = False
+                    self.carries_negation = False
             j += 1
         if j >= self.count or self.at(j) in ENDS:
-            return False, j, excluded
+            return False, j, is_excluded
         tail = is_gerund(self.at(j)) and self.at(j) != "using" and self.at(j - 1) == ","
-        led = self.at(j + 1) in OPENERS or self.at(j + 1) in words.PREPOSITIONS
-        if tail and verb_of(self.at(j)) and (led or verb_of(self.at(j)) in words.MINDING):
-            return False, self._skip_clause(j + 1), excluded  # "keeping a gap between them"
+        has_complement = self.at(j + 1) in OPENERS or self.at(j + 1) in words.PREPOSITIONS
+        if (
+            tail
+            and verb_of(self.at(j))
+            and (has_complement or verb_of(self.at(j)) in words.MINDING)
+        ):
+            return False, self._skip_clause(j + 1), is_excluded  # "keeping a gap between them"
         if self._starts_clause(j):
             if any(self.at(k) in (",", "but") for k in range(i, j)):
-                self.carried = self.carried and self.at(j - 1) in ("or", "nor")
-            return True, j, excluded
+                self.carries_negation = self.carries_negation and self.at(j - 1) in ("or", "nor")
+            return True, j, is_excluded
         if clause.kind is Kind.TALK and any(self.at(k) == "," for k in range(i, j)):
-            return True, j, excluded
+            return True, j, is_excluded
         further, after = self.noun(j)
         if further is None:
-            return False, j, excluded
+            return False, j, is_excluded
         noun = further
         if self.at(after) in ("first", "last", "up", "down") and not is_content(
             self.at(after + 1)
         ):
-            return False, after + 1, excluded  # "handle first" is how
-        noun.joined = True
-        noun.excluded, noun.asked = excluded, clause.asked
-        after = self.described(after, noun, clause)
+            return False, after + 1, is_excluded  # "handle first" is how
+        noun.is_coordinated = True
+        noun.is_excluded, noun.is_wanted = is_excluded, clause.is_wanted
+        after = self.read_modifiers(after, noun, clause)
         last = clause.items[-1] if clause.items else None
-        if isinstance(last, Noun) and last.both:
-            last.which, last.both = "", False  # "both the cup and the plate"
+        if isinstance(last, Noun) and last.has_both:
+            last.which, last.has_both = "", False  # "both the cup and the plate"
         follows, _ = self.place(after, clause)
         goes_on = (
             isinstance(last, Place)
@@ -667,11 +682,15 @@ class _Parser(NounReader):
             )
             and not (last.word in ("between", "among") and len(last.nouns) > 1)
         )
-        if goes_on and isinstance(last, Place) and not (excluded and not last.nouns[0].excluded):
+        if (
+            goes_on
+            and isinstance(last, Place)
+            and not (is_excluded and not last.nouns[0].is_excluded)
+        ):
             last.nouns.append(noun)
         else:
             clause.items.append(noun)
-        return False, after, excluded
+        return False, after, is_excluded
 
     def _starts_clause(self, i: int) -> bool:
         """Tell whether a new clause begins after a comma or a conjunction."""
@@ -720,7 +739,7 @@ class _Parser(NounReader):
         return word in words.COPULAS | words.MODALS | words.MOVES | {"needs", "has", "have"}
 
     def _infinitive(self, i: int) -> str:
-        """After "to": "" where no verb is, "skip" where it only says what for, else the verb."""
+        """Return the verb after "to": "" if there is none, "skip" if it only gives a purpose."""
         word = self.at(i)
         following = self.at(i + 1)
         if word not in words.VERBS and word != "be" and not self.is_infinitive(i):
@@ -792,7 +811,7 @@ class _Parser(NounReader):
         return False
 
     def _is_verb_here(self, i: int, after_noun: bool) -> bool:
-        """A word that is both verb and noun, at the start of a clause."""
+        """Tell whether a word that can be a noun is a verb, at the start of a clause."""
         word, following = self.at(i), self.at(i + 1)
         noun_first = word in words.NOUN_FIRST
         if word == "can" and following in words.SUBJECTS - {"it", "this", "that"}:
@@ -834,7 +853,7 @@ class _Parser(NounReader):
         return following not in words.COMPOUND_HEADS and self.at(end) not in words.COMPOUND_HEADS
 
     def _can_be_verb(self, i: int) -> bool:
-        """After "could you" and the like any word is a verb that can be one."""
+        """Tell whether a word can be a verb, as any may be after "could you" and the like."""
         word = self.at(i)
         return word not in CLOSED and not is_adverb(word) and word[:1].isalpha()
 
@@ -842,7 +861,7 @@ class _Parser(NounReader):
         return self.at(i) in words.DETERMINERS or not is_content(self.at(i))
 
     def _is_particle(self, i: int, clause: Clause) -> bool:
-        """A word that belongs to its verb, or says which way, where no noun phrase is meant."""
+        """Tell whether a word is its verb's particle or a direction, not part of a noun phrase."""
         word, following = self.at(i), self.at(i + 1)
         if (
             word not in words.PARTICLES
@@ -851,7 +870,7 @@ class _Parser(NounReader):
         ):
             return word in words.STATES and bool(clause.items) and not is_content(following)
         if word in ("upside-down", "face-up", "face-down", "inside-out"):
-            clause.turned = True
+            clause.is_turned = True
         if word in (
             "left",
             "right",
@@ -864,7 +883,7 @@ class _Parser(NounReader):
             "west",
         ):
             return (not is_content(following) and following != "one") or bool(self.amount(i + 1))
-        clause.led |= word in words.PARTICLES
+        clause.has_particle |= word in words.PARTICLES
         if word in words.DIRECTIONS - {"back", "over", "around"}:
             return True
         if word == "back":

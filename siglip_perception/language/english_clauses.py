@@ -1,4 +1,4 @@
-"""What the English grammar finds: clauses of a verb, its nouns and its prepositional phrases."""
+"""Parts of an English sentence: clauses of a verb, its nouns and its prepositional phrases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from siglip_perception.types import Link
 
 
 class Kind(Enum):
-    """What a clause does with what it names."""
+    """Function of a clause."""
 
     ORDER = "order"
     QUESTION = "question"
@@ -19,10 +19,15 @@ class Kind(Enum):
 
 @dataclass
 class Noun:
-    """A noun phrase. it: a pronoun or "one" that stands for a phrase before it.
+    """A noun phrase.
 
-    thing: it names something; people, amounts and "something" do not. marks: what it is told
-    apart by, "the cup on the plate". joined: "and" stands before it.
+    at: index of its first word.
+    is_object: it names an object; people, amounts and "something" do not.
+    pronoun: a pronoun or "one" that stands for a phrase before it.
+    marks: landmarks that select it, as in "the cup on the plate".
+    is_coordinated: "and" stands before it.
+    is_wanted: "don't touch anything but the cup" excludes it from what is forbidden.
+    is_nothing: it is "nothing". has_both: "both" stands before it.
     """
 
     text: str
@@ -30,21 +35,22 @@ class Noun:
     which: str = ""
     rank: int = 0
     many: bool = False
-    thing: bool = True
-    it: str = ""
+    is_object: bool = True
+    pronoun: str = ""
     marks: list[Place] = field(default_factory=list)
-    joined: bool = False
-    excluded: bool = False
-    asked: bool = False
-    nothing: bool = False
-    both: bool = False
+    is_coordinated: bool = False
+    is_excluded: bool = False
+    is_wanted: bool = False
+    is_nothing: bool = False
+    has_both: bool = False
 
 
 @dataclass
 class Place:
-    """A preposition with its nouns. side: it names only a side, of the noun before or of a motion.
+    """A preposition with its nouns.
 
-    word: the preposition itself.
+    word: the preposition. side: for a place of only a side, of the noun before or of a motion.
+    goal: the preposition says where something goes.
     """
 
     word: str
@@ -58,24 +64,26 @@ class Place:
 
 @dataclass
 class Clause:
-    """A verb and what belongs to it, in the order of the words.
+    """A verb with its nouns and places, in the order of the words.
 
-    said: the verb as it is said. known: the lexicon has it. unread: how many words the grammar
-    left out.
+    surface: the verb as written. in_lexicon: the lexicon has the verb.
+    lead: places before the verb. unread: number of words that the grammar skipped.
+    is_spared: "leave the cup alone". inside: link of "put the bowl inside".
+    is_turned: "upside down" and the like. has_particle: a particle follows the verb.
     """
 
     kind: Kind
     verb: str = ""
-    said: str = ""
-    known: bool = True
-    negated: bool = False
+    surface: str = ""
+    in_lexicon: bool = True
+    is_negated: bool = False
     action: bool = True
     items: list[Noun | Place] = field(default_factory=list)
     subject: list[Noun] = field(default_factory=list)
     lead: list[Place] = field(default_factory=list)
     unread: int = 0
-    spared: bool = False
+    is_spared: bool = False
     inside: Link | None = None
-    turned: bool = False
-    asked: bool = False
-    led: bool = False
+    is_turned: bool = False
+    is_wanted: bool = False
+    has_particle: bool = False

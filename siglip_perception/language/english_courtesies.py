@@ -1,4 +1,4 @@
-"""What English says around an order: "could you please", "your task is to", "don't ever"."""
+"""Patterns around an English order: "could you please", "your task is to", "don't ever"."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ MISSING = re.compile(
     r"(?:i|we) (?:can't|cannot|couldn't|could not|didn't|don't|haven't) "
     r"(?=(?:find|see|reach|get|spot) )"
 )
-LONGEST = 14  # words
+MAX_WORDS = 14
 
 
 def length(pattern: re.Pattern[str], sentence: list[str], start: int) -> int:
-    """How many words from `start` on a pattern takes; 0: it does not fit."""
-    match = pattern.match(" ".join(sentence[start : start + LONGEST]) + " ")
+    """Return the number of words that a pattern matches from `start`; 0: no match."""
+    match = pattern.match(" ".join(sentence[start : start + MAX_WORDS]) + " ")
     return match[0].count(" ") if match else 0

@@ -1,4 +1,4 @@
-"""English noun phrases, what is said of them, and the prepositions before them."""
+"""Reader of English noun phrases, their modifiers and the prepositions before them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def is_content(word: str) -> bool:
 
 
 def _is_name(word: str) -> bool:
-    """As is_content, and it does not say which way."""
+    """Tell whether a word can be part of a noun's name, and is not a direction."""
     return is_content(word) and word not in words.DIRECTIONS - {
         "flat",
         "straight",
@@ -131,10 +131,10 @@ def _is_name(word: str) -> bool:
 
 
 class NounReader:
-    """Reads noun phrases and places; every method takes a position, returns the one after it."""
+    """Reads noun phrases and places; methods take a position and return the next one."""
 
     def __init__(self, sentence: list[Token]) -> None:
-        self.said = [token.said for token in sentence]
+        self.surface_forms = [token.surface for token in sentence]
         self.words = [token.word for token in sentence]
         self.count = len(sentence)
 
@@ -144,7 +144,7 @@ class NounReader:
     # Amounts
 
     def amount(self, i: int) -> int:
-        """How many words of an amount stand here: "10 cm", "three times", "a bit"."""
+        """Return the number of words of an amount: "10 cm", "three times", "a bit"."""
         j = i
         word = self.at(j)
         if word == "all" and self.at(j + 1) == "the" and self.at(j + 2) == "way":
@@ -166,8 +166,8 @@ class NounReader:
             "for",
         ):
             if self.at(j + 1) in words.NUMBERS or DIGITS.fullmatch(self.at(j + 1)):
-                rest = self.amount(j + 1)
-                return rest + 1 if rest else 0
+                remainder = self.amount(j + 1)
+                return remainder + 1 if remainder else 0
             if word != "another":
                 return 0
         start = j
@@ -211,51 +211,53 @@ class NounReader:
     # Noun phrases
 
     def noun(self, i: int, end: int | None = None) -> tuple[Noun | None, int]:
-        """The noun phrase that begins here, without what follows it to describe it."""
+        """Read the noun phrase that begins here, without the modifiers after it."""
         limit = self.count if end is None else end
         j = i
         word = self.at(j)
         following = self.at(j + 1)
         if (word, following) in (("one", "another"), ("each", "other")):
-            return Noun("", i, thing=False), j + 2
+            return Noun("", i, is_object=False), j + 2
         if word in words.PERSONS and not (word == "her" and is_content(following)):
-            return Noun("", i, thing=False), j + 1
+            return Noun("", i, is_object=False), j + 1
         if word in ("it", "them", "they", "itself", "themselves"):
-            return Noun("", i, thing=False, it="them" if word in ("them", "they") else "it"), j + 1
+            return Noun(
+                "", i, is_object=False, pronoun="them" if word in ("them", "they") else "it"
+            ), j + 1
         if word in words.DEMONSTRATIVES and not (
             is_content(following)
             or following in words.NUMBERS
             or following in words.QUANTIFIERS
             or following in ("one", "ones", "last")
         ):
-            return Noun("", i, thing=False, it="this"), j + 1
-        which, rank, many, both = "", 0, False, False
-        determined = False
+            return Noun("", i, is_object=False, pronoun="this"), j + 1
+        which, rank, many, has_both = "", 0, False, False
+        has_determiner = False
         while j < limit:
             word, following = self.at(j), self.at(j + 1)
             if word in words.ARTICLES or word in words.DEMONSTRATIVES or word in words.POSSESSIVES:
-                determined = True
+                has_determiner = True
                 many |= word in ("these", "those")
             elif word in words.QUANTIFIERS or (word in words.LOTS and following == "of"):
                 many |= word in words.SEVERAL
-                determined = True
+                has_determiner = True
                 if word in ("all", "every", "each", "both"):
                     which = "all"
-                    both = word == "both"
+                    has_both = word == "both"
             elif word in words.ORDINALS and (following, self.at(j + 2)) == ("to", "last"):
-                which, rank, determined = "last", words.ORDINALS[word], True
+                which, rank, has_determiner = "last", words.ORDINALS[word], True
                 j += 2
             elif word == "last" and (following, self.at(j + 2)) == ("but", "one"):
-                which, rank, determined = "last", 2, True
+                which, rank, has_determiner = "last", 2, True
                 j += 2
             elif word in words.ORDINALS and (word, following) != ("first", "aid"):
-                if not (determined or is_content(following) or following in ("one", "from")):
+                if not (has_determiner or is_content(following) or following in ("one", "from")):
                     break
                 rank = words.ORDINALS[word]
-            elif word in ("next", "very", "same", "only") and determined:
+            elif word in ("next", "very", "same", "only") and has_determiner:
                 pass
             elif word == "of" and j > i:
-                determined = True
+                has_determiner = True
             elif word in words.NUMBERS or DIGITS.fullmatch(word):
                 if (
                     word == "one"
@@ -264,19 +266,19 @@ class NounReader:
                 ) and following != "of":
                     break
                 many |= word not in ("one", "1")
-                determined = True
+                has_determiner = True
             elif word in ("one", "ones"):
                 break
             else:
                 break
             j += 1
         parts: list[int] = []
-        if determined and self.at(j) in ("inside", "outside") and self.at(j + 1) == "of":
+        if has_determiner and self.at(j) in ("inside", "outside") and self.at(j + 1) == "of":
             return self.noun(j + 2, end)
         while j < limit:
             word, following = self.at(j), self.at(j + 1)
             if word in ("top", "bottom") and following in ("one", "ones") and not parts:
-                return Noun("", i, word, rank, many, thing=False, it="one"), j + 2
+                return Noun("", i, word, rank, many, is_object=False, pronoun="one"), j + 2
             if word in words.SELECTORS or word in words.KEPT_SELECTORS:
                 describes = (
                     (
@@ -311,16 +313,16 @@ class NounReader:
                     if inner is not None and inner.text:
                         inner.which, inner.rank = which, rank
                         return inner, after
-                    return Noun("", i, which, rank, thing=False, it="one"), after
-                elif determined and not parts and word in words.SELECTORS:
+                    return Noun("", i, which, rank, is_object=False, pronoun="one"), after
+                elif has_determiner and not parts and word in words.SELECTORS:
                     if following == "of":
                         parts.append(j)  # "the front of the shelf"
                         j += 1
                         break
                     which = words.SELECTORS[word]
                     j += 1
-                    return Noun("", i, which, rank, many, thing=False, it="one"), j
-                elif not parts and (determined or following == "of"):
+                    return Noun("", i, which, rank, many, is_object=False, pronoun="one"), j
+                elif not parts and (has_determiner or following == "of"):
                     parts.append(j)
                     j += 1
                     break
@@ -344,9 +346,12 @@ class NounReader:
                     parts.append(j)
                     j += 1
                 elif (
-                    which or rank or determined or following in words.PREPOSITIONS | {"that": None}
+                    which
+                    or rank
+                    or has_determiner
+                    or following in words.PREPOSITIONS | {"that": None}
                 ):
-                    return Noun("", i, which, rank, many, thing=False, it="one"), j + 1
+                    return Noun("", i, which, rank, many, is_object=False, pronoun="one"), j + 1
                 break
             if word in words.NUMBERS and not parts:
                 many |= word != "one"
@@ -364,7 +369,7 @@ class NounReader:
             if word in _WAYS and not (
                 _is_name(following)
                 and following not in OPENERS
-                and (determined or parts)
+                and (has_determiner or parts)
                 and not (parts and word not in ("flat", "straight", "home"))
             ):
                 break
@@ -374,19 +379,24 @@ class NounReader:
                 parts.append(j)
                 j += 1
                 continue
-            if word in words.DESCRIBING and determined and is_content(following):
+            if word in words.DESCRIBING and has_determiner and is_content(following):
                 parts.append(j)
                 j += 1
                 continue
-            named = (word, following) == ("first", "aid") or (
-                word in words.FILLERS and determined and not parts and not is_content(following)
+            is_name_part = (word, following) == ("first", "aid") or (
+                word in words.FILLERS
+                and has_determiner
+                and not parts
+                and not is_content(following)
             )
-            named |= word in ("half", "whole") and bool(parts)
-            named |= (
+            is_name_part |= word in ("half", "whole") and bool(parts)
+            is_name_part |= (
                 word == "well" and is_content(following) and self.at(j - 1) in words.PREPOSITIONS
             )
-            named |= self.said[j] == "A" and bool(parts) and not is_content(following)
-            if not is_content(word) and not named:
+            is_name_part |= (
+                self.surface_forms[j] == "A" and bool(parts) and not is_content(following)
+            )
+            if not is_content(word) and not is_name_part:
                 break
             if parts and word in words.MOVING_FORMS:
                 break
@@ -407,13 +417,15 @@ class NounReader:
         ):
             parts.pop()
         if not parts:
-            if which or rank or (determined and j > i):
-                return Noun("", i, which, rank, many, thing=False, it="one" if rank else "them"), j
+            if which or rank or (has_determiner and j > i):
+                return Noun(
+                    "", i, which, rank, many, is_object=False, pronoun="one" if rank else "them"
+                ), j
             return None, i
         if all(self.at(k) in words.DAYS for k in parts):
-            return Noun("", i, thing=False), j
+            return Noun("", i, is_object=False), j
         if which == "all" and self.at(parts[0]) in words.TIMES:
-            return Noun("", i, thing=False), j
+            return Noun("", i, is_object=False), j
         head = self.at(parts[-1])
         text = self._text(parts)
         if self.at(j) == "of" and j < limit:
@@ -436,28 +448,32 @@ class NounReader:
                     if head in ("rest", "remainder") and not inner.which:
                         inner.which = "other"
                     return inner, after
-                return Noun("", i, thing=False), j
+                return Noun("", i, is_object=False), j
             inner, after = self.noun(j + 1, end)
-            if inner is not None and (inner.text or inner.it):
+            if inner is not None and (inner.text or inner.pronoun):
                 if inner.text:
-                    text = f"{text} {' '.join(self.said[j:after])}"
+                    text = f"{text} {' '.join(self.surface_forms[j:after])}"
                 j = after
         if head in words.NEVER_THINGS and self.at(j) == "to" and self.at(j + 1) in words.VERBS:
             j += 2  # "something to drink"
-        thing = not (head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS))
+        is_object = not (
+            head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS)
+        )
         if head in ("gripper", "grippers") or (
             any(self.at(k) in words.BODY for k in parts)
             and all(self.at(k) in words.BODY or self.at(k) in words.BODY_WORDS for k in parts)
         ):
-            thing = False
+            is_object = False
         many |= head.endswith("s") and not head.endswith(words.SINGULAR_S)
-        return Noun(text, i, which, rank, many, thing, nothing=head == "nothing", both=both), j
+        return Noun(
+            text, i, which, rank, many, is_object, is_nothing=head == "nothing", has_both=has_both
+        ), j
 
     def _text(self, parts: list[int]) -> str:
-        return " ".join(self.said[k] for k in parts).replace(" ,", "")
+        return " ".join(self.surface_forms[k] for k in parts).replace(" ,", "")
 
     def _joins_adjectives(self, i: int) -> bool:
-        """ "the yellow and white mug", "the small, red cup"."""
+        """Tell whether adjectives are joined: "the yellow and white mug", "the small, red cup"."""
         before, after, last = self.at(i - 1), self.at(i + 1), self.at(i + 2)
         if self.at(i) == ",":
             return (
@@ -470,7 +486,7 @@ class NounReader:
         return False
 
     def _verb_after_noun(self, i: int) -> bool:
-        """An order that no conjunction leads in: "take the cup put it there"."""
+        """Tell whether an order begins without a conjunction: "take the cup put it there"."""
         return self.at(i + 1) in words.ARTICLES | words.POSSESSIVES | {"it", "them"}
 
     def _describes_after(self, i: int) -> bool:
@@ -483,7 +499,7 @@ class NounReader:
         if word in words.PURPOSES and following in ("for", "to", "in", "as", "by"):
             return True
         if is_gerund(word) or word.endswith("ed") or word in words.PARTICIPLES:
-            known = verb_of(word) or word in (
+            is_participle = verb_of(word) or word in (
                 "lying",
                 "containing",
                 "wearing",
@@ -491,15 +507,15 @@ class NounReader:
                 "touching",
             )
             return (
-                bool(known)
+                bool(is_participle)
                 and word not in ("left", "using", "set", "cut", "shut", "lit", "put")
                 and word not in words.VERBS
                 and not _is_name(following)
             )
         return False
 
-    def described(self, i: int, noun: Noun, clause: Clause) -> int:
-        """What follows a noun and says which it is: relative clauses, participles, attributes."""
+    def read_modifiers(self, i: int, noun: Noun, clause: Clause) -> int:
+        """Read the modifiers after a noun: relative clauses, participles, attributes."""
         j = i
         while j < self.count:
             word, following = self.at(j), self.at(j + 1)
@@ -507,19 +523,21 @@ class NounReader:
                 j += 1
                 continue
             if word in ("that", "which", "who", "that's", "whose") and not (
-                word == "that" and noun.text == "" and not noun.it
+                word == "that" and noun.text == "" and not noun.pronoun
             ):
                 j = self._relative(j, noun, clause)
-            elif noun.thing and self._describes_after(j):
+            elif noun.is_object and self._describes_after(j):
                 j = self._participle(j, noun, clause)
-            elif word in ("with", "without") and noun.thing:
+            elif word in ("with", "without") and noun.is_object:
                 after = self._attribute(j, noun, clause)
                 if after == j:
                     return j
                 j = after
-            elif noun.text and not noun.thing and word in words.CONTRACTED:
+            elif noun.text and not noun.is_object and word in words.CONTRACTED:
                 j = self._relative(j - 1, noun, clause)  # "whatever you're holding"
-            elif word in ("i", "you", "we", "he", "she") and verb_of(following) and not noun.it:
+            elif (
+                word in ("i", "you", "we", "he", "she") and verb_of(following) and not noun.pronoun
+            ):
                 j = self._relative(j - 1, noun, clause)  # "the cup you see on the table"
             else:
                 return j
@@ -560,17 +578,17 @@ class NounReader:
             if inner is not None:
                 if self.at(after) in ("on", "in") and self.at(after + 1) == "it":
                     after += 2
-                noun.text += f" {' '.join(self.said[i:after])}"
+                noun.text += f" {' '.join(self.surface_forms[i:after])}"
                 return after
             return j + 1
-        if not noun.thing and noun.text and self.at(j) in words.ADJECTIVES:
-            noun.text += f" {' '.join(self.said[i : j + 1])}"  # "anything that is green"
-            noun.thing = True
+        if not noun.is_object and noun.text and self.at(j) in words.ADJECTIVES:
+            noun.text += f" {' '.join(self.surface_forms[i : j + 1])}"  # "anything that is green"
+            noun.is_object = True
             return j + 1
         return self._landmarks(j, noun, clause)
 
     def _landmarks(self, i: int, noun: Noun, clause: Clause) -> int:
-        """Places that tell a noun apart, after "that is" or a participle; adjectives are left."""
+        """Read places that select a noun, after "that is" or a participle, without adjectives."""
         j = i
         while j < self.count:
             place, after = self.place(j, clause, describing=True)
@@ -601,7 +619,7 @@ class NounReader:
                 j += 1
             inner, after = self.noun(j)
             if inner is not None:
-                noun.text += f" {' '.join(self.said[i:after])}"
+                noun.text += f" {' '.join(self.surface_forms[i:after])}"
                 return after
             return j
         if word == "facing":
@@ -615,20 +633,20 @@ class NounReader:
             return after
         inner, after = self.noun(i + 1)
         if inner is not None:
-            if inner.thing:
+            if inner.is_object:
                 link = {"touching": Link.AGAINST, "containing": None, "holding": None}.get(word)
                 noun.marks.append(Place(word, link, i, [inner]))
             return after
         return self._landmarks(i + 1, noun, clause)
 
     def _attribute(self, i: int, noun: Noun, clause: Clause) -> int:
-        """ "with a blue lid", after the noun; `i` again where it says what to do it with."""
+        """Read "with a blue lid" after a noun; return `i` if it is an instrument instead."""
         inner, after = self.noun(i + 1)
         if inner is None:
             return i
         word = self.at(after)
         if word in ("on", "in", "inside") and self.at(after + 1) in ("it", "them"):
-            noun.text += f" {' '.join(self.said[i : after + 2])}"
+            noun.text += f" {' '.join(self.surface_forms[i : after + 2])}"
             return after + 2  # "the box with the star on it"
         absolute = (
             is_gerund(word)
@@ -651,14 +669,14 @@ class NounReader:
             and " " in inner.text
             and clause.verb not in words.FILLING
         ):
-            noun.text += f" {' '.join(self.said[i:after])}"
+            noun.text += f" {' '.join(self.surface_forms[i:after])}"
             return after
-        if not inner.thing:
-            return after if inner.text or not inner.it else i
+        if not inner.is_object:
+            return after if inner.text or not inner.pronoun else i
         determiner = self.at(i + 1)
         if self.at(i) == "without":
             if (determiner in words.ARTICLES and determiner != "the") or head in words.PARTS:
-                noun.text += f" {' '.join(self.said[i:after])}"
+                noun.text += f" {' '.join(self.surface_forms[i:after])}"
                 return after
             return i
         definite = determiner in ("the", "your", "that", "this")
@@ -669,20 +687,20 @@ class NounReader:
         )
         if clause.verb in words.WORKING - words.PLACING - words.HOLDING and not part:
             return i
-        if not clause.known and definite and head not in words.PARTS:
+        if not clause.in_lexicon and definite and head not in words.PARTS:
             return i
         if clause.verb in words.WORKING and definite and head not in words.PARTS:
             return i
         if clause.verb in words.FILLING:
             return i
-        whole = clause.verb in words.AS_IS | (words.PLACING - words.WITH_MATERIAL)
-        if clause.kind is Kind.ORDER and clause.verb and not (whole or part):
+        acts_on_whole = clause.verb in words.AS_IS | (words.PLACING - words.WITH_MATERIAL)
+        if clause.kind is Kind.ORDER and clause.verb and not (acts_on_whole or part):
             return i
         if clause.verb in words.PLACING and definite and head not in words.PARTS:
             return i
         if self.at(after) in ("on", "in") and self.at(after + 1) in ("it", "them"):
             after += 2
-        noun.text += f" {' '.join(self.said[i:after])}"
+        noun.text += f" {' '.join(self.surface_forms[i:after])}"
         return after
 
     # Places
@@ -690,7 +708,7 @@ class NounReader:
     def place(
         self, i: int, clause: Clause | None = None, *, describing: bool = False
     ) -> tuple[Place | None, int]:
-        """The preposition that begins here, with its nouns or the side that it names."""
+        """Read the preposition that begins here, with its nouns or its side."""
         start = i
         word = self.at(i)
         if not word or (
@@ -732,9 +750,9 @@ class NounReader:
             if side is not None:
                 return side
         if word in ("for", "about", "per", "during", "despite", "as", "than", "like"):
-            return self._other(start, j, word, clause)
-        if taken := self.amount(j + 1):
-            return Place(word, None, start), j + 1 + taken
+            return self._other_preposition(start, j, word, clause)
+        if length := self.amount(j + 1):
+            return Place(word, None, start), j + 1 + length
         if word == "with" and self.at(j + 1) in words.NEGATIONS:
             return None, i
         if word == "to" and self.is_infinitive(j + 1):
@@ -749,7 +767,7 @@ class NounReader:
         return following not in ("that", "all", "both", "each") or word in words.VERBS
 
     def _takes_object(self, i: int, verb: str) -> bool:
-        """ "put on the hat" does; "put in the box" is where to."""
+        """Tell "put on the hat", a verb with its particle, from "put in the box", a goal."""
         return (verb, self.at(i)) not in words.NOT_BEFORE_PLACES and self.at(i + 1) not in (
             "to",
             "of",
@@ -788,9 +806,9 @@ class NounReader:
     def _side(
         self, start: int, i: int, word: str, clause: Clause | None
     ) -> tuple[Place | None, int] | None:
-        """ "to the left of the bowl", "on the left", "at the edge of the table"."""
+        """Read a side: "to the left of the bowl", "on the left", "at the edge of the table"."""
         j = i + 1
-        own = self.at(j) in ("its", "their")
+        has_possessive = self.at(j) in ("its", "their")
         if self.at(j) in words.ARTICLES | words.POSSESSIVES | {"that", "this"}:
             j += 1
         while (
@@ -803,13 +821,13 @@ class NounReader:
         if side not in words.SIDES:
             return None
         k = j + 1
-        corner, cornered = "", side in words.CORNERS
+        corner, is_corner = "", side in words.CORNERS
         while self.at(k) in words.SIDES and self.at(k) not in ("of",) and self.at(k) != side:
             corner = corner or self.at(k)  # "the top left corner"
-            cornered |= self.at(k) in words.CORNERS
+            is_corner |= self.at(k) in words.CORNERS
             k += 1
         while self.at(k) in words.SIDE_NOUNS:
-            cornered |= self.at(k) in words.CORNERS
+            is_corner |= self.at(k) in words.CORNERS
             k += 1
         which = words.SELECTORS.get(side, side if side in ("top", "bottom") else "")
         if corner in words.SELECTORS and side in ("top", "bottom", "upper", "lower"):
@@ -819,7 +837,7 @@ class NounReader:
             if self._is_part("on" if fixes else word, side) and not corner:
                 return None  # "the edge of the table" is where it goes
             link = _side_link(word, side)
-            if cornered:
+            if is_corner:
                 link = words.PREPOSITIONS[word]
             elif corner in ("left", "right"):
                 link = words.SIDES[corner]  # "to the top left of the cube"
@@ -836,9 +854,9 @@ class NounReader:
             return None
         if not which and not corner and side in words.PART_SIDES:
             return None
-        if own:
-            it = Noun("", j, thing=False, it="it")
-            return Place(word, _side_link(word, side), start, [it]), k
+        if has_possessive:
+            possessor = Noun("", j, is_object=False, pronoun="it")
+            return Place(word, _side_link(word, side), start, [possessor]), k
         return Place(word, None, start, side=which or "side", goal=word in words.GOAL), k
 
     @staticmethod
@@ -848,13 +866,13 @@ class NounReader:
             return True
         return side in words.FACES and word not in ("to", "toward", "towards", "by")
 
-    def _other(
+    def _other_preposition(
         self, start: int, i: int, word: str, clause: Clause | None
     ) -> tuple[Place | None, int]:
-        """Prepositions that name no place: "for breakfast", "for the keys", "like the banana"."""
+        """Read prepositions of no place: "for breakfast", "for the keys", "like the banana"."""
         j = i + 1
-        if taken := self.amount(j):
-            return Place(word, None, start), j + taken
+        if length := self.amount(j):
+            return Place(word, None, start), j + length
         if is_gerund(self.at(j)) and verb_of(self.at(j)):
             inner, after = self.noun(j + 1)
             return Place(word, None, start), after if inner is not None else j + 1
@@ -866,13 +884,13 @@ class NounReader:
         seeking = clause is not None and clause.verb in words.SEEKING
         bare = not seeking and word == "for"
         if (
-            inner.thing
+            inner.is_object
             and not bare
             and inner_head not in words.TIMES
             and word in words.NAMING_PREPOSITIONS
         ):
             if clause is not None:
-                after = self.described(after, inner, clause)
+                after = self.read_modifiers(after, inner, clause)
             place.nouns.append(inner)
         return place, after
 
@@ -880,11 +898,11 @@ class NounReader:
         self, start: int, word: str, link: Link | None, i: int, clause: Clause | None
     ) -> tuple[Place | None, int]:
         place = Place(word, link, start, goal=word in words.GOAL or word in ("closer",))
-        if taken := self.amount(i):
-            return place, i + taken
+        if length := self.amount(i):
+            return place, i + length
         noun, j = self.noun(i)
         gerund = is_gerund(self.at(i)) and bool(verb_of(self.at(i)))
-        if noun is not None and gerund and noun.text == self.said[i]:
+        if noun is not None and gerund and noun.text == self.surface_forms[i]:
             return place, j  # "from tumbling"
         if noun is None:
             return None, start
@@ -903,27 +921,27 @@ class NounReader:
             and word == "in"
         ):
             return place, j  # "in the shape of a pyramid"
-        shaped = head in words.SHAPES and self.at(i) in words.DEFINITE  # "in the stack"
+        is_formation = head in words.SHAPES and self.at(i) in words.DEFINITE  # "in the stack"
         manner = head in words.MANNERS and (" " not in noun.text or head in words.ALWAYS_MANNERS)
-        if manner and not shaped and word in words.BEFORE_MANNERS:
+        if manner and not is_formation and word in words.BEFORE_MANNERS:
             return place, j
-        if noun.it == "one" and not noun.rank and word == "from":
+        if noun.pronoun == "one" and not noun.rank and word == "from":
             place.side = noun.which
             return place, j
         if clause is not None:
-            j = self.described(j, noun, clause)
+            j = self.read_modifiers(j, noun, clause)
         place.nouns.append(noun)
         if word in ("between", "among", "amid"):
             while self.at(j) in ("and", ","):
-                more, k = self.noun(j + 1)
-                if more is None or (self.at(j) == "," and not more.thing):
+                next_noun, k = self.noun(j + 1)
+                if next_noun is None or (self.at(j) == "," and not next_noun.is_object):
                     break
                 if self._clause_word(j + 1):
                     break
                 if clause is not None:
-                    k = self.described(k, more, clause)
-                more.joined = True
-                place.nouns.append(more)
+                    k = self.read_modifiers(k, next_noun, clause)
+                next_noun.is_coordinated = True
+                place.nouns.append(next_noun)
                 j = k
         return place, j
 
@@ -934,7 +952,7 @@ class NounReader:
 
 
 def _side_link(word: str, side: str) -> Link | None:
-    """What a preposition and a side say together: "in the back of" is in it."""
+    """Return the link of a preposition and a side together: "in the back of" is in it."""
     if side in ("back", "rear", "bottom", "front") and word in ("in", "into") and side != "front":
         return Link.IN
     if side == "bottom":

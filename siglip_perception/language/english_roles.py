@@ -1,4 +1,4 @@
-"""What English clauses ask of what they name: roles, steps, relations, pronouns."""
+"""Roles, steps, relations and pronouns of the nouns of English clauses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ _LIKELY = 0.7
 
 
 def read(clauses: Sequence[Clause]) -> list[Phrase]:
-    """The phrases of all clauses, in the order in which the sentence first names them."""
+    """Return the phrases of all clauses, in the order of the sentence."""
     reader = _Reader()
     orders = [clause for clause in clauses if clause.kind is Kind.ORDER and clause.verb]
     for clause in orders:
-        others = any(other.action for other in orders if other is not clause)
+        has_others = any(order.action for order in orders if order is not clause)
         stays = (
-            others
+            has_others
             and all(isinstance(item, Noun) for item in clause.items)
             and clause.inside is None
         )
         if clause.verb in words.LEAVING and clause.items and stays:
-            clause.negated, clause.action = True, False  # "leave the red one and move the other"
+            clause.is_negated, clause.action = (
+                True,
+                False,
+            )  # "leave the red one and move the other"
     for clause in clauses:
         reader.clause(clause)
     if not reader.phrases and reader.topic:
@@ -33,9 +36,9 @@ def read(clauses: Sequence[Clause]) -> list[Phrase]:
             phrase.role = Role.UNKNOWN if number else Role.TARGET
             phrase.confidence = _GUESS
         reader.phrases = reader.topic
-    ordered = sorted(reader.phrases, key=lambda phrase: phrase.position)
-    relate(ordered)
-    return ordered
+    phrases = sorted(reader.phrases, key=lambda phrase: phrase.position)
+    relate(phrases)
+    return phrases
 
 
 class _Reader:
@@ -44,15 +47,21 @@ class _Reader:
         self.step = 0
         self.target: Phrase | None = None  # what "it" stands for
         self.history: list[Phrase] = []  # all of them: "in it" is in another than what goes there
-        self.named: Phrase | None = None  # before any order: "the blue pen, hand it to me"
-        self.filled: Phrase | None = None  # what something was put in: "and close it"
+        self.fronted_phrase: Phrase | None = (
+            None  # before any order: "the blue pen, hand it to me"
+        )
+        self.container: Phrase | None = None  # what something was put in: "and close it"
         self.topic: list[Phrase] = []  # what a statement named, and no order yet
 
     def clause(self, clause: Clause) -> None:
         if clause.kind is Kind.TALK:
             self._talk(clause)
             return
-        if clause.action and clause.verb and not (clause.negated or clause.verb in words.WISHES):
+        if (
+            clause.action
+            and clause.verb
+            and not (clause.is_negated or clause.verb in words.WISHES)
+        ):
             self.step += 1
         if clause.kind is Kind.NAMES:
             self._names(clause)
@@ -62,28 +71,28 @@ class _Reader:
             self.topic = []
 
     def _talk(self, clause: Clause) -> None:
-        """What a statement names is asked for only where an order refers to it."""
+        """Keep the nouns of a statement, in case an order refers to them."""
         if not (clause.items or clause.subject):
             return
         nouns = clause.subject or [item for item in clause.items if isinstance(item, Noun)]
-        named = [self._phrase(noun, clause) for noun in nouns if noun.thing]
+        phrases = [self._phrase(noun, clause) for noun in nouns if noun.is_object]
         for item in clause.items:
-            if isinstance(item, Place) and item.link is not None and named:
+            if isinstance(item, Place) and item.link is not None and phrases:
                 for noun in item.nouns:
-                    if noun.thing:
+                    if noun.is_object:
                         mark = self._phrase(noun, clause)
-                        mark.link, mark.of = item.link, named[-1]
-                        named.append(mark)
-        self.topic = named
+                        mark.link, mark.of = item.link, phrases[-1]
+                        phrases.append(mark)
+        self.topic = phrases
 
     def _names(self, clause: Clause) -> None:
-        """A list, or a noun phrase by itself: what is named, and by what it is told apart."""
+        """Read a list, or a single noun phrase, with its landmarks."""
         last: Phrase | None = None
         for item in clause.items:
             if isinstance(item, Noun):
                 phrase = self.noun(item, Role.UNKNOWN, clause)
                 last = phrase or last
-                self.named = self.named or phrase
+                self.fronted_phrase = self.fronted_phrase or phrase
             else:
                 self.place(item, Role.UNKNOWN, last, clause)
 
@@ -99,23 +108,23 @@ class _Reader:
         )
 
     def refer(self, noun: Noun, clause: Clause, to: Phrase | None) -> Phrase | None:
-        """A phrase for a pronoun: what it stands for, once more."""
+        """Return a phrase for a pronoun, with the text of its antecedent."""
         if to is None:
             return None
         phrase = self._phrase(noun, clause)
         phrase.text = to.text
-        if noun.it == "one":
+        if noun.pronoun == "one":
             if not (noun.which or noun.rank):
                 phrase.which = ""
             return phrase
-        phrase.which, phrase.rank, phrase.many, phrase.same = to.which, to.rank, to.many, to
+        phrase.which, phrase.rank, phrase.many, phrase.antecedent = to.which, to.rank, to.many, to
         return phrase
 
     def noun(self, noun: Noun, role: Role, clause: Clause) -> Phrase | None:
-        """Take a noun in; its landmarks too."""
-        if noun.it:
+        """Add a noun and its landmarks."""
+        if noun.pronoun:
             to = self.target
-            if noun.it == "one":
+            if noun.pronoun == "one":
                 to = self.phrases[-1] if self.phrases else None
                 phrase = self.refer(noun, clause, to)
             elif self.topic:
@@ -130,18 +139,18 @@ class _Reader:
                 self.topic = []
                 return first
             else:
-                if clause.verb in words.CLOSING and self.filled is not None:
-                    to = self.filled
-                phrase = self.refer(noun, clause, to or self.named)
+                if clause.verb in words.CLOSING and self.container is not None:
+                    to = self.container
+                phrase = self.refer(noun, clause, to or self.fronted_phrase)
             if phrase is None:
                 self._marks(noun, None, clause)
                 return None
-        elif not noun.thing or not noun.text:
+        elif not noun.is_object or not noun.text:
             self._marks(noun, None, clause)
             return None
         else:
             phrase = self._phrase(noun, clause)
-        forbidden = noun.excluded or (clause.negated and not noun.asked)
+        forbidden = noun.is_excluded or (clause.is_negated and not noun.is_wanted)
         phrase.role = Role.UNKNOWN if forbidden else role
         self.phrases.append(phrase)
         self._marks(noun, phrase, clause)
@@ -154,8 +163,8 @@ class _Reader:
             self.place(mark, Role.UNKNOWN, phrase, clause)
 
     def place(self, place: Place, role: Role, of: Phrase | None, clause: Clause) -> list[Phrase]:
-        """Take a place's nouns in; of: what goes there or is told apart."""
-        taken = []
+        """Add a place's nouns. of: the phrase that goes there or is selected by them."""
+        phrases = []
         if place.side and not place.nouns:
             if of is not None and place.side != "side":
                 of.which = place.side if of.which in ("", "all") else of.which
@@ -166,29 +175,31 @@ class _Reader:
             if phrase is not None:
                 phrase.link = place.link
                 phrase.of = of
-                taken.append(phrase)
+                phrases.append(phrase)
         if place.word in ("nearest", "farthest") and of is not None:
             of.which = of.which or place.word
-        return taken
+        return phrases
 
     def _place_noun(
         self, noun: Noun, role: Role, of: Phrase | None, clause: Clause
     ) -> Phrase | None:
-        if noun.it and noun.it != "one":
+        if noun.pronoun and noun.pronoun != "one":
             if self.topic:
                 return self.noun(noun, role, clause)
             goes = "" if of is None else of.text
-            to = next((told for told in reversed(self.history) if told.text != goes), None)
+            to = next(
+                (earlier for earlier in reversed(self.history) if earlier.text != goes), None
+            )
             phrase = self.refer(noun, clause, to)
             if phrase is not None:
-                phrase.role = Role.UNKNOWN if clause.negated else role
+                phrase.role = Role.UNKNOWN if clause.is_negated else role
                 self.phrases.append(phrase)
             return phrase
         return self.noun(noun, role, clause)
 
 
 class _Order:
-    """The roles of one order: what is acted on, where it goes, and what tells them apart."""
+    """Decides the roles in one order: targets, goals and landmarks."""
 
     def __init__(self, reader: _Reader, clause: Clause) -> None:
         self.reader = reader
@@ -196,11 +207,11 @@ class _Order:
         self.verb = clause.verb
         self.objects: list[Phrase] = []
         self.object: Phrase | None = None
-        self.acted = False  # an object was named, be it by a pronoun
+        self.has_object = False  # an object was named, be it by a pronoun
         self.goals: list[Phrase] = []  # where it goes
         self.locative: list[Phrase] = []  # goals that a later "into" takes over from
         self.last: Phrase | None = None
-        self.pronoun = False
+        self.has_pronoun = False
         self.recipients: list[Phrase] = []
 
     def read(self) -> None:
@@ -220,7 +231,7 @@ class _Order:
             self.verb == "use"
             and len(items) == 1
             and isinstance(items[0], Noun)
-            and not (clause.negated)
+            and not (clause.is_negated)
         ):
             phrase = reader.noun(items[0], Role.TARGET, clause)
             if phrase is not None:
@@ -233,7 +244,7 @@ class _Order:
                 self._noun(item, number)
             else:
                 self._place(item, number)
-        if clause.inside is not None and not self.goals and (self.acted or self.objects):
+        if clause.inside is not None and not self.goals and (self.has_object or self.objects):
             self._inside(clause.inside)
         self._finish(leading)
 
@@ -242,18 +253,18 @@ class _Order:
         for places in leading:
             for phrase in places:
                 phrase.of = self.object
-        alone = self.verb == "leave" and self.acted and not self.goals
-        if clause.spared or (alone and self.pronoun):
+        alone = self.verb == "leave" and self.has_object and not self.goals
+        if clause.is_spared or (alone and self.has_pronoun):
             for phrase in self.objects:
                 phrase.role = Role.UNKNOWN
-        if self.objects and not clause.negated:
-            things = [phrase for phrase in self.objects if phrase.role is Role.TARGET]
-            if things:
-                reader.target = things[-1]
-                reader.history += things
+        if self.objects and not clause.is_negated:
+            targets = [phrase for phrase in self.objects if phrase.role is Role.TARGET]
+            if targets:
+                reader.target = targets[-1]
+                reader.history += targets
         inside = [goal for goal in self.goals if goal.link is Link.IN]
-        reader.filled = inside[-1].same or inside[-1] if inside else None
-        if self.goals and not self.objects and not self.acted:
+        reader.container = inside[-1].antecedent or inside[-1] if inside else None
+        if self.goals and not self.objects and not self.has_object:
             reader.target = reader.target or self.goals[-1]
             if self.verb in words.GOING:
                 reader.target = self.goals[-1]
@@ -265,20 +276,20 @@ class _Order:
         if (
             place.link not in (None, Link.FROM, Link.WITH)
             and self.verb in (words.PLACING | words.WORKING) - words.TOUCHING
-            and not self.clause.negated
+            and not self.clause.is_negated
         ):
             role = Role.PLACE
-        taken = self.reader.place(place, role, None, self.clause)
+        phrases = self.reader.place(place, role, None, self.clause)
         if role is Role.PLACE:
-            self.goals += taken
-        return taken
+            self.goals += phrases
+        return phrases
 
     def _noun(self, noun: Noun, number: int) -> None:
         clause, reader = self.clause, self.reader
         if self._is_light(noun, number):
             return
-        if noun.it and noun.it not in ("one",):
-            self.acted = self.pronoun = True
+        if noun.pronoun and noun.pronoun not in ("one",):
+            self.has_object = self.has_pronoun = True
             phrase = reader.noun(noun, Role.TARGET, clause)
             if phrase is not None:
                 self.objects.append(phrase)
@@ -286,18 +297,18 @@ class _Order:
             return
         if self._only_person(noun):
             return
-        if noun.joined and (self.goals or self.locative):
+        if noun.is_coordinated and (self.goals or self.locative):
             # "the cup on the table and the plate in the sink"
             self.goals, self.locative = [], []
-        walked = clause.led and self.verb in words.GOING & words.WALKING
-        role = Role.PLACE if walked else Role.TARGET
+        is_walk = clause.has_particle and self.verb in words.GOING & words.WALKING
+        role = Role.PLACE if is_walk else Role.TARGET
         gets = self.verb in words.GIVING and self._is_given(number)
         if gets:
             role = Role.PLACE
         phrase = reader.noun(noun, role, clause)
-        self.acted = True
+        self.has_object = True
         if phrase is None:
-            if noun.thing or noun.which or not noun.text:
+            if noun.is_object or noun.which or not noun.text:
                 self.object = self.last = None
             return
         if gets:
@@ -306,7 +317,7 @@ class _Order:
             return
         for recipient in self.recipients:
             recipient.of = recipient.of or phrase
-        if noun.excluded:
+        if noun.is_excluded:
             return
         self.objects.append(phrase)
         self.object = self.last = phrase
@@ -317,18 +328,18 @@ class _Order:
         following = items[number + 1] if number + 1 < len(items) else None
         return (
             isinstance(following, Noun)
-            and not (following.joined or following.excluded)
+            and not (following.is_coordinated or following.is_excluded)
             and bool(following.text)
             and not self.objects
             and not self._is_light(following, number + 1)
         )
 
     def _only_person(self, noun: Noun) -> bool:
-        return not noun.thing and not noun.text and not noun.it
+        return not noun.is_object and not noun.text and not noun.pronoun
 
     def _is_light(self, noun: Noun, number: int) -> bool:
-        """ "give it a shake": the second noun is what is done."""
-        if self.verb not in words.LIGHT or number == 0 or not noun.text or noun.joined:
+        """Tell whether a noun is the action itself: "give it a shake"."""
+        if self.verb not in words.LIGHT or number == 0 or not noun.text or noun.is_coordinated:
             return False
         before = self.clause.items[number - 1]
         if not isinstance(before, Noun) or self._only_person(before):
@@ -343,14 +354,14 @@ class _Order:
         if not place.nouns:
             return
         role, of = self._role(place, number)
-        taken = reader.place(place, role, of, clause)
-        if not taken:
+        phrases = reader.place(place, role, of, clause)
+        if not phrases:
             return
         if role is Role.TARGET:
-            for phrase in taken:
+            for phrase in phrases:
                 phrase.link = phrase.of = None
-            self.objects += taken
-            self.object = self.last = taken[-1]
+            self.objects += phrases
+            self.object = self.last = phrases[-1]
             return
         if role is Role.PLACE:
             if place.goal and self.locative:
@@ -360,43 +371,43 @@ class _Order:
                     phrase.of = phrase.of or self.object
                 self.locative = []
                 self.goals = []
-            aims = [phrase for phrase in taken if phrase.role is Role.PLACE]
+            aims = [phrase for phrase in phrases if phrase.role is Role.PLACE]
             self.goals += aims
             if not place.goal:
                 self.locative += aims
         if place.link not in (Link.FROM, Link.WITH):
-            self.last = taken[-1]
+            self.last = phrases[-1]
         elif role is Role.UNKNOWN and place.link is Link.FROM:
-            for phrase in taken:
+            for phrase in phrases:
                 phrase.of = self.object
-            self.last = taken[-1]
+            self.last = phrases[-1]
 
     def _side(self, place: Place, number: int) -> None:
-        """ "on the left": which one, unless it says where to."""
+        """Read "on the left" as a selector, unless it is a goal."""
         later = any(isinstance(item, Place) and item.nouns for item in self.clause.items[number:])
-        moved = self.verb in words.PLACING - words.TAKING and not (self.goals or later)
+        may_select = self.verb in words.PLACING - words.TAKING and not (self.goals or later)
         if place.word in ("to", "toward", "towards", "into", "onto"):
             return
         if place.word == "from":
             if self.last is not None and self.last.rank:
                 self.last.which = place.side
             return
-        if moved and self.acted and self.verb in words.SETTING:
+        if may_select and self.has_object and self.verb in words.SETTING:
             return
         target = self.last
         if target is not None and place.side != "side" and target.which in ("", "all"):
             target.which = place.side
 
     def _role(self, place: Place, number: int) -> tuple[Role, Phrase | None]:
-        """The role of a place's nouns, and what they are a place of."""
+        """Return the role of a place's nouns, and the phrase that they belong to."""
         verb, link, word = self.verb, place.link, place.word
         asking = self.clause.kind is Kind.QUESTION
         of = self.object
-        if self.clause.negated or any(noun.excluded for noun in place.nouns):
-            excluded = all(noun.excluded for noun in place.nouns)
-            if excluded and word in words.GOAL:
+        if self.clause.is_negated or any(noun.is_excluded for noun in place.nouns):
+            is_excluded = all(noun.is_excluded for noun in place.nouns)
+            if is_excluded and word in words.GOAL:
                 return Role.UNKNOWN, of
-            if self.clause.negated:
+            if self.clause.is_negated:
                 return Role.UNKNOWN, of
         if link is Link.WITH:
             return Role.UNKNOWN, None
@@ -414,7 +425,7 @@ class _Order:
         if word == "like" and not self.objects:
             return Role.TARGET, None
         if word in words.PATHS:
-            if verb in words.PLACING and self.acted:
+            if verb in words.PLACING and self.has_object:
                 place.link = Link.TO
                 return Role.PLACE, of
             return Role.UNKNOWN, None
@@ -424,13 +435,13 @@ class _Order:
             if (
                 verb in words.TO_TARGET
                 and word in ("to", "at", "toward", "towards")
-                and not self.acted
+                and not self.has_object
             ):
                 return Role.TARGET, None
             if not self.objects and word in ("at", "to") and verb in ("look", "see"):
                 return Role.TARGET, None
             return Role.UNKNOWN, self.last if self.last in self.objects else of
-        if verb in words.TO_TARGET and not self.acted:
+        if verb in words.TO_TARGET and not self.has_object:
             return Role.TARGET, None
         if verb in words.GOING and not self.objects:
             if word in ("by", "around", "over"):
@@ -441,9 +452,9 @@ class _Order:
         if verb in words.TAKING and link in _SIDES:
             return Role.UNKNOWN, of
         if place.goal or word == "at":
-            if (place.goal and self.acted) or verb in words.PLACING:
+            if (place.goal and self.has_object) or verb in words.PLACING:
                 return Role.PLACE, of
-            if not self.acted:
+            if not self.has_object:
                 if verb in words.HOVERING and word == "at":
                     return Role.PLACE, None  # "wait at the front desk"
                 if word in ("to", "toward", "towards", "into", "onto") and verb not in words.AIMED:
@@ -454,24 +465,24 @@ class _Order:
             return Role.PLACE, of
         if word in ("nearest", "farthest"):
             return Role.UNKNOWN, self.last or of
-        if verb == "put" and word == "on" and not self.acted and _head(place) in words.WORN:
+        if verb == "put" and word == "on" and not self.has_object and _head(place) in words.WORN:
             return Role.TARGET, None
-        placing = (verb in words.PLACING and verb not in words.TAKING) or self.clause.turned
+        placing = (verb in words.PLACING and verb not in words.TAKING) or self.clause.is_turned
         if placing and self.object is not None:
-            fixed = self.object.text.rsplit(" ", 1)[-1].lower() in words.FIXED
-            placing = not (fixed and verb in ("push", "pull", "turn", "flip", "press"))
+            is_fixed = self.object.text.rsplit(" ", 1)[-1].lower() in words.FIXED
+            placing = not (is_fixed and verb in ("push", "pull", "turn", "flip", "press"))
         if placing and not self.goals:
             return Role.PLACE, of
         if self.goals:
             return Role.UNKNOWN, self.goals[-1] if self.last in self.goals else self.last
-        if not self.acted and not self.objects:
+        if not self.has_object and not self.objects:
             if verb in words.HOVERING:
                 return Role.PLACE, None
-            if verb in words.WORKING | words.ACTING or not self.clause.known:
+            if verb in words.WORKING | words.ACTING or not self.clause.in_lexicon:
                 return Role.TARGET, None
             return Role.UNKNOWN, None
-        held = self.pronoun and self.object is self.last  # a place cannot tell "it" apart
-        if (held or self._is_worked_at(link)) and verb not in words.TAKING:
+        is_held = self.has_pronoun and self.object is self.last  # a place cannot tell "it" apart
+        if (is_held or self._is_worked_at(link)) and verb not in words.TAKING:
             return Role.PLACE, of
         if (link in (Link.AROUND, Link.AGAINST) or word == "over") and verb not in words.TAKING:
             return Role.PLACE, of  # what goes over, around or against something goes there
@@ -483,19 +494,21 @@ class _Order:
             return False
         if self.verb == "wash" and link is Link.ON:
             return False
-        return self.verb in words.WORKED_AT or not self.clause.known
+        return self.verb in words.WORKED_AT or not self.clause.in_lexicon
 
     def _inside(self, link: Link) -> None:
-        """ "and put the bowl inside": into what a step before acted on."""
+        """Make an earlier step's target the goal: "and put the bowl inside"."""
         goes = "" if self.object is None else self.object.text
-        into = next((told for told in reversed(self.reader.history) if told.text != goes), None)
+        into = next(
+            (earlier for earlier in reversed(self.reader.history) if earlier.text != goes), None
+        )
         if into is None or self.verb not in words.PLACING:
             return
         at = self.object.position + 1 if self.object is not None else into.position
-        phrase = self.reader.refer(Noun("", at, thing=False, it="it"), self.clause, into)
+        phrase = self.reader.refer(Noun("", at, is_object=False, pronoun="it"), self.clause, into)
         if phrase is None:
             return
-        phrase.role = Role.UNKNOWN if self.clause.negated else Role.PLACE
+        phrase.role = Role.UNKNOWN if self.clause.is_negated else Role.PLACE
         phrase.link, phrase.of = link, self.object
         self.reader.phrases.append(phrase)
         self.goals.append(phrase)
@@ -509,6 +522,6 @@ def _head(place: Place) -> str:
 
 
 def _confidence(clause: Clause) -> float:
-    """Low where words were left out, lower where the verb is a guess."""
-    sure = 1.0 if clause.known else _LIKELY
+    """Return a confidence that falls with skipped words and with a guessed verb."""
+    sure = 1.0 if clause.in_lexicon else _LIKELY
     return max(round(sure - 0.3 * clause.unread, 2), 0.1)

@@ -1,4 +1,4 @@
-"""English text -> words: out of a policy's prompt, with slips of the keyboard mended."""
+"""Split of English text into words, without a policy's prompt and with typos corrected."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _FRAME = re.compile(
 
 @dataclass(frozen=True)
 class Token:
-    """A word as it is said, and as the grammar looks at it: lower case, spelled right."""
+    """A word. surface: as written. word: for the grammar, in lower case and correct spelling."""
 
-    said: str
+    surface: str
     word: str
 
 
 def unwrap(text: str) -> str:
-    """The sentence inside a policy's prompt; other text as it is."""
+    """Return the sentence inside a policy's prompt; other text unchanged."""
     inside = _HEAD.sub("", text)
     if inside != text or _FRAME.match(text):
         shorter = _FOOT.sub("", inside)
@@ -50,43 +50,43 @@ def unwrap(text: str) -> str:
 
 
 def tokens(text: str) -> list[Token]:
-    """The words and marks of a text; brackets and dashes are commas."""
+    """Split a text into words and marks; brackets and dashes become commas."""
     sentence = []
-    for said in _TOKEN.findall(_ARROW.sub(", ", text.replace("’", "'"))):
-        said = _PAUSES.get(said, said)
-        lower = said.lower()
-        sentence.append(Token(said, mended(lower) if len(lower) > 2 else lower))
-    return _merged(sentence)
+    for surface in _TOKEN.findall(_ARROW.sub(", ", text.replace("’", "'"))):
+        surface = _PAUSES.get(surface, surface)
+        lower = surface.lower()
+        sentence.append(Token(surface, fix_typo(lower) if len(lower) > 2 else lower))
+    return _merge_pairs(sentence)
 
 
-def _merged(sentence: list[Token]) -> list[Token]:
-    """Words that are one: "left most", "left hand side", "upside down", "can not"."""
+def _merge_pairs(sentence: list[Token]) -> list[Token]:
+    """Merge two words that are one: "left most", "left hand", "upside down", "can not"."""
     result: list[Token] = []
     sentence = _idioms(sentence)
     for token in sentence:
         before = result[-1].word if result else ""
         pair = (before, token.word)
         if token.word == "most" and before in ("left", "right", "top", "bottom", "upper", "lower"):
-            merged = f"{before}most"
+            word = f"{before}most"
         elif pair in _PAIRS:
-            merged = _PAIRS[pair]
+            word = _PAIRS[pair]
         else:
             result.append(token)
             continue
-        result[-1] = Token(f"{result[-1].said} {token.said}", merged)
+        result[-1] = Token(f"{result[-1].surface} {token.surface}", word)
     return result
 
 
 def _idioms(sentence: list[Token]) -> list[Token]:
-    """Verbs of several words as one: "get rid of", "take a look at", "keep away from"."""
+    """Replace verbs of several words: "get rid of", "take a look at", "keep away from"."""
     result: list[Token] = []
     i = 0
     while i < len(sentence):
         for size in (4, 3, 2):
             verb = _IDIOMS.get(tuple(token.word for token in sentence[i : i + size]))
             if verb is not None:
-                said = " ".join(token.said for token in sentence[i : i + size])
-                result += [Token(said, word) for word in verb.split()]
+                surface = " ".join(token.surface for token in sentence[i : i + size])
+                result += [Token(surface, word) for word in verb.split()]
                 i += size
                 break
         else:
@@ -153,11 +153,11 @@ _PAIRS = {
 
 @lru_cache(maxsize=1)
 def _spellings() -> tuple[frozenset[str], dict[str, str]]:
-    """All known words, and of those that are mended each with one letter left out -> the word."""
-    known = set(words.VERBS) | {"form", "pace", "font", "lace", "ease"}
+    """Return all known words, and a map to a word from its spellings with one letter missing."""
+    vocabulary = set(words.VERBS) | {"form", "pace", "font", "lace", "ease"}
     for group in vars(words).values():
         if isinstance(group, (frozenset, dict)):
-            known.update(word for word in group if isinstance(word, str))
+            vocabulary.update(word for word in group if isinstance(word, str))
     mending = {w for w in words.VERBS | words.COLORS | _OFTEN if len(w) >= 4} | {
         "the",
         "and",
@@ -167,10 +167,10 @@ def _spellings() -> tuple[frozenset[str], dict[str, str]]:
     for word in sorted(mending, key=lambda w: (w not in _OFTEN, len(w), w)):
         for i in range(len(word)):
             shorter.setdefault(word[:i] + word[i + 1 :], word)
-    return frozenset(known | _OFTEN), shorter
+    return frozenset(vocabulary | _OFTEN), shorter
 
 
-# Words that a slip is looked for in first.
+# Common words, which typos are matched with first.
 _OFTEN = frozenset(
     [
         "the",
@@ -235,28 +235,28 @@ _GRAMMAR = frozenset(
 
 
 @lru_cache(maxsize=4096)
-def mended(word: str) -> str:
-    """A word with one wrong, missing, doubled or swapped letter as the known word that it is."""
-    known, shorter = _spellings()
-    if word in known or not word.isalpha() or not word.isascii() or len(word) > 12:
+def fix_typo(word: str) -> str:
+    """Correct one wrong, missing, doubled or swapped letter of a known word."""
+    vocabulary, shorter = _spellings()
+    if word in vocabulary or not word.isalpha() or not word.isascii() or len(word) > 12:
         return word
     stem = verb_of(word)
     if stem:
         return word
     swaps = [word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)]
-    for swapped in swaps:
-        if swapped in _OFTEN or (len(word) > 3 and swapped in shorter.values()):
-            return swapped
+    for candidate in swaps:
+        if candidate in _OFTEN or (len(word) > 3 and candidate in shorter.values()):
+            return candidate
     if len(word) < 4:
         return word
     # A missing letter, a doubled one; a wrong one in a word of grammar.
     if word in shorter and shorter[word][0] == word[0] and shorter[word] in _OFTEN:
         return shorter[word]
     for i in range(len(word)):
-        rest = word[:i] + word[i + 1 :]
-        if rest in _OFTEN and i and word[i] == word[i - 1]:
-            return rest
-        candidate = shorter.get(rest, "")
+        shortened = word[:i] + word[i + 1 :]
+        if shortened in _OFTEN and i and word[i] == word[i - 1]:
+            return shortened
+        candidate = shorter.get(shortened, "")
         alike = candidate in _GRAMMAR and len(candidate) == len(word) and candidate[0] == word[0]
         if alike and sum(a != b for a, b in zip(candidate, word, strict=True)) == 1:
             return candidate
@@ -270,7 +270,7 @@ def is_gerund(word: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def verb_of(word: str) -> str:
-    """The verb that a word is a form of, by its ending; empty where no known verb is behind it."""
+    """Return the verb that a word is a form of, by its ending; empty if it is of no known verb."""
     if word in words.VERBS:
         return word
     if word in words.IRREGULAR:
@@ -285,7 +285,7 @@ def verb_of(word: str) -> str:
         if ending in ("ed", "es") and stem.endswith("i") and f"{stem[:-1]}y" in words.VERBS:
             return f"{stem[:-1]}y"
     for prefix in ("un", "re", "dis", "de", "over", "mis", "pre"):
-        rest = word.removeprefix(prefix)
-        if rest != word and len(rest) > 2 and rest in words.VERBS - words.NOUN_TOO:
-            return rest
+        stem = word.removeprefix(prefix)
+        if stem != word and len(stem) > 2 and stem in words.VERBS - words.NOUN_TOO:
+            return stem
     return ""

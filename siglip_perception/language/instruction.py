@@ -1,4 +1,4 @@
-"""A spoken or typed instruction -> the phrases that name its objects.
+"""Reading of a spoken or typed instruction into the phrases that name its objects.
 
 English and Korean sentences are read by rules; explicit lists ("red cup. plate.") work in every
 language; a sentence in any other language is one phrase, whole.
@@ -32,11 +32,11 @@ _EDGES = " \t.,;:!?、。，\"'“”‘’()[]{}"
 
 
 @dataclass(frozen=True)
-class Sanitised:
-    """Text that is safe to tokenise, log and publish.
+class SanitizedText:
+    """Text that is safe to tokenize, log and publish.
 
-    changed: control, bidi, special-token or unassigned characters were taken out. Normalising
-    (NFKC) and collapsing white space do not count.
+    changed: control, bidi, special-token or unassigned characters were removed. Normalization
+        (NFKC) and collapsed white space do not count.
     """
 
     text: str
@@ -45,14 +45,17 @@ class Sanitised:
 
 @dataclass(frozen=True)
 class Instruction:
-    """What an instruction asks for.
+    """A sentence, or a list of phrases, and what it asks for.
 
-    text: the sanitised sentence. phrases: what it names, each once, in its order; at most
-    MAX_PHRASES, each of at most MAX_PHRASE_CHARS characters. roles: one for each phrase; what the
-    sentence forbids or leaves out ("not the red cup") is UNKNOWN: looked at, not acted on.
-    changed: something was stripped or cut; worth a warning. mentions: the places that name the
-    phrases, with their steps, relations and what tells one of several from the others; none where
-    phrases were given as such. verbs: the words that were taken for verbs, as they are said.
+    text: the sanitized sentence.
+    phrases: the objects that it names, each once, in order; at most MAX_PHRASES of at most
+        MAX_PHRASE_CHARS characters.
+    roles: one for each phrase. An object that the sentence forbids or excludes ("not the red cup")
+        is UNKNOWN: grounded, but not acted on.
+    changed: something was removed or cut; worth a warning.
+    mentions: the places in the sentence that name the phrases, with steps, relations and choices
+        among several objects; empty for a list of phrases.
+    verbs: the words that were read as verbs, as written.
     """
 
     text: str
@@ -64,114 +67,115 @@ class Instruction:
 
     @property
     def confidence(self) -> float:
-        """How sure the reading is, in [0, 1]; below 0.5 it is a guess."""
+        """Confidence of the reading, in [0, 1]; below 0.5 it is a guess."""
         return min((mention.confidence for mention in self.mentions), default=1.0)
 
     @property
     def explanation(self) -> str:
-        """How the text was read, where it is doubtful or names nothing, and what to do."""
+        """Explanation of a doubtful reading, or of one without phrases, and what to do."""
         verbs = ", ".join(f'"{verb}"' for verb in self.verbs[:5])
-        taken = (
+        verb_text = (
             f": {verbs} {'is' if len(self.verbs) == 1 else 'are'} read as what to do"
             if verbs
             else ""
         )
+        text = _short(self.text)
         if not self.phrases:
             return (
-                f'The instruction "{_short(self.text)}" names no object{taken}. Name one, as in'
-                ' "pick up the red cup", or give what to look for in the parameter phrases.'
+                f'The instruction "{text}" names no object{verb_text}. Name one, as in "pick up'
+                ' the red cup", or give what to look for in the parameter phrases.'
             )
         if self.confidence < GUESS:
-            named = ", ".join(f'"{phrase}"' for phrase in self.phrases[:5])
+            names = ", ".join(f'"{phrase}"' for phrase in self.phrases[:5])
             return (
-                f'The instruction "{_short(self.text)}" is a guess{taken}, and {named} as what it'
-                " names. If that is wrong, say it in other words, or give what to look for in the"
+                f'The instruction "{text}" is a guess{verb_text}, and {names} as what it names.'
+                " If that is wrong, say it in other words, or give what to look for in the"
                 " parameter phrases."
             )
         return ""
 
 
-def sanitise(text: str) -> Sanitised:
-    """NFKC, without control, bidi and special-token text, white space collapsed.
+def sanitize(text: str) -> SanitizedText:
+    """Normalize (NFKC), remove control, bidi and special-token text, and collapse white space.
 
-    Raises InstructionError where the text is over 1 KiB of UTF-8, before or after NFKC.
+    Raises InstructionError if the text is over 1 KiB of UTF-8, before or after NFKC.
     """
     _check_size(text, "")
-    visible, stripped = _visible(text)
+    visible, is_changed = _visible(text)
     normal = unicodedata.normalize("NFKC", visible)
-    _check_size(normal, " after Unicode normalisation")
-    normal, stripped_again = _visible(normal)  # NFKC can bring such characters forth
-    changed = stripped or stripped_again
-    while True:  # what is left after one token is taken out can be the next: "<<s>s>"
+    _check_size(normal, " after Unicode normalization")
+    normal, is_changed_again = _visible(normal)  # NFKC can produce such characters
+    changed = is_changed or is_changed_again
+    while True:  # removing one token can leave another: "<<s>s>"
         shorter = _SPECIAL.sub(" ", normal)
         if shorter == normal:
             break
         normal, changed = shorter, True
-    return Sanitised(_SPACE.sub(" ", normal).strip(), changed)
+    return SanitizedText(_SPACE.sub(" ", normal).strip(), changed)
 
 
 def parse(text: str) -> Instruction:
-    """Sanitise a sentence and take its phrases; an empty sentence has none.
+    """Sanitize a sentence and read its phrases; an empty sentence has none.
 
-    Phrases beyond MAX_PHRASES are left out and longer ones cut, which `changed` shows.
-    Raises InstructionError where the text is over 1 KiB.
+    Phrases beyond MAX_PHRASES are left out and longer ones cut, which sets `changed`.
+    Raises InstructionError if the text is over 1 KiB.
     """
-    clean = sanitise(text)
+    clean = sanitize(text)
     if korean.is_korean(clean.text):
         reading = korean.parse(clean.text)
     elif english.is_english(clean.text):
         reading = english.parse(clean.text)
     else:
         parts = _SENTENCE_ENDS.split(clean.text)
-        listed = len(parts) > 1 or len(clean.text.split()) < 4
-        confidence = 1.0 if listed else _UNREAD
+        is_list = len(parts) > 1 or len(clean.text.split()) < 4
+        confidence = 1.0 if is_list else _UNREAD
         reading = Reading(tuple(Phrase(part, confidence=confidence) for part in parts))
     return _instruction(clean.text, reading, clean.changed)
 
 
 def from_phrases(phrases: Iterable[str]) -> Instruction:
-    """Take phrases as they are given, each sanitised; empty ones and repetitions are left out.
+    """Make an instruction of phrases, each sanitized, without empty ones and repetitions.
 
-    `text` is the phrases joined by ". ". Raises InstructionError where a phrase is over 1 KiB, or
-    for more than MAX_PHRASES phrases.
+    `text` is the phrases joined by ". ". Raises InstructionError if a phrase is over 1 KiB or
+    there are more than MAX_PHRASES phrases.
     """
-    given = list(phrases)
-    if len(given) > MAX_PHRASES:
+    raw_phrases = list(phrases)
+    if len(raw_phrases) > MAX_PHRASES:
         raise InstructionError(
-            f"{len(given)} phrases are too many: ask for at most {MAX_PHRASES} at once."
+            f"{len(raw_phrases)} phrases are too many: ask for at most {MAX_PHRASES} at once."
         )
-    clean = [sanitise(phrase) for phrase in given]
+    clean = [sanitize(phrase) for phrase in raw_phrases]
     reading = Reading(tuple(Phrase(phrase.text) for phrase in clean))
-    taken = _instruction("", reading, any(phrase.changed for phrase in clean))
-    return replace(taken, text=". ".join(taken.phrases), mentions=())
+    instruction = _instruction("", reading, any(phrase.changed for phrase in clean))
+    return replace(instruction, text=". ".join(instruction.phrases), mentions=())
 
 
 def _instruction(text: str, reading: Reading, changed: bool) -> Instruction:
     roles: dict[str, Role] = {}
     spelling: dict[str, str] = {}
-    kept: list[tuple[int, Phrase]] = []
+    entries: list[tuple[int, Phrase]] = []
     numbers: dict[int, int] = {}  # id of a phrase -> index of its mention
     for phrase in reading.phrases:
-        whole = phrase.text.strip(_EDGES)
-        short = whole[:MAX_PHRASE_CHARS].rstrip()
+        full_text = phrase.text.strip(_EDGES)
+        short = full_text[:MAX_PHRASE_CHARS].rstrip()
         key = short.casefold()
         if not any(character.isalnum() for character in key):
             continue
         if key not in roles and len(roles) == MAX_PHRASES:
             changed = True
             break
-        changed = changed or short != whole
+        changed = changed or short != full_text
         spelling.setdefault(key, short)
-        # "go to the cup and pick it up": what is acted on is a target, whatever else it is.
+        # "go to the cup and pick it up": an object that is acted on anywhere is a target.
         roles[key] = stronger(roles.get(key, Role.UNKNOWN), phrase.role)
-        numbers[id(phrase)] = len(kept)
-        kept.append((list(spelling).index(key), phrase))
+        numbers[id(phrase)] = len(entries)
+        entries.append((list(spelling).index(key), phrase))
     return Instruction(
         text,
         tuple(spelling.values()),
         tuple(roles.values()),
         changed,
-        tuple(_mention(index, phrase, numbers) for index, phrase in kept),
+        tuple(_mention(index, phrase, numbers) for index, phrase in entries),
         reading.verbs,
     )
 
@@ -195,16 +199,16 @@ def _mention(index: int, phrase: Phrase, numbers: dict[int, int]) -> Mention:
     )
 
 
-def _check_size(text: str, when: str) -> None:
-    # The number of characters first: encoding a megabyte to learn that it is too long is waste.
+def _check_size(text: str, stage: str) -> None:
+    # Check the number of characters first, to avoid encoding megabytes.
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise InstructionError(
-            f"The instruction is longer than {MAX_BYTES} bytes{when}: say it in fewer words."
+            f"The instruction is longer than {MAX_BYTES} bytes{stage}: say it in fewer words."
         )
 
 
 def _visible(text: str) -> tuple[str, bool]:
-    """Without control, format, surrogate, private and unassigned characters."""
-    spaced = text.translate(_LINE_ENDS)
-    kept = "".join(c for c in spaced if not unicodedata.category(c).startswith("C"))
-    return kept, len(kept) != len(spaced)
+    """Remove control, format, surrogate, private and unassigned characters; tell if any was."""
+    single_line = text.translate(_LINE_ENDS)
+    visible = "".join(c for c in single_line if not unicodedata.category(c).startswith("C"))
+    return visible, len(visible) != len(single_line)

@@ -61,7 +61,7 @@ class _Parser:
         return self.tokens[i] if 0 <= i < len(self.tokens) else ""
 
     def next_word(self, i: int) -> str:
-        """The next token that is no mark."""
+        """Return the next token that is not a mark."""
         while self.at(i) in _BREAKS and self.at(i):
             i += 1
         return self.at(i)
@@ -76,18 +76,18 @@ class _Parser:
         return self.reader.finish()
 
     def _word(self) -> None:
-        """Read what stands at `i` and move it on."""
+        """Read the words at `i` and advance it."""
         i, reader = self.i, self.reader
         token, following = self.at(i), self.at(i + 1)
         if token in _BREAKS:
             if token in ".;!?。":
-                reader.end(listed=token != "?")
+                reader.end(is_list=token != "?")
             elif token in ",、":
                 reader.pause()
             self.i = i + 1
             return
-        if called := self._called(token):
-            self.i = i + called
+        if length := self._length_of_call(token):
+            self.i = i + length
             return
         if self._time(token):
             return
@@ -110,15 +110,15 @@ class _Parser:
             return
         self._noun(token, noun, particle, following)
 
-    def _called(self, token: str) -> int:
-        """How many words a call takes that begins a sentence: 민수야, 두리, 철수 씨,."""
+    def _length_of_call(self, token: str) -> int:
+        """Return the length, in words, of a call that begins a sentence: 민수야, 철수 씨,."""
         i = self.i
         following = self.at(i + 1)
         if i and self.at(i - 1) not in ".!?。":
             return 0
         if len(token) < 2 or not _HANGUL.match(token[-2:]):
-            titled = self.at(i + 2) == "," and following.endswith(("님", "씨"))
-            return 3 if titled else 0
+            has_title = self.at(i + 2) == "," and following.endswith(("님", "씨"))
+            return 3 if has_title else 0
         if following in ("씨", "님") and self.at(i + 2):
             return 2 + (self.at(i + 2) == ",")
         if self.at(i + 2) == "," and following.endswith(("님", "씨")) and len(following) > 1:
@@ -133,22 +133,25 @@ class _Parser:
             return 2
         if split_particle(token)[1] and not (token[-1] == "이" and before):
             return 0
-        rest = self.tokens[i + 2 :]
-        end = next((k for k, word in enumerate(rest) if word in ".!?。"), len(rest))
-        order = rest[:end]
-        listed = "," in order or any(split_particle(w)[1] in words.JOINING for w in order[:-1])
-        return 2 if order and verb(order[-1]) is not None and not listed else 0
+        following_tokens = self.tokens[i + 2 :]
+        end = next(
+            (k for k, word in enumerate(following_tokens) if word in ".!?。"),
+            len(following_tokens),
+        )
+        order = following_tokens[:end]
+        is_list = "," in order or any(split_particle(w)[1] in words.JOINING for w in order[:-1])
+        return 2 if order and verb(order[-1]) is not None and not is_list else 0
 
     def _is_manner(self, token: str, following: str) -> bool:
-        """송송, 차곡차곡; and any bare word between an object and its verb: 번쩍."""
+        """Tell whether a word is an adverb: 송송, or a bare word between object and verb."""
         if not following or following in _BREAKS or not _HANGUL.match(token):
             return False
         half = len(token) // 2
-        doubled = len(token) in (2, 4) and (
+        is_reduplication = len(token) in (2, 4) and (
             token[:half] == token[half:]
             or (half == 2 and token[0] == token[1] and token[2] == token[3])
         )
-        if doubled and verb(token) is None and not is_protected(token):
+        if is_reduplication and verb(token) is None and not is_protected(token):
             return True
         noun, particle = split_particle(token)
         if noun in ("반", "절반") and particle in ("만", "쯤") and verb(following) is not None:
@@ -174,7 +177,7 @@ class _Parser:
         )
 
     def _time(self, token: str) -> bool:
-        """내일 아침에, 30분 뒤에, 다음 주 월요일까지: when, and no thing."""
+        """Read an expression of time: 내일 아침에, 30분 뒤에, 다음 주 월요일까지."""
         i, reader = self.i, self.reader
         if reader.has_noun:
             return False
@@ -188,12 +191,12 @@ class _Parser:
         time = next((word for word in words.DAY_TIMES if token.startswith(word)), "")
         if not time:
             return False
-        rest = token[len(time) :]
-        if rest in words.TIME_PARTICLES:
+        remainder = token[len(time) :]
+        if remainder in words.TIME_PARTICLES:
             self.i = i + 1
             return True
         following = self.at(i + 1)
-        if rest or not following or following in _BREAKS:
+        if remainder or not following or following in _BREAKS:
             return False
         if time in words.MEALS:
             after = verb(following)
@@ -205,33 +208,33 @@ class _Parser:
         return True
 
     def _english_verb(self, token: str, following: str) -> bool:
-        """close 해 줘, pick up 해: an English verb, and 하다 with its ending."""
+        """Read an English verb with 하다: close 해 줘, pick up 해."""
         if not token.isascii() or not token.isalpha():
             return False
         i, particle = self.i, 0
         if following.lower() in english_words.PARTICLES:
             particle, following = 1, self.at(i + 2)
         word = token.lower()
-        done = verb(following) if following.startswith(("해", "하", "했", "할")) else None
-        if word not in english_words.VERBS or done is None or done.stems[:1] != ("하",):
+        form = verb(following) if following.startswith(("해", "하", "했", "할")) else None
+        if word not in english_words.VERBS or form is None or form.stems[:1] != ("하",):
             return False
         stem = "옮기" if word == "move" else "놓" if word in english_words.PLACING else "집"
         stem = stem if word in english_words.PLACING | english_words.TAKING else "열"
         self.verbs.append(f"{token} {following}")
         self.i = i + 2 + particle
-        chained = done.bare and self.at(self.i).startswith(words.AUXILIARIES)
-        self.i += chained
-        ending = done.ending
-        if chained:
+        has_auxiliary = form.bare and self.at(self.i).startswith(words.AUXILIARIES)
+        self.i += has_auxiliary
+        ending = form.ending
+        if has_auxiliary:
             auxiliary = verb(self.at(self.i - 1))
             ending = auxiliary.ending if auxiliary is not None else Ending.FINAL
-        self.reader.verb(Verb((stem,), ending), negated=False)
+        self.reader.verb(Verb((stem,), ending), is_negated=False)
         return True
 
     # Numbers
 
     def _amount(self, token: str, noun: str, particle: str, following: str) -> bool:
-        """Counts of a noun (컵 두 개를) and measures (45도, 세 번, 3초 동안)."""
+        """Read the count of a noun (컵 두 개를) or a measure (45도, 세 번, 3초 동안)."""
         i, reader = self.i, self.reader
         if (token in words.COUNTING or token.isdigit()) and following.startswith("번째"):
             reader.rank(words.COUNTING.get(token, 1))
@@ -247,11 +250,9 @@ class _Parser:
             reader.word(token)  # 1번 선반
             self.i = i + 1
             return True
-        ranked = _RANK.match(token)
-        if ranked or token in words.ORDINALS or token in ("첫번째", "첫째"):
-            rank = words.ORDINALS.get(token) or words.COUNTING.get(
-                ranked[1] if ranked else "첫", 1
-            )
+        match = _RANK.match(token)
+        if match or token in words.ORDINALS or token in ("첫번째", "첫째"):
+            rank = words.ORDINALS.get(token) or words.COUNTING.get(match[1] if match else "첫", 1)
             reader.rank(rank)
             self.i = i + 1
             return True
@@ -261,11 +262,11 @@ class _Parser:
             if counter in words.UNITS or following in words.UNITS:
                 self.i = i + 2
                 self._after_measure()
-                reader.measured(counter_particle if counter in words.UNITS else "")
+                reader.measure(counter_particle if counter in words.UNITS else "")
                 return True
-            known = following in words.COUNTERS or counter in words.COUNTERS
-            named = reader.has_noun or bool(reader.waiting)
-            if known and token == number and (named or counter not in words.CONTAINERS):
+            is_counter = following in words.COUNTERS or counter in words.COUNTERS
+            has_noun = reader.has_noun or bool(reader.waiting)
+            if is_counter and token == number and (has_noun or counter not in words.CONTAINERS):
                 bare = following if following in words.COUNTERS else counter
                 reader.count(number not in words.SINGLE, following[len(bare) :])
                 self.i = i + 2
@@ -282,13 +283,13 @@ class _Parser:
                 return True
         if token[:1].isdigit() and _MEASURED_PLACE.fullmatch(token):
             self.i = i + 1
-            reader.measured("")
+            reader.measure("")
             return True
         base = noun.removesuffix("씩")
         if _MEASURED.fullmatch(noun) or _MEASURED.fullmatch(token) or _MEASURED.fullmatch(base):
             self.i = i + 1
             self._after_measure()
-            reader.measured(particle)
+            reader.measure(particle)
             return True
         if reader.has_noun and (_COUNTED.fullmatch(noun) or _COUNTED.fullmatch(token)):
             reader.count(not noun.startswith(("1", "한")), particle.removesuffix("야"))
@@ -304,7 +305,7 @@ class _Parser:
         while self.at(self.i) in words.AFTER_UNITS:
             self.i += 1
 
-    # Which of several, and which not
+    # Selection and exclusion
 
     def _selector(self, token: str, noun: str, particle: str, following: str) -> bool:
         i, reader = self.i, self.reader
@@ -325,9 +326,9 @@ class _Parser:
         if token in words.ALL or (noun in words.ALL and particle in words.OBJECT):
             acts = verb(following)
             ending = kind_of(following) if acts is None else acts.ending
-            finished = ending in (Ending.BECAUSE, Ending.IF)
-            if not (finished or following.startswith(("되", "됐", "된", "돼", "끝"))):
-                reader.all()
+            is_subordinate = ending in (Ending.BECAUSE, Ending.IF)
+            if not (is_subordinate or following.startswith(("되", "됐", "된", "돼", "끝"))):
+                reader.select_all()
             self.i = i + 1
             return True
         if token in words.MOST:
@@ -373,8 +374,8 @@ class _Parser:
             return False
         after = self.tokens[i + 1 : i + 5]
         if token == words.EXCEPT:
-            rest = bool(set(after) & set(words.REST))
-            if not reader.has_noun and not rest and reader.last_particle not in words.TOPIC:
+            has_rest = bool(set(after) & set(words.REST))
+            if not reader.has_noun and not has_rest and reader.last_particle not in words.TOPIC:
                 return False
         elif token == "그대로":
             if not (after and after[0].startswith(words.LEAVING)):
@@ -394,24 +395,24 @@ class _Parser:
             return False
         if side[1] == "끝" and side[2] in ("이", "가") and _is_named(self.at(i + 2)):
             return False  # 끝이 뾰족한 막대
-        joined, name, particle = side
-        if joined:
-            reader.word(joined)
+        attached_noun, name, particle = side
+        if attached_noun:
+            reader.word(attached_noun)
         which, link = words.SIDES[name]
         part = name in words.PART_SIDES or (
             name in words.FACES and (particle in ("을", "를") or self._is_acted_on(particle))
         )
-        if part and reader.has_noun and not joined:
+        if part and reader.has_noun and not attached_noun:
             reader.word(name)  # 상자 모서리
             if particle or not _is_named(following):
                 reader.close(particle)
             self.i = i + 1
             return True
-        pointed = self.at(i - 1) in words.POINTING and not joined and not reader.has_noun
+        is_deictic = self.at(i - 1) in words.POINTING and not attached_noun and not reader.has_noun
         if (
             name in words.KEPT_SIDES
             and not particle
-            and not joined
+            and not attached_noun
             and not reader.has_noun
             and _is_named(following)
         ):
@@ -421,26 +422,31 @@ class _Parser:
         self.i = i + 1
         if particle in ("를", "을") and following.startswith(("지나", "거쳐", "통과", "넘어")):
             reader.side(Link.ABOVE if name == "위" else link, "의", tells=False)
-            reader.passed()
+            reader.pass_by()
             self.i = i + 2
             return True
-        described = self._is_being(self.i)
+        describes_next = self._is_being(self.i)
         acts = verb(following)
-        if not particle and acts is not None and acts.ending is not Ending.NOUN and not described:
+        if (
+            not particle
+            and acts is not None
+            and acts.ending is not Ending.NOUN
+            and not describes_next
+        ):
             particle = "에"  # 달 가까이 옮겨
-        if not reader.has_noun and (pointed or not reader.can_have_side()):
+        if not reader.has_noun and (is_deictic or not reader.can_have_side()):
             inside = name in ("안", "속", "안쪽")
-            if (pointed or inside) and particle in (
+            if (is_deictic or inside) and particle in (
                 *words.TO_PLACE,
                 *words.TOWARDS,
                 *words.FROM_PLACE,
                 "의",
             ):
-                reader.side_of_last(link, particle, described=described)
-                if described:
+                reader.side_of_last(link, particle, describes_next=describes_next)
+                if describes_next:
                     self.i += 1
                 return True
-            if described:
+            if describes_next:
                 reader.which_next = which or reader.which_next
                 self.i += 1
                 return True
@@ -452,8 +458,8 @@ class _Parser:
                 return True
             reader.direction(particle)
             return True
-        reader.side(link, particle, tells=described or particle in ("", "의"))
-        if described:
+        reader.side(link, particle, tells=describes_next or particle in ("", "의"))
+        if describes_next:
             self.i += 1
         return True
 
@@ -468,7 +474,7 @@ class _Parser:
     def _verb(self, token: str, noun: str, particle: str) -> bool:
         i, reader = self.i, self.reader
         following = self.next_word(i + 1) if self.at(i + 1) not in ".;!?。" else ""
-        rolls = token in ("말아", "말아라") and reader.marked  # 카펫을 말아
+        rolls = token in ("말아", "말아라") and reader.has_leading_particle  # 카펫을 말아
         rolls |= token in ("나면", "나서") and reader.last_particle in ("이", "가")  # 김이 나면
         rolls |= token == "줄래" and bool(reader.waiting or reader.has_noun)
         if token in words.FILLERS and not token.startswith(("앞", "뒤")) and not rolls:
@@ -505,10 +511,10 @@ class _Parser:
             if following in ("말고", "마") or following.startswith(("않게", "않도록", "못하게")):
                 ending = Ending.AND
             turns = following in ("말고", "말구", "않고") or following.startswith(_SO_THAT[:4])
-            reader.verb(Verb(form.stems, ending), negated=not asking, action=False, turns=turns)
+            reader.verb(Verb(form.stems, ending), is_negated=not asking, action=False, turns=turns)
             return True
         if negated:
-            reader.verb(form, negated=True, action=False)
+            reader.verb(form, is_negated=True, action=False)
             if self.next_word(self.i).startswith(("안", "대신", "안돼", "안되")):
                 self.i += 1
                 if self.at(self.i).startswith(("돼", "되", "된", "됩")):
@@ -522,7 +528,7 @@ class _Parser:
                 return True
             then = Verb(form.stems, Ending.AND if before else Ending.FOR)
             named = reader.has_noun and reader.chunk[-1] not in words.NOTHINGS
-            reader.verb(then, negated=False, action=bool(reader.waiting) or named)
+            reader.verb(then, is_negated=False, action=bool(reader.waiting) or named)
             self.i += before
             return True
         if following.startswith(_THANKING) and form.ending is Ending.IF:
@@ -576,13 +582,13 @@ class _Parser:
         noticed = token.endswith(("네", "네요", "군요", "잖아")) and self.at(i + 2)
         if noticed and self.at(i + 1) in _BREAKS and reader.has_subject:
             form = Verb(form.stems, Ending.BECAUSE)  # 구슬이 굴러다니네, 주워 줘
-        reader.verb(form, negated=False, question=question)
+        reader.verb(form, is_negated=False, question=question)
         if token.endswith("거나"):
-            reader.either = list(reader.last)
+            reader.alternatives = list(reader.last)
         return True
 
     def _verb_form(self, token: str, noun: str, particle: str, following: str) -> Verb | None:
-        """The verb that a word is: listed, made of a noun (청소해), or by where it stands."""
+        """Analyze a word as a verb: listed, derived from a noun (청소해), or by its position."""
         reader = self.reader
         first = self.i == 0 or self.at(self.i - 1) in _BREAKS
         short = len(token) == 2 and token[1] == "가" and token[0] in words.SHORT_NOUNS
@@ -649,7 +655,7 @@ class _Parser:
             return Verb((token,), Ending.FINAL)  # 넣고 봉해
         certain = reader.has_noun and token.endswith(_CERTAIN)
         bodied = not reader.has_noun and split_particle(self.at(self.i - 1))[0] in words.BODY
-        if (not (reader.marked or bodied) or named) and not certain:
+        if (not (reader.has_leading_particle or bodied) or named) and not certain:
             return None
         if not following or self.at(self.i + 1) in _BREAKS:
             fits = token.endswith(words.LAST_ENDINGS) or is_joined_form(token)
@@ -662,7 +668,7 @@ class _Parser:
             joined = token.endswith("서") and is_joined_form(token[:-1])
             fits = joined or ends_in(token, words.CONNECTING_ENDINGS)
         if len(token) > 1 and fits:
-            reader.guessed = True
+            reader.is_guess = True
             bare = is_joined_form(token) and bool(following)
             ending = kind_of(token)
             if bare and ending is Ending.FINAL:
@@ -673,7 +679,7 @@ class _Parser:
         return None
 
     def _is_owned(self) -> bool:
-        """Who or when stands before: 어제 산, 엄마가 산."""
+        """Tell whether a person or a time stands before: 어제 산, 엄마가 산."""
         before = self.at(self.i - 1)
         noun, particle = split_particle(before)
         return (
@@ -685,7 +691,7 @@ class _Parser:
         )
 
     def _is_participle(self, token: str, following: str) -> bool:
-        """An unlisted verb between a noun with a particle and a noun: 바닥에 굴러다니는 연필."""
+        """Tell whether an unlisted verb stands between two nouns: 바닥에 굴러다니는 연필."""
         last = self.reader.last_particle
         if not last or not self.reader.fresh or not _is_named(following) or is_protected(token):
             return False
@@ -709,7 +715,7 @@ class _Parser:
         if following in words.AFTERWARDS or following.startswith(
             ("다음", "후", "뒤에", "채", "직후")
         ):
-            reader.verb(Verb(form.stems, Ending.AND), negated=False)
+            reader.verb(Verb(form.stems, Ending.AND), is_negated=False)
             self.i = i + 2
             return True
         if following in _ABILITY:
@@ -720,14 +726,14 @@ class _Parser:
                 leads = able is not None and able.ending in (Ending.FOR, Ending.IF, Ending.BECAUSE)
                 ending = able.ending if able is not None and leads else ending
                 self.i += 1
-            reader.verb(Verb(form.stems, ending), negated=False)
+            reader.verb(Verb(form.stems, ending), is_negated=False)
             return True
         if following in ("대신", "대신에"):
-            reader.verb(Verb(form.stems, Ending.AND), negated=True, action=False)
+            reader.verb(Verb(form.stems, Ending.AND), is_negated=True, action=False)
             self.i = i + 2
             return True
         if not following or self.at(i + 1) in _BREAKS:
-            reader.verb(Verb(form.stems, Ending.FINAL, form.past), negated=False)
+            reader.verb(Verb(form.stems, Ending.FINAL, form.past), is_negated=False)
             return True
         reader.relative(token, form.stems[-1])
         return True
@@ -771,7 +777,7 @@ class _Parser:
         if token in words.PRONOUNS or noun in words.PRONOUNS or noun == "나머지":
             reader.pronoun(token, particle)
             if token.startswith(_QUESTIONS):
-                reader.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
+                reader.verb(Verb(("있",), Ending.FINAL), is_negated=False, question=True)
             return
         if noun in words.PERSONS or (
             particle in ("이", "가") and not reader.has_noun and noun in words.PEOPLE

@@ -12,12 +12,12 @@ from siglip_perception.language import korean_words as words
 
 _HANGUL = re.compile(r"[가-힣]")
 _NO_FINAL, _RIEUL = 0, 8
-# In syllables. Verbs are joined onto each other in many ways, and each one is tried.
-_LONGEST_VERB = 12
+# Longest verb, in syllables: verbs combine in many ways, and every combination is tried.
+_MAX_VERB_SYLLABLES = 12
 
 
 class Ending(Enum):
-    """How a verb goes on."""
+    """Function of a verb's ending in the sentence."""
 
     FINAL = "final"  # 집어줘, 놓으세요
     AND = "and"  # 집어서, 놓고; and 집어, which can also be final
@@ -32,7 +32,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Verb:
-    """A form of a verb. stems: those that are joined in it, 밀어넣 is 밀 and 넣. past: 쏟았어."""
+    """A form of a verb. stems: 밀 and 넣 of the combined 밀어넣. past: 쏟았어."""
 
     stems: tuple[str, ...]
     ending: Ending
@@ -41,14 +41,14 @@ class Verb:
 
 
 def without_possessive(word: str) -> str:
-    """A word without 의, other words as they are."""
+    """Remove 의 from a word that ends in it."""
     noun, particle = split_particle(word)
     return noun if particle == "의" else word
 
 
 @lru_cache(maxsize=4096)
 def split_particle(token: str) -> tuple[str, str]:
-    """A word without its particle, and the particle ("" where it has none)."""
+    """Split a word into the noun and its particle, "" if it has none."""
     if is_protected(token) or token in words.MODIFIERS:
         return token, ""
     for size in range(min(5, len(token) - 1), 0, -1):
@@ -67,9 +67,9 @@ def split_particle(token: str) -> tuple[str, str]:
 
 def _is_whole(noun: str) -> bool:
     """Tell whether it can stand alone: 핸들 is no plural of 핸, 복도 is not 복 with 도."""
-    known = noun in words.SHORT_NOUNS or noun in words.THINGS or noun in words.COUNTERS
-    known |= noun in words.UNITS or noun in words.BODY
-    return len(noun) > 1 or known or not _HANGUL.match(noun)
+    is_known = noun in words.SHORT_NOUNS or noun in words.THINGS or noun in words.COUNTERS
+    is_known |= noun in words.UNITS or noun in words.BODY
+    return len(noun) > 1 or is_known or not _HANGUL.match(noun)
 
 
 def _fits(noun: str, particle: str) -> bool:
@@ -148,39 +148,39 @@ _AFTER_U = ("ᆫ", "ᆯ", "면", "니까", "세요", "십시오", "ᆫ데", "ᆯ
 def _tables() -> tuple[
     dict[str, str], dict[str, str], dict[str, str], frozenset[str], frozenset[str]
 ]:
-    """Decomposed: stem -> stem, form -> stem, irregular form and ending -> stem; the endings."""
+    """Return tables from jamo to stem, of stems, forms and irregular forms, and the endings."""
     stems: dict[str, str] = {}
     forms: dict[str, str] = {}
-    whole: dict[str, str] = {}
+    irregular: dict[str, str] = {}
     for verbs in (words.PLACING, words.ACTING):
         for stem, entries in verbs.items():
             stems.setdefault(_jamo(stem), stem)
             for form in entries:
                 forms.setdefault(_jamo(form), stem)
-            decomposed = _jamo(stem)
-            last, base = decomposed[-1], decomposed[:-1]
+            stem_jamo = _jamo(stem)
+            last, base = stem_jamo[-1], stem_jamo[:-1]
             if last == _FINAL_L:
                 short = len(stem) < 2  # 머신 is no form of 멀다
-                whole |= {
+                irregular |= {
                     base + _jamo(e): stem for e in _AFTER_DROPPED_L if not (short and e == "신")
                 }
             elif last == _FINAL_B and any(f.endswith(("워", "와")) for f in entries):
-                whole |= {base + _jamo("우") + _jamo(e): stem for e in _AFTER_U}
+                irregular |= {base + _jamo("우") + _jamo(e): stem for e in _AFTER_U}
             elif last == _FINAL_S and any(
                 _jamo(f)[: len(base)] == base and len(_jamo(f)) == len(base) + 2 for f in entries
             ):
-                whole |= {base + _jamo("으") + _jamo(e): stem for e in _AFTER_U}
+                irregular |= {base + _jamo("으") + _jamo(e): stem for e in _AFTER_U}
     stem_endings = frozenset(map(_jamo, words.STEM_ENDINGS + words.STEM_FINAL_ENDINGS))
     form_endings = frozenset(map(_jamo, words.FORM_ENDINGS + words.FORM_FINAL_ENDINGS)) | {""}
-    return stems, forms, whole, stem_endings, form_endings
+    return stems, forms, irregular, stem_endings, form_endings
 
 
 @lru_cache(maxsize=4096)
 def verb(token: str) -> Verb | None:
-    """The form of a listed verb that a word is, else None."""
+    """Analyze a word as a form of a listed verb; None if it is none."""
     if token in words.STATES:
         return Verb((words.STATES[token],), Ending.NOUN)
-    if len(token) > _LONGEST_VERB or not _HANGUL.match(token):
+    if len(token) > _MAX_VERB_SYLLABLES or not _HANGUL.match(token):
         return None
     match = _match(_jamo(token.replace("하여", "해")), 3)
     if match is None:
@@ -190,28 +190,28 @@ def verb(token: str) -> Verb | None:
 
 
 def _match(text: str, depth: int) -> tuple[tuple[str, ...], str] | None:
-    """Stems and the ending (decomposed); a stem's "다" ends a statement, a form's leads on."""
-    stems, forms, whole, stem_endings, form_endings = _tables()
+    """Match stems and an ending, in jamo; 다 ends a statement only after a stem."""
+    stems, forms, irregular, stem_endings, form_endings = _tables()
     for size in range(len(text), 0, -1):
         head, tail = text[:size], text[size:]
         if head in stems and (tail in stem_endings or _is_polite(tail, stem_endings)):
             return (stems[head],), tail if tail != _jamo("다") else _jamo("는다")
         if head in forms and (tail in form_endings or _is_past(tail, stem_endings)):
             return (forms[head],), tail
-    if text in whole:
-        return (whole[text],), text[-1] if text[-1] in "\u11ab\u11af" else "\0"
+    if text in irregular:
+        return (irregular[text],), text[-1] if text[-1] in "\u11ab\u11af" else "\0"
     if depth:
         for size in range(len(text) - 1, 1, -1):
             head = text[:size]
             if head in forms:
-                rest = _match(text[size:], depth - 1)
-                if rest is not None:
-                    return (forms[head], *rest[0]), rest[1]
+                remainder = _match(text[size:], depth - 1)
+                if remainder is not None:
+                    return (forms[head], *remainder[0]), remainder[1]
     return None
 
 
 def _is_polite(tail: str, stem_endings: frozenset[str]) -> bool:
-    """시 before an ending: 오시니까, 놓으시면."""
+    """Tell whether an ending follows honorific 시: 오시니까, 놓으시면."""
     for honorific in (_jamo("시"), _jamo("으시")):
         if tail.startswith(honorific) and tail[len(honorific) :] in stem_endings:
             return True
@@ -287,7 +287,7 @@ def _kind(ending: str, token: str) -> Ending:
 
 
 def kind_of(token: str) -> Ending:
-    """How a verb goes on, by the end of the word alone."""
+    """Classify a verb's ending by the end of the word alone."""
     if token.endswith(("면", "거든")):
         return Ending.IF
     if token.endswith(

@@ -1,4 +1,4 @@
-"""What a Korean sentence says of its nouns: roles by particles and verbs, steps, relations."""
+"""Roles, steps and relations of a Korean sentence's nouns, by particles and verbs."""
 
 from __future__ import annotations
 
@@ -190,9 +190,9 @@ _INTRANSITIVE = frozenset(
 
 @dataclass
 class _Noun:
-    """A noun that waits for the verb which decides its role.
+    """A noun that waits for the verb that decides its role.
 
-    link: the side that follows it, 위; side: one does. marks: what tells it apart.
+    side: a side such as 위 follows, which link names. marks: landmarks that select among several.
     """
 
     words: list[str]
@@ -204,7 +204,7 @@ class _Noun:
     link: Link | None = None
     side: bool = False
     marks: list[_Noun] = field(default_factory=list)
-    same: Phrase | None = None
+    antecedent: Phrase | None = None
 
     @property
     def text(self) -> str:
@@ -212,7 +212,7 @@ class _Noun:
 
 
 class Reader:
-    """Takes a sentence word by word, as `korean.parse` has told the words apart."""
+    """Builds the phrases from the words that `korean.parse` classifies."""
 
     def __init__(self) -> None:
         self.phrases: list[Phrase] = []
@@ -220,26 +220,26 @@ class Reader:
         self.chunk: list[str] = []
         self.start = 0
         self.position = 0
-        self.marks: list[_Noun] = []  # they tell the next noun apart
+        self.marks: list[_Noun] = []  # landmarks of the next noun
         self.which_next = ""
         self.rank_next = 0
         self.many_next = False
-        self.guessed = False
+        self.is_guess = False
         self._chain: tuple[str, ...] = ()
         self._step = 0
         self._target: Phrase | None = None
         self._topic: list[_Noun] = []
         self._among: list[_Noun] = []
         self._person = False
-        self._directed = False
-        self._held = False  # the robot's own hand is what moves: 그리퍼를 컵 위로 옮겨
-        self._unmade: list[tuple[Phrase, bool]] = []  # of 닫지 말고, and whether it is an object
+        self._has_direction = False
+        self._moves_hand = False  # the robot's own hand moves: 그리퍼를 컵 위로 옮겨
+        self._cancelled: list[tuple[Phrase, bool]] = []  # of 닫지 말고; True: an object
         self._fresh = False  # a noun was closed just before
         self._after_verb = False
-        self.last: list[Phrase] = []  # what the last verb settled
-        self.either: list[Phrase] = []  # what one of two verbs settled: 들거나
+        self.last: list[Phrase] = []  # of the last verb
+        self.alternatives: list[Phrase] = []  # of the first of two verbs: 들거나
 
-    # What the parser asks
+    # Questions of the parser
 
     @property
     def has_noun(self) -> bool:
@@ -250,8 +250,8 @@ class Reader:
         return self.waiting[-1].particle if self.waiting and not self.chunk else ""
 
     @property
-    def marked(self) -> bool:
-        """Whether a noun waits whose particle leads to a verb: 컵을, 접시에."""
+    def has_leading_particle(self) -> bool:
+        """True if the last noun's particle leads to a verb: 컵을, 접시에."""
         leading = (
             *words.OBJECT,
             *words.TOPIC,
@@ -264,17 +264,17 @@ class Reader:
 
     @property
     def has_object(self) -> bool:
-        """Whether 컵을 waits for its verb."""
+        """True if an object such as 컵을 waits for its verb."""
         return any(noun.particle in ("을", "를") for noun in self.waiting)
 
     @property
     def person(self) -> bool:
-        """Whether somebody has just been named: 친구가."""
+        """True if a person was just named: 친구가."""
         return self._person
 
     @property
     def fresh(self) -> bool:
-        """Whether the last noun was closed just before, with nothing between."""
+        """True if the last noun was closed just before."""
         return self._fresh and not self.chunk
 
     @property
@@ -283,11 +283,11 @@ class Reader:
 
     @property
     def goes_on(self) -> bool:
-        """Whether a verb has just led on to the next: 넣고."""
+        """True right after a verb that leads on to the next: 넣고."""
         return self._after_verb and not self.chunk and not self.waiting
 
     def is_size_of_several(self) -> bool:
-        """ "둘 중에 큰 것": one of what has been named; takes the size in."""
+        """Read the size in "둘 중에 큰 것", which selects among the nouns before."""
         if not self._among or len(self.chunk) != 1 or self.chunk[0] not in words.SIZES:
             return False
         self.which_next = words.SIZES[self.chunk.pop()]
@@ -325,7 +325,7 @@ class Reader:
         self.chunk.clear()
         nothing = text[-1] in words.NOTHINGS and (text[-1], particle) != ("끝", "이")
         if (nothing and len(text) == 1) or particle in words.LIKENESS:
-            self._directed = True
+            self._has_direction = True
             self._clear_next()
             self._loose()
             return
@@ -349,12 +349,12 @@ class Reader:
         self._fresh = False
 
     def rank(self, rank: int) -> None:
-        """두 번째: of the next noun, counted from the side that has just been read."""
+        """Set the rank of the next noun, counted from the side just read: 두 번째."""
         self.close("의")
         self.rank_next = rank
 
-    def measured(self, particle: str) -> None:
-        self._directed = True
+    def measure(self, particle: str) -> None:
+        self._has_direction = True
         if self.chunk:
             self.close(particle)
         elif self.waiting and not self.waiting[-1].particle:
@@ -369,7 +369,7 @@ class Reader:
             if particle and not self.waiting[-1].particle:
                 self.waiting[-1].particle = particle
 
-    def all(self) -> None:
+    def select_all(self) -> None:
         self.close("")
         for noun in reversed(self.waiting):
             if not noun.particle or noun.particle in (*words.OBJECT, *words.TOPIC, *words.SUBJECT):
@@ -380,7 +380,7 @@ class Reader:
                 noun.which, noun.many = noun.which or "all", True  # 구슬이 많네, 다 주워
 
     def near(self, which: str) -> None:
-        """가까운, 먼: tells the next noun apart, by the noun before if that is marked."""
+        """Select the next noun by distance, maybe from the noun before: 가까운, 먼."""
         self.close("")
         self.which_next = which
         if self.waiting and self.waiting[-1].particle in words.BEFORE_NEAR:
@@ -389,12 +389,12 @@ class Reader:
             self.marks.append(mark)
 
     def far(self) -> None:
-        """커튼에서 멀리 (둬): where it goes."""
+        """Make the last noun the place to stay away from: 커튼에서 멀리 (둬)."""
         self.waiting[-1].link, self.waiting[-1].side = Link.FAR_FROM, True
         self.waiting[-1].particle = "에"
 
     def again(self, particle: str) -> None:
-        """왼쪽 것: the noun named before, once more."""
+        """Repeat the noun before: 왼쪽 것."""
         self.position += 1
         noun: _Noun | None = None
         if self._among:
@@ -414,15 +414,15 @@ class Reader:
 
     def among(self) -> None:
         self.close("중에")
-        joined: list[_Noun] = []
-        while self.waiting and (not joined or self.waiting[-1].particle in words.JOINING):
-            joined.insert(0, self.waiting.pop())
-        self._among = joined
+        group: list[_Noun] = []
+        while self.waiting and (not group or self.waiting[-1].particle in words.JOINING):
+            group.insert(0, self.waiting.pop())
+        self._among = group
 
     def request(self) -> None:
-        """부탁해, and a noun with 좀: what is named is asked for."""
+        """Make the noun before the target: 부탁해, or a noun with 좀."""
         self.close("을")
-        self.verb(Verb(("주",), Ending.FINAL), negated=False)
+        self.verb(Verb(("주",), Ending.FINAL), is_negated=False)
 
     def pronoun(self, token: str, particle: str) -> None:
         self.close("")
@@ -432,30 +432,30 @@ class Reader:
 
     def body(self, particle: str) -> None:
         self._fresh = False
-        self._held = particle in words.OBJECT
+        self._moves_hand = particle in words.OBJECT
 
     def drop_chunk(self) -> None:
         self.chunk.clear()
         self._person = True
 
     def drop(self, *, topic: bool = False) -> None:
-        """What is named only says when: 빵 자를 때; but 버튼을 before 불이 켜질 때까지 stays."""
+        """Drop nouns that only say when: 빵 자를 때; keep 버튼을 before 불이 켜질 때까지."""
         self.chunk.clear()
-        kept = self._before_subject(self.waiting)
-        if topic and not kept:
-            self._topic = self._topic or self.waiting  # an order without an object is of it
-        self.waiting = kept
+        objects = self._before_subject(self.waiting)
+        if topic and not objects:
+            self._topic = self._topic or self.waiting  # an order without an object is about it
+        self.waiting = objects
         self.marks.clear()
         self._clear_next()
 
     @staticmethod
     def _before_subject(nouns: list[_Noun]) -> list[_Noun]:
-        """Objects before the subject of a clause of time or reason: they are of the order."""
+        """Return objects before the subject of a clause of time or reason: the order's own."""
         subject = max((k for k, noun in enumerate(nouns) if noun.particle in _SUBJECTS), default=0)
         return [noun for noun in nouns[:subject] if noun.particle in ("을", "를")]
 
     def exclude(self) -> None:
-        """말고, 대신, 아니라: the noun before is not the one that is meant."""
+        """Exclude the noun before: 말고, 대신, 아니라."""
         self.close("말고")
         if self.waiting:
             self.waiting[-1].particle = "말고"
@@ -463,7 +463,7 @@ class Reader:
     # Sides
 
     def side(self, link: Link | None, particle: str, *, tells: bool) -> None:
-        """A side such as 위에 makes a place of the noun before it."""
+        """Make the noun before a side such as 위에 a place."""
         self.close("의")
         if not self.waiting:
             return
@@ -474,18 +474,18 @@ class Reader:
         if not (last.side and last.particle in ("", "의")):
             last.link = link
         last.side, last.particle = True, particle or "의"
-        joined = [last]
+        group = [last]
         for noun in reversed(self.waiting[:-1]):
             if noun.particle not in words.JOINING:
                 break
-            joined.insert(0, noun)
-        for noun in joined:
+            group.insert(0, noun)
+        for noun in group:
             noun.link, noun.side, noun.particle = last.link, True, last.particle
         self._fresh = True
         if tells and particle in ("", "의"):
             return
         if tells:
-            self._tell(joined)
+            self._tell(group)
 
     def _tell(self, nouns: list[_Noun]) -> None:
         for noun in nouns:
@@ -494,33 +494,33 @@ class Reader:
                 self.marks.append(noun)
 
     def _settle_sides(self) -> None:
-        """Sides without a particle before a noun tell it apart: 접시 위 컵."""
+        """Make sides without a particle landmarks of the next noun: 접시 위 컵."""
         telling = [n for n in self.waiting if n.side and n.particle in ("", "의")]
         if telling:
             self._tell(telling)
 
-    def passed(self) -> None:
+    def pass_by(self) -> None:
         self.waiting[-1].particle = "지나"
 
-    def side_of_last(self, link: Link | None, particle: str, *, described: bool) -> None:
-        """그 안에: in what has been named before."""
+    def side_of_last(self, link: Link | None, particle: str, *, describes_next: bool) -> None:
+        """Add a place in the target of the step before: 그 안에."""
         if self._target is None:
             self.direction(particle)
             return
         self.position += 1
         noun = _Noun([self._target.text], self.position, particle or "의", link=link, side=True)
-        noun.same = self._target
-        if described or particle in ("", "의"):
+        noun.antecedent = self._target
+        if describes_next or particle in ("", "의"):
             self.marks.append(noun)
         else:
             self.waiting.append(noun)
 
     def direction(self, particle: str) -> None:
-        self._directed = True
+        self._has_direction = True
         self._fresh = False
 
     def _loose(self) -> None:
-        """Nothing comes that the landmarks tell apart: 식탁 위에 있는 걸."""
+        """Turn landmarks that no noun follows into phrases: 식탁 위에 있는 걸."""
         self._settle_sides()
         for mark in self.marks:
             mark.particle = "의"
@@ -530,11 +530,11 @@ class Reader:
     # Verbs
 
     def relative(self, token: str, stem: str) -> None:
-        """A verb that describes the noun after it: 접시에 놓인, 뚜껑이 달린, 구르는."""
-        moved = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE or stem == token
-        moved &= stem not in ("빌리", "맡기", "잃어버리")
+        """Read a verb that describes the noun after it: 접시에 놓인, 뚜껑이 달린, 구르는."""
+        is_intransitive = stem.endswith(_PASSIVE) or stem in _INTRANSITIVE or stem == token
+        is_intransitive &= stem not in ("빌리", "맡기", "잃어버리")
         if self.chunk:
-            if stem in words.OWNING or moved or stem in words.GOING:
+            if stem in words.OWNING or is_intransitive or stem in words.GOING:
                 self.word(token)
             else:
                 self.chunk.clear()
@@ -547,16 +547,16 @@ class Reader:
             return
         last = self.waiting[-1] if self.waiting and self._fresh else None
         if last is not None and (last.side or last.particle in words.TO_PLACE):
-            joined = [last]
+            group = [last]
             for noun in reversed(self.waiting[:-1]):
                 if noun.particle not in words.JOINING:
                     break
-                joined.insert(0, noun)
+                group.insert(0, noun)
             if not last.side:
                 last.link = _lying(stem)
-            for noun in joined:
+            for noun in group:
                 noun.link = last.link
-            self._tell(joined)
+            self._tell(group)
             return
         if last is not None and last.particle in words.TOWARDS and not last.side:
             self.waiting.pop()  # 나무로 만든 상자
@@ -567,30 +567,36 @@ class Reader:
             last.link = Link.FROM
             self._tell([last])  # 통에서 꺼낸 쿠키
             return
-        worn = last is not None and last.particle in ("을", "를")
-        worn &= token in words.WORN_PARTICIPLES
-        owned = last is not None and last.particle in words.SUBJECT
-        owned &= moved or stem in words.OWNING or stem in words.GOING or stem in _STATES
-        if last is not None and (owned or worn):
+        is_wearing = last is not None and last.particle in ("을", "를")
+        is_wearing &= token in words.WORN_PARTICIPLES
+        is_clause = last is not None and last.particle in words.SUBJECT
+        is_clause &= (
+            is_intransitive or stem in words.OWNING or stem in words.GOING or stem in _STATES
+        )
+        if last is not None and (is_clause or is_wearing):
             self.waiting.pop()
             self.chunk = [*last.words[:-1], last.words[-1] + last.particle, token]
             self.start = last.position
             self.marks = last.marks
             return
-        if last is not None and last.particle in (*words.OBJECT, *words.SUBJECT) and not moved:
+        if (
+            last is not None
+            and last.particle in (*words.OBJECT, *words.SUBJECT)
+            and not is_intransitive
+        ):
             self.waiting.pop()
             return
-        if stem in words.USED and not moved:
+        if stem in words.USED and not is_intransitive:
             return
         self.word(token)
 
     def chain(self, stems: tuple[str, ...]) -> None:
-        """A verb that the next word goes on with: 밀어 넣어."""
+        """Read a verb that the next word continues: 밀어 넣어."""
         self.close("")
         self._chain += stems
 
     def spare(self) -> None:
-        """What was named stays as it is: "칼은 위험하니까 두고"."""
+        """Leave the named nouns alone: "칼은 위험하니까 두고"."""
         for noun in self._topic:
             self._take(noun, Role.UNKNOWN, None, 0)
         self._topic = []
@@ -601,30 +607,30 @@ class Reader:
         self,
         verb: Verb,
         *,
-        negated: bool,
+        is_negated: bool,
         action: bool = True,
         question: bool = False,
         turns: bool = False,
     ) -> None:
-        """A verb settles every noun that waits."""
+        """Read a verb, which decides the roles of all waiting nouns."""
         self.close("")
         self._settle_sides()
         if (self.marks and not self.waiting) or self.marks:
             self._loose()
         stems, self._chain = self._chain + verb.stems, ()
         if stems[-1:] in (("하",), ("주",), ("부탁하",)) and self.waiting:
-            self._name_deed(self.waiting[-1])
+            self._remove_action(self.waiting[-1])
         nouns, self.waiting = self.waiting, []
-        directed, self._directed = self._directed, False
+        has_direction, self._has_direction = self._has_direction, False
         self._clear_next()
         self._person = False
-        if not (nouns or self._unmade) and self._after_verb and set(stems) <= _AUXILIARY:
+        if not (nouns or self._cancelled) and self._after_verb and set(stems) <= _AUXILIARY:
             return
         self._after_verb = True
-        quoted = any(noun.particle.endswith("라고") for noun in nouns)
+        has_quotation = any(noun.particle.endswith("라고") for noun in nouns)
         if (
-            not negated
-            and not quoted
+            not is_negated
+            and not has_quotation
             and (
                 verb.ending in (Ending.BECAUSE, Ending.FOR, Ending.IF)
                 or (verb.past and verb.ending is Ending.FINAL and not question)
@@ -633,75 +639,75 @@ class Reader:
         ):
             self.waiting = self._before_subject(nouns)
             acts = verb.ending is Ending.FOR and not set(stems) & _STATES
-            told = [
+            topics = [
                 noun
                 for noun in nouns
                 if noun not in self.waiting and not (acts and noun.particle in _SUBJECTS)
             ]
-            if told:
-                self._topic = told
+            if topics:
+                self._topic = topics
             return
         if (
             verb.stems
             and verb.stems[-1] in words.USING
             and verb.ending is Ending.AND
             and nouns
-            and not negated
+            and not is_negated
         ):
             nouns[-1].particle = "로써"
             self.waiting = nouns
             return
-        settles = _Settle(self, nouns, stems, negated=negated, question=question)
-        if action and not negated and not settles.state:
+        settles = _Settle(self, nouns, stems, is_negated=is_negated, question=question)
+        if action and not is_negated and not settles.state:
             idle = (
                 set(stems) <= FEELINGS
                 or (not nouns and stems[:1] in _HELPED)
-                or (not nouns and not directed and set(stems) <= set(words.GOING))
+                or (not nouns and not has_direction and set(stems) <= set(words.GOING))
             )
             self._step += not idle
         self.last = settles.settle()
-        self._held = False
+        self._moves_hand = False
         self._turn_to(nouns, settles, turns=turns)
-        if negated:
-            for phrase in self.either:  # "들거나 옮기지 마": neither
+        if is_negated:
+            for phrase in self.alternatives:  # "들거나 옮기지 마": neither
                 phrase.role = Role.UNKNOWN
-        self.either = []
-        self.guessed = False
+        self.alternatives = []
+        self.is_guess = False
 
     def _turn_to(self, nouns: list[_Noun], settles: _Settle, *, turns: bool) -> None:
-        """문을 쾅 닫지 말고 살살 닫아: what is not done in one way is done in another."""
-        if settles.negated and not (nouns or turns):
+        """Make objects of a negated verb targets of the next: 문을 쾅 닫지 말고 살살 닫아."""
+        if settles.is_negated and not (nouns or turns):
             return  # 깨지 않게 조심해서 옮겨
-        before, self._unmade = self._unmade, []
+        before, self._cancelled = self._cancelled, []
         if turns:
-            self._unmade = [
+            self._cancelled = [
                 (phrase, noun.particle in (*words.OBJECT, *words.TOPIC, ""))
                 for noun, phrase in zip(nouns, self.last, strict=False)
             ]
-        elif not (settles.negated or nouns or settles.going or settles.state):
+        elif not (settles.is_negated or nouns or settles.going or settles.state):
             for phrase, is_object in before:
                 if is_object:
                     phrase.role = Role.TARGET
 
-    def _name_deed(self, noun: _Noun) -> None:
-        """책상 정리 (좀 해줘): what is done is no part of the name."""
-        deed = f"{noun.words[-1]}하"
-        if len(noun.words) > 1 and (deed in words.ACTING or deed in words.PLACING):
+    def _remove_action(self, noun: _Noun) -> None:
+        """Remove an action from the end of a noun phrase: 책상 정리 (좀 해줘)."""
+        verb = f"{noun.words[-1]}하"
+        if len(noun.words) > 1 and (verb in words.ACTING or verb in words.PLACING):
             noun.words = noun.words[:-1]
 
-    def end(self, *, listed: bool = True) -> None:
-        """The sentence ends without a verb: the phrases stand for themselves."""
+    def end(self, *, is_list: bool = True) -> None:
+        """End a sentence; without a verb its phrases have no roles."""
         self.close("")
-        asked = bool(self.waiting) and self.waiting[-1].particle == "좀"
+        is_request = bool(self.waiting) and self.waiting[-1].particle == "좀"
         self._settle_sides()
         if self.marks:
             self._loose()
-        if asked:
-            self.verb(Verb(("주",), Ending.FINAL), negated=False)
-        elif not listed and self.has_subject:
-            self.verb(Verb(("있",), Ending.FINAL), negated=False, question=True)
+        if is_request:
+            self.verb(Verb(("주",), Ending.FINAL), is_negated=False)
+        elif not is_list and self.has_subject:
+            self.verb(Verb(("있",), Ending.FINAL), is_negated=False, question=True)
         elif self._chain:
-            self.verb(Verb((), Ending.FINAL), negated=False)
+            self.verb(Verb((), Ending.FINAL), is_negated=False)
         for noun in self.waiting:
             self._take(noun, Role.UNKNOWN, None, max(self._step, 1))
         self.waiting = []
@@ -712,8 +718,10 @@ class Reader:
         self.end()
         if not self.phrases and self._topic:
             for number, noun in enumerate(self._topic):
-                other = number or noun.particle in (*words.TO_PLACE, "말고", "의") or noun.side
-                role = Role.UNKNOWN if other else Role.TARGET
+                is_not_target = (
+                    number or noun.particle in (*words.TO_PLACE, "말고", "의") or noun.side
+                )
+                role = Role.UNKNOWN if is_not_target else Role.TARGET
                 self._take(noun, role, None, 1).confidence = 0.4
         self.phrases.sort(key=lambda phrase: phrase.position)
         relate(self.phrases)
@@ -729,27 +737,27 @@ class Reader:
             which=noun.which,
             rank=noun.rank,
             many=noun.many,
-            confidence=_GUESS if self.guessed else 1.0,
-            same=noun.same,
+            confidence=_GUESS if self.is_guess else 1.0,
+            antecedent=noun.antecedent,
         )
-        if noun.same is not None:
-            phrase.which, phrase.rank = noun.same.which, noun.same.rank
+        if noun.antecedent is not None:
+            phrase.which, phrase.rank = noun.antecedent.which, noun.antecedent.rank
         for mark in noun.marks:
-            told = self._take(mark, Role.UNKNOWN, mark.link, step)
-            told.of = phrase
+            landmark = self._take(mark, Role.UNKNOWN, mark.link, step)
+            landmark.of = phrase
         self.phrases.append(phrase)
         return phrase
 
 
 def _lying(stem: str) -> Link | None:
-    """How a noun lies that a verb describes after 에: 벽에 걸린 on, 통에 담아 둔 in."""
+    """Return the link of 에 before a verb that describes a noun: 벽에 걸린 on, 통에 담아 둔 in."""
     if stem in ("있", "없", "보이"):
         return None
     return words.LYING.get(stem, Link.IN if stem in words.IN_STEMS else Link.ON)
 
 
 class _Settle:
-    """The roles of the nouns before one verb."""
+    """Decides the roles of the nouns before one verb."""
 
     def __init__(
         self,
@@ -757,13 +765,13 @@ class _Settle:
         nouns: list[_Noun],
         stems: tuple[str, ...],
         *,
-        negated: bool,
+        is_negated: bool,
         question: bool,
     ) -> None:
         self.reader = reader
         core = [stem for stem in stems if stem not in _HELPING] or list(stems)
         self.stems = tuple(core)
-        self.negated = negated
+        self.is_negated = is_negated
         self.nouns = nouns
         self.state = question or bool(stems and stems[-1] in _STATES)
         stems = self.stems
@@ -777,70 +785,72 @@ class _Settle:
         nouns = self._split()
         roles = [self._role(noun, self._particle(number)) for number, noun in enumerate(nouns)]
         step = reader._step
-        taken: list[tuple[_Noun, Role, Phrase]] = []
+        results: list[tuple[_Noun, Role, Phrase]] = []
         for noun, (role, link) in zip(nouns, roles, strict=True):
-            taken.append((noun, role, reader._take(noun, role, link, step)))
-        targets = [phrase for _, role, phrase in taken if role is Role.TARGET]
+            results.append((noun, role, reader._take(noun, role, link, step)))
+        targets = [phrase for _, role, phrase in results if role is Role.TARGET]
         if (
             not targets
             and reader._topic
             and not self.state
-            and not self.negated
+            and not self.is_negated
             and not self.going
         ):
             targets = self._promote(step)
         for noun in reader._among:
             reader._take(noun, Role.UNKNOWN, None, step)
         reader._among = []
-        if not self.negated and not self.state:
+        if not self.is_negated and not self.state:
             reader._topic = []
-        for number, (noun, role, phrase) in enumerate(taken):
+        for number, (noun, role, phrase) in enumerate(results):
             if role is Role.PLACE or (
                 role is Role.UNKNOWN
                 and self.state
                 and (noun.side or noun.particle in words.TO_PLACE)
             ):
-                before = [p for _, r, p in taken[:number] if r is Role.TARGET]
+                before = [p for _, r, p in results[:number] if r is Role.TARGET]
                 phrase.of = before[-1] if before else (targets[0] if targets else None)
                 if phrase.of is None and role is Role.PLACE:
                     phrase.of = reader._target
-        if targets and not self.negated:
+        if targets and not self.is_negated:
             reader._target = targets[-1]
-        elif self.going and not self.negated:
-            places = [phrase for _, role, phrase in taken if role is Role.PLACE]
+        elif self.going and not self.is_negated:
+            places = [phrase for _, role, phrase in results if role is Role.PLACE]
             reader._target = reader._target or (places[-1] if places else None)
-        return [phrase for _, _, phrase in taken] + [
-            t for t in targets if t not in [p for *_, p in taken]
+        return [phrase for _, _, phrase in results] + [
+            t for t in targets if t not in [p for *_, p in results]
         ]
 
     def _promote(self, step: int) -> list[Phrase]:
-        """What a reason or a condition named is what the verb acts on: 공이 보이면 주워."""
+        """Make the topic of a reason or condition the verb's target: 공이 보이면 주워."""
         reader = self.reader
-        promoted: list[Phrase] = []
+        targets: list[Phrase] = []
         for noun in reader._topic:
             place = noun.side or noun.particle in words.TO_PLACE
             phrase = reader._take(
                 noun,
-                Role.UNKNOWN if place or promoted else Role.TARGET,
+                Role.UNKNOWN if place or targets else Role.TARGET,
                 noun.link if place else None,
                 step,
             )
-            if not place and not promoted:
-                promoted.append(phrase)
+            if not place and not targets:
+                targets.append(phrase)
         for phrase in reader.phrases[-len(reader._topic) :]:
-            if phrase.role is Role.UNKNOWN and promoted and phrase not in promoted:
-                phrase.of = phrase.of or promoted[0]
+            if phrase.role is Role.UNKNOWN and targets and phrase not in targets:
+                phrase.of = phrase.of or targets[0]
         reader._topic = []
-        return promoted
+        return targets
 
     def _particle(self, number: int) -> str:
-        """The noun's particle; of joined nouns that of the last."""
+        """Return the noun's particle; for coordinated nouns, that of the last."""
         particle = self.nouns[number].particle
         if particle in words.JOINING or particle == ",":
-            paired = sum(noun.particle in ("랑", "이랑", "하고", "들하고") for noun in self.nouns)
+            pair_count = sum(
+                noun.particle in ("랑", "이랑", "하고", "들하고") for noun in self.nouns
+            )
             for noun in self.nouns[number + 1 :]:
                 away = noun.particle in (*words.TO_PLACE, *words.TOWARDS, *words.FROM_PLACE)
-                if paired > 1 and away and not self._has_marked_object():
+                if pair_count > 1 and away and not self._has_marked_object():
                     return "을"  # 빗이랑 거울이랑 가방에 넣어
                 if noun.particle not in words.JOINING and noun.particle != ",":
                     return noun.particle if not noun.side else "을"
@@ -851,8 +861,8 @@ class _Settle:
         return any(noun.particle in words.OBJECT for noun in self.nouns)
 
     def _split(self) -> list[_Noun]:
-        """People leave 을 out: "파란 병 쓰레기통에 버려" names two things."""
-        named = any(
+        """Split a noun where 을 was left out: "파란 병 쓰레기통에 버려" names two things."""
+        has_object = any(
             not noun.side
             and (
                 not noun.particle
@@ -861,7 +871,7 @@ class _Settle:
             )
             for noun in self.nouns
         )
-        if named or self.reader._target is not None or not self.placing or self.reader._topic:
+        if has_object or self.reader._target is not None or not self.placing or self.reader._topic:
             return self.nouns
         result: list[_Noun] = []
         for noun in self.nouns:
@@ -869,9 +879,9 @@ class _Settle:
             at = _second(noun.words)
             if goal and at and not result:
                 first = _Noun(noun.words[:at], noun.position, "", noun.which, noun.rank, noun.many)
-                rest = _Noun(noun.words[at:], noun.position + 1, noun.particle)
-                first.marks, rest.link, rest.side = noun.marks, noun.link, noun.side
-                result += [first, rest]
+                second = _Noun(noun.words[at:], noun.position + 1, noun.particle)
+                first.marks, second.link, second.side = noun.marks, noun.link, noun.side
+                result += [first, second]
             else:
                 result.append(noun)
         self.nouns = result
@@ -886,7 +896,7 @@ class _Settle:
             return Role.UNKNOWN, Link.WITH
         if particle in words.LIKENESS:
             return Role.UNKNOWN, None
-        if self.negated:
+        if self.is_negated:
             link = noun.link
             if not noun.side and particle in words.FROM_PLACE:
                 link = Link.FROM
@@ -923,7 +933,7 @@ class _Settle:
         return Role.TARGET, None
 
     def _towards(self, noun: _Noun) -> tuple[Role, Link | None]:
-        """로: where to, or what with."""
+        """Return the role of a noun with 로: a goal or an instrument."""
         if noun.side and not self._acts_on_another(noun) and not self.going:
             return Role.TARGET, None  # 의자 뒤로 빼
         if noun.side:
@@ -939,10 +949,10 @@ class _Settle:
         if self.covering or not (self._moves() or self.going):
             return Role.UNKNOWN, Link.WITH
         goal = any(
-            other is not noun and other.particle in (*words.TO_PLACE, *words.TOWARDS)
-            for other in self.nouns
+            item is not noun and item.particle in (*words.TO_PLACE, *words.TOWARDS)
+            for item in self.nouns
         )
-        lands = any(other is not noun and other.particle in words.TO_PLACE for other in self.nouns)
+        lands = any(item is not noun and item.particle in words.TO_PLACE for item in self.nouns)
         if lands and self._has_object() and not any(stem in _CARRIED for stem in self.stems):
             return Role.UNKNOWN, Link.WITH  # 대야에 물을 바가지로 담아
         if tool and (goal or not any(stem in ("옮기", "가", "가져가") for stem in self.stems)):
@@ -954,22 +964,24 @@ class _Settle:
 
     def _acts_on_another(self, noun: _Noun) -> bool:
         """Tell whether something else is acted on, here or before."""
-        named = any(
-            other is not noun and not other.side and other.particle not in words.FROM_PLACE
-            for other in self.nouns
+        has_other = any(
+            item is not noun and not item.side and item.particle not in words.FROM_PLACE
+            for item in self.nouns
         )
-        known = self.reader._target is not None or bool(self.reader._topic) or self.reader._held
-        return named or known or noun.link in (Link.TO, Link.NEAR, Link.NEXT_TO, Link.IN)
+        has_context = (
+            self.reader._target is not None or bool(self.reader._topic) or self.reader._moves_hand
+        )
+        return has_other or has_context or noun.link in (Link.TO, Link.NEAR, Link.NEXT_TO, Link.IN)
 
     def _has_object(self) -> bool:
         return any(noun.particle in words.OBJECT or not noun.particle for noun in self.nouns)
 
     def _gives(self) -> bool:
-        """화분에 물을 줘."""
+        """Tell whether something is given: 화분에 물을 줘."""
         return "주" in self.stems and any(n.particle in words.OBJECT for n in self.nouns)
 
     def _lies(self) -> Link | None:
-        """How 에 lies after this verb: 넣어 in, 놓아 on."""
+        """Return the link of 에 before this verb: 넣어 in, 놓아 on."""
         for stem in self.stems:
             if stem in words.AGAINST_STEMS:
                 return Link.AGAINST
@@ -985,7 +997,7 @@ class _Settle:
 
 
 def _second(text: list[str]) -> int:
-    """Where the second of two nouns begins in their words; 0: there is only one."""
+    """Return the index of the word where the second of two nouns begins; 0: there is only one."""
     for number in range(1, len(text)):
         before, word = text[number - 1], text[number]
         if word in words.MODIFIERS and before not in words.MODIFIERS:

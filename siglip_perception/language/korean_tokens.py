@@ -48,13 +48,13 @@ _PLACES = re.compile(r"(?<=[위안옆밑앞뒤속])(?:에다가|에다|에)(?=..
 
 
 def tokens(text: str) -> list[str]:
-    """The words and marks of a sentence."""
+    """Split a sentence into words and marks."""
     sentence: list[str] = []
     bare = _QUOTES.sub("", _LABEL.sub("", unwrap(text)))
     for token in _TOKEN.findall(_SEPARATORS.sub(", ", bare)):
-        done = _ENGLISH_DONE.fullmatch(token)
-        if done and done[1].lower() in english_words.VERBS:
-            sentence += [done[1], done[2]]  # open해
+        match = _ENGLISH_DONE.fullmatch(token)
+        if match and match[1].lower() in english_words.VERBS:
+            sentence += [match[1], match[2]]  # open해
             continue
         if (
             token in _LONE
@@ -63,16 +63,20 @@ def tokens(text: str) -> list[str]:
             and not sentence[-1].endswith(token)
         ):
             particle = split_particle(sentence[-1])[1]
-            joined = sentence[-1] + token
-            if not particle and split_particle(joined)[1] == token and verb(sentence[-1]) is None:
-                sentence[-1] = joined
+            combined = sentence[-1] + token
+            if (
+                not particle
+                and split_particle(combined)[1] == token
+                and verb(sentence[-1]) is None
+            ):
+                sentence[-1] = combined
                 continue
-        sentence += _spaced(mended(token))
+        sentence += _split_words(fix_typo(token))
     return sentence
 
 
-def mended(token: str) -> str:
-    """Endings as people type them: 주새요, 줘여, 가져다조."""
+def fix_typo(token: str) -> str:
+    """Correct common misspellings of endings: 주새요, 줘여, 가져다조."""
     for slip, form in _SLIPS:
         shorter = slip.sub(form, token)
         if shorter != token and verb(shorter) is not None:
@@ -81,13 +85,13 @@ def mended(token: str) -> str:
 
 
 @lru_cache(maxsize=2048)
-def _spaced(token: str) -> list[str]:
-    """The words of a token that was written without spaces: 노란공을집어서바구니에넣어."""
+def _split_words(token: str) -> list[str]:
+    """Split a token that was typed without spaces: 노란공을집어서바구니에넣어."""
     if len(token) == 2 and token[0] in words.SHORT_NOUNS and token[1] in _ENDINGS_ALONE:
         return [token[0], token[1]]
-    counted = _COUNTED.fullmatch(token)
-    if counted and (len(counted[1]) > 1 or counted[1] in words.SHORT_NOUNS):
-        return [counted[1], counted[2], counted[3]]
+    match = _COUNTED.fullmatch(token)
+    if match and (len(match[1]) > 1 or match[1] in words.SHORT_NOUNS):
+        return [match[1], match[2], match[3]]
     if len(token) < 3 or not _HANGUL.search(token) or len(token) > 60:
         return [token]
     safe = token in words.PROTECTED or (len(token) < 5 and is_protected(token))
@@ -101,28 +105,31 @@ def _spaced(token: str) -> list[str]:
         return [token]
     selecting = _SELECTING.match(token)
     if selecting and len(token) > len(selecting[0]) + 1:
-        rest = token[len(selecting[0]) :]
-        if rest not in words.ANY_PARTICLES and split_particle(f"쪽{rest}")[1] != rest:
-            return [selecting[0], *_spaced(rest)]  # 첫번째서랍닫아
+        remainder = token[len(selecting[0]) :]
+        if (
+            remainder not in words.ANY_PARTICLES
+            and split_particle(f"쪽{remainder}")[1] != remainder
+        ):
+            return [selecting[0], *_split_words(remainder)]  # 첫번째서랍닫아
     # The last verb: the longest end of the word that is one.
     for start in range(1, len(token)):
         tail = token[start:]
         if len(tail) > 10:
             continue
-        known = verb(tail)
+        form = verb(tail)
         if tail in ("하고", "지나", "가지", "이고", "까지"):
             continue
         if particle and len(noun) > 2 and len(tail) == len(particle) + 1:
             continue  # 슬리퍼도
         short = len(tail) < 2 and tail not in _SHORT_VERBS
-        if known is None or short or (known.ending in (Ending.NOUN, Ending.NOT) and start < 2):
+        if form is None or short or (form.ending in (Ending.NOUN, Ending.NOT) and start < 2):
             continue
         head = token[:start]
         if (len(token) < 6 and is_protected(token)) or not _is_before_verb(
-            head, known.ending, tail
+            head, form.ending, tail
         ):
             continue
-        return [*_spaced(head), tail]
+        return [*_split_words(head), tail]
     # A verb inside it that leads on: 냉장고열고주스.
     for start in range(1, len(token) - 2):
         for end in range(min(len(token) - 1, start + 5), start + 1, -1):
@@ -130,19 +137,19 @@ def _spaced(token: str) -> list[str]:
             if not middle.endswith(("고", "서", "면", "다음")):
                 continue
             if verb(middle) is not None and not is_protected(token[start : end + 1]):
-                return [*_spaced(token[:start]), middle, *_spaced(token[end:])]
+                return [*_split_words(token[:start]), middle, *_split_words(token[end:])]
     # A noun with its particle, and more: 책상위에물병.
     for pattern in (_OBJECTS, _PLACES):
         match = pattern.search(token)
         if match and split_particle(token[: match.end()])[1]:
-            rest = token[match.end() :]
-            if rest not in words.ANY_PARTICLES and not rest.startswith(
+            remainder = token[match.end() :]
+            if remainder not in words.ANY_PARTICLES and not remainder.startswith(
                 ("서", "는", "도", "만", "의")
             ):
-                return [token[: match.end()], *_spaced(rest)]
+                return [token[: match.end()], *_split_words(remainder)]
     inside = _INSIDE.search(token)
     if inside and not token[inside.end() :].startswith(("서", "게", "는", "도", "만", "다", "의")):
-        return [token[: inside.end()], *_spaced(token[inside.end() :])]
+        return [token[: inside.end()], *_split_words(token[inside.end() :])]
     if "좀" in token[1:-1]:
         head, _, tail = token.partition("좀")
         if verb(tail) is not None:

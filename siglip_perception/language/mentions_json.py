@@ -1,4 +1,4 @@
-"""The mentions of an instruction as JSON values, for every command that prints them."""
+"""Conversion of an instruction's mentions to JSON values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from siglip_perception.types import Mention
 
 
 def mentions_as_json(phrases: Sequence[str], mentions: Sequence[Mention]) -> list[dict[str, Any]]:
-    """Mentions as JSON values; `of` is the index of the mention that goes there or is told apart,
-    `of_phrase` its phrase."""
+    """Convert mentions to JSON values.
+
+    `of` is the index of the mention that goes to this place or is selected by this landmark,
+    `of_phrase` its phrase.
+    """
     return [
         {
             "phrase": phrases[mention.phrase],

@@ -1,4 +1,4 @@
-"""What the grammar of every language gives, and what follows from it for the objects in view."""
+"""Phrases and relations, the common result of the grammars of all languages."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ _LIES = {
 
 @dataclass(eq=False)
 class Phrase:
-    """One mention of an object, in the words of the sentence, and what the sentence wants of it.
+    """One mention of an object, in the words of the sentence, with its role.
 
-    The fields are those of types.Mention. of: the phrase that goes there or is told apart. same:
-    the phrase that it stands for, where it is a pronoun; its text and selectors are those of that.
-    position: where it stands in the sentence.
+    The fields are those of types.Mention.
+
+    of: the phrase that goes to this place or is selected by this landmark.
+    antecedent: the phrase that a pronoun stands for, whose text and selectors it has.
+    position: index in the sentence.
     """
 
     text: str
@@ -59,20 +61,20 @@ class Phrase:
     rank: int = 0
     many: bool = False
     confidence: float = 1.0
-    same: Phrase | None = None
+    antecedent: Phrase | None = None
     relations: list[tuple[Where, list[Phrase], int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a grammar makes of a text. verbs: the words that it took for verbs."""
+    """A grammar's reading of a text. verbs: the words that it read as verbs."""
 
     phrases: tuple[Phrase, ...]
     verbs: tuple[str, ...] = ()
 
 
 def relate(phrases: Sequence[Phrase]) -> None:
-    """Fill in the relations that choose among a phrase's objects: selectors, then landmarks."""
+    """Fill in the relations that select among a phrase's objects: selectors, then landmarks."""
     near = {id(landmark.of) for landmark in phrases if landmark.link in (Link.NEAR, Link.FAR_FROM)}
     for phrase in phrases:
         where = _SELECTS.get(phrase.which)
@@ -81,23 +83,23 @@ def relate(phrases: Sequence[Phrase]) -> None:
         if where is not None:
             phrase.relations.append((where, [], max(phrase.rank, 1)))
     for landmark in phrases:
-        told = landmark.of
-        if told is None or landmark.role is not Role.UNKNOWN or landmark.link not in _LIES:
+        subject = landmark.of
+        if subject is None or landmark.role is not Role.UNKNOWN or landmark.link not in _LIES:
             continue
         where = _LIES[landmark.link]
-        if where is Where.BETWEEN and told.relations and told.relations[-1][0] is where:
-            told.relations[-1][1].append(landmark)
+        if where is Where.BETWEEN and subject.relations and subject.relations[-1][0] is where:
+            subject.relations[-1][1].append(landmark)
         else:
-            told.relations.append((where, [landmark], 1))
+            subject.relations.append((where, [landmark], 1))
     for phrase in phrases:
-        if phrase.same is not None:
-            phrase.relations = phrase.same.relations
+        if phrase.antecedent is not None:
+            phrase.relations = phrase.antecedent.relations
 
 
 def relations_of(phrase: Phrase, numbers: dict[int, int]) -> tuple[Relation, ...]:
-    """The relations of a phrase, their landmarks as indices of mentions.
+    """Return a phrase's relations, with landmarks as indices of mentions.
 
-    numbers: id of a phrase -> index of its mention; a relation to one without an index goes.
+    numbers: id of a phrase -> index of its mention. Relations to other phrases are left out.
     """
     return tuple(
         Relation(where, tuple(numbers[id(mark)] for mark in landmarks), rank)

@@ -16,7 +16,7 @@ from siglip_perception.language.instruction import (
     Instruction,
     from_phrases,
     parse,
-    sanitise,
+    sanitize,
 )
 from siglip_perception.types import Link, Mention, Role, Where
 
@@ -205,25 +205,25 @@ def test_phrases_are_named_once_and_a_known_role_wins() -> None:
     ],
 )
 def test_what_is_not_language_is_stripped(text: str, clean: str) -> None:
-    assert sanitise(text).text == clean
-    assert sanitise(text).changed
+    assert sanitize(text).text == clean
+    assert sanitize(text).changed
     assert parse(text).changed
 
 
-def test_normalising_and_white_space_are_no_change_worth_a_warning() -> None:
+def test_normalizing_and_white_space_are_no_change_worth_a_warning() -> None:
     decomposed = "\u1108\u1161\u11af\u1100\u1161\u11ab  \n컵"  # 빨간, as some systems type it
-    assert sanitise(decomposed).text == "빨간 컵"
-    assert not sanitise(decomposed).changed
+    assert sanitize(decomposed).text == "빨간 컵"
+    assert not sanitize(decomposed).changed
 
 
 @pytest.mark.parametrize("text", ["a" * 1025, "가" * 342, "\ufdfa" * 100])
 def test_over_one_kibibyte_is_refused(text: str) -> None:
     with pytest.raises(InstructionError, match="1024 bytes"):
-        sanitise(text)
+        sanitize(text)
 
 
 def test_one_kibibyte_is_taken() -> None:
-    assert sanitise("a" * 1024).text == "a" * 1024
+    assert sanitize("a" * 1024).text == "a" * 1024
 
 
 def test_a_megabyte_is_refused_at_once() -> None:
@@ -282,4 +282,4 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     relations = [relation for mention in found.mentions for relation in mention.relations]
     assert all(i < len(found.mentions) for relation in relations for i in relation.landmarks)
     assert all(0 < len(phrase) <= MAX_PHRASE_CHARS for phrase in found.phrases)
-    assert sanitise(found.text) == type(sanitise("x"))(found.text, False)
+    assert sanitize(found.text) == type(sanitize("x"))(found.text, False)
