@@ -164,8 +164,8 @@ class Peer:
 
     def values(self, status: str) -> Mapping[str, str]:
         """The values of a status of the node; none where it was not heard yet."""
-        found = self.statuses.get(status)
-        return {} if found is None else {item.key: item.value for item in found.values}
+        result = self.statuses.get(status)
+        return {} if result is None else {item.key: item.value for item in result.values}
 
     def wait_status(
         self,

@@ -91,15 +91,15 @@ def _item(part: str) -> Item:
 
 def items(read: Instruction) -> list[Item]:
     """What was read, each phrase once, as it is first mentioned."""
-    found: dict[int, Item] = {}
+    result: dict[int, Item] = {}
     for mention in read.mentions:
-        if mention.phrase in found:
+        if mention.phrase in result:
             continue
         which = mention.which
         if mention.rank:
             which = f"{mention.rank} from {which}" if which else str(mention.rank)
         of = read.mentions[mention.of] if mention.of is not None else None
-        found[mention.phrase] = Item(
+        result[mention.phrase] = Item(
             read.phrases[mention.phrase],
             mention.role,
             mention.link.value if mention.link else "",
@@ -108,7 +108,7 @@ def items(read: Instruction) -> list[Item]:
             read.phrases[of.phrase] if of is not None else "",
             read.roles[mention.phrase],
         )
-    return list(found.values())
+    return list(result.values())
 
 
 def score(cases: Sequence[tuple[str, list[Item]]]) -> Score:
@@ -120,7 +120,7 @@ def score(cases: Sequence[tuple[str, list[Item]]]) -> Score:
         except InstructionError as error:
             roles.append(f"{sentence}: {error}")
             continue
-        shown = [" | ".join(map(str, found)) for found in (gold, read)]
+        shown = [" | ".join(map(str, entry)) for entry in (gold, read)]
         line = f"{sentence}\n    gold {shown[0]}\n    read {shown[1]}"
         by_phrase = {item.phrase: item for item in read}
         if {item.phrase for item in gold} != set(by_phrase) or any(
@@ -146,11 +146,11 @@ def main() -> int:
     args = parser.parse_args()
     for path in args.file:
         result = score(load(path))
-        known = result.sentences - len(result.roles)
+        known_count = result.sentences - len(result.roles)
         print(f"{path.name}: {result.sentences} sentences")
         for name in ("roles", "relations", "steps", "which"):
             failing = getattr(result, name)
-            of = result.sentences if name == "roles" else known
+            of = result.sentences if name == "roles" else known_count
             label = "phrases and roles" if name == "roles" else name
             print(f"  {label}: {of - len(failing)} of {of} ({1 - len(failing) / max(of, 1):.1%})")
         if not args.quiet:

@@ -74,8 +74,8 @@ class Process:
                 pytest.fail(f"no line like {pattern!r} in {timeout_s} s")
             if line is None:
                 pytest.fail(f"the process ended without a line like {pattern!r}")
-            if found := re.search(pattern, line):
-                return found
+            if match := re.search(pattern, line):
+                return match
 
     def interrupt(self, timeout_s: float = 90.0) -> int:
         """Send SIGINT to the process alone, as `kill -INT` does; its exit code."""

@@ -180,7 +180,7 @@ def inputs(encoders: Encoders, first: int, stop: int) -> DeviceFrames:
 def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
     """As on a GPU, but that the frames stay where they are."""
     return Preprocessor(encoders.inputs, CPU).with_frames(
-        [torch.from_numpy(one) for one in images]
+        [torch.from_numpy(item) for item in images]
     )
 
 

@@ -114,11 +114,11 @@ def compressed_image(i: int, data: bytes) -> bytes:
 def write_bag(path: Path, entries: list[tuple[str, str, int, bytes]]) -> None:
     """(topic, type, time, bytes) -> an sqlite3 bag."""
     with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        made: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for topic, kind, time, data in entries:
-            if topic not in made:
-                made[topic] = writer.add_connection(topic, kind, typestore=STORE)
-            writer.write(made[topic], time, data)
+            if topic not in values:
+                values[topic] = writer.add_connection(topic, kind, typestore=STORE)
+            writer.write(values[topic], time, data)
 
 
 def structure(path: Path) -> str:
@@ -174,15 +174,15 @@ def test_outputs_carry_the_images_stamps_and_the_newest_instruction(
     assert [time for topic, time in recorded if topic == TOKENS] == [stamp(i) for i in range(6)]
     assert [time for topic, time in recorded if topic == OBJECTS] == [stamp(i) for i in range(4)]
     for i, message in enumerate(messages(tmp_path / "out", TOKENS)):
-        taken = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        assert taken == stamp(i)
+        pending = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        assert pending == stamp(i)
         assert message.header.frame_id == "camera_optical_frame"
-    found = list(messages(tmp_path / "out", OBJECTS))
-    assert [message.instruction_id for message in found] == [1, 1, 2, 2]
-    assert found[0].phrases == ["red cup"]
-    assert found[2].phrases == ["빨간 컵", "접시"]
-    assert found[2].instruction == "빨간 컵을 집어서 접시 위에 놓아라"
-    assert found[0].mask.width == 0
+    outputs = list(messages(tmp_path / "out", OBJECTS))
+    assert [message.instruction_id for message in outputs] == [1, 1, 2, 2]
+    assert outputs[0].phrases == ["red cup"]
+    assert outputs[2].phrases == ["빨간 컵", "접시"]
+    assert outputs[2].instruction == "빨간 컵을 집어서 접시 위에 놓아라"
+    assert outputs[0].mask.width == 0
 
 
 def test_a_repeated_instruction_keeps_its_number_until_another_an_empty_or_a_refused_one(
@@ -193,9 +193,9 @@ def test_a_repeated_instruction_keeps_its_number_until_another_an_empty_or_a_ref
     replay.write_sample_bag(tmp_path / "in", [(stamp(i), jpeg(i)) for i in range(8)], words)
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     times = {time: i for i, time in enumerate(stamp(i) for i in range(8))}
-    found = messages(tmp_path / "out", OBJECTS)
-    seen = [times[time] for topic, time, _ in rows(tmp_path / "out") if topic == OBJECTS]
-    numbers = dict(zip(seen, (message.instruction_id for message in found), strict=True))
+    outputs = messages(tmp_path / "out", OBJECTS)
+    values = [times[time] for topic, time, _ in rows(tmp_path / "out") if topic == OBJECTS]
+    numbers = dict(zip(values, (message.instruction_id for message in outputs), strict=True))
     assert numbers == {0: 1, 1: 1, 3: 2, 4: 3, 6: 4, 7: 4}
 
 
@@ -204,18 +204,18 @@ def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path:
     options = replay.ReplayOptions(instruction="find the red cup", with_mask=True)
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     query = pipeline.query(parse("find the red cup"), 1)
-    wanted = pipeline.process(Frame(photo(0)), query, with_mask=True)
-    assert wanted.tokens is not None
-    assert wanted.grounding is not None
+    reference = pipeline.process(Frame(photo(0)), query, with_mask=True)
+    assert reference.tokens is not None
+    assert reference.grounding is not None
     (tokens,) = messages(tmp_path / "out", TOKENS)
-    np.testing.assert_array_equal(tokens_to_numpy(tokens), wanted.tokens.data)
+    np.testing.assert_array_equal(tokens_to_numpy(tokens), reference.tokens.data)
     assert tokens.fingerprint == pipeline.fingerprint
     (objects,) = messages(tmp_path / "out", OBJECTS)
-    assert len(objects.objects) == len(wanted.grounding.objects) > 0
-    assert objects.objects[0].score == np.float32(wanted.grounding.objects[0].score)
-    assert objects.objects[0].box.width == wanted.grounding.objects[0].box.width
-    assert wanted.grounding.mask is not None
-    np.testing.assert_array_equal(objects.mask.data, wanted.grounding.mask.reshape(-1))
+    assert len(objects.objects) == len(reference.grounding.objects) > 0
+    assert objects.objects[0].score == np.float32(reference.grounding.objects[0].score)
+    assert objects.objects[0].box.width == reference.grounding.objects[0].box.width
+    assert reference.grounding.mask is not None
+    np.testing.assert_array_equal(objects.mask.data, reference.grounding.mask.reshape(-1))
 
 
 def test_raw_and_compressed_images_are_the_same_to_the_pipeline(
@@ -357,9 +357,9 @@ def test_calibration_counts_what_it_leaves_out_of_a_bag(
     ]
     write_bag(tmp_path / "in", entries)
     assert len(read_frames(tmp_path / "in", 10)) == 1
-    said = capsys.readouterr().err
-    assert "left out, first of /c: the JPEG" in said
-    assert f"1 of 2 images of {tmp_path / 'in'} left out" in said
+    output = capsys.readouterr().err
+    assert "left out, first of /c: the JPEG" in output
+    assert f"1 of 2 images of {tmp_path / 'in'} left out" in output
 
 
 def test_a_truncated_jpeg_and_one_too_large_are_dropped(
@@ -429,14 +429,14 @@ def test_names_of_cameras() -> None:
 
 def test_overlays_are_asked_for_each_grounded_image(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
-    seen: list[tuple[str, int, bool]] = []
+    values: list[tuple[str, int, bool]] = []
     options = replay.ReplayOptions(
-        overlay=lambda camera, number, image, grounding: seen.append(
+        overlay=lambda camera, number, image, grounding: values.append(
             (camera, number, grounding.mask is not None and grounding.mask.shape == (48, 64))
         )
     )
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
-    assert seen == [("", number, True) for number in (1, 2, 3, 4)]
+    assert values == [("", number, True) for number in (1, 2, 3, 4)]
     assert all(message.mask.width == 0 for message in messages(tmp_path / "out", OBJECTS))
 
 
@@ -482,12 +482,12 @@ def test_depth_is_waited_for_and_gives_positions(
         assert (summary.images, summary.tokens, summary.objects) == (4, 4, 4)
         assert summary.depth == {"used": 4}
     assert rows(tmp_path / "first") == rows(tmp_path / "second")
-    sent = list(messages(tmp_path / "first", OBJECTS))
-    assert [message.header.stamp.nanosec for message in sent] == [
+    messages_sent = list(messages(tmp_path / "first", OBJECTS))
+    assert [message.header.stamp.nanosec for message in messages_sent] == [
         stamp(i) % 10**9 for i in range(4)
     ]
     # What covers fewer than a dozen pixels of this small picture is not measured.
-    large = [o for m in sent for o in m.objects if o.area * 64 * 48 >= 12]
+    large = [o for m in messages_sent for o in m.objects if o.area * 64 * 48 >= 12]
     points = [item.position.z for item in large]
     assert points
     assert points == pytest.approx([0.5] * len(points))
@@ -609,10 +609,10 @@ def test_a_broken_bag_is_refused_in_one_sentence(
     write_sample(tmp_path / "in", storage)
     (stored,) = (path for path in (tmp_path / "in").iterdir() if path.name != "metadata.yaml")
     stored.write_bytes(stored.read_bytes()[:keep])
-    with pytest.raises(BagError) as caught:
+    with pytest.raises(BagError) as excinfo:
         replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
-    assert str(caught.value).startswith(f"The bag {tmp_path / 'in'} cannot be read")
-    assert "\n" not in str(caught.value)
+    assert str(excinfo.value).startswith(f"The bag {tmp_path / 'in'} cannot be read")
+    assert "\n" not in str(excinfo.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -659,9 +659,9 @@ def test_objects_say_how_the_instruction_was_read(pipeline: Pipeline, tmp_path: 
         ("red cup", 2, 2, "in", 1),
     ]
     assert message.confidence == 1.0
-    for found in message.objects:
+    for item in message.objects:
         assert all(
-            message.phrases[message.mentions[i].phrase] == found.phrase for i in found.mentions
+            message.phrases[message.mentions[i].phrase] == item.phrase for i in item.mentions
         )
 
 

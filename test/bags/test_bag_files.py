@@ -79,11 +79,11 @@ def write_bag(
     """(topic, type, time, bytes) -> a bag as rosbag2 writes it; the path of its file."""
     plugin = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}[storage]
     with Writer(folder, version=9, storage_plugin=plugin) as writer:
-        made: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for topic, kind, time, data in rows:
-            if topic not in made:
-                made[topic] = writer.add_connection(topic, kind, typestore=STORE)
-            writer.write(made[topic], time, data)
+            if topic not in values:
+                values[topic] = writer.add_connection(topic, kind, typestore=STORE)
+            writer.write(values[topic], time, data)
     return next(path for path in folder.iterdir() if path.suffix in (".db3", ".mcap"))
 
 
@@ -101,10 +101,10 @@ def edit_metadata(folder: Path, **changes: Any) -> None:
 
 def refusal(path: Path) -> str:
     """The one sentence with which a bag is refused."""
-    with pytest.raises(BagError) as caught, reading(path) as recording:
+    with pytest.raises(BagError) as excinfo, reading(path) as recording:
         choose_cameras(recording)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(excinfo.value)
+    return str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_an_mcap_that_was_cut_off_is_read_as_far_as_it_goes(
 ) -> None:
     write_mcap(tmp_path / "whole.mcap", entries(), compression=compression, per_chunk=1)
     whole = (tmp_path / "whole.mcap").read_bytes()
-    seen = set()
+    values = set()
     for keep in range(len(whole) // 8, len(whole), len(whole) // 16):
         (tmp_path / "cut.mcap").write_bytes(whole[:keep])
         with reading(tmp_path / "cut.mcap") as recording:
@@ -172,8 +172,8 @@ def test_an_mcap_that_was_cut_off_is_read_as_far_as_it_goes(
             assert there == [10, 20, 30, 40][: len(there)]
             if len(there) < 4:
                 assert "it ends early" in recording.notes[0]
-            seen.add(len(there))
-    assert {1, 2, 3} <= seen
+            values.add(len(there))
+    assert {1, 2, 3} <= values
 
 
 def test_a_damaged_chunk_is_left_out_and_told(tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ def test_no_damage_of_an_mcap_gives_more_than_one_sentence(
     for place, bit in flips:
         data[place % len(data)] ^= 1 << bit
     path.write_bytes(data if cut % 2 else data[: cut % len(data)])
-    told = ""
+    text = ""
     try:
         with reading(path) as recording:
             list(recording.messages(choose_cameras(recording).topics))
     except PerceptionError as error:
-        told = str(error)
-    assert "\n" not in told
+        text = str(error)
+    assert "\n" not in text
 
 
 def crystal_bag(path: Path, columns: str = ", serialization_format TEXT") -> None:
@@ -311,11 +311,11 @@ def test_files_that_overlap_are_interleaved_and_ties_keep_the_files_order(tmp_pa
         write_mcap(folder / f"bag_{number}.mcap", rows)
     with reading(folder) as recording:
         (topic,) = recording.topics
-        seen = [
+        values = [
             (time, deserialize(STORE, topic, data).header.stamp.nanosec)
             for _, time, data in recording.messages([topic])
         ]
-    assert seen == [(10, 0), (20, 100), (30, 1), (30, 2), (30, 101), (40, 102)]
+    assert values == [(10, 0), (20, 100), (30, 1), (30, 2), (30, 101), (40, 102)]
 
 
 @pytest.mark.parametrize(
@@ -408,11 +408,11 @@ def test_a_ros_1_bag_is_told_the_command_that_converts_it(tmp_path: Path) -> Non
         message = types[RAW](head, 16, 24, "rgb8", 0, 72, pixels().reshape(-1))
         writer.write(connection, 10, store.serialize_ros1(message, RAW))
     assert refusal(tmp_path) == refusal(path)
-    told = re.search(r"`(.+)`, and give (.+)\.$", refusal(path))
-    assert told
-    program, *arguments = shlex.split(told[1])
+    match = re.search(r"`(.+)`, and give (.+)\.$", refusal(path))
+    assert match
+    program, *arguments = shlex.split(match[1])
     subprocess.run([Path(sys.executable).with_name(program), *arguments], check=True)
-    with reading(Path(told[2])) as recording:
+    with reading(Path(match[2])) as recording:
         assert choose_cameras(recording).names == ("/image",)
         assert shape(recording, "/image") == (16, 24, 3)
 
@@ -429,10 +429,10 @@ def test_messages_of_ros_1_in_an_mcap_are_read(tmp_path: Path) -> None:
     write_mcap(tmp_path / "a.mcap", [(channel, 10, data)], profile="ros1")
     with reading(tmp_path / "a.mcap") as recording:
         (topic,) = choose_cameras(recording).topics
-        found = deserialize(STORE, topic, recording.first(topic) or b"")
-    assert (found.header.stamp.sec, found.header.frame_id) == (3, "cam")
-    np.testing.assert_array_equal(found.data, pixels().reshape(-1))
-    assert STORE.serialize_cdr(found, RAW)
+        result = deserialize(STORE, topic, recording.first(topic) or b"")
+    assert (result.header.stamp.sec, result.header.frame_id) == (3, "cam")
+    np.testing.assert_array_equal(result.data, pixels().reshape(-1))
+    assert STORE.serialize_cdr(result, RAW)
 
 
 def test_big_endian_messages_are_read(tmp_path: Path) -> None:

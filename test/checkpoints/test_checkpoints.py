@@ -293,9 +293,9 @@ def test_the_fingerprint_is_of_what_tokens_depend_on(folder: Path) -> None:
 def test_an_unknown_model_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
         CheckpointError, match=r"^There is no model folder .* tabletop\.$"
-    ) as caught:
+    ) as excinfo:
         checkpoints.resolve(name)
-    assert len(str(caught.value)) < 400
+    assert len(str(excinfo.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -349,10 +349,10 @@ def test_grounding_numbers_that_are_none_are_refused(
 ) -> None:
     (folder / "grounding.json").write_text(content)
     checkpoints.write_manifest(folder)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(CheckpointError, match=message) as excinfo:
         GroundingSettings.from_mapping(checkpoints.load(folder).grounding)
-    assert "grounding.json" in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert "grounding.json" in str(excinfo.value)
+    assert len(str(excinfo.value)) < 400
 
 
 def test_grounding_numbers_are_optional() -> None:

@@ -63,9 +63,9 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         checkpoints.load(folder)
-    text = str(caught.value)
+    text = str(excinfo.value)
     assert len(text) < 700
     assert "\n" not in text
     return text

@@ -49,9 +49,9 @@ def load(path: Path | str) -> checkpoints.Models:
 
 def refusal(path: Path | str) -> str:
     """Return the refusal: one sentence that names the path and ends with what to do."""
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         load(path)
-    sentence = str(caught.value)
+    sentence = str(excinfo.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert str(path) in sentence
@@ -263,9 +263,9 @@ def test_encoders_under_other_names_are_told_theirs(pair: Path) -> None:
 
 
 def _sentence(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         load(path)
-    return str(caught.value)
+    return str(excinfo.value)
 
 
 @pytest.mark.parametrize(

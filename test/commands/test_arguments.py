@@ -42,7 +42,7 @@ print(json.dumps(ended))
 def run_all(folder: Path, lines: Sequence[Sequence[str]]) -> list[tuple[int, str, str, set[str]]]:
     """Exit code, stderr, stdout, and the modules loaded by then, of each command line."""
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _RUNNER],
         input=json.dumps(lines),
         cwd=folder,
@@ -51,7 +51,7 @@ def run_all(folder: Path, lines: Sequence[Sequence[str]]) -> list[tuple[int, str
         text=True,
         check=True,
     )
-    return [(code, err, out, set(names)) for code, err, out, names in json.loads(done.stdout)]
+    return [(code, err, out, set(names)) for code, err, out, names in json.loads(process.stdout)]
 
 
 WRONG: list[tuple[list[str], str]] = [
@@ -153,16 +153,16 @@ def test_help_of_every_command_loads_no_heavy_library(tmp_path: Path) -> None:
 
 def test_the_package_alone_loads_nothing(tmp_path: Path) -> None:
     code = "import sys, siglip_perception; print(' '.join(sys.modules))"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert not set(done.stdout.split()) & (HEAVY | {"numpy", "cv2", "PIL", "yaml"})
+    assert not set(process.stdout.split()) & (HEAVY | {"numpy", "cv2", "PIL", "yaml"})
 
 
 def test_fetch_is_not_put_offline_by_its_own_package(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "siglip_perception.commands.main", "fetch", "a/siglip", "-o", "x"],
         cwd=tmp_path,
         env=environment,
@@ -170,8 +170,8 @@ def test_fetch_is_not_put_offline_by_its_own_package(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert "check the network" in done.stderr
+    assert process.returncode == 2
+    assert "check the network" in process.stderr
 
 
 @pytest.mark.parametrize(

@@ -50,22 +50,22 @@ def image(tmp_path: Path, pixels: np.ndarray) -> Path:
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     """The one line that a refused command says."""
     assert main.main([str(word) for word in argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("siglip-perception: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("siglip-perception: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 def test_phrases_shows_what_a_sentence_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["phrases", "put the red cup left of the bowl", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["phrases"] == ["red cup", "bowl"]
-    assert shown["roles"] == ["target", "place"]
+    content = json.loads(capsys.readouterr().out)
+    assert content["phrases"] == ["red cup", "bowl"]
+    assert content["roles"] == ["target", "place"]
     assert main.main(["phrases", "왼쪽 빨간 컵을 집어", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["phrases"] == ["빨간 컵"]
-    assert [(r["phrase"], r["where"], r["of"]) for r in shown["relations"]] == [
+    content = json.loads(capsys.readouterr().out)
+    assert content["phrases"] == ["빨간 컵"]
+    assert [(r["phrase"], r["where"], r["of"]) for r in content["relations"]] == [
         ("빨간 컵", "left", [])
     ]
     assert main.main(["phrases", "", "--json"]) == 0
@@ -83,10 +83,10 @@ def test_tokens_are_the_pipelines(
     assert main.main(argv) == 0
     assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
     pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
-    wanted = pipeline.process(Frame(pixels), None).tokens
-    assert wanted is not None
+    reference = pipeline.process(Frame(pixels), None).tokens
+    assert reference is not None
     with np.load(out, allow_pickle=False) as stored:
-        np.testing.assert_array_equal(stored["tokens"], wanted.data)
+        np.testing.assert_array_equal(stored["tokens"], reference.data)
         assert stored["tokens"].dtype == np.float32
         assert stored["grid"].tolist() == [18, 18]
         assert str(stored["contract"]) == "tabletop"
@@ -109,13 +109,13 @@ def test_ground_prints_json(
     assert printed["instruction"] == sentence
     assert len(printed["presence"]) == 2
     assert printed["objects"]
-    assert {found["phrase"] for found in printed["objects"]} <= {"빨간 컵", "접시"}
-    for found in printed["objects"]:
-        x, y, width, height = found["box"]
+    assert {item["phrase"] for item in printed["objects"]} <= {"빨간 컵", "접시"}
+    for item in printed["objects"]:
+        x, y, width, height = item["box"]
         assert 0 <= x < x + width <= 64
         assert 0 <= y < y + height <= 48
-        assert found["score"] == pytest.approx(1 / (1 + np.exp(-found["logit"])), abs=1e-5)
-        assert found["role"] in ("target", "place")
+        assert item["score"] == pytest.approx(1 / (1 + np.exp(-item["logit"])), abs=1e-5)
+        assert item["role"] in ("target", "place")
     with Image.open(overlay) as drawn:
         assert drawn.size == (64, 48)
 
@@ -177,10 +177,10 @@ def test_replay_writes_a_bag_and_pictures(
     argv = ["replay", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", model]
     argv += ["--overlay", str(tmp_path / "pictures"), "--overlay-every", "2", "--threshold", "0"]
     assert main.main(argv) == 0
-    said = capsys.readouterr()
-    assert "3 images in, 3 token and 3 object messages out, 0 dropped" in said.out
-    assert "'find the red cup': 3 images, found in: red cup 3" in said.out
-    assert "3 of 3 images" in said.err
+    output = capsys.readouterr()
+    assert "3 images in, 3 token and 3 object messages out, 0 dropped" in output.out
+    assert "'find the red cup': 3 images, found in: red cup 3" in output.out
+    assert "3 of 3 images" in output.err
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == [
         "000001.jpg",
         "000003.jpg",
@@ -198,12 +198,12 @@ def test_replay_lists_what_a_bag_has_and_counts_what_was_dropped(
     assert (
         main.main(["replay", str(tmp_path / "in"), "-o", f"{tmp_path}/out", "--model", model]) == 0
     )
-    said = capsys.readouterr()
-    assert re.search(r"/image/compressed +sensor_msgs/msg/CompressedImage +2\n", said.err)
-    assert "images: /image/compressed\n" in said.err
-    assert "2 images in, 1 token and 0 object messages out, 1 dropped (corrupt 1)" in said.out
-    assert "/image/compressed: 1 dropped as corrupt: the JPEG" in said.out
-    assert "/instruction holds no instruction: give one with --instruction" in said.out
+    output = capsys.readouterr()
+    assert re.search(r"/image/compressed +sensor_msgs/msg/CompressedImage +2\n", output.err)
+    assert "images: /image/compressed\n" in output.err
+    assert "2 images in, 1 token and 0 object messages out, 1 dropped (corrupt 1)" in output.out
+    assert "/image/compressed: 1 dropped as corrupt: the JPEG" in output.out
+    assert "/instruction holds no instruction: give one with --instruction" in output.out
 
 
 def test_replay_takes_the_white_of_16_bit_gray(
@@ -225,12 +225,12 @@ def test_what_is_wrong_with_a_bag_is_said_before_pytorch_is_imported(tmp_path: P
         f"code = main.main(['replay', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]);"
         "sys.exit(100 if 'torch' in sys.modules else code)"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2, done.stderr
-    assert "/image/compressed  sensor_msgs/msg/CompressedImage  0" in done.stderr
-    assert "has no images on /image/compressed" in done.stderr.splitlines()[-1]
+    assert process.returncode == 2, process.stderr
+    assert "/image/compressed  sensor_msgs/msg/CompressedImage  0" in process.stderr
+    assert "has no images on /image/compressed" in process.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -276,9 +276,9 @@ def test_what_a_user_got_wrong_is_one_line(
     ],
 )
 def test_wrong_arguments_are_refused(argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as excinfo:
         main.main(argv)
-    assert caught.value.code == 2
+    assert excinfo.value.code == 2
 
 
 def test_ctrl_c_ends_with_130_and_one_line(
@@ -346,8 +346,8 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(
     assert "holds no model: it needs siglip/ and dinov2/" in capsys.readouterr().out
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["no-such-package"])
     assert main.main(["doctor"]) == 1
-    said = capsys.readouterr().out
-    assert "no-such-package, for the main job: pip install no-such-package" in said
+    output = capsys.readouterr().out
+    assert "no-such-package, for the main job: pip install no-such-package" in output
 
 
 def test_doctor_says_once_that_there_is_no_ros(
@@ -386,26 +386,28 @@ def doctor_with(folder: Path, package: str, content: str) -> str:
         f"import sys; sys.path.insert(0, {str(folder)!r});"
         "from siglip_perception.commands import main; sys.exit(main.main(['doctor', '--json']))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert (done.returncode, done.stderr) == (1, "")
-    report = json.loads(done.stdout)
+    assert (process.returncode, process.stderr) == (1, "")
+    report = json.loads(process.stdout)
     assert report["ready"] is False
     return "\n".join(report["missing"])
 
 
 def test_doctor_reports_a_torch_that_does_not_import(tmp_path: Path) -> None:
     broken = "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
-    said = doctor_with(tmp_path, "torch", broken)
-    assert "PyTorch that starts: OSError: libcudart.so.12: cannot open shared object file;" in said
-    assert "more" not in said
+    output = doctor_with(tmp_path, "torch", broken)
+    assert (
+        "PyTorch that starts: OSError: libcudart.so.12: cannot open shared object file;" in output
+    )
+    assert "more" not in output
 
 
 def test_doctor_reports_a_library_built_for_another_one(tmp_path: Path) -> None:
     broken = "raise RuntimeError('numpy.dtype size changed, may indicate incompatibility')"
-    said = doctor_with(tmp_path, "transformers", broken)
-    assert "for the main job: RuntimeError: numpy.dtype size changed" in said
+    output = doctor_with(tmp_path, "transformers", broken)
+    assert "for the main job: RuntimeError: numpy.dtype size changed" in output
 
 
 def test_an_image_file_is_read_as_the_node_reads_it(image: Path, pixels: np.ndarray) -> None:
@@ -415,10 +417,10 @@ def test_an_image_file_is_read_as_the_node_reads_it(image: Path, pixels: np.ndar
 def modules_after(statement: str) -> set[str]:
     """Names of the modules that a fresh Python has loaded after the statement."""
     code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    return set(done.stdout.split())
+    return set(process.stdout.split())
 
 
 def test_the_core_loads_no_ros() -> None:

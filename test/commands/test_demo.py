@@ -136,9 +136,9 @@ def test_how_long_tokens_took_is_told_without_the_start() -> None:
     assert results().waits_ms() == []
     first = results().raw["tokens"][0]
     later = [{**first, "sent_s": at, "received_s": at + 0.01 * at} for at in (0.0, 2.1, 3.0, 4.0)]
-    told = results(tokens=[*later, {**later[-1], "sent_s": None}])
-    assert told.waits_ms() == pytest.approx([21.0, 30.0, 40.0])
-    assert "p50 30.0 ms, p99 40.0 ms, from sending" in "\n".join(table(told))
+    text = results(tokens=[*later, {**later[-1], "sent_s": None}])
+    assert text.waits_ms() == pytest.approx([21.0, 30.0, 40.0])
+    assert "p50 30.0 ms, p99 40.0 ms, from sending" in "\n".join(table(text))
 
 
 def test_a_rate_that_no_camera_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

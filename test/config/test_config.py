@@ -60,9 +60,9 @@ def test_an_int_is_taken_for_a_double() -> None:
     ],
 )
 def test_wrong_values_are_refused_in_one_sentence(name: str, value: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(words)) as excinfo:
         Settings.of({name: value})
-    text = str(caught.value)
+    text = str(excinfo.value)
     assert text.isprintable()
     assert text.endswith(".")
     assert len(text) < 250

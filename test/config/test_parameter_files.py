@@ -72,10 +72,10 @@ def test_sections_of_every_layout(tmp_path: Path) -> None:
 def test_what_ros_cannot_read_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(ConfigError, match=words) as excinfo:
         read_sections(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:

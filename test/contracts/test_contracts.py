@@ -126,16 +126,16 @@ def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
 def test_a_wrong_field_is_named(change: Any, message: str) -> None:
     content = yaml.safe_load(contracts.path("openvla-224").read_text())
     change(content)
-    with pytest.raises(ContractError, match=rf"mine\.yaml is wrong: .*{message}") as caught:
+    with pytest.raises(ContractError, match=rf"mine\.yaml is wrong: .*{message}") as excinfo:
         parse(yaml.safe_dump(content), "mine.yaml")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(repr)))
 def test_any_other_text_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ContractError, match=r"^The contract x\.yaml is ") as caught:
+    with pytest.raises(ContractError, match=r"^The contract x\.yaml is ") as excinfo:
         parse(text, "x.yaml")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_an_epsilon_without_a_dot_is_a_number() -> None:

@@ -161,8 +161,8 @@ def test_two_processes_give_the_result_of_one(
     }
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
-    for one, _ in arguments.values():
-        assert main(one) == 0
+    for item, _ in arguments.values():
+        assert main(item) == 0
     script = tmp_path / "both.py"
     script.write_text(
         "import json, sys\nimport torch\nfrom siglip_perception.commands.main import main\n"
@@ -170,9 +170,9 @@ def test_two_processes_give_the_result_of_one(
         "sys.exit(max(main(one) for one in json.loads(sys.argv[1])))\n"
     )
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    both = json.dumps([[*two, "--device", "cpu"] for _, two in arguments.values()])
+    pairs = json.dumps([[*two, "--device", "cpu"] for _, two in arguments.values()])
     subprocess.run(
-        [sys.executable, "-m", *torchrun, str(script), both],
+        [sys.executable, "-m", *torchrun, str(script), pairs],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=900,

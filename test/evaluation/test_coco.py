@@ -230,8 +230,8 @@ def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
 
 
 def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> None:
-    both = [*content()["images"], {"id": 1, "file_name": "two.png"}]
-    (only,), report = read(write_annotations(tmp_path, images=both))
+    pairs = [*content()["images"], {"id": 1, "file_name": "two.png"}]
+    (only,), report = read(write_annotations(tmp_path, images=pairs))
     assert (only.name, only.objects) == ("two.png", 0)
     assert report.skip_counts["image's id has two files"] == 1
     assert report.skip_counts["annotation's image_id is unknown"] == 3

@@ -54,9 +54,9 @@ def test_millimeters_and_meters() -> None:
 def test_rows_may_be_padded() -> None:
     padded = np.zeros((2, 8), dtype=np.uint16)
     padded[:, :5] = 1000
-    found = decode(image(padded, width=5))
-    assert found.shape == (2, 5)
-    assert (found == 1.0).all()
+    result = decode(image(padded, width=5))
+    assert result.shape == (2, 5)
+    assert (result == 1.0).all()
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_plate_before_a_wall_is_where_it_is() -> None:
     scene[11:25, 31:49] = 0.5
     scene[15, 35:38] = np.nan
     scene[16, 40] = 0.05
-    (found,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
+    (item,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
     # The middle pixels' centers: column 39.5, row 17.5.
     expected = ((39.5 - 32) * 0.5 / FX, (17.5 - 24) * 0.5 / FX, 0.5)
-    assert found.position == pytest.approx(expected, abs=0.002)
+    assert item.position == pytest.approx(expected, abs=0.002)
     # Two pixels of edge are left out on each side, and 2 % at either end.
-    assert found.extent == pytest.approx((15 * 0.5 / FX, 11 * 0.5 / FX, 0.0), abs=0.012)
+    assert item.extent == pytest.approx((15 * 0.5 / FX, 11 * 0.5 / FX, 0.0), abs=0.012)
 
 
 def test_too_little_depth_leaves_nan() -> None:
@@ -123,17 +123,17 @@ def test_too_little_depth_leaves_nan() -> None:
     mask[10:26, 30:50] = 1
     scene = meters(math.nan)
     scene[12:14, 32:35] = 0.5
-    (found,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
-    assert found.position is NOWHERE
-    assert found.extent is NOWHERE
+    (item,) = locate([found_in(mask)], [mask], Depth(scene, FX, FX, 32.0, 24.0))
+    assert item.position is NOWHERE
+    assert item.extent is NOWHERE
 
 
 def test_a_thin_thing_has_a_place_too() -> None:
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     mask[20:22, 10:50] = 1
-    (found,) = locate([found_in(mask)], [mask], Depth(meters(1.0), FX, FX, 32.0, 24.0))
-    assert found.position[2] == pytest.approx(1.0)
-    assert found.extent[0] == pytest.approx(0.8, abs=0.06)
+    (item,) = locate([found_in(mask)], [mask], Depth(meters(1.0), FX, FX, 32.0, 24.0))
+    assert item.position[2] == pytest.approx(1.0)
+    assert item.extent[0] == pytest.approx(0.8, abs=0.06)
 
 
 def test_the_nearest_stamp_is_taken_within_the_tolerance() -> None:

@@ -46,9 +46,9 @@ def test_an_id_stays_while_a_thing_moves() -> None:
     first, second = ids[0][0].id, ids[0][1].id
     assert first != second
     for i, objects in enumerate(ids):
-        by_place = sorted(objects, key=lambda found: found.box.x)
+        by_place = sorted(objects, key=lambda item: item.box.x)
         expected = [first, second] if 100 + 12 * i < 500 - 9 * i else [second, first]
-        assert [found.id for found in by_place] == expected
+        assert [item.id for item in by_place] == expected
 
 
 def test_the_speed_carries_it_over_a_gap() -> None:
@@ -61,8 +61,8 @@ def test_the_speed_carries_it_over_a_gap() -> None:
         assert lost.lost == pytest.approx(0.05 * (i + 1))
         assert abs(lost.box.x + 30 - (280 + 20 * (i + 1))) < 15
         assert math.isnan(lost.position[0])
-    (found,) = run.frame(thing(100 + 20 * 13)).objects
-    assert (found.id, found.lost) == (number, 0.0)
+    (item,) = run.frame(thing(100 + 20 * 13)).objects
+    assert (item.id, item.lost) == (number, 0.0)
 
 
 def test_what_is_gone_is_gone_after_max_lost() -> None:
@@ -83,18 +83,18 @@ def test_a_slow_camera_keeps_its_ids_and_hides_nothing() -> None:
 def test_scores_are_averaged_over_time() -> None:
     run = Run()
     run.frame(thing(300, logit=4.0))
-    (found,) = run.frame(thing(300, logit=0.0), step=SECOND // 5).objects
-    assert found.logit == pytest.approx(4.0 * math.exp(-1))  # one time constant later
-    assert found.score == pytest.approx(1 / (1 + math.exp(-found.logit)))
+    (item,) = run.frame(thing(300, logit=0.0), step=SECOND // 5).objects
+    assert item.logit == pytest.approx(4.0 * math.exp(-1))  # one time constant later
+    assert item.score == pytest.approx(1 / (1 + math.exp(-item.logit)))
 
 
 def test_phrases_are_followed_apart() -> None:
     run = Run()
     cup, plate = run.frame(thing(300), thing(300, phrase="plate")).objects
     assert cup.id != plate.id
-    assert [found.id for found in run.frame(thing(300, phrase="plate")).objects] == [1, 2]
+    assert [item.id for item in run.frame(thing(300, phrase="plate")).objects] == [1, 2]
     # The cup is lost and comes first, as its phrase does.
-    assert [found.lost > 0 for found in run.frame(thing(300, phrase="plate")).objects] == [
+    assert [item.lost > 0 for item in run.frame(thing(300, phrase="plate")).objects] == [
         True,
         False,
     ]
@@ -108,8 +108,8 @@ def test_phrases_are_followed_apart() -> None:
 def test_it_begins_anew(step: int, number: int) -> None:
     run = Run()
     assert run.frame(thing(300)).objects[0].id == 1
-    (found,) = run.frame(thing(300, logit=0.0), step=step, number=number).objects
-    assert (found.id, found.logit) == (2, 0.0)
+    (item,) = run.frame(thing(300, logit=0.0), step=step, number=number).objects
+    assert (item.id, item.logit) == (2, 0.0)
 
 
 def test_the_mask_keeps_up_with_the_order() -> None:
@@ -118,17 +118,17 @@ def test_the_mask_keeps_up_with_the_order() -> None:
     mask = np.zeros((480, 640), dtype=np.uint8)
     mask[:, :200], mask[:, 300:] = 2, 1
     # The right one overtakes the left one only slowly: smoothed, it still comes second.
-    found = run.frame(thing(400, logit=2.5), thing(100, logit=2.0), mask=mask)
-    assert [item.box.x for item in found.objects] == [70, 370]
-    assert found.mask is not None
-    assert (found.mask[240, 100], found.mask[240, 250], found.mask[240, 400]) == (1, 0, 2)
+    result = run.frame(thing(400, logit=2.5), thing(100, logit=2.0), mask=mask)
+    assert [item.box.x for item in result.objects] == [70, 370]
+    assert result.mask is not None
+    assert (result.mask[240, 100], result.mask[240, 250], result.mask[240, 400]) == (1, 0, 2)
 
 
 def test_what_is_lost_takes_no_place_of_what_is_seen() -> None:
     tracker = Tracker()
     tracker.update(seen(thing(100), thing(300)), SECOND, SIZE, OPTIONS)
-    found = tracker.update(seen(thing(100)), SECOND + FRAME, SIZE, OPTIONS, max_objects=1)
-    assert [item.lost for item in found.objects] == [0.0]
+    result = tracker.update(seen(thing(100)), SECOND + FRAME, SIZE, OPTIONS, max_objects=1)
+    assert [item.lost for item in result.objects] == [0.0]
 
 
 def test_what_leaves_the_picture_is_not_kept() -> None:
@@ -160,12 +160,12 @@ def test_any_history(history: list[tuple[int, list[tuple[int, int]]]]) -> None:
     run, again = Run(), Run()
     for step, places in history:
         objects = [thing(x, y) for x, y in places]
-        found = run.frame(*objects, step=step)
-        assert found == again.frame(*objects, step=step)
-        now = [item for item in found.objects if not item.lost]
+        result = run.frame(*objects, step=step)
+        assert result == again.frame(*objects, step=step)
+        now = [item for item in result.objects if not item.lost]
         assert len(now) == len(objects)
-        assert len({item.id for item in found.objects}) == len(found.objects)
-        assert all(0 < item.lost <= OPTIONS.max_lost for item in found.objects if item.lost)
-        for item in found.objects:
+        assert len({item.id for item in result.objects}) == len(result.objects)
+        assert all(0 < item.lost <= OPTIONS.max_lost for item in result.objects if item.lost)
+        for item in result.objects:
             assert 0 <= item.box.x < item.box.x + item.box.width <= SIZE[0]
             assert 0 <= item.box.y < item.box.y + item.box.height <= SIZE[1]

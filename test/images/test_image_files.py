@@ -35,10 +35,10 @@ def decode(data: bytes, **options: Any) -> Picture:
 
 def refusal(data: bytes, **options: Any) -> tuple[str, str]:
     """Return reason and text of a refusal: one sentence that begins with the file's name."""
-    with pytest.raises(ImageError, match=r"(?s)^name: .*\.$") as caught:
+    with pytest.raises(ImageError, match=r"(?s)^name: .*\.$") as excinfo:
         decode(data, **options)
-    assert str(caught.value).count("name: ") == 1
-    return caught.value.reason, str(caught.value)
+    assert str(excinfo.value).count("name: ") == 1
+    return excinfo.value.reason, str(excinfo.value)
 
 
 def scene(height: int = 48, width: int = 64) -> Pixels:

@@ -59,9 +59,9 @@ def raw(encoding: str, pixels: np.ndarray[Any, Any], **changes: Any) -> Any:
 def raises_image_error(reason: str, *words: str) -> Iterator[pytest.ExceptionInfo[ImageError]]:
     """Expect an ImageError of this reason: one sentence with these words."""
     pattern = "(?s)" + "".join(f"(?=.*{word})" for word in words) + r".*\.$"
-    with pytest.raises(ImageError, match=pattern) as caught:
-        yield caught
-    assert caught.value.reason == reason
+    with pytest.raises(ImageError, match=pattern) as excinfo:
+        yield excinfo
+    assert excinfo.value.reason == reason
 
 
 def outcome(call: Callable[[], np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
@@ -148,9 +148,9 @@ def test_16_bit_gray_is_refused_without_white() -> None:
 
 @pytest.mark.parametrize("encoding", ["32FC1", "rgb9", "", "\x00\n" * 50, "h264"])
 def test_unknown_encodings_are_refused(encoding: str) -> None:
-    with raises_image_error("encoding", "rgb8") as caught:
+    with raises_image_error("encoding", "rgb8") as excinfo:
         raw(encoding, np.zeros((2, 2), np.uint8))
-    assert str(caught.value).isprintable()
+    assert str(excinfo.value).isprintable()
 
 
 def test_every_encoding_of_sensor_msgs_is_taken_or_refused_with_the_reason() -> None:
@@ -198,9 +198,9 @@ def test_a_misspelled_encoding_is_told_its_name(encoding: str, suggestion: str) 
 
 @pytest.mark.parametrize("encoding", ["yuv420", "I420", "NV16", "yuv444"])
 def test_other_yuv_is_not_taken_for_what_it_resembles(encoding: str) -> None:
-    with raises_image_error("encoding", encoding, "nv12") as caught:
+    with raises_image_error("encoding", encoding, "nv12") as excinfo:
         raw(encoding, np.zeros((2, 2), np.uint8))
-    assert "did you mean" not in str(caught.value)
+    assert "did you mean" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize("encoding", ["jpg", "JPEG", "mjpeg", "png"])

@@ -75,9 +75,9 @@ def shorter_side_and_crop(picture: Image.Image, size: int) -> np.ndarray:
         resized = resize(picture, (size, int(size * height / width)))
     else:
         resized = resize(picture, (int(size * width / height), size))
-    left = round((resized.width - size) / 2.0)
+    margin = round((resized.width - size) / 2.0)
     top = round((resized.height - size) / 2.0)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    return np.asarray(resized.crop((margin, top, margin + size, top + size)))
 
 
 def openpi_pad(image: np.ndarray, size: int) -> np.ndarray:

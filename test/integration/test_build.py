@@ -46,7 +46,7 @@ class Installed:
         return str(self.prefix / "lib" / PACKAGE / name)
 
     def run(self, *words: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             self.command(*words),
             env=self.environment,
             cwd=self.base,
@@ -54,8 +54,8 @@ class Installed:
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +72,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     command += ["--build-base", str(folder / "build"), "--install-base", str(folder / "install")]
     command += ["--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={sys.executable}"]
     command += [f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'cmake' / 'wheelfix.cmake'}"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     return Installed(folder / "install", environment)
 
 
 def test_both_packages_are_in_the_index(installed: Installed) -> None:
-    found = installed.run(
+    result = installed.run(
         sys.executable,
         "-c",
         "from ament_index_python import get_package_share_directory as share;"
@@ -88,7 +88,7 @@ def test_both_packages_are_in_the_index(installed: Installed) -> None:
     )
     expected = [installed.prefix / "share" / PACKAGE]
     expected.append(installed.base / f"{PACKAGE}_msgs" / "share" / f"{PACKAGE}_msgs")
-    assert [Path(line) for line in found.split()] == expected
+    assert [Path(line) for line in result.split()] == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_programs_run_from_the_install_space(installed: Installed) -> None:
 
 def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
     """Versions are read where it is installed, and told with what is missing."""
-    said = installed.run(
+    output = installed.run(
         sys.executable,
         "-c",
         "import importlib.metadata; from siglip_perception.util import requirements;"
@@ -142,8 +142,8 @@ def test_what_colcon_installed_says_what_it_needs(installed: Installed) -> None:
         "print(requirements.install_command('torch'));"
         " print(requirements.install_command('peft'))",
     ).splitlines()
-    assert Path(said[0]) == installed.package.parent
-    assert said[1:] == [
+    assert Path(output[0]) == installed.package.parent
+    assert output[1:] == [
         "pip install 'torch>=2.6'",
         "pip install 'peft>=0.17', or in a clone pip install '.[train]'",
     ]

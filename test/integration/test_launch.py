@@ -146,12 +146,12 @@ def test_the_inputs_are_those_of_the_launch_call(
         ) as process,
     ):
         watcher.wait_for("active")
-        heard = {
+        message = {
             name
             for name, _ in watcher.node.get_subscriber_names_and_types_by_node(
                 "siglip_perception", "/arm"
             )
         }
-        assert {image, instruction} <= heard
-        assert not {name for name in heard - {image} if "image" in name}
+        assert {image, instruction} <= message
+        assert not {name for name in message - {image} if "image" in name}
         assert process.interrupt() == 0

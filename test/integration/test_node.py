@@ -27,9 +27,9 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 @pytest.fixture(scope="module")
 def peer(start: Start) -> Iterator[Peer]:
-    with start() as (_, made):
-        made.wait_status("node", OK, "active")
-        yield made
+    with start() as (_, peer):
+        peer.wait_status("node", OK, "active")
+        yield peer
 
 
 def now() -> float:
@@ -114,7 +114,9 @@ def test_tokens_go_on_without_objects(
     peer.frame(later)
     # Objects are published right after the tokens of their frame: the next frame's come later.
     peer.frame(raw_image(picture, now()))
-    assert all(heard.header.stamp != later.header.stamp for heard in peer.heard[f"{NODE}/objects"])
+    assert all(
+        message.header.stamp != later.header.stamp for message in peer.heard[f"{NODE}/objects"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,8 +153,8 @@ def test_every_frame_is_accounted_for(peer: Peer, picture: Picture) -> None:
     peer.frame(raw_image(picture, now()))
 
     def settled() -> bool:
-        found = peer.values("camera")
-        return int(found["received"]) > before and found["in_flight"] == "0"
+        message = peer.values("camera")
+        return int(message["received"]) > before and message["in_flight"] == "0"
 
     peer.wait(settled, "end of all frames")
     peer.wait_status("camera", ERROR, "stale")
@@ -193,8 +195,8 @@ def test_ground_with_an_image_of_its_own(peer: Peer, picture: Picture) -> None:
     assert list(answer.result.phrases) == ["red cup", "접시"]
     assert answer.result.instruction_id == 0
     assert (answer.result.mask.height, answer.result.mask.width) == (120, 160)
-    told = peer.statuses["camera"]
-    peer.wait(lambda: peer.statuses["camera"] is not told, "later /diagnostics")
+    text = peer.statuses["camera"]
+    peer.wait(lambda: peer.statuses["camera"] is not text, "later /diagnostics")
     assert peer.values("camera")["received"] == before
 
 
@@ -238,12 +240,12 @@ def test_ground_refuses_an_unknown_camera_and_an_old_frame(peer: Peer, picture: 
 def test_parameters_at_run_time(peer: Peer, picture: Picture) -> None:
     peer.say("find the yellow cup.")
     assert peer.set(publish_mask=True, threshold=0.0, max_objects=1).successful
-    found = peer.frame(raw_image(picture, now()), output=f"{NODE}/objects")
-    assert (found.mask.height, found.mask.width) == (120, 160)
-    assert len(found.objects) <= 1
+    message = peer.frame(raw_image(picture, now()), output=f"{NODE}/objects")
+    assert (message.mask.height, message.mask.width) == (120, 160)
+    assert len(message.objects) <= 1
     assert peer.set(publish_mask=False, threshold=1.0).successful
-    found = peer.frame(raw_image(picture, now()), output=f"{NODE}/objects")
-    assert len(found.mask.data) == len(found.objects) == 0
+    message = peer.frame(raw_image(picture, now()), output=f"{NODE}/objects")
+    assert len(message.mask.data) == len(message.objects) == 0
     for wrong in ({"model": "other"}, {"threshold": 2.0}, {"max_objects": 5, "backend": "torch"}):
         refused = peer.set(**wrong)
         assert not refused.successful

@@ -48,11 +48,11 @@ def peer(start: Start) -> Iterator[Peer]:
         "tokens__dtype": "float16",
         "max_age": 5.0,
     }
-    with start(**parameters) as (_, made):
-        made.listen(TokenSequence, TOKENS)
-        made.listen(GroundedObjectArray, f"{NODE}/front/objects")
-        made.wait_status("node", OK, "active")
-        yield made
+    with start(**parameters) as (_, peer):
+        peer.listen(TokenSequence, TOKENS)
+        peer.listen(GroundedObjectArray, f"{NODE}/front/objects")
+        peer.wait_status("node", OK, "active")
+        yield peer
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,8 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         assert check(first) is first
         with pytest.raises(TokensError, match="'joined' and 'openvla-224' is expected"):
             expect(contract="openvla-224")(first)
-        found = peer.wait(lambda: peer.heard[objects], objects)[0]
-        assert found.header.stamp.sec == 100
+        message = peer.wait(lambda: peer.heard[objects], objects)[0]
+        assert message.header.stamp.sec == 100
         # The same images the other way round: the halves change places.
         peer.publish("front/image", raw_image(picture[::-1].copy(), 101.0), RELIABLE)
         peer.publish("wrist/image", raw_image(picture, 101.0), RELIABLE)
@@ -69,7 +69,7 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         peer.publish("front/image", raw_image(picture, 102.0), RELIABLE)
         peer.publish("wrist/image", raw_image(picture, 102.0), RELIABLE)
         peer.wait(lambda: len(peer.heard[objects]) == 2, "objects of the third frame")
-        assert [one.header.stamp.sec for one in peer.heard[objects]] == [100, 102]
+        assert [item.header.stamp.sec for item in peer.heard[objects]] == [100, 102]
 
 
 def test_a_contract_that_cannot_be_kept_is_refused_by_field(start: Start) -> None:

@@ -19,10 +19,10 @@ LENS = [150.0, 0.0, 80.0, 0.0, 150.0, 60.0, 0.0, 0.0, 1.0]
 
 @pytest.fixture(scope="module")
 def peer(start: Start) -> Iterator[Peer]:
-    with start(depth__enabled=True, tracking__enabled=True, threshold=0.0) as (_, made):
-        made.wait_status("node", DiagnosticStatus.OK, "active")
-        made.say("find the red cup")
-        yield made
+    with start(depth__enabled=True, tracking__enabled=True, threshold=0.0) as (_, peer):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        peer.say("find the red cup")
+        yield peer
 
 
 def depth_image(stamp: float, meters: float, height: int = 120, **changes: Any) -> Image:
@@ -55,21 +55,21 @@ def test_objects_have_a_position_and_keep_their_ids(peer: Peer, picture: Picture
         if first.objects and not math.isnan(first.objects[0].position.z):
             break
     assert first.objects
-    for found in first.objects:
-        box, place = found.box, found.position
+    for item in first.objects:
+        box, place = item.box, item.position
         assert place.z == pytest.approx(0.8)
-        assert 0 < found.extent.x <= box.width * 0.8 / 150
+        assert 0 < item.extent.x <= box.width * 0.8 / 150
         # Inside what its box spans at that distance.
         assert box.x_offset <= place.x / 0.8 * 150 + 80 <= box.x_offset + box.width
         assert box.y_offset <= place.y / 0.8 * 150 + 60 <= box.y_offset + box.height
     second = ask(peer, picture, depth_image(stamp + 0.05, 0.8), stamp + 0.05)
-    ids = {found.id for found in first.objects}
+    ids = {item.id for item in first.objects}
     assert min(ids) > 0
-    assert {found.id for found in second.objects} == ids
+    assert {item.id for item in second.objects} == ids
     peer.say("find the blue plate")
     third = ask(peer, picture, depth_image(stamp + 0.1, 0.8), stamp + 0.1)
     assert third.objects
-    assert min(found.id for found in third.objects) > max(ids)
+    assert min(item.id for item in third.objects) > max(ids)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_bad_depth_is_told_and_objects_go_out_without_positions(
 
     def again() -> None:
         stamp = started + 0.02 * next(step)
-        sent = ask(peer, picture, depth_image(stamp, **depth), stamp)
-        assert all(math.isnan(found.position.z) for found in sent.objects)
+        messages_sent = ask(peer, picture, depth_image(stamp, **depth), stamp)
+        assert all(math.isnan(item.position.z) for item in messages_sent.objects)
 
     peer.wait(lambda: counted(peer, reason) > before, f"depth.{reason}", again)
     peer.wait_status("camera", DiagnosticStatus.WARN, f"depth_{reason}", again)

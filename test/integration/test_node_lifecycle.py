@@ -24,9 +24,9 @@ CLEANUP = Transition.TRANSITION_CLEANUP
 
 @pytest.fixture(scope="module")
 def node(start: Start) -> Iterator[tuple[Process, Peer]]:
-    with start(autostart=False) as made:
-        made[1].wait_status("node", OK, "unconfigured")
-        yield made
+    with start(autostart=False) as peer:
+        peer[1].wait_status("node", OK, "unconfigured")
+        yield peer
 
 
 @pytest.fixture

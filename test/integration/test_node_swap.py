@@ -53,13 +53,13 @@ def test_a_node_serves_while_its_engines_are_built_and_then_from_them(
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     command = [sys.executable, "-c", NODE, "--ros-args", "-p", f"model:={model_folder}"]
     command += ["-p", "backend:=tensorrt", "-p", "precision:=fp32", "-p", "max_age:=0.0"]
-    told: list[str] = []
+    texts: list[str] = []
     answered = 0
 
     def backend(peer: Peer) -> str:
         said = peer.values("node").get("backend", "")
-        if said and (not told or told[-1] != said):
-            told.append(said)
+        if said and (not texts or texts[-1] != said):
+            texts.append(said)
         return said
 
     with peer_of(environment) as peer, running(command, environment, ROOT):
@@ -67,14 +67,14 @@ def test_a_node_serves_while_its_engines_are_built_and_then_from_them(
         peer.wait(lambda: backend(peer), "backend")
         deadline = time.monotonic() + 120
         while not backend(peer).startswith("tensorrt"):
-            assert time.monotonic() < deadline, told
+            assert time.monotonic() < deadline, texts
             before = peer.frame(raw_image(picture, round(time.time(), 6)))
             answered += 1
         after = peer.frame(raw_image(picture, round(time.time(), 6)))
         np.testing.assert_allclose(tokens_to_numpy(after), tokens_to_numpy(before), atol=1e-4)
         assert dropped(peer) == {}
     assert answered > 0
-    assert told[0].startswith("torch ")
-    assert "TensorRT engines are being built" in told[0]
-    assert any("being built: " in said for said in told)
-    assert told[-1] == "tensorrt 10.3.0 on cpu, fp32"
+    assert texts[0].startswith("torch ")
+    assert "TensorRT engines are being built" in texts[0]
+    assert any("being built: " in said for said in texts)
+    assert texts[-1] == "tensorrt 10.3.0 on cpu, fp32"

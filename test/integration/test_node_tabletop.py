@@ -21,15 +21,15 @@ ENOUGH = 8
 
 @pytest.fixture(scope="module")
 def peer(start: Start) -> Iterator[Peer]:
-    with start(model="tabletop", image_transport="compressed") as (_, made):
-        made.wait_status("node", DiagnosticStatus.OK, "active")
-        yield made
+    with start(model="tabletop", image_transport="compressed") as (_, peer):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        yield peer
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_the_named_object_is_found(peer: Peer, language: Language) -> None:
     random = np.random.default_rng(20_000)
-    found = 0
+    result = 0
     for number in range(SCENES):
         scene = sample_scene(random, 3)
         rendered = render(scene)
@@ -47,5 +47,5 @@ def test_the_named_object_is_found(peer: Peer, language: Language) -> None:
         if objects.objects:
             box = objects.objects[0].box
             seen = Box(box.x_offset, box.y_offset, box.width, box.height)
-            found += truth.iou(seen) >= 0.5
-    assert found >= ENOUGH
+            result += truth.iou(seen) >= 0.5
+    assert result >= ENOUGH

@@ -73,11 +73,13 @@ def test_sentences(language: str) -> None:
     assert len({sentence for sentence, _ in cases}) >= 150
     missed, misread = [], []
     for sentence, expected in cases:
-        found = parse(sentence)
-        if set(found.phrases) != {phrase for phrase, _ in expected}:
-            missed.append(f"{sentence}: {found.phrases}")
-        elif list(zip(found.phrases, found.roles, strict=True)) != expected:
-            misread.append(f"{sentence}: {[*zip(found.phrases, found.roles, strict=True)]}")
+        instruction = parse(sentence)
+        if set(instruction.phrases) != {phrase for phrase, _ in expected}:
+            missed.append(f"{sentence}: {instruction.phrases}")
+        elif list(zip(instruction.phrases, instruction.roles, strict=True)) != expected:
+            misread.append(
+                f"{sentence}: {[*zip(instruction.phrases, instruction.roles, strict=True)]}"
+            )
     assert len(missed) <= 0.01 * len(cases), "\n".join(missed)
     assert len(missed) + len(misread) <= 0.03 * len(cases), "\n".join(missed + misread)
 
@@ -97,8 +99,8 @@ def test_sentences(language: str) -> None:
     ],
 )
 def test_these_sentences_are_read_right(sentence: str, expected: list[tuple[str, str]]) -> None:
-    found = parse(sentence)
-    assert list(zip(found.phrases, found.roles, strict=True)) == [
+    instruction = parse(sentence)
+    assert list(zip(instruction.phrases, instruction.roles, strict=True)) == [
         (phrase, ROLES[role]) for phrase, role in expected
     ]
 
@@ -138,17 +140,17 @@ def test_these_sentences_are_read_right(sentence: str, expected: list[tuple[str,
 def test_spatial_words_tell_one_of_several(
     sentence: str, expected: list[tuple[str, Where, tuple[str, ...], int]]
 ) -> None:
-    found = parse(sentence)
+    instruction = parse(sentence)
 
     def name(mention: int) -> str:
-        return found.phrases[found.mentions[mention].phrase]
+        return instruction.phrases[instruction.mentions[mention].phrase]
 
-    told = [
+    text = [
         (name(i), relation.where, tuple(name(n) for n in relation.landmarks), relation.rank)
-        for i, mention in enumerate(found.mentions)
+        for i, mention in enumerate(instruction.mentions)
         for relation in mention.relations
     ]
-    assert told == expected
+    assert text == expected
 
 
 def test_more_than_one_can_be_meant() -> None:
@@ -174,8 +176,8 @@ def test_nothing_names_nothing(text: str) -> None:
 
 
 def test_phrases_are_named_once_and_a_known_role_wins() -> None:
-    found = parse("red cup. put the Red Cup on the plate.")
-    assert found == Instruction(
+    instruction = parse("red cup. put the Red Cup on the plate.")
+    assert instruction == Instruction(
         "red cup. put the Red Cup on the plate.",
         ("red cup", "plate"),
         (Role.TARGET, Role.PLACE),
@@ -253,11 +255,11 @@ def test_too_many_and_too_long_phrases_are_cut_and_it_shows() -> None:
 
 
 def test_phrases_of_a_service_call_are_taken_as_they_are() -> None:
-    found = from_phrases(["the red cup left of it", "", " 접시 ", "접시", "<s>"])
-    assert found.phrases == ("the red cup left of it", "접시")
-    assert found.roles == (Role.UNKNOWN, Role.UNKNOWN)
-    assert found.text == "the red cup left of it. 접시"
-    assert found.changed
+    instruction = from_phrases(["the red cup left of it", "", " 접시 ", "접시", "<s>"])
+    assert instruction.phrases == ("the red cup left of it", "접시")
+    assert instruction.roles == (Role.UNKNOWN, Role.UNKNOWN)
+    assert instruction.text == "the red cup left of it. 접시"
+    assert instruction.changed
 
 
 def test_too_many_phrases_of_a_service_call_are_refused() -> None:
@@ -273,13 +275,13 @@ def test_too_many_phrases_of_a_service_call_are_refused() -> None:
 )
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
-        found = parse(text)
+        instruction = parse(text)
     except InstructionError:
         return
-    assert len(found.phrases) == len(found.roles) <= MAX_PHRASES
-    assert len(set(found.phrases)) == len(found.phrases)
-    assert all(mention.phrase < len(found.phrases) for mention in found.mentions)
-    relations = [relation for mention in found.mentions for relation in mention.relations]
-    assert all(i < len(found.mentions) for relation in relations for i in relation.landmarks)
-    assert all(0 < len(phrase) <= MAX_PHRASE_CHARS for phrase in found.phrases)
-    assert sanitize(found.text) == type(sanitize("x"))(found.text, False)
+    assert len(instruction.phrases) == len(instruction.roles) <= MAX_PHRASES
+    assert len(set(instruction.phrases)) == len(instruction.phrases)
+    assert all(mention.phrase < len(instruction.phrases) for mention in instruction.mentions)
+    relations = [relation for mention in instruction.mentions for relation in mention.relations]
+    assert all(i < len(instruction.mentions) for relation in relations for i in relation.landmarks)
+    assert all(0 < len(phrase) <= MAX_PHRASE_CHARS for phrase in instruction.phrases)
+    assert sanitize(instruction.text) == type(sanitize("x"))(instruction.text, False)

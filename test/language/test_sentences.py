@@ -177,12 +177,12 @@ def test_slips_case_and_articles(sentence: str) -> None:
 def test_a_pronoun_is_the_place_of_the_next_step(sentence: str, link: str) -> None:
     read = parse(sentence)
     drawer, bowl = read.phrases
-    told = [
+    text = [
         (read.phrases[mention.phrase], mention.role, mention.step) for mention in read.mentions
     ]
-    assert (drawer, Role.TARGET, 1) in told
-    assert (bowl, Role.TARGET, 2) in told
-    assert (drawer, Role.PLACE, 2) in told
+    assert (drawer, Role.TARGET, 1) in text
+    assert (bowl, Role.TARGET, 2) in text
+    assert (drawer, Role.PLACE, 2) in text
     place = next(mention for mention in read.mentions if mention.role is Role.PLACE)
     assert place.link is not None
     assert place.link.value == link

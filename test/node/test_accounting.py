@@ -106,8 +106,8 @@ def seconds(frames: list[PendingFrame]) -> list[tuple[str, int]]:
 
 
 def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
-    told: list[int] = []
-    mailbox = Mailbox(lambda items: None, lambda: told.append(1))
+    texts: list[int] = []
+    mailbox = Mailbox(lambda items: None, lambda: texts.append(1))
     mailbox.open()
     streams = {name: camera_stream(name) for name in ("slow", "fast")}
     for camera, second in [("slow", 1), ("fast", 2), ("slow", 3), ("fast", 4), ("fast", 5)]:
@@ -116,7 +116,7 @@ def test_the_newest_frame_wins_and_keeps_the_place_in_the_queue() -> None:
     assert mailbox.take() == []
     assert streams["slow"].ledger.counts().dropped == {"superseded": 1}
     assert streams["fast"].ledger.counts().dropped == {"superseded": 2}
-    assert len(told) == 5
+    assert len(texts) == 5
 
 
 def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:

@@ -114,9 +114,9 @@ def test_after_a_jump_back_a_camera_that_sends_is_not_stale(
         (0.5, Level.ERROR, ("ERROR stale", "WARN time_jump")),
     ]:
         clock.now += seconds
-        found = camera_status(feed.view(), clock.now, 0.0, None)
-        assert (found.level, found.reasons) == (level, reasons)
-    assert "for 1.5 s" in found.message
+        result = camera_status(feed.view(), clock.now, 0.0, None)
+        assert (result.level, result.reasons) == (level, reasons)
+    assert "for 1.5 s" in result.message
     feed.send(image_message(stamp=6.1))
     assert feed.view().jumped_at == clock.now - 1.5
 

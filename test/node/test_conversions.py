@@ -45,9 +45,9 @@ def test_a_compressed_image() -> None:
 
 
 def test_limits_come_from_the_settings() -> None:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as excinfo:
         to_frame(image_message(), "", Settings(max_pixels=10))
-    assert caught.value.reason == "too_large"
+    assert excinfo.value.reason == "too_large"
     gray = image_message(encoding="mono16", step=18)
     assert to_frame(gray, "", Settings(mono16_white=100)).image.shape == (4, 6, 3)
 
@@ -124,9 +124,9 @@ def test_other_encodings_are_converted_by_cv_bridge(bridge: Any) -> None:
 def test_what_cv_bridge_would_read_wrongly_is_malformed(
     bridge: Any, changes: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(ImageError, match=words) as caught:
+    with pytest.raises(ImageError, match=words) as excinfo:
         to_frame(two_channels(**changes), "", Settings())
-    assert caught.value.reason == "malformed"
+    assert excinfo.value.reason == "malformed"
 
 
 @pytest.mark.parametrize("error", [CvBridgeError("no"), TypeError("no"), ValueError("no")])
@@ -134,9 +134,9 @@ def test_what_cv_bridge_refuses_is_an_encoding(
     bridge: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(FakeBridge, "error", error)
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as excinfo:
         to_frame(two_channels(), "", Settings())
-    assert caught.value.reason == "encoding"
+    assert excinfo.value.reason == "encoding"
 
 
 @pytest.mark.parametrize("broken", [PARTS[0], PARTS[2]])
@@ -152,9 +152,9 @@ def test_a_cv_bridge_that_cannot_be_imported_counts_as_none_and_is_told_once(
 
     monkeypatch.setattr(importlib, "import_module", built_for_another_numpy)
     for _ in range(3):
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(ImageError) as excinfo:
             to_frame(two_channels(), "", Settings())
-        assert caught.value.reason == "encoding"
+        assert excinfo.value.reason == "encoding"
     assert capfd.readouterr().err.count("multiarray failed to import") == 1
 
 
@@ -165,24 +165,24 @@ def test_other_encodings_are_refused_without_cv_bridge(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "cv_bridge" else real(name)
     )
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as excinfo:
         to_frame(two_channels(), "", Settings())
-    assert caught.value.reason == "encoding"
+    assert excinfo.value.reason == "encoding"
 
 
 def test_the_real_cv_bridge_refuses_what_it_does_not_know() -> None:
     """Needs cv_bridge, which comes with a ROS 2 installation and not from PyPI."""
     pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 only")
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as excinfo:
         to_frame(image_message(encoding="64FC9", step=5), "", Settings())
-    assert caught.value.reason in ("malformed", "encoding")
+    assert excinfo.value.reason in ("malformed", "encoding")
 
 
 def test_detections() -> None:
     """Needs vision_msgs, which comes with a ROS 2 installation and not from PyPI."""
     pytest.importorskip("vision_msgs", reason="vision_msgs comes with ROS 2 only")
-    found = GroundedObject("cup", 0.75, 1.0, Box(10, 20, 30, 40), 0.1)
-    grounding = Grounding("cup", 1, ("cup",), (0.75,), (found,), "tabletop")
+    result = GroundedObject("cup", 0.75, 1.0, Box(10, 20, 30, 40), 0.1)
+    grounding = Grounding("cup", 1, ("cup",), (0.75,), (result,), "tabletop")
     (detection,) = detections_message(Header(frame_id="optical"), grounding).detections
     assert detection.results[0].hypothesis.class_id == "cup"
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (25, 40)

@@ -36,24 +36,24 @@ def spun(node: Node) -> NodeExecutor:
 
 def test_the_default_group_goes_on_while_another_groups_callback_takes_long(node: Node) -> None:
     executor = spun(node)
-    slow, done = threading.Event(), threading.Event()
+    slow, end = threading.Event(), threading.Event()
     threads: dict[str, int] = {}
     beats: list[bool] = []
 
     def take_long() -> None:
         threads["slow"] = threading.get_ident()
         slow.set()
-        done.wait(TIMEOUT)
+        end.wait(TIMEOUT)
 
     def beat() -> None:
         threads["quick"] = threading.get_ident()
-        beats.append(slow.is_set() and not done.is_set())
+        beats.append(slow.is_set() and not end.is_set())
 
     node.create_timer(0.0, take_long, callback_group=MutuallyExclusiveCallbackGroup())
     node.create_timer(0.001, beat)
     while sum(beats) < 10:
         executor.spin_once(timeout_sec=TIMEOUT)
-    done.set()
+    end.set()
     assert threads["quick"] == threading.get_ident() != threads["slow"]
     executor.shutdown()
 

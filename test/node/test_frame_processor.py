@@ -165,11 +165,11 @@ def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
 
 
 def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[PipelineOptions] = []
-    monkeypatch.setattr(Pipeline, "load", lambda options: asked.append(options))
+    requests: list[PipelineOptions] = []
+    monkeypatch.setattr(Pipeline, "load", lambda options: requests.append(options))
     load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
-    assert asked[0].background
-    assert (asked[0].model, asked[0].backend) == ("/my/model", "tensorrt")
+    assert requests[0].background
+    assert (requests[0].model, requests[0].backend) == ("/my/model", "tensorrt")
     assert not PipelineOptions().background
 
 
@@ -235,10 +235,10 @@ def test_after_these_tokens_go_on_and_no_object_of_before_is_answered(
 
 def test_a_guess_is_answered_with_a_warning_that_says_how_it_was_read(bench: Bench) -> None:
     bench.processor.hear("prends la tasse rouge sur la table")
-    found = bench.processor.instruction_state
-    assert (found.state, found.level) == ("instruction", Level.WARN)
-    assert "is a guess" in found.detail
-    assert "parameter phrases" in found.detail
+    instruction = bench.processor.instruction_state
+    assert (instruction.state, instruction.level) == ("instruction", Level.WARN)
+    assert "is a guess" in instruction.detail
+    assert "parameter phrases" in instruction.detail
     bench.processor.hear("take the red cup")
     assert bench.processor.instruction_state.level == Level.OK
 
@@ -246,10 +246,10 @@ def test_a_guess_is_answered_with_a_warning_that_says_how_it_was_read(bench: Ben
 def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench) -> None:
     bench.pipeline.truncate = ("plate",)
     bench.processor.hear("find the cup\u202e and the plate")
-    found = bench.processor.instruction_state
-    assert (found.state, found.level) == ("instruction", Level.WARN)
-    assert "bidi" in found.detail
-    assert "cut: plate" in found.detail
+    instruction = bench.processor.instruction_state
+    assert (instruction.state, instruction.level) == ("instruction", Level.WARN)
+    assert "bidi" in instruction.detail
+    assert "cut: plate" in instruction.detail
     bench.serve()
     assert bench.outputs.published[0][1].grounding is not None
 
@@ -277,9 +277,9 @@ def test_bad_images_are_dropped_with_their_reason(
 
 def test_a_webcams_frame_without_its_end_is_published_and_counted(bench: Bench) -> None:
     data = simplejpeg.encode_jpeg(np.full((8, 16, 3), 90, np.uint8))
-    for kept in (len(data), len(data) - 2, len(data) // 2):
+    for size in (len(data), len(data) - 2, len(data) // 2):
         message = CompressedImage(header=image_message().header, format="jpeg")
-        message.data.frombytes(data[:kept])
+        message.data.frombytes(data[:size])
         bench.serve_message(message)
     counts = bench.counts()
     assert counts.repaired == {"jpeg_repaired": 1}
@@ -345,7 +345,7 @@ def test_a_model_that_is_loaded_anew_does_not_stand_beside_the_old_one(
 
     def load(bench: Bench, settings: Settings) -> FakePipeline:
         gc.collect()
-        alive.append(sum(one() is not None for one in made))
+        alive.append(sum(item() is not None for item in made))
         pipeline = FakePipeline()
         pipeline.fail = raising(FloatingPointError("nan"))
         made.append(weakref.ref(pipeline))
@@ -572,9 +572,9 @@ def test_ground_disturbs_neither_counts_nor_instruction(bench: Bench) -> None:
 def test_ground_refuses_in_one_sentence(
     bench: Bench, phrases: list[str], message: dict[str, Any], error: type[Exception]
 ) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         bench.ground(phrases, image_message(**message), with_mask=False)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_frames_that_wait_are_served_in_one_pass_each_with_its_own_header(bench: Bench) -> None:
@@ -617,8 +617,8 @@ def test_objects_are_looked_for_at_their_own_rate(bench: Bench) -> None:
     bench.processor.hear("find the cup.")
     for number in range(31):
         bench.serve(stamp=5.0 + number / 30)
-    asked = [call["query"] is not None for call in bench.pipeline.calls]
-    assert asked == ([True, False, False] * 11)[:31]
+    requests = [call["query"] is not None for call in bench.pipeline.calls]
+    assert requests == ([True, False, False] * 11)[:31]
     assert bench.published() == 31
     assert bench.outputs.overlays == 11  # the others would be a picture without objects
 
@@ -626,9 +626,9 @@ def test_objects_are_looked_for_at_their_own_rate(bench: Bench) -> None:
 def test_a_model_that_cannot_ground_says_so_and_tokens_go_on(bench: Bench) -> None:
     bench.pipeline.fail_text = raising(BackendError("name one in grounding.model."))
     bench.processor.hear("find the cup.")
-    found = bench.processor.instruction_state
-    assert (found.state, found.level) == ("no_grounding", Level.WARN)
-    assert "grounding.model" in found.detail
+    instruction = bench.processor.instruction_state
+    assert (instruction.state, instruction.level) == ("no_grounding", Level.WARN)
+    assert "grounding.model" in instruction.detail
     bench.serve()
     assert bench.published() == 1
     assert bench.reports == []
@@ -687,7 +687,7 @@ def test_tracked_objects_keep_their_id_until_another_instruction(bench: Bench) -
     bench.pipeline.objects = lambda frame: (cup(1),)
     bench.processor.hear("find a cup.")
     bench.serve(stamp=7.6)
-    shown = [[(found.id, found.lost > 0) for found in objects] for objects in published(bench)]
+    shown = [[(item.id, item.lost > 0) for item in objects] for objects in published(bench)]
     assert shown == [[(1, False)], [(1, False)], [(1, True)], [], [(2, False)]]
 
 
@@ -756,6 +756,6 @@ def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench)
 def test_ground_refuses_phrases_in_one_sentence(
     bench: Bench, phrases: list[str], words: str
 ) -> None:
-    with pytest.raises(PerceptionError, match=words) as caught:
+    with pytest.raises(PerceptionError, match=words) as excinfo:
         bench.ground(phrases, image_message(), with_mask=False)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)

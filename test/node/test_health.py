@@ -47,9 +47,9 @@ def test_a_camera_that_sends_is_ok_with_every_number() -> None:
     ledger.receive().drop("superseded")
     ledger.receive().note_repairs(("jpeg_repaired",))
     ledger.lose(3)
-    found = status(ledger, clock)
-    assert (found.level, found.message) == (Level.OK, "receiving")
-    values = dict(found.values)
+    result = status(ledger, clock)
+    assert (result.level, result.message) == (Level.OK, "receiving")
+    values = dict(result.values)
     assert values["received"] == "22"
     assert values["published"] == "20"
     assert values["dropped"] == values["dropped.superseded"] == "1"
@@ -70,9 +70,9 @@ def test_a_silent_camera_is_stale_well_within_350_ms_of_its_period(
     clock.now += late + 0.19
     assert status(ledger, clock, rate).level == Level.OK
     clock.now += 0.02
-    found = status(ledger, clock, rate)
-    assert found.level == Level.ERROR
-    assert found.message.startswith("stale: no frame on /image for")
+    result = status(ledger, clock, rate)
+    assert result.level == Level.ERROR
+    assert result.message.startswith("stale: no frame on /image for")
 
 
 def test_a_camera_that_never_sent_is_stale() -> None:
@@ -81,17 +81,17 @@ def test_a_camera_that_never_sent_is_stale() -> None:
     clock.now += 1.1
     assert status(ledger, clock).level == Level.OK
     clock.now += 0.2
-    found = status(ledger, clock)
-    assert found.level == Level.ERROR
-    assert "since the node became active" in found.message
+    result = status(ledger, clock)
+    assert result.level == Level.ERROR
+    assert "since the node became active" in result.message
 
 
 def test_an_inactive_camera_is_not_stale() -> None:
     clock = ManualClock()
     view = CameraView("wrist", "/wrist/image", Ledger(clock).counts(), None, None, None, "")
     clock.now += 1000
-    found = camera_status(view, clock.now, 30.0, None)
-    assert (found.name, found.level, found.message) == ("camera wrist", Level.OK, "inactive")
+    result = camera_status(view, clock.now, 30.0, None)
+    assert (result.name, result.level, result.message) == ("camera wrist", Level.OK, "inactive")
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_dropped_frame_colors_the_status_for_a_while(reason: str, level: Level
     clock = ManualClock()
     ledger = receiving(clock)
     ledger.receive().drop(reason, "its text")
-    found = status(ledger, clock)
-    assert found.level == level
-    assert ("its text" in found.message) == (level > Level.OK)
+    result = status(ledger, clock)
+    assert result.level == level
+    assert ("its text" in result.message) == (level > Level.OK)
     clock.now += 2.1
     ledger.receive().publish()
     assert status(ledger, clock).level == Level.OK
@@ -134,22 +134,22 @@ def test_a_jump_back_is_told_for_a_while() -> None:
     clock = ManualClock()
     ledger = receiving(clock)
     view = CameraView("", "/image", ledger.counts(), 100.0, clock.now, None, "")
-    found = camera_status(view, clock.now + 0.1, 0.0, None)
-    assert (found.level, found.reasons) == (Level.WARN, ("WARN time_jump",))
+    result = camera_status(view, clock.now + 0.1, 0.0, None)
+    assert (result.level, result.reasons) == (Level.WARN, ("WARN time_jump",))
 
 
 def test_a_qos_mismatch_is_named_and_an_error_only_while_nothing_comes() -> None:
     clock = ManualClock()
-    found = status(receiving(clock), clock, mismatch=MISMATCH)
-    assert found.level == Level.WARN
+    result = status(receiving(clock), clock, mismatch=MISMATCH)
+    assert result.level == Level.WARN
     clock.now += 5
-    found = status(Ledger(clock), clock, mismatch=MISMATCH)
-    assert found.level == Level.ERROR
-    assert "RELIABILITY" in found.message
-    assert "/image" in found.message
-    found = topics_status([Mismatch("/siglip_perception/tokens", "DURABILITY", "subscription")])
-    assert found.level == Level.ERROR
-    assert "DURABILITY" in found.message
+    result = status(Ledger(clock), clock, mismatch=MISMATCH)
+    assert result.level == Level.ERROR
+    assert "RELIABILITY" in result.message
+    assert "/image" in result.message
+    result = topics_status([Mismatch("/siglip_perception/tokens", "DURABILITY", "subscription")])
+    assert result.level == Level.ERROR
+    assert "DURABILITY" in result.message
     assert topics_status([]).level == Level.OK
 
 
@@ -166,9 +166,9 @@ def test_the_reasons_change_only_when_something_changes() -> None:
 
 def test_the_node_tells_its_state_and_why_configure_failed() -> None:
     model = ModelState(True, "torch on cpu", "tabletop", "one pass", "ab12", {"encode": 0.025})
-    found = node_status(NodeView("active", "", model), 0.0)
-    assert (found.level, found.message) == (Level.OK, "active")
-    values = dict(found.values)
+    result = node_status(NodeView("active", "", model), 0.0)
+    assert (result.level, result.message) == (Level.OK, "active")
+    values = dict(result.values)
     assert values["backend"] == "torch on cpu"
     assert values["grounding"] == "one pass"
     assert values["encode_ms"] == "25.00"
@@ -184,10 +184,10 @@ def test_the_node_tells_its_state_and_why_configure_failed() -> None:
 
 def test_the_instruction_tells_its_state() -> None:
     state = InstructionState("instruction", Level.OK, "", 3, "find the cup", ("cup", "접시"))
-    found = instruction_status(state, 12)
-    assert (found.level, found.message) == (Level.OK, "instruction")
-    assert dict(found.values)["phrases"] == "cup; 접시"
-    assert dict(found.values)["superseded"] == "12"
+    result = instruction_status(state, 12)
+    assert (result.level, result.message) == (Level.OK, "instruction")
+    assert dict(result.values)["phrases"] == "cup; 접시"
+    assert dict(result.values)["superseded"] == "12"
     rejected = instruction_status(InstructionState("instruction_rejected", Level.WARN, "long"), 0)
     assert (rejected.level, rejected.message) == (Level.WARN, "instruction_rejected: long")
 
@@ -205,9 +205,9 @@ def test_depth_that_is_of_no_use_is_told_with_its_count() -> None:
 
     assert told(None).level == Level.OK
     feed.depth(0, 6, 4, 0.05)
-    found = told(feed.view())
-    assert found.level == Level.WARN
-    assert "no camera info" in found.message
-    assert dict(found.values)["depth.info"] == "2"
+    result = told(feed.view())
+    assert result.level == Level.WARN
+    assert "no camera info" in result.message
+    assert dict(result.values)["depth.info"] == "2"
     clock.now += 10.0
     assert "depth" not in told(feed.view()).message

@@ -38,18 +38,18 @@ def test_a_signal_during_wait(stop: StopRequest, number: signal.Signals) -> None
 
 
 def test_a_signal_that_comes_to_another_thread(stop: StopRequest) -> None:
-    ready, done = threading.Event(), threading.Event()
+    ready, end = threading.Event(), threading.Event()
 
     def other() -> None:
         ready.set()
-        done.wait(10)
+        end.wait(10)
 
     thread = threading.Thread(target=other)
     thread.start()
     assert ready.wait(10)
     signal.pthread_kill(thread.ident or 0, signal.SIGTERM)
     stop.wait()
-    done.set()
+    end.set()
     thread.join()
 
 

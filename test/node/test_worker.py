@@ -55,25 +55,25 @@ def test_what_a_job_raises_is_raised_where_it_is_waited_for(worker: Worker) -> N
 
 def test_sources_take_turns(worker: Worker) -> None:
     order: list[str] = []
-    done = threading.Event()
+    end = threading.Event()
     sources = {name: Queue() for name in "ab"}
     for name, source in sources.items():
         source.items = [lambda name=name: order.append(name)] * 3  # type: ignore[misc]
         worker.add(source)
-    sources["b"].items.append(done.set)
+    sources["b"].items.append(end.set)
     worker.start()
     worker.notify()
-    assert done.wait(TIMEOUT)
+    assert end.wait(TIMEOUT)
     assert order == ["a", "b"] * 3
 
 
 def test_work_that_is_due_later_is_done_then_without_being_notified(worker: Worker) -> None:
-    source, done = Queue(wait=0.2), threading.Event()
-    source.items.append(done.set)
+    source, end = Queue(wait=0.2), threading.Event()
+    source.items.append(end.set)
     worker.add(source)
     start = time.monotonic()
     worker.start()
-    assert done.wait(TIMEOUT)
+    assert end.wait(TIMEOUT)
     assert time.monotonic() - start >= 0.15
 
 

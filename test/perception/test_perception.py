@@ -56,8 +56,10 @@ def png(pixels: UInt8Array) -> bytes:
 def after(code: str) -> set[str]:
     """The modules that are loaded after the code ran in a fresh Python."""
     code += "\nimport sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split("\n"))
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(process.stdout.split("\n"))
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
@@ -225,9 +227,9 @@ def test_an_image_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
         (closed_picture(tmp_path), "the Pillow image's file is closed"),
     ]
     for value, sentence in refused:
-        with pytest.raises(PerceptionError, match=sentence) as caught:
+        with pytest.raises(PerceptionError, match=sentence) as excinfo:
             to_picture(value)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(excinfo.value)
     with pytest.raises(ImageError, match="more than the 10 pixels"):
         to_picture(np.zeros((4, 5, 3), np.uint8), max_pixels=10)
 

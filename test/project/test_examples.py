@@ -41,10 +41,10 @@ def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{index}}}}}')
     command = [sys.executable, str(ROOT / "examples/openvla_projector.py")]
     command += ["--npz", str(tokens), "--checkpoint", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().startswith("tabletop: [")
-    assert done.stdout.strip().endswith(", 64]")
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip().startswith("tabletop: [")
+    assert process.stdout.strip().endswith(", 64]")
 
 
 def run_cell(source: str, names: dict[str, Any]) -> tuple[str, object]:

@@ -60,23 +60,23 @@ def test_received_is_published_and_dropped_and_in_flight(
     for stamp_ns, kind, outcome in frames:
         arrived = message(stamp_ns)
         arrived.format = kind
-        taken = camera.receive(arrived)
-        if taken is not None:
-            pending.append((taken, outcome))
+        pending_frame = camera.receive(arrived)
+        if pending_frame is not None:
+            pending.append((pending_frame, outcome))
         counts = camera.ledger.counts()
         assert counts.in_flight == len(pending)
         assert counts.received == sum(counts.dropped.values()) + counts.in_flight
     published = 0
-    for taken, outcome in pending:
-        frame = camera.decode(taken, settings)
+    for pending_frame, outcome in pending:
+        frame = camera.decode(pending_frame, settings)
         if frame is None:
             continue
         if outcome == "jump":
             camera.flush("the clock jumped back")
         result: Any = NAN if outcome == "nan" else SimpleNamespace(grounding=None)
-        if camera.finish(taken, frame, result, settings) is not None:
+        if camera.finish(pending_frame, frame, result, settings) is not None:
             published += 1
-            taken.ticket.publish()
+            pending_frame.ticket.publish()
     counts = camera.ledger.counts()
     assert (counts.in_flight, counts.published) == (0, published)
     assert counts.received == len(frames) == published + sum(counts.dropped.values())
@@ -108,7 +108,7 @@ def test_objects_are_asked_for_at_the_rate_of_the_frames_times() -> None:
     settings = Settings(grounding_rate=1.0)
     camera = stream(settings)
     query: Any = object()
-    asked = []
+    requests = []
     for tenth in range(0, 30, 5):
         pending = camera.receive(message(50 * S + tenth * S // 10))
         assert pending is not None
@@ -116,8 +116,8 @@ def test_objects_are_asked_for_at_the_rate_of_the_frames_times() -> None:
         assert frame is not None
         task = camera.task(pending, frame, query, settings, with_mask=True)
         assert task.with_mask == (task.query is not None)
-        asked.append(task.query is query)
-    assert asked == [True, False] * 3
+        requests.append(task.query is query)
+    assert requests == [True, False] * 3
 
 
 def grid(value: float) -> TokenGrid:

@@ -53,9 +53,9 @@ def source(monkeypatch: pytest.MonkeyPatch, folder: Path, distribution: str = ""
 
 
 def refusal() -> str:
-    with pytest.raises(ros.RosError) as caught:
+    with pytest.raises(ros.RosError) as excinfo:
         ros.require("The demo")
-    return str(caught.value)
+    return str(excinfo.value)
 
 
 def test_no_ros_at_all(bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
