@@ -140,8 +140,9 @@ class Settings:
         maximum=3600.0,
     )
     max_pixels: int = _parameter(
-        7680 * 4320,
-        "Maximum size of an image; a larger one is refused before it is decoded.",
+        4096 * 2176,
+        "Maximum size of an image, and work to decode it, as that of a JPEG of this size; more is"
+        " refused before it is decoded.",
         unit="pixels",
         minimum=1,
         maximum=2**28,

@@ -22,7 +22,7 @@ from siglip_perception import contracts
 from siglip_perception.config import BY_NAME, Settings
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.images import overlay
-from siglip_perception.images.files import Picture
+from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
 from siglip_perception.images.inputs import ImageInput, to_picture
 from siglip_perception.language import instruction as language
 from siglip_perception.language.instruction import Instruction
@@ -197,7 +197,7 @@ class Perception:
         precision: str = Settings.precision,
         grounding_model: str | os.PathLike[str] = Settings.grounding_model,
         grounding_contract: str | os.PathLike[str] = Settings.grounding_contract,
-        max_pixels: int = Settings.max_pixels,
+        max_pixels: int = MAX_FILE_PIXELS,
         mono16_white: int = Settings.mono16_white,
     ) -> None:
         self.model = str(_checked("model", _path(model)))

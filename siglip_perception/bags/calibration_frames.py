@@ -9,9 +9,8 @@ from pathlib import Path
 from siglip_perception.bags.files import is_bag_folder, reading
 from siglip_perception.bags.messages import decode_image, deserialize, image_type, typestore
 from siglip_perception.bags.topics import choose_cameras
-from siglip_perception.config import Settings
 from siglip_perception.errors import BagError, ImageError, PerceptionError
-from siglip_perception.images.files import read_image
+from siglip_perception.images.files import MAX_FILE_PIXELS, read_image
 from siglip_perception.images.formats import SUFFIXES
 from siglip_perception.types import UInt8Array
 
@@ -61,7 +60,7 @@ def _read_bag(bag: Path, limit: int) -> list[UInt8Array]:
                 continue
             try:
                 message = deserialize(store, topic, data)
-                picture = decode_image(message, image_type(topic), Settings.max_pixels)
+                picture = decode_image(message, image_type(topic), MAX_FILE_PIXELS)
                 frames.append(picture.pixels)
             except ImageError as error:
                 reasons.setdefault(topic.name, str(error))

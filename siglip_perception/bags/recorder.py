@@ -17,7 +17,7 @@ from siglip_perception.bags.topics import under
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.grounding.tracking import TrackingOptions
-from siglip_perception.images.files import Picture
+from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
 from siglip_perception.language.instruction import parse
 from siglip_perception.messages import wire
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
@@ -50,7 +50,7 @@ class ReplayOptions:
     instruction_topic: str = INSTRUCTION_TOPIC
     instruction: str = ""
     with_mask: bool = False
-    max_pixels: int = Settings.max_pixels
+    max_pixels: int = MAX_FILE_PIXELS
     mono16_white: int = Settings.mono16_white
     grounding_rate: float = Settings.grounding_rate
     overlay: Overlay | None = None

@@ -28,6 +28,7 @@ from siglip_perception.bags.messages import (
 )
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import BagError, ImageError
+from siglip_perception.images.files import MAX_FILE_PIXELS
 from siglip_perception.parameter import format_value
 
 NODE = "/siglip_perception"
@@ -67,7 +68,7 @@ def choose_cameras(
     recording: Recording,
     names: tuple[str, ...] = (),
     *,
-    max_pixels: int = Settings.max_pixels,
+    max_pixels: int = MAX_FILE_PIXELS,
     mono16_white: int = Settings.mono16_white,
     depth_topic: str = "",
 ) -> Cameras:

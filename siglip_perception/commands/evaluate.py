@@ -95,12 +95,13 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
     from siglip_perception.evaluation.samples import rendered_samples, scene_samples
+    from siglip_perception.images.files import MAX_FILE_PIXELS
 
     samples: Iterable[Sample]
     report = SkipReport(args.strict)
     detections: Detections | None = None
     if args.coco is not None:
-        folder = CocoFolder(args.coco, args.images, args.seed, Settings.max_pixels, report)
+        folder = CocoFolder(args.coco, args.images, args.seed, MAX_FILE_PIXELS, report)
         samples, total = folder, len(folder)
         detections = Detections(folder.phrases)
     else:

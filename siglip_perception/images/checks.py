@@ -56,6 +56,21 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def check_work(work: float, max_work: float, kind: str, height: int, width: int) -> None:
+    """Raise ImageError `too_large` for a picture that costs more to decode than is allowed.
+
+    work: its cost, in pixels of a baseline JPEG (some 25 ns each on one core of a server).
+    max_work: the limit, in the same unit. kind: what the error calls the picture, such as "PNG".
+    """
+    if work > max_work:
+        raise ImageError(
+            "too_large",
+            f"the {kind} of {width}x{height} takes as long to decode as a JPEG of {work:.0f}"
+            f" pixels, more than the {max_work:.0f} that the parameter max_pixels allows; send"
+            " baseline JPEG or smaller pictures, or raise max_pixels.",
+        )
+
+
 def check_white(kind: str, mono16_white: int) -> None:
     """Raise ImageError `encoding` where nothing says which 16-bit gray value is white."""
     if mono16_white <= 0:

@@ -6,6 +6,7 @@ ImageError; its `reason` is the name under which the dropped frame is counted.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from typing import Any
@@ -15,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_perception.errors import ImageError
-from siglip_perception.images.checks import Buffer, DecodedImage, check_size, check_white, to_8_bit
+from siglip_perception.images.checks import (
+    Buffer,
+    DecodedImage,
+    check_size,
+    check_white,
+    check_work,
+    to_8_bit,
+)
 from siglip_perception.images.encodings import (
     ENCODINGS,
     Encoding,
@@ -44,6 +52,8 @@ _DEPTH = (
 _ZSTD_HEADER = struct.Struct("<IIBII")
 # Bytes of a pixel in the largest encoding, rgba16.
 _MAX_PIXEL_BYTES = 8
+# Work, as check_work() has it, of inflating and converting a byte.
+_WORK_PER_ZSTD_BYTE = 0.25
 # compressedDepth puts a header of 12 bytes before its PNG.
 _DEPTH_HEADER_BYTES = 12
 
@@ -95,7 +105,12 @@ def convert(
 
 
 def decode_compressed(
-    format_name: str, data: Buffer, *, max_pixels: int, mono16_white: int = 0
+    format_name: str,
+    data: Buffer,
+    *,
+    max_pixels: int,
+    mono16_white: int = 0,
+    max_work: float = math.inf,
 ) -> Picture:
     """Decode a sensor_msgs/CompressedImage: what image_transport's plugins write, and WebP.
 
@@ -105,7 +120,8 @@ def decode_compressed(
     other topics, its CameraInfo and its depth.
 
     Raises ImageError: `encoding` (another format, 16-bit gray without mono16_white), `too_large`
-    (more than max_pixels, seen before decoding), `malformed` or `corrupt`.
+    (more than max_pixels, or than max_work as check_work() has it; before decoding), `malformed`
+    or `corrupt`.
     """
     view = memoryview(np.frombuffer(data, np.uint8).data)
     if not view.nbytes:
@@ -118,11 +134,11 @@ def decode_compressed(
     codec = (codec or original).strip().lower()
     original = original.strip()
     if codec == "zstd":
-        return Picture(_from_zstd(view, max_pixels, mono16_white), 1, "zstd")
+        return Picture(_from_zstd(view, max_pixels, mono16_white, max_work), 1, "zstd")
     kind = _identify(view, format_name, codec)
     # A mosaic uses all 16 bits, as bayer_rggb16 does in a sensor_msgs/Image.
     white = 65535 if bayer_pattern(original) else mono16_white
-    image = decode_format(view, kind, max_pixels=max_pixels, mono16_white=white)
+    image = decode_format(view, kind, max_pixels=max_pixels, mono16_white=white, max_work=max_work)
     return Picture(_restore_colors(image, kind, original), 1, kind, image.repairs)
 
 
@@ -216,7 +232,9 @@ def _restore_colors(image: DecodedImage, kind: Format, original: str) -> UInt8Ar
     return image.pixels
 
 
-def _from_zstd(view: memoryview, max_pixels: int, mono16_white: int) -> UInt8Array:
+def _from_zstd(
+    view: memoryview, max_pixels: int, mono16_white: int, max_work: float
+) -> UInt8Array:
     """Decode zstd_image_transport's message: a header, then an Image's data, gzipped."""
     if bytes(view[:4]) == b"\x28\xb5\x2f\xfd":
         raise ImageError(
@@ -236,6 +254,7 @@ def _from_zstd(view: memoryview, max_pixels: int, mono16_white: int) -> UInt8Arr
     _check_layout(kind, encoding, height, width, step, size, max_pixels)
     if size > _MAX_PIXEL_BYTES * max_pixels:
         raise ImageError("too_large", f"the zstd image unpacks to {size} bytes, too many.")
+    check_work(_WORK_PER_ZSTD_BYTE * size, max_work, "zstd image", height, width)
     try:
         unpacker = zlib.decompressobj(wbits=47)  # a zlib or a gzip head
         data = unpacker.decompress(view[start:], size + 1)

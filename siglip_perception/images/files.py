@@ -5,13 +5,13 @@ A file's content decides its format; its extension is ignored.
 
 from __future__ import annotations
 
+import math
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError, PerceptionError
 from siglip_perception.images.checks import Buffer, DecodedImage, upright
 from siglip_perception.images.formats import Format, identify
@@ -21,6 +21,9 @@ from siglip_perception.images.png import decode_png
 from siglip_perception.types import UInt8Array
 
 MAX_FILE_BYTES = 512 * 2**20
+# Limit for files and recordings, which nobody waits for: 8K video's frame. What a camera sends to
+# the node has the parameter max_pixels, and a budget of work, too.
+MAX_FILE_PIXELS = 7680 * 4320
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,7 @@ class Picture:
         return (height, width) if self.orientation >= 5 else (width, height)
 
 
-def read_image(
-    path: Path, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
-) -> Picture:
+def read_image(path: Path, *, max_pixels: int = MAX_FILE_PIXELS, mono16_white: int = 0) -> Picture:
     """Read the picture in a file.
 
     mono16_white: the 16-bit gray value that is white; 0 refuses 16-bit gray.
@@ -79,7 +80,7 @@ def read_image(
 
 
 def decode_file(
-    data: Buffer, name: str, *, max_pixels: int = Settings.max_pixels, mono16_white: int = 0
+    data: Buffer, name: str, *, max_pixels: int = MAX_FILE_PIXELS, mono16_white: int = 0
 ) -> Picture:
     """Decode an image file's bytes, such as a member of a tar archive.
 
@@ -99,11 +100,20 @@ def decode_file(
 
 
 def decode_format(
-    view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
+    view: memoryview,
+    kind: Format,
+    *,
+    max_pixels: int,
+    mono16_white: int,
+    max_work: float = math.inf,
 ) -> DecodedImage:
-    """Decode a file of a known format without turning it; ImageError as in decode_file()."""
+    """Decode a file of a known format without turning it; ImageError as in decode_file().
+
+    max_work: limit of check_work(), before anything is decoded.
+    """
     if kind == "JPEG":
-        return decode_jpeg(view, max_pixels=max_pixels)
+        return decode_jpeg(view, max_pixels=max_pixels, max_work=max_work)
+    options = {"max_pixels": max_pixels, "mono16_white": mono16_white}
     if kind == "PNG":
-        return decode_png(view, max_pixels=max_pixels, mono16_white=mono16_white)
-    return decode_by_pillow(view, kind, max_pixels=max_pixels, mono16_white=mono16_white)
+        return decode_png(view, **options, max_work=max_work)
+    return decode_by_pillow(view, kind, **options, max_work=max_work)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from siglip_perception.images.checks import (
     MAX_METADATA_BLOCKS,
     DecodedImage,
     check_size,
+    check_work,
     metadata_orientation,
 )
 from siglip_perception.types import UInt8Array
@@ -31,6 +33,10 @@ REPAIR = "jpeg_repaired"
 
 # Real progressive JPEGs have about ten scans; a decompression bomb has thousands.
 MAX_SCANS = 100
+# Work, as check_work() has it, of each further scan of a pixel.
+_WORK_PER_SCAN = 0.06
+# A file with a fault is decoded strictly, tolerantly, and with filler to see what is missing.
+_MENDING_PASSES = 3
 # Profiles and thumbnails come in segments of at most 64 KiB.
 MAX_SEGMENTS = 20_000
 # Meaningless markers within the data: a webcam leaves a few, a bomb has millions.
@@ -111,24 +117,32 @@ class _Layout:
     orientation: int = 1
 
 
-def decode_jpeg(view: memoryview, *, max_pixels: int) -> DecodedImage:
+def decode_jpeg(view: memoryview, *, max_pixels: int, max_work: float = math.inf) -> DecodedImage:
     """Decode a JPEG file; repair its faults if no pixel is missing.
 
     In CMYK and YCCK 255 means no ink, as Adobe and every viewer read them.
 
-    Raises ImageError: `encoding` (12 bits, lossless, arithmetic coding), `too_large` or `corrupt`.
+    Raises ImageError: `encoding` (12 bits, lossless, arithmetic coding), `too_large` (max_work as
+    in check_work()) or `corrupt`.
     """
     layout = _read_segments(view)
     if layout.gaps:  # simplejpeg reads no header beyond one
         view = _cut_gaps(view, layout.gaps)
         layout = replace(_read_segments(view), gaps=layout.gaps)
     _check_supported(layout, max_pixels)
-    pixels, repairs = _decode_and_mend(view, layout)
+    work = layout.height * layout.width * (1 + _WORK_PER_SCAN * (len(layout.scans) - 1))
+    check_work(work, max_work, "JPEG", layout.height, layout.width)
+    pixels, repairs = _decode_and_mend(view, layout, max_work / work)
     return DecodedImage(pixels, len(layout.components) == 1, layout.orientation, repairs)
 
 
-def _decode_and_mend(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tuple[str, ...]]:
-    """Decode the pixels and name the repairs; raise ImageError if pixels are missing."""
+def _decode_and_mend(
+    view: memoryview, layout: _Layout, passes: float
+) -> tuple[UInt8Array, tuple[str, ...]]:
+    """Decode the pixels and name the repairs; raise ImageError if pixels are missing.
+
+    passes: how often it may be decoded.
+    """
     repairs = () if layout.has_end_marker and not layout.gaps else (REPAIR,)
     if not layout.has_end_marker:
         view = memoryview(_strip_zeros(bytes(view[: layout.length])) + _END_MARKER)
@@ -143,6 +157,8 @@ def _decode_and_mend(view: memoryview, layout: _Layout) -> tuple[UInt8Array, tup
             ), repairs
         except ValueError as error:
             tolerant = partial(_decode_tolerant, layout=layout)
+            if passes < _MENDING_PASSES:
+                raise ValueError(f"{error}, and it is too large to be mended") from error
             return _decode_if_whole(view, layout, tolerant, str(error)), (REPAIR,)
     except (ValueError, KeyError) as error:
         raise ImageError("corrupt", f"the JPEG cannot be decoded: {error}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 
@@ -14,6 +15,7 @@ from siglip_perception.images.checks import (
     DecodedImage,
     check_size,
     check_white,
+    check_work,
     metadata_orientation,
     orientation_of,
     read_directory,
@@ -32,6 +34,9 @@ _PLUGINS: dict[Format, str] = {
     "PNM": "PPM",
 }
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+# Work, as check_work() has it, of a pixel; WebP's is done already when the file is opened.
+_WORK_PER_WEBP_PIXEL = 3.5
+_WORK_PER_PIXEL = 2
 # Premultiplied alpha is divided out of the colors before it is dropped.
 _STRAIGHT_ALPHA = {"RGBa": "RGBA", "La": "LA"}
 _TILE_WIDTH, _TILE_HEIGHT, _SUBFILE, _DNG_VERSION = 322, 323, 254, 50706
@@ -45,21 +50,31 @@ _UNKNOWN_BRIGHTNESS = (
 
 
 def decode_by_pillow(
-    view: memoryview, kind: Format, *, max_pixels: int, mono16_white: int
+    view: memoryview,
+    kind: Format,
+    *,
+    max_pixels: int,
+    mono16_white: int,
+    max_work: float = math.inf,
 ) -> DecodedImage:
     """Decode the first picture of a file in one of these formats.
 
     Raises ImageError: `encoding` (floating-point or 16-bit gray of unknown brightness, a layout
-    that Pillow does not know), `too_large` (before decoding), `malformed` or `corrupt`.
+    that Pillow does not know), `too_large` (before decoding; max_work as in check_work()),
+    `malformed` or `corrupt`.
     """
     orientation = 1
     if kind == "WebP":
-        check_size(*_webp_size(view), max_pixels)
+        height, width = _webp_size(view)
+        check_size(height, width, max_pixels)
+        check_work(_WORK_PER_WEBP_PIXEL * height * width, max_work, kind, height, width)
     if kind == "TIFF":
         orientation = _check_tiff(view, max_pixels)
     try:
         with Image.open(io.BytesIO(view), formats=[_PLUGINS[kind]]) as picture:
             check_size(picture.height, picture.width, max_pixels)
+            work = _WORK_PER_PIXEL * picture.height * picture.width
+            check_work(work, max_work, kind, picture.height, picture.width)
             if kind == "WebP":
                 blocks = (picture.info.get(name, b"") for name in ("exif", "xmp"))
                 turns = [metadata_orientation(memoryview(block)) for block in blocks]

@@ -7,6 +7,7 @@ Pillow and OpenCV fill missing rows with black instead of refusing the file.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from siglip_perception.images.checks import (
     DecodedImage,
     check_size,
     check_white,
+    check_work,
     metadata_orientation,
     to_8_bit,
 )
@@ -49,6 +51,12 @@ _METADATA = (
 _KEYWORD_BYTES = 30
 _MAX_PROFILE_BYTES = 256 * 1024  # bytes of an EXIF block in hexadecimal
 _ANCILLARY = 0x20  # bit of a chunk name's first letter: the picture is whole without the chunk
+# Work, as check_work() has it, of a byte of the rows: inflated once to check and once to decode.
+_WORK_PER_BYTE = 0.6
+# Chunks that a picture may have besides one for each 2 KiB of its rows. libpng writes one for each
+# 8 KiB of compressed data; a bomb has a million empty ones.
+_SPARE_CHUNKS = 1000
+_BYTES_PER_CHUNK = 2048
 _END_CHUNK = b"\0\0\0\0IEND\xaeB`\x82"
 # Adam7: first column, first row, column step and row step of each pass of an interlaced picture.
 _PASSES = (
@@ -111,16 +119,21 @@ def read_header(view: memoryview) -> PngHeader:
     return PngHeader(width, height, depth, color, interlace == 1)
 
 
-def decode_png(view: memoryview, *, max_pixels: int, mono16_white: int) -> DecodedImage:
+def decode_png(
+    view: memoryview, *, max_pixels: int, mono16_white: int, max_work: float = math.inf
+) -> DecodedImage:
     """Decode a PNG file without its alpha; of an animation, the still picture.
 
     Faults outside the pixels (a wrong checksum of an ancillary chunk, a missing end chunk) are
     tolerated and named in `repairs`.
 
-    Raises ImageError: `encoding` (16-bit gray without mono16_white), `too_large` or `corrupt`.
+    Raises ImageError: `encoding` (16-bit gray without mono16_white), `too_large` (max_work as in
+    check_work(), and too many chunks, too) or `corrupt`.
     """
     header = read_header(view)
     check_size(header.height, header.width, max_pixels)
+    work = _WORK_PER_BYTE * header.inflated_bytes
+    check_work(work, max_work, "PNG", header.height, header.width)
     gray = header.color in _GRAY
     if gray and header.depth == 16:
         check_white("the PNG", mono16_white)
@@ -132,7 +145,7 @@ def decode_png(view: memoryview, *, max_pixels: int, mono16_white: int) -> Decod
     return DecodedImage(pixels, gray, chunks.orientation, chunks.repairs)
 
 
-def _by_pillow(file: bytes) -> UInt8Array:
+def _by_pillow(file: bytearray) -> UInt8Array:
     try:
         with Image.open(io.BytesIO(file), formats=["PNG"]) as picture:
             return np.ascontiguousarray(np.asarray(picture.convert("RGB"), np.uint8))
@@ -140,7 +153,7 @@ def _by_pillow(file: bytes) -> UInt8Array:
         raise ImageError("corrupt", f"the PNG cannot be decoded: {error}.") from error
 
 
-def _by_opencv(file: bytes, white: int) -> UInt8Array:
+def _by_opencv(file: bytearray, white: int) -> UInt8Array:
     """Decode 16 bits to 8 with rounding; Pillow would keep only the high byte of 16-bit color."""
     try:
         samples = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -157,15 +170,16 @@ def _by_opencv(file: bytes, white: int) -> UInt8Array:
 class _Chunks:
     """A PNG reduced to the chunks that make its pixels, and what the dropped ones said."""
 
-    file: bytes
+    file: bytearray
     orientation: int
     repairs: tuple[str, ...]
 
 
 def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
     """Copy the chunks that make the pixels, checking each checksum."""
-    parts = [_SIGNATURE]
+    file = bytearray(_SIGNATURE)
     offset, orientation, blocks = 8, 1, 0
+    chunks_left = _SPARE_CHUNKS + header.inflated_bytes // _BYTES_PER_CHUNK
     repairs: dict[str, None] = {}
     pixel_data = _PixelData(header)
     while True:
@@ -173,7 +187,7 @@ def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
             if not pixel_data.is_whole:
                 raise ImageError("corrupt", "the PNG is truncated: pixels are missing.")
             repairs[REPAIR] = None
-            parts.append(_END_CHUNK)
+            file += _END_CHUNK
             break
         end, name = _chunk_end(view, offset), bytes(view[offset + 4 : offset + 8])
         if zlib.crc32(view[offset + 4 : end - 4]) != struct.unpack(">I", view[end - 4 : end])[0]:
@@ -187,14 +201,19 @@ def _read_chunks(view: memoryview, header: PngHeader) -> _Chunks:
                 orientation = _orientation(name, bytes(view[offset + 8 : end - 4]))
             blocks += 1
         if name in _PICTURE_CHUNKS:
-            parts.append(bytes(view[offset:end]))
+            file += view[offset:end]
         if name == b"IDAT":
             pixel_data.add(view[offset + 8 : end - 4])
         if name == b"IEND":
             break
         offset = end
+        chunks_left -= 1
+        if not chunks_left:
+            raise ImageError(
+                "too_large", "the PNG has far more chunks than its pixels need; save it again."
+            )
     pixel_data.check()
-    return _Chunks(b"".join(parts), orientation, tuple(repairs))
+    return _Chunks(file, orientation, tuple(repairs))
 
 
 def _orientation(name: bytes, data: bytes) -> int:

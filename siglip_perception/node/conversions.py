@@ -56,6 +56,7 @@ def decode_message(message: Any, settings: Settings) -> Picture:
             message.data,
             max_pixels=settings.max_pixels,
             mono16_white=settings.mono16_white,
+            max_work=settings.max_pixels,
         )
     return Picture(_raw(message, settings), 1, message.encoding)
 

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -48,6 +49,11 @@ def test_limits_come_from_the_settings() -> None:
     with pytest.raises(ImageError) as excinfo:
         to_frame(image_message(), "", Settings(max_pixels=10))
     assert excinfo.value.reason == "too_large"
+    png = CompressedImage(format="png")
+    png.data.frombytes(cv2.imencode(".png", np.zeros((8, 16, 3), np.uint8))[1].tobytes())
+    assert to_frame(png, "", Settings(max_pixels=2 * 8 * 16)).image.shape == (8, 16, 3)
+    with pytest.raises(ImageError, match="takes as long to decode"):
+        to_frame(png, "", Settings(max_pixels=8 * 16))
     gray = image_message(encoding="mono16", step=18)
     assert to_frame(gray, "", Settings(mono16_white=100)).image.shape == (4, 6, 3)
 

@@ -29,10 +29,10 @@ from siglip_perception.bags.messages import (
     typestore,
 )
 from siglip_perception.bags.topics import choose_cameras
-from siglip_perception.config import INSTRUCTION_TOPIC, Settings
+from siglip_perception.config import INSTRUCTION_TOPIC
 from siglip_perception.contrastive.data.sources import BrokenPairError, SourceError, clean_caption
 from siglip_perception.errors import BagError, ImageError
-from siglip_perception.images.files import decode_file
+from siglip_perception.images.files import MAX_FILE_PIXELS, decode_file
 from siglip_perception.types import UInt8Array
 
 _ENDINGS = {"JPEG": "jpg", "PNG": "png"}
@@ -103,7 +103,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skips: Counter[s
                 if not caption:
                     skips[NO_CAPTION] += 1
                     continue
-                pixels = decode_image(message, image_type(topic), Settings.max_pixels).pixels
+                pixels = decode_image(message, image_type(topic), MAX_FILE_PIXELS).pixels
             except ImageError as error:
                 skips[f"image {error.reason}"] += 1
                 continue
