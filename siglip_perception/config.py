@@ -19,6 +19,8 @@ from typing import Any
 from siglip_perception.parameter import Change, ConfigError, Parameter, Value, format_value
 from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 
+# Limits of the topic `instruction`, in language/instruction.py.
+MAX_INSTRUCTION_BYTES, MAX_PHRASES = 1024, 32
 MAX_CAMERAS = 16
 # Default topic of the instructions in a bag.
 INSTRUCTION_TOPIC = "/instruction"
@@ -108,11 +110,14 @@ class Settings:
     instruction: str = _parameter(
         "",
         "Initial instruction; one that arrives on the topic replaces it.",
+        max_bytes=MAX_INSTRUCTION_BYTES,
         change=Change.UNCONFIGURED,
     )
     phrases: tuple[str, ...] = _parameter(
         ("",),
         "Phrases to look for, verbatim, instead of an instruction's; empty: none.",
+        max_bytes=MAX_INSTRUCTION_BYTES,
+        max_items=MAX_PHRASES,
     )
     cameras: tuple[str, ...] = _parameter(
         ("",),
@@ -131,6 +136,14 @@ class Settings:
         "lost images but matches reliable publishers only.",
         choices=("best_effort", "reliable"),
         change=Change.START,
+    )
+    load_timeout: float = _parameter(
+        300.0,
+        "Time after which loading the model, in configure, is given up; 0: no limit.",
+        unit="s",
+        minimum=0.0,
+        maximum=86400.0,
+        change=Change.UNCONFIGURED,
     )
     max_age: float = _parameter(
         0.0,

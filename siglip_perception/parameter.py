@@ -36,6 +36,7 @@ class Change(Enum):
 class Parameter:
     """A parameter. Its default gives its type; minimum and maximum are inclusive.
 
+    max_bytes, max_items: limits of a text, or of all texts of a list together.
     change: ANY_TIME; only while the node is UNCONFIGURED, because `configure` uses it; or only at
     the START of the process (read-only in ROS).
     """
@@ -48,6 +49,8 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     change: Change = Change.ANY_TIME
+    max_bytes: int = 4096
+    max_items: int = 1024
 
     @property
     def type(self) -> Literal["bool", "int", "double", "string", "string[]"]:
@@ -72,11 +75,25 @@ class Parameter:
         outside = bool(self.choices) and converted not in self.choices
         if isinstance(converted, (int, float)) and self.minimum is not None:
             outside = not self.minimum <= converted <= (self.maximum or self.minimum)
+        self._check_length(converted)
         if outside:
             raise ConfigError(
                 f"{self.name} is {format_value(value)}; it must be {self.constraint}."
             )
         return converted
+
+    def _check_length(self, value: Value) -> None:
+        items = value if isinstance(value, tuple) else (value,)
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) > self.max_items:
+            raise ConfigError(
+                f"{self.name} has {len(texts)} values; it must have at most {self.max_items}."
+            )
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if size > self.max_bytes:
+            raise ConfigError(
+                f"{self.name} is {size} bytes long; it must have at most {self.max_bytes}."
+            )
 
     def _convert(self, value: Any) -> Value:
         kind = self.type

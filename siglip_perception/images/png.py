@@ -27,6 +27,7 @@ from siglip_perception.images.checks import (
     to_8_bit,
 )
 from siglip_perception.types import UInt8Array
+from siglip_perception.util.oom import is_out_of_memory
 
 WRONG_CHECKSUM = "png_checksum"
 REPAIR = "png_repaired"
@@ -158,6 +159,8 @@ def _by_opencv(file: bytearray, white: int) -> UInt8Array:
     try:
         samples = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if is_out_of_memory(error):
+            raise
         raise ImageError("corrupt", f"the PNG cannot be decoded: {error.err}.") from error
     if samples is None or samples.dtype != np.uint16:
         raise ImageError("corrupt", "the PNG cannot be decoded.")

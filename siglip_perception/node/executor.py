@@ -15,11 +15,13 @@ from rclpy.executors import (
 )
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
+from siglip_perception.node.paced_group import PacedGroup
+
 
 class NodeExecutor(Executor):  # type: ignore[misc]
-    """Runs callbacks of the default group on the spinning thread, all others each on a new thread.
+    """Runs callbacks of the default group and of PacedGroups on the spinning thread.
 
-    Callbacks outside the default group may take long. This avoids two traps of rclpy's
+    All others run each on a new thread: they may take long. This avoids two traps of rclpy's
     MultiThreadedExecutor and one of its Executor:
 
     - It hands out a callback again and again until a thread of its pool has started it. That
@@ -85,7 +87,8 @@ class NodeExecutor(Executor):  # type: ignore[misc]
             rclpy_implementation.InvalidHandle,
         ):
             return
-        if entity.callback_group is node.default_callback_group:
+        group = entity.callback_group
+        if group is node.default_callback_group or isinstance(group, PacedGroup):
             handler()
             handler.result()
             return

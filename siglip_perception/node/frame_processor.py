@@ -347,7 +347,7 @@ class FrameProcessor:
             result = pipeline.process(frame, query, with_tokens=False, with_mask=with_mask)
         except FloatingPointError as error:
             raise PerceptionError(f"the image cannot be used: {error}") from error
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             free_memory()

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSPolicyKind
 from std_msgs.msg import String
 
+from siglip_perception.node.paced_group import PacedGroup
 from siglip_perception.node.qos import INSTRUCTION_DEPTH, QosWatch, instruction_qos
 
 RATE_HZ = 10.0
@@ -63,7 +64,10 @@ class InstructionTopic:
 
     @property
     def superseded(self) -> int:
-        """Number of instructions that a newer one replaced before they were read."""
+        """Number of instructions that a newer one replaced before they were read.
+
+        Those that the middleware replaced are counted while there is one publisher.
+        """
         with self._lock:
             return self._superseded
 
@@ -79,9 +83,12 @@ class InstructionTopic:
             self._node.destroy_subscription(self._latched_subscription)
             self._latched_subscription = None
 
-    def offer(self, text: str, source_timestamp: int = 0, latched: bool = False) -> None:
+    def offer(
+        self, text: str, source_timestamp: int = 0, latched: bool = False, replaced: int = 0
+    ) -> None:
         """Keep the text as the newest.
 
+        replaced: number of texts before it that the middleware did not keep.
         source_timestamp: the publisher's, in nanoseconds; 0 for none. latched: delivered by the
             transient-local subscription, so possibly stored long ago.
         """
@@ -94,6 +101,7 @@ class InstructionTopic:
                     return
                 self._message_keys.append(key)
                 self._newest = max(self._newest, source_timestamp)
+            self._superseded += replaced
             if self._text is not None:
                 self._superseded += 1
             self._text = text
@@ -129,15 +137,35 @@ class InstructionTopic:
         # Volatile publishers must not match the latched subscription: the other one has them.
         intended_mismatch = QoSPolicyKind.DURABILITY if latched else None
 
-        def receive(message: String, info: Mapping[str, int]) -> None:
-            self.offer(message.data, info["source_timestamp"], latched)
+        sequence = 0
 
-        return self._node.create_subscription(
+        def receive(message: String, info: Mapping[str, Any]) -> None:
+            nonlocal sequence
+            number = info.get("publication_sequence_number") or 0
+            gap = number - sequence - 1 if 0 < sequence < number else 0
+            sequence = number
+            if gap and self._node.count_publishers(self._name) > 1:
+                gap = 0  # each publisher counts its own messages
+            self.offer(message.data, info["source_timestamp"], latched, gap)
+
+        def receive_all(message: String, info: Mapping[str, Any]) -> None:
+            """Take what else has queued, so that the newest is not left for the next turn."""
+            receive(message, info)
+            for _ in range(INSTRUCTION_DEPTH - 1):
+                with subscription.handle:
+                    sample = subscription.handle.take_message(String, False)
+                if sample is None:
+                    break
+                receive(*sample)
+
+        subscription = self._node.create_subscription(
             String,
             self._name,
-            receive,
+            receive_all,
             instruction_qos(latched),
+            callback_group=PacedGroup(1.0 / RATE_HZ),
             event_callbacks=self._qos.subscription(
                 self._name, intended_mismatch=intended_mismatch
             ),
         )
+        return subscription

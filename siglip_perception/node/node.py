@@ -41,15 +41,19 @@ from siglip_perception.node.lifecycle import (
 )
 from siglip_perception.node.mailbox import Mailbox
 from siglip_perception.node.outputs import NodeOutputs
+from siglip_perception.node.paced_group import PacedGroup
 from siglip_perception.node.parameters import LiveSettings, log_overrides
-from siglip_perception.node.pipeline_loader import Loader, load_pipeline
-from siglip_perception.node.qos import QosWatch, image_qos, overridable
-from siglip_perception.node.worker import Worker
+from siglip_perception.node.pipeline_loader import Loader, load_pipeline, step_of
+from siglip_perception.node.qos import QosWatch, depth_qos, image_qos, overridable
+from siglip_perception.node.worker import Worker, WorkerTimeoutError
 from siglip_perception.parameter import ConfigError
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 
 # Age, in seconds since its arrival, up to which ~/ground uses a camera's newest frame.
 NEWEST_SECONDS = 2.0
+# A depth image and a camera_info are taken once after each frame of their camera, and besides once
+# in this time, in seconds, so that those are there which come before the first frame.
+DEPTH_SECONDS = 0.05
 # How long shutdown waits for subscribers to acknowledge, in seconds.
 ACK_TIMEOUT = 0.3
 
@@ -94,6 +98,7 @@ class PerceptionNode(ManagedNode):
         self._worker.add(self._mailbox)
         self._streams: dict[str, CameraStream] = {}
         self._image_subscriptions: list[Any] = []
+        self._depth_groups: dict[str, tuple[PacedGroup, ...]] = {}
 
         self._diagnostics = Diagnostics(self, self._statuses)
         ground = GroundService(self, self._worker, self._processor, self._newest)
@@ -164,7 +169,7 @@ class PerceptionNode(ManagedNode):
     def _configure(self) -> None:
         settings = self._settings.get()
         self.get_logger().info(f"loading the model {settings.model!a}")
-        self._worker.call(self._processor.load)
+        self._load(settings)
         self._joins_tokens = self._processor.joins and len(settings.cameras) > 1
         self._outputs.create(settings.cameras, joins_tokens=self._joins_tokens)
         self._streams = {name: self._stream(name, settings) for name in settings.cameras}
@@ -173,6 +178,18 @@ class PerceptionNode(ManagedNode):
         self.get_logger().info(
             f"loaded: {model.backend}; contract {model.contract}; objects: {model.grounding}"
         )
+
+    def _load(self, settings: Settings) -> None:
+        """Load the model; raises PerceptionError, which names the step, if it takes too long."""
+        timeout = settings.load_timeout or None
+        try:
+            self._worker.call(self._processor.load, timeout)
+        except WorkerTimeoutError as error:
+            raise PerceptionError(
+                f"loading the model {settings.model!a} took longer than {timeout:g} s, while"
+                f" {step_of(error.modules)}: give it more time with load_timeout, or another"
+                " model; to try again, restart the node."
+            ) from error
 
     def _activate(self) -> None:
         self._outputs.open()
@@ -191,6 +208,7 @@ class PerceptionNode(ManagedNode):
     def _deactivate(self) -> None:
         while self._image_subscriptions:
             self.destroy_subscription(self._image_subscriptions.pop())
+        self._depth_groups.clear()
         self._mailbox.close()
         # An empty job: once it has run, the frame being processed is published.
         self._worker.call(lambda: None)
@@ -228,6 +246,8 @@ class PerceptionNode(ManagedNode):
         )
 
     def _receive(self, stream: CameraStream, message: Any) -> None:
+        for group in self._depth_groups.get(stream.name, ()):
+            group.allow()
         pending = stream.receive(message)
         if pending is not None:
             self._mailbox.put(pending)
@@ -243,22 +263,33 @@ class PerceptionNode(ManagedNode):
 
     def _subscribe_depth(self, stream: CameraStream) -> list[Any]:
         prefix = f"{stream.name}/" if stream.name else ""
+        groups = self._depth_groups[stream.name] = (
+            PacedGroup(DEPTH_SECONDS),
+            PacedGroup(DEPTH_SECONDS),
+        )
         return [
             self._subscribe(
                 kind,
                 topic,
                 receive,
-                image_qos("best_effort"),
+                depth_qos(),
                 self._watch.subscription(self.resolve_topic_name(topic)),
+                group,
             )
-            for kind, topic, receive in (
-                (Image, f"{prefix}depth", stream.depth.receive_image),
-                (CameraInfo, f"{prefix}camera_info", stream.depth.receive_info),
+            for group, kind, topic, receive in (
+                (groups[0], Image, f"{prefix}depth", stream.depth.receive_image),
+                (groups[1], CameraInfo, f"{prefix}camera_info", stream.depth.receive_info),
             )
         ]
 
     def _subscribe(
-        self, kind: Any, topic: str, receive: Callable[[Any], None], profile: Any, events: Any
+        self,
+        kind: Any,
+        topic: str,
+        receive: Callable[[Any], None],
+        profile: Any,
+        events: Any,
+        group: PacedGroup | None = None,
     ) -> Any:
         """Subscribe with QoS overrides; raises ConfigError if one of them is wrong."""
         try:
@@ -267,6 +298,7 @@ class PerceptionNode(ManagedNode):
                 topic,
                 receive,
                 profile,
+                callback_group=group,
                 event_callbacks=events,
                 qos_overriding_options=overridable(),
             )

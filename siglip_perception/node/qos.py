@@ -40,6 +40,11 @@ def image_qos(reliability: str) -> QoSProfile:
     return _profile(5, reliable=reliability == "reliable")
 
 
+def depth_qos() -> QoSProfile:
+    """Return a best-effort profile of depth 1, for depth images and camera_info."""
+    return _profile(1, reliable=False)
+
+
 def output_qos() -> QoSProfile:
     """Return a reliable profile of depth 1: a slow subscriber misses frames but blocks nobody."""
     return _profile(1, reliable=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -13,6 +15,14 @@ T = TypeVar("T")
 
 class WorkerStoppedError(RuntimeError):
     """The worker was stopped before the job ended; its result is lost."""
+
+
+class WorkerTimeoutError(RuntimeError):
+    """A job did not end in time. modules: those that the worker is in, the innermost first."""
+
+    def __init__(self, modules: list[str]) -> None:
+        super().__init__("the job did not end in time")
+        self.modules = modules
 
 
 class WorkSource(Protocol):
@@ -54,9 +64,11 @@ class Worker:
         with self._condition:
             self._condition.notify()
 
-    def call(self, job: Callable[[], T]) -> T:
+    def call(self, job: Callable[[], T], timeout: float | None = None) -> T:
         """Run the job on the worker's thread; return its result or raise its exception.
 
+        timeout: seconds after which WorkerTimeoutError is raised, with the functions that the
+            worker is in; the job goes on, for nothing can end it, or never begins.
         Raises WorkerStoppedError as soon as the worker is stopped, even during the job.
         """
         future: Future[T] = Future()
@@ -67,6 +79,9 @@ class Worker:
                 future.set_result(job())
             except Exception as error:  # noqa: BLE001 - raised again by call(), which waits
                 future.set_exception(error)
+            except BaseException as error:  # noqa: BLE001 - such as PyO3's PanicException
+                # As an Exception: whoever waits would not catch another one.
+                future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
             end.set()
 
         with self._condition:
@@ -75,9 +90,13 @@ class Worker:
             self._jobs.queue.append(run)
             self._waiting.add(end)
             self._condition.notify()
-        end.wait()
+        in_time = end.wait(timeout)
         with self._condition:
             self._waiting.discard(end)
+            if not in_time and not future.done():
+                with suppress(ValueError):  # it has begun
+                    self._jobs.queue.remove(run)
+                raise WorkerTimeoutError(self._stack())
         if not future.done():
             raise WorkerStoppedError("the worker has been stopped")
         return future.result()
@@ -93,6 +112,15 @@ class Worker:
             self._thread.join(grace)
         return not self._thread.is_alive()
 
+    def _stack(self) -> list[str]:
+        """List the modules that the worker's thread is in, the innermost first."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        modules = []
+        while frame is not None:
+            modules.append(str(frame.f_globals.get("__name__", "")))
+            frame = frame.f_back
+        return modules
+
     def _loop(self) -> None:
         while True:
             source = self._wait()
@@ -100,7 +128,7 @@ class Worker:
                 return
             try:
                 source.run()
-            except Exception as error:  # noqa: BLE001 - the node reports it and ends
+            except BaseException as error:  # noqa: BLE001 - the node reports it and ends
                 self._on_crash(error)
                 return
 

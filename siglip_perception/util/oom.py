@@ -7,11 +7,15 @@ import gc
 import sys
 from pathlib import Path
 
+_OPENCV_NO_MEMORY = -4  # cv::Error::StsNoMem
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is PyTorch's or Python's way to say that memory is used up."""
+    """Tell whether this is PyTorch's, Python's or OpenCV's way to say that memory is used up."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if type(error).__module__ == "cv2":
+        return getattr(error, "code", None) == _OPENCV_NO_MEMORY
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,12 @@ from peer import TIMEOUT
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import String
 from watching import isolated
 
 from siglip_perception.node.executor import NodeExecutor
+from siglip_perception.node.paced_group import PacedGroup
 
 
 @pytest.fixture
@@ -130,3 +134,50 @@ def test_a_shutdown_gives_up_on_a_callback_that_does_not_end(node: Node) -> None
     over.set()
     spinner.join(TIMEOUT)
     assert executor.shutdown(TIMEOUT)
+
+
+def test_a_paced_group_leaves_what_floods_it_in_the_middleware(node: Node) -> None:
+    executor = spun(node)
+    texts: list[str] = []
+    group = PacedGroup(3600.0)
+    subscription = node.create_subscription(
+        String,
+        "flood",
+        lambda message: texts.append(message.data),
+        QoSProfile(depth=1),
+        callback_group=group,
+    )
+    publisher = node.create_publisher(String, "flood", QoSProfile(depth=100))
+    deadline = time.monotonic() + TIMEOUT
+    while not publisher.get_subscription_count() and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.01)
+    publisher.publish(String(data="first"))
+    while not texts and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.01)
+    assert texts == ["first"]
+    for number in range(50):
+        publisher.publish(String(data=f"text {number}"))
+    assert publisher.wait_for_all_acked()
+    for _ in range(20):
+        executor.spin_once(timeout_sec=0.0)
+    assert texts == ["first"]
+    group.allow()
+    while len(texts) < 2 and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.01)
+    assert texts == ["first", "text 49"]
+    assert subscription.callback_group is group
+    executor.shutdown()
+
+
+def test_a_paced_group_lets_its_entity_run_once_a_period_and_when_allowed() -> None:
+    now = [10.0]
+    group = PacedGroup(0.5, lambda: now[0])
+    assert group.beginning_execution(None)
+    assert not group.can_execute(None)
+    assert not group.beginning_execution(None)
+    now[0] = 10.5
+    assert group.can_execute(None)
+    assert group.beginning_execution(None)
+    group.allow()
+    assert group.beginning_execution(None)
+    assert not group.can_execute(None)

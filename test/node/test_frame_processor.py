@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -393,6 +394,12 @@ def test_out_of_memory_three_times_ends_the_node(bench: Bench) -> None:
     assert len(bench.ends) == 1
 
 
+def opencv_error(text: str, code: int) -> Exception:
+    error = cv2.error(text)
+    error.code = code
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -400,6 +407,8 @@ def test_out_of_memory_three_times_ends_the_node(bench: Bench) -> None:
         (MemoryError(), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (opencv_error("Failed to allocate 10000000000 bytes", -4), True),
+        (opencv_error("a wrong argument", -5), False),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
     ],
@@ -730,13 +739,6 @@ def test_phrases_set_as_a_parameter_hold_until_they_are_taken_back(bench: Bench)
     bench.processor.hear("find the ball.")
     bench.serve()
     assert bench.last_call("query").phrases == ("the red cup left of it", "접시")
-    bench.values["phrases"] = [f"cup {n}" for n in range(200)]
-    bench.serve()
-    assert bench.last_call("query") is None
-    assert bench.state == "instruction_rejected"
-    bench.values["phrases"] = ["x" * 10_000]
-    bench.serve()
-    assert bench.state == "instruction_rejected"
     bench.values["phrases"] = [""]
     bench.serve()
     assert bench.last_call("query").phrases == ("ball",)

@@ -132,3 +132,12 @@ def test_a_spoken_instruction_counts_even_where_its_machine_s_clock_lags(
     serve(slot)
     assert accepted == ["blue", "red"]
     assert slot.superseded == 0
+
+
+def test_what_the_middleware_replaced_is_counted(made: Made) -> None:
+    slot, accepted, _ = made
+    slot.offer("a", 1)
+    slot.offer("b", 2, replaced=90)
+    serve(slot)
+    assert accepted == ["b"]
+    assert slot.superseded == 91

@@ -11,7 +11,13 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from siglip_perception.config import PARAMETERS, Settings
+from siglip_perception.config import (
+    MAX_INSTRUCTION_BYTES,
+    MAX_PHRASES,
+    PARAMETERS,
+    Settings,
+)
+from siglip_perception.language import instruction
 from siglip_perception.node.parameters import LiveSettings
 from siglip_perception.parameter import ConfigError
 
@@ -150,3 +156,19 @@ def test_parameters_of_others_are_none_of_ours(make: Make) -> None:
     (result,) = node.set_parameters([Parameter("qos_overrides.something", value=6)])
     assert result.successful
     assert live.get() == Settings()
+
+
+def test_phrases_and_instruction_have_the_limits_of_the_topic(make: Make) -> None:
+    assert (MAX_INSTRUCTION_BYTES, MAX_PHRASES) == (instruction.MAX_BYTES, instruction.MAX_PHRASES)
+    node, settings = make()
+    for name, value, reason in (
+        ("phrases", ["cup"] * 33, "phrases has 33 values; it must have at most 32."),
+        ("phrases", ["컵" * 200, "접시" * 100], "phrases is 1200 bytes long"),
+        ("instruction", "x" * 1025, "instruction is 1025 bytes long; it must have at most 1024."),
+        ("model", "x" * 5000, "model is 5000 bytes long"),
+    ):
+        result = node.set_parameters([Parameter(name, value=value)])[0]
+        assert not result.successful
+        assert reason in result.reason
+    assert node.set_parameters([Parameter("phrases", value=["cup"] * 32)])[0].successful
+    assert settings.get().phrases == ("cup",) * 32

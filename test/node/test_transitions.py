@@ -155,3 +155,21 @@ def test_an_unexpected_error_leaves_the_node_unconfigured_and_able(running: Runn
         assert peer.state() == "unconfigured"
         assert all(peer.change(transition) for transition in CYCLE)
         peer.wait_status("node", DiagnosticStatus.OK, "unconfigured")
+
+
+def test_a_model_that_never_loads_ends_configure_with_the_step(running: Running) -> None:
+    go_on = threading.Event()
+
+    def load(settings: Any) -> FakePipeline:
+        go_on.wait(TIMEOUT)
+        return FakePipeline()
+
+    with running(load) as peer:
+        try:
+            assert peer.set(load_timeout=0.2).successful
+            assert not peer.change(CONFIGURE)
+            assert peer.state() == "unconfigured"
+            status = peer.wait_status("node", DiagnosticStatus.ERROR, "configure_failed")
+            assert "took longer than 0.2 s, while" in status.message
+        finally:
+            go_on.set()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from siglip_perception.node.worker import Worker, WorkerStoppedError
+from siglip_perception.node.worker import Worker, WorkerStoppedError, WorkerTimeoutError
 
 TIMEOUT = 10.0
 
@@ -135,3 +135,48 @@ def test_stop_finishes_what_is_under_way_and_nothing_else(worker: Worker) -> Non
     release.set()
     assert worker.stop(TIMEOUT)
     assert done == ["first"]
+
+
+class PanicError(BaseException):
+    """Like PyO3's PanicException, which is no Exception."""
+
+
+def raise_panic() -> None:
+    raise PanicError("a tokenizer")
+
+
+def test_a_panic_ends_neither_the_worker_nor_whoever_waits(worker: Worker) -> None:
+    worker.start()
+    with pytest.raises(RuntimeError, match="PanicError: a tokenizer"):
+        worker.call(raise_panic)
+    assert worker.call(lambda: 7) == 7
+
+
+def test_a_panic_of_a_source_is_reported(worker: Worker, crashes: list[BaseException]) -> None:
+    queue = Queue()
+    queue.items.append(raise_panic)
+    worker.add(queue)
+    worker.start()
+    worker._thread.join(TIMEOUT)
+    assert [type(error) for error in crashes] == [PanicError]
+
+
+def test_a_job_that_takes_too_long_is_given_up_with_where_it_is(worker: Worker) -> None:
+    worker.start()
+    go_on, began = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        go_on.wait(TIMEOUT)
+
+    with pytest.raises(WorkerTimeoutError) as caught:
+        worker.call(wait, 0.05)
+    assert began.wait(TIMEOUT)
+    if "threading" in caught.value.modules:
+        assert __name__ in caught.value.modules
+    never: list[int] = []
+    with pytest.raises(WorkerTimeoutError):
+        worker.call(lambda: never.append(1), 0.01)
+    go_on.set()
+    assert worker.call(lambda: 7) == 7
+    assert never == []
