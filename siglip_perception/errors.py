@@ -17,6 +17,10 @@ class BackendError(PerceptionError):
     """The requested backend, device or precision cannot run here."""
 
 
+class CacheError(BackendError):
+    """The cache of engines cannot be used: it cannot be written, or others may write to it."""
+
+
 class InstructionError(PerceptionError):
     """An instruction is longer than 1 KiB, before or after normalization."""
 

@@ -166,6 +166,11 @@ class Pipeline:
         """Description of what runs the encoders now; it may change from one frame to the next."""
         return self._encoders.description
 
+    @property
+    def backend_warnings(self) -> Mapping[str, str]:
+        """Problems that do not keep the backend from serving, by name, with a sentence each."""
+        return dict(self._encoders.warnings)
+
     def _warm_up(self) -> None:
         query = None
         if self.can_ground:

@@ -59,6 +59,7 @@ class FakePipeline:
         self.grounding_status = "by a stand-in"
         self.fingerprint = "f00d"
         self.backend = "none"
+        self.backend_warnings: dict[str, str] = {}
         self.threshold = 0.0
         self.max_objects = 0
         self.encoded: list[tuple[str, int]] = []

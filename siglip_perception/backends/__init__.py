@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from siglip_perception.backends.cache import EngineCache
 from siglip_perception.backends.cuda_graph import capture_lock
 from siglip_perception.backends.select import BackendChoice, choose, without_bf16
 from siglip_perception.backends.serving import Runner, Serving, runner
@@ -17,7 +18,7 @@ from siglip_perception.backends.tensorrt.background_build import (
     builder_command,
 )
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.errors import BackendError
+from siglip_perception.errors import BackendError, CacheError
 
 __all__ = ["BackendChoice", "ModelSource", "Serving", "choose", "start", "without_bf16"]
 
@@ -37,19 +38,33 @@ def start(
 
     Raises BackendError, one sentence, if the backend cannot serve.
     """
+    cache = EngineCache.usable()
+    try:
+        serving = _start(encoders, choice, model_source, cache)
+    except CacheError as error:  # such as a disk that is full now
+        cache = EngineCache.private(str(error))
+        serving = _start(encoders, choice, model_source, cache)
+    serving.warnings = cache.warnings
+    return serving
+
+
+def _start(
+    encoders: Encoders,
+    choice: BackendChoice,
+    model_source: ModelSource | None,
+    cache: EngineCache,
+) -> Serving:
     if choice.backend == "openvino":
-        from siglip_perception.backends.cache import EngineCache
         from siglip_perception.backends.openvino import graphs, int8
 
-        cache = EngineCache()
         notes = [choice.reason]
         if choice.precision == "int8":
             notes.append(str(int8.report_of(encoders, cache)))
         title = _title(graphs.serve(encoders, choice.precision, cache), choice)
         return Serving(encoders, title, notes)
     if choice.backend == "tensorrt":
-        return _tensorrt(encoders, choice, model_source)
-    engine, reason = _proven_engine(encoders, choice) if choice.automatic else (None, "")
+        return _tensorrt(encoders, choice, model_source, cache)
+    engine, reason = _proven_engine(encoders, choice, cache) if choice.automatic else (None, "")
     if engine is not None:
         return Serving(*engine, [choice.reason, reason])
     return _torch(encoders, choice, reason)
@@ -67,14 +82,15 @@ def _torch(encoders: Encoders, choice: BackendChoice, *notes: str) -> Serving:
 
 
 def _tensorrt(
-    encoders: Encoders, choice: BackendChoice, model_source: ModelSource | None
+    encoders: Encoders,
+    choice: BackendChoice,
+    model_source: ModelSource | None,
+    cache: EngineCache,
 ) -> Serving:
-    from siglip_perception.backends.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines
     from siglip_perception.util.progress import build_progress
 
     target = engines.EngineTarget.detect(choice.device, choice.precision)
-    cache = EngineCache()
     title = _title(target.name, choice)
     if model_source is None:
         with build_progress() as progress:
@@ -110,14 +126,14 @@ def _tensorrt(
 
 
 def _proven_engine(
-    encoders: Encoders, choice: BackendChoice
+    encoders: Encoders, choice: BackendChoice, cache: EngineCache
 ) -> tuple[tuple[Runner, str] | None, str]:
     """Return an engine that is faster than PyTorch, already built, and passes its self-test.
 
     Its runner and title, None if PyTorch is to serve; and the reason.
     """
     if choice.device.type == "cuda":
-        return _proven_on_gpu(encoders, choice)
+        return _proven_on_gpu(encoders, choice, cache)
     if choice.precision == "fp32":
         condition = "in fp32"
     elif choice.precision == "bf16" and _count_weights(encoders) <= _SMALL_MODEL_WEIGHTS:
@@ -128,13 +144,13 @@ def _proven_engine(
 
     if not graphs.is_installed():
         return None, f"OpenVINO, which is faster {condition}, is not installed"
-    if not graphs.is_built(encoders):
+    if not graphs.is_built(encoders, cache):
         return None, (
             f"OpenVINO is faster {condition} once `siglip-perception export --backend openvino"
             f" --precision {choice.precision}` has built its graphs"
         )
     try:
-        title = _title(graphs.serve(encoders, choice.precision), choice)
+        title = _title(graphs.serve(encoders, choice.precision, cache), choice)
     except BackendError as error:
         return None, f"OpenVINO does not serve: {error}"
     return (encoders, title), f"the fastest here {condition}, built before"
@@ -147,16 +163,15 @@ def _count_weights(encoders: Encoders) -> int:
 
 
 def _proven_on_gpu(
-    encoders: Encoders, choice: BackendChoice
+    encoders: Encoders, choice: BackendChoice, cache: EngineCache
 ) -> tuple[tuple[Runner, str] | None, str]:
-    from siglip_perception.backends.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines, probe
 
     if not probe.is_installed():
         return None, "TensorRT is not installed"
     try:
         target = engines.EngineTarget.detect(choice.device, choice.precision)
-        cached_encoders = engines.load(encoders, target, EngineCache())
+        cached_encoders = engines.load(encoders, target, cache)
     except BackendError as error:
         return None, f"TensorRT does not serve: {str(error).rstrip('.')}"
     if cached_encoders is None:

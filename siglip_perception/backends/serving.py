@@ -29,10 +29,14 @@ class Serving:
     """A backend at work, called as Encoders are, from one thread."""
 
     def __init__(self, run: Runner, title: str, notes: Sequence[str] = ()) -> None:
-        """Serve from `run`; title: its name and version; notes: remarks on why and how it runs."""
+        """Serve from `run`; title: its name and version; notes: remarks on why and how it runs.
+
+        warnings: problems that do not keep it from serving, by name, with a sentence each.
+        """
         self.run = run
         self.title = title
         self._notes = tuple(filter(None, notes))
+        self.warnings: Mapping[str, str] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:

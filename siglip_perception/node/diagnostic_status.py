@@ -129,6 +129,7 @@ def node_status(view: NodeView, now: float) -> Status:
         problems.append((Level.WARN, "loading", "the model is being loaded"))
     if view.model.trouble and now - view.model.trouble_at <= TROUBLE_SECONDS:
         problems.append((Level.ERROR, "model", view.model.trouble))
+    problems += [(Level.WARN, name, text) for name, text in sorted(view.model.warnings.items())]
     values = [
         ("state", view.state),
         ("backend", view.model.backend),

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from siglip_perception.config import Settings
@@ -64,7 +64,10 @@ class Outputs(Protocol):
 
 @dataclass(frozen=True)
 class ModelState:
-    """State of the model for /diagnostics. timings: seconds of the last frame's parts."""
+    """State of the model for /diagnostics.
+
+    timings: seconds of the last frame's parts. warnings: the backend's, by name.
+    """
 
     is_loaded: bool = False
     backend: str = ""
@@ -72,6 +75,7 @@ class ModelState:
     grounding: str = ""
     fingerprint: str = ""
     timings: Mapping[str, float] | None = None
+    warnings: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ""
     trouble_at: float = 0.0
 
@@ -117,7 +121,9 @@ class FrameProcessor:
         with self._lock:
             state = self._model_state
         # Engines may replace PyTorch while frames are served.
-        return replace(state, backend=pipeline.backend) if pipeline and state.is_loaded else state
+        if not pipeline or not state.is_loaded:
+            return state
+        return replace(state, backend=pipeline.backend, warnings=pipeline.backend_warnings)
 
     @property
     def joins(self) -> bool:

@@ -205,7 +205,7 @@ def choice() -> BackendChoice:
 
 @pytest.mark.slow
 def test_auto_does_not_build_and_says_how_to(folder: Path, fake: Path) -> None:
-    actual, reason = _proven_on_gpu(encoders_of(folder), choice())
+    actual, reason = _proven_on_gpu(encoders_of(folder), choice(), EngineCache())
     assert actual is None
     assert "`siglip-perception export --backend tensorrt` has built" in reason
     assert not fake.exists()
@@ -263,7 +263,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     # A node finds them built, and so does one that leaves the backend to the machine.
     second_serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
     assert not isinstance(second_serving, BackgroundServing)
-    actual, reason = _proven_on_gpu(encoders_of(folder), choice())
+    actual, reason = _proven_on_gpu(encoders_of(folder), choice(), EngineCache())
     assert actual is not None
     assert second_serving.description == actual[1] == serving.description
     assert reason == "the fastest here, built before"

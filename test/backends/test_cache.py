@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siglip_perception.backends.cache import EngineCache
-from siglip_perception.errors import BackendError
+from siglip_perception.errors import BackendError, CacheError
 
 FACTS = {"kind": "test", "weights": "f00d"}
 # Announces itself in the middle of a build, and stays there.
@@ -229,11 +229,110 @@ def test_a_full_disk_is_told_and_leaves_nothing(cache: EngineCache) -> None:
     assert names(cache) == []
 
 
-def test_others_lose_their_right_to_write(cache: EngineCache) -> None:
+def test_others_lose_their_right_to_read(cache: EngineCache) -> None:
     place = cache.build(FACTS, write(b"whole"))
-    cache.folder.chmod(0o777)
+    cache.folder.chmod(0o755)
     assert cache.get(FACTS) == place
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_may_write_to_is_refused_and_not_repaired(
+    cache: EngineCache, mode: int
+) -> None:
+    cache.build(FACTS, write(b"whole"))
+    cache.folder.chmod(mode)
+    with pytest.raises(CacheError, match=f"may be written by others .mode {mode:o}"):
+        cache.get(FACTS)
+    with pytest.raises(CacheError, match=f"may be written by others .mode {mode:o}"):
+        cache.build(FACTS, write(b"mine"))
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == mode
+
+
+def test_a_folder_that_is_a_link_is_refused(cache: EngineCache, tmp_path: Path) -> None:
+    cache.build(FACTS, write(b"whole"))
+    (tmp_path / "link").symlink_to(cache.folder)
+    with pytest.raises(CacheError, match="link is a link to"):
+        EngineCache(tmp_path / "link").get(FACTS)
+
+
+def test_a_lock_that_is_a_link_leaves_what_it_leads_to(cache: EngineCache, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    cache.folder.mkdir(parents=True, mode=0o700)
+    (cache.folder / f".{cache.path_of(FACTS).name}.lock").symlink_to(precious)
+    with pytest.raises(CacheError, match="cannot be written"):
+        cache.build(FACTS, write(b"whole"))
+    assert precious.read_text() == "text"
+
+
+def add_a_file(place: Path) -> None:
+    (place / "more").write_bytes(b"code")
+
+
+def link_a_file(place: Path) -> None:
+    outside = place.parent.parent / "outside"
+    (place / "engine").rename(outside)
+    (place / "engine").symlink_to(outside)
+
+
+def open_a_file_to_others(place: Path) -> None:
+    (place / "engine").chmod(0o666)
+
+
+def open_the_entry_to_others(place: Path) -> None:
+    place.chmod(0o777)
+
+
+def put_a_pipe(place: Path) -> None:
+    (place / "engine").unlink()
+    os.mkfifo(place / "engine")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (add_a_file, "more was put there"),
+        (link_a_file, "engine is neither a file nor a folder"),
+        (put_a_pipe, "engine is neither a file nor a folder"),
+        (open_a_file_to_others, "engine may be written by others"),
+        (open_the_entry_to_others, "may be written by others"),
+    ],
+)
+def test_an_entry_that_another_may_have_changed_is_put_aside(
+    cache: EngineCache, harm: Callable[[Path], None], reason: str
+) -> None:
+    place = cache.build(FACTS, write(b"whole"))
+    harm(place)
+    assert cache.get(FACTS) is None
+    assert reason in cache.warnings["engine_rebuilt"]
+    assert cache.build(FACTS, write(b"anew")) == place
+    assert cache.get(FACTS) == place
+
+
+def test_an_entry_that_is_a_link_is_put_aside(cache: EngineCache, tmp_path: Path) -> None:
+    place = cache.build(FACTS, write(b"whole"))
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert cache.get(FACTS) is None
+    assert (tmp_path / "elsewhere" / "engine").exists()
+    cache.build(FACTS, write(b"anew"))
+    assert not place.is_symlink()
+
+
+def test_without_a_usable_cache_the_process_has_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "siglip_perception").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = EngineCache.usable()
+    assert "Not a directory" in cache.warnings["cache_off"]
+    place = cache.build(FACTS, write(b"whole"))
+    assert not place.is_relative_to(tmp_path)
+    assert cache.get(FACTS) == place
+    cache.discard(FACTS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "good"))
+    assert EngineCache.usable().warnings == {}
 
 
 def test_nothing_is_taken_from_another_users_folder(

@@ -180,6 +180,12 @@ def test_the_node_tells_its_state_and_why_configure_failed() -> None:
     troubled = replace(model, trouble="loaded anew", trouble_at=100.0)
     assert node_status(NodeView("active", "", troubled), 105.0).level == Level.ERROR
     assert node_status(NodeView("active", "", troubled), 111.0).level == Level.OK
+    warned = replace(model, warnings={"cache_off": "the disk is full", "engine_rebuilt": "x"})
+    status = node_status(NodeView("active", "", warned), 0.0)
+    assert (status.level, status.message) == (
+        Level.WARN,
+        "cache_off: the disk is full; engine_rebuilt: x",
+    )
 
 
 def test_the_instruction_tells_its_state() -> None:
