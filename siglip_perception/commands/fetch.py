@@ -7,6 +7,7 @@ download resumes; the model folder appears only once it is complete.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -19,9 +20,15 @@ from typing import Any
 
 from siglip_perception import contracts
 from siglip_perception.errors import PerceptionError
+from siglip_perception.util.files import UnsuitableFileError, open_regular, read_regular
 from siglip_perception.util.suggest import did_you_mean
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+# Git allows more in the names of tags and branches, and no more is in use on the Hub.
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,127}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA1_CHARS = 40
+_MAX_JSON_BYTES = 16 << 20
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
 # A text tower needs this file and one of the vocabularies.
@@ -90,6 +97,11 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} comes from {len(parts)} repositories"
             f" ({', '.join(part.repository for part in parts)}): give --revision for each."
         )
+    for revision in args.revision:
+        if not _REVISION.fullmatch(revision) or ".." in revision:
+            raise FetchError(
+                f"{revision[:80]!a} is no revision: give a commit, a tag or a branch, as in main."
+            )
     _go_online()
     from siglip_perception.checkpoints.store import fetch_folder
 
@@ -210,8 +222,8 @@ def _fetch_part(
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(read_regular(path, _MAX_JSON_BYTES))
+    except (UnsuitableFileError, ValueError, RecursionError) as error:
         raise FetchError(f"{path.name} of the repository is not valid JSON.") from error
     return content if isinstance(content, dict) else {}
 
@@ -235,11 +247,14 @@ def _shards(index: Path, *, all_shards: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """Files of a repository at one commit: sizes in bytes, and the SHA-256 of LFS files."""
+    """Files of a repository at one commit, with their sizes in bytes.
+
+    digests: hex SHA-256 of the LFS files, and Git's own hex SHA-1 (its blob id) of the others.
+    """
 
     commit: str
     sizes: Mapping[str, int | None]
-    sha256: Mapping[str, str]
+    digests: Mapping[str, str]
 
 
 class _Hub:
@@ -250,30 +265,52 @@ class _Hub:
 
         with _HubErrors(repository, revision):
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise FetchError(
+                f"The Hub names no commit of {repository}, but {str(info.sha)[:80]!a}: it is not"
+                " to be trusted."
+            )
         files = info.siblings or []
         return _Listing(
             str(info.sha),
             {file.rfilename: file.size for file in files},
-            {file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+            {
+                file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id or ""
+                for file in files
+            },
         )
 
     def download(self, repository: str, listing: _Listing, name: str, folder: Path) -> Path:
         from huggingface_hub import hf_hub_download
 
-        from siglip_perception.checkpoints.folder import sha256
-
+        digest = listing.digests.get(name)
+        if not digest:
+            raise FetchError(
+                f"The Hub lists no digest of {name} in {repository}, so nothing shows that it"
+                " arrives unchanged: it is not fetched."
+            )
         with _HubErrors(repository, listing.commit):
             path = Path(
                 hf_hub_download(repository, name, revision=listing.commit, local_dir=folder)
             )
-        digest = listing.sha256.get(name)
-        if digest and sha256(path) != digest:
+        if _digest(path, git=len(digest) == _SHA1_CHARS) != digest:
             path.unlink()
             raise FetchError(
-                f"{name} of {repository} did not arrive as the Hub lists it (SHA-256): fetch it"
-                " again."
+                f"{name} of {repository} did not arrive as the Hub lists it (digest {digest}):"
+                " fetch it again."
             )
         return path
+
+
+def _digest(path: Path, *, git: bool) -> str:
+    """Compute a file's hex SHA-256, or the id that Git gives it as a blob."""
+    digest = hashlib.sha256()
+    if git:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with open_regular(path) as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class _HubErrors:

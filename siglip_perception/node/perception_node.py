@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from siglip_perception.node.stop_request import StopRequest
@@ -35,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.parameter_files import parameter_files, read_sections
+    from siglip_perception.node.shm_segments import SegmentRecord, remove_leftovers
     from siglip_perception.parameter import ConfigError
 
     failures: list[str] = []
@@ -44,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         stop.request()
 
     arguments = list(sys.argv if args is None else args)
+    leftovers = remove_leftovers()
+    record: SegmentRecord | None = None
     try:
         try:
             rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -57,6 +61,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         print(f"perception_node: {_first_line(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
+    with suppress(OSError):  # without a record a kill leaves the shared memory behind
+        record = SegmentRecord()
+    if leftovers:
+        node.get_logger().info(f"removed a killed node's shared memory: {', '.join(leftovers)}")
     executor = NodeExecutor()
     executor.add_node(node)
 
@@ -74,6 +82,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if executor.shutdown(timeout_sec=GRACE / 2):  # otherwise a callback still uses the node
         node.destroy_node()
         rclpy.try_shutdown()
+        if record is not None:
+            record.close()
     _leave(1 if failures else 0)
 
 

@@ -193,8 +193,8 @@ def test_auto_takes_openvino_in_bf16_for_a_small_model(
 ) -> None:
     """Its choice alone, as a CPU without bfloat16 makes it too."""
     speed_of(monkeypatch, 3.0)
-    monkeypatch.setattr(graphs, "is_built", lambda _: True)
-    monkeypatch.setattr(graphs, "serve", lambda _, precision: f"openvino in {precision}")
+    monkeypatch.setattr(graphs, "is_built", lambda *_: True)
+    monkeypatch.setattr(graphs, "serve", lambda _, precision, cache: f"openvino in {precision}")
     says = backends.start(encoders_of(folder), backends.choose("auto", "cpu", "auto")).description
     assert says.startswith("openvino in bf16 on cpu, bf16 (bf16 products run at 3 times")
 

@@ -30,12 +30,28 @@ from siglip_perception.errors import CheckpointError
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def sibling(name: str, data: bytes) -> dict[str, Any]:
+    """Describe a file as the Hub does: weights are stored with Git LFS, all others by Git."""
+    entry: dict[str, Any] = {"rfilename": name, "size": len(data)}
+    if name.endswith(".safetensors"):
+        digest = hashlib.sha256(data).hexdigest()
+        return {**entry, "lfs": {"sha256": digest, "size": len(data), "pointerSize": 1}}
+    if name == "special_tokens_map.json":
+        return entry
+    return {**entry, "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+
+
 @dataclass
 class Hub:
-    """Hub with repositories: name -> file -> bytes. cut: bytes before a first answer breaks."""
+    """Hub with repositories: name -> file -> bytes. cut: bytes before a first answer breaks.
+
+    forged: file -> bytes that are sent instead of those listed.
+    """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    forged: dict[str, bytes] = field(default_factory=dict)
+    commit: str = COMMIT
     ranges: list[str] = field(default_factory=list)
     served: Counter[str] = field(default_factory=Counter)
     address: str = ""
@@ -71,19 +87,8 @@ class Hub:
             def listing(self, name: str, files: dict[str, bytes], revision: str) -> None:
                 if revision not in ("main", COMMIT):
                     return self.refuse("RevisionNotFound")
-                siblings = [
-                    {
-                        "rfilename": file,
-                        "size": len(data),
-                        "lfs": {
-                            "sha256": hashlib.sha256(data).hexdigest(),
-                            "size": len(data),
-                            "pointerSize": 1,
-                        },
-                    }
-                    for file, data in files.items()
-                ]
-                text = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
+                siblings = [sibling(file, data) for file, data in files.items()]
+                text = json.dumps({"id": name, "sha": hub.commit, "siblings": siblings}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
@@ -92,7 +97,7 @@ class Hub:
                 return None
 
             def file(self, name: str, files: dict[str, bytes], body: bool) -> None:
-                data = files[name]
+                data = hub.forged.get(name, files[name])
                 first = 0
                 if byte_range := self.headers.get("Range"):
                     hub.ranges.append(f"{name} {byte_range}")
@@ -241,6 +246,29 @@ def test_what_the_hub_refuses_is_said_in_one_sentence(
 
 
 @pytest.mark.slow
+def test_a_file_that_arrives_changed_is_refused(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.repositories["someone/siglip"] = files
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        changed = bytearray(files[name])
+        changed[-2] ^= 1
+        hub.forged = {name: bytes(changed)}
+        process = fetch(hub, tmp_path / name, "someone/siglip")
+        assert process.returncode == 2
+        assert f"{name} of someone/siglip did not arrive as the Hub lists it" in process.stderr
+    hub.forged = {}
+    hub.commit = "../../../evil"
+    process = fetch(hub, tmp_path, "someone/siglip")
+    assert "The Hub names no commit of someone/siglip, but '../../../evil'" in process.stderr
+    hub.commit = COMMIT
+    hub.repositories["someone/siglip"] = {**files, "special_tokens_map.json": b"{}"}
+    process = fetch(hub, tmp_path, "someone/siglip")
+    assert "lists no digest of special_tokens_map.json" in process.stderr
+    assert not (tmp_path / "siglip_perception/models/someone--siglip").exists()
+
+
+@pytest.mark.slow
 def test_a_dead_network_is_said_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
     hub.address = "http://127.0.0.1:9"
     dead = fetch(hub, tmp_path, "someone/siglip")
@@ -255,6 +283,9 @@ def test_a_dead_network_is_said_in_one_sentence(hub: Hub, tmp_path: Path) -> Non
         (["no-such-thing"], "There is no model 'no-such-thing' to fetch"),
         (["siglip2-dinov2-224", "--revision", "main"], "give --revision for each"),
         (["someone/siglip"], "HF_HUB_OFFLINE is set"),
+        (["someone/siglip", "--revision", "../../../evil"], "'../../../evil' is no revision"),
+        (["someone/siglip", "--revision", "a/../../b"], "is no revision"),
+        (["someone/siglip", "--revision=-x"], "is no revision"),
     ],
 )
 def test_what_needs_no_hub_is_refused_before_any_network(

@@ -1,0 +1,103 @@
+"""Removal of the shared memory that a killed node leaves behind.
+
+Fast DDS removes a participant's segment (64 MiB with config/fastdds.xml) when the process ends,
+but not when it is killed. Each node writes down which segments it has mapped, in a file that it
+holds locked; at the next start a file without a holder is a dead node's. What it names is removed
+only if it is this user's and nobody holds its own lock, which Fast DDS takes for as long as the
+segment's owner lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = Path("/dev/shm")
+_SEGMENT = re.compile(r"(?:fastrtps|fastdds)_[0-9a-f]{16}")
+_MAX_RECORD_BYTES = 4096
+
+
+class SegmentRecord:
+    """The file that names this process' segments, locked until the process ends or close()."""
+
+    def __init__(self, folder: Path = FOLDER, maps: Path = Path("/proc/self/maps")) -> None:
+        """Write the record; OSError if that fails."""
+        names = sorted(set(_SEGMENT.findall(maps.read_text(errors="replace"))))
+        self._path = folder / f"siglip_perception_{os.geteuid()}_{os.getpid()}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._handle = os.open(self._path, flags, 0o600)
+        fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._handle, "\n".join(names).encode()[:_MAX_RECORD_BYTES])
+
+    def close(self) -> None:
+        """Remove the record: the segments are removed in good order."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._handle)
+
+
+def remove_leftovers(folder: Path = FOLDER) -> list[str]:
+    """Remove the segments of this user's dead nodes and return their names; never raise."""
+    removed = []
+    with suppress(OSError):
+        for record in folder.glob(f"siglip_perception_{os.geteuid()}_*"):
+            removed += _remove_recorded(record, folder)
+    return removed
+
+
+def _remove_recorded(record: Path, folder: Path) -> list[str]:
+    handle = _lock_if_dead(record)
+    if handle is None:
+        return []
+    try:
+        names = os.read(handle, _MAX_RECORD_BYTES).decode(errors="replace").splitlines()
+        removed = [
+            name for name in names if _SEGMENT.fullmatch(name) and _remove_segment(folder / name)
+        ]
+        record.unlink(missing_ok=True)
+        return removed
+    except OSError:
+        return []
+    finally:
+        os.close(handle)
+
+
+def _remove_segment(path: Path) -> bool:
+    """Remove a segment and its lock unless somebody holds the lock; return True if removed."""
+    lock = path.with_name(f"{path.name}_el")
+    handle = _lock_if_dead(lock)
+    if handle is None:
+        return False
+    try:
+        if not _is_own(path.lstat()):
+            return False
+        path.unlink()
+        lock.unlink()
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _lock_if_dead(path: Path) -> int | None:
+    """Open and lock a file of this user that nobody else has locked; None if there is none."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not _is_own(os.fstat(handle)):
+            raise PermissionError
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _is_own(state: os.stat_result) -> bool:
+    return stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
