@@ -7,6 +7,7 @@ import textwrap
 
 from siglip_perception import contracts
 from siglip_perception.contracts.contract import Contract, EncoderSpec
+from siglip_perception.contracts.steps import Jpeg, Pad, ResizeStep, Step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             contract = contracts.get(name)
             shape = f"{contract.rows} x {contract.cols} x {contract.dim:<4}"
             encoders = " + ".join(map(_short, contract.encoders))
-            print(f"{name:<{width}}  {shape}  {encoders}, {contract.resize}")
+            print(f"{name:<{width}}  {shape}  {encoders}, {_pixels(contract)}")
         return 0
     contract = contracts.get(args.name)
     if args.yaml:
@@ -52,8 +53,7 @@ def table_text() -> str:
         shape = f"{contract.rows} x {contract.cols} x {contract.dim}"
         rows.append(
             f"| `{contract.name}` | {shape} | {encoders}"
-            f" | {taps} | {contract.image_size} px, {contract.resize},"
-            f" {contract.interpolation}{cameras} |"
+            f" | {taps} | {contract.image_size} px, {_pixels(contract)}{cameras} |"
         )
     return "\n".join(rows)
 
@@ -62,6 +62,58 @@ def tap(spec: EncoderSpec) -> str:
     """Describe an encoder's tap in words."""
     block = {-1: "last block", -2: "second-to-last block"}.get(spec.tap, f"block {spec.tap}")
     return f"{block}, {'after' if spec.norm else 'before'} the final norm"
+
+
+def describe(step: Step) -> str:
+    """A step in words."""
+    if isinstance(step, Jpeg):
+        skip = ", unless the image has the encoder's size" if step.unless_sized else ""
+        return f"JPEG of quality {step.quality}, {step.chroma}, and back{skip}"
+    if isinstance(step, ResizeStep):
+        size = f"{step.size} px" if step.size else "the encoder's size"
+        target = {
+            "square": "both sides",
+            "short side": "the shorter side",
+            "fit": "the longer side",
+        }
+        antialias = "with antialias" if step.antialias else "without antialias"
+        result = "float32" if step.rounding == "none" else f"rounded {step.rounding}"
+        return (
+            f"resize {target[step.to]} to {size}: {step.arithmetic}'s {step.filter} {antialias},"
+            f" {result}"
+        )
+    if isinstance(step, Pad):
+        size = "a square" if step.to == "square" else "the encoder's size"
+        fill = "the encoder's fill" if step.fill is None else str(step.fill)
+        return f"pad to {size} with {fill}, the image {step.place}"
+    if step.to != "share":
+        return f"crop the center to {'a square' if step.to == 'square' else 'the encoder size'}"
+    share = f"{step.area:g} of its area" if step.area else f"{step.side:g} of each side"
+    back = (
+        ", sampled back to its size as TensorFlow does" if step.arithmetic == "tensorflow" else ""
+    )
+    return f"crop the center to {share}{back}"
+
+
+def _pixels(contract: Contract) -> str:
+    """The pixel steps in a few words."""
+    if contract.strategy:
+        return ", ".join(contract.strategy)
+    return " > ".join(_brief(step) for step in contract.pixels)
+
+
+def _brief(step: Step) -> str:
+    if isinstance(step, Jpeg):
+        return f"JPEG {step.quality}"
+    if isinstance(step, ResizeStep):
+        sides = {"square": "", "short side": "short side, ", "fit": "fit, "}[step.to]
+        antialias = "" if step.antialias else " without antialias"
+        return f"{sides}{step.arithmetic} {step.filter}{antialias}"
+    if isinstance(step, Pad):
+        return f"pad ({step.place})"
+    if step.to != "share":
+        return f"crop to {step.to}"
+    return f"crop {step.area or step.side:g} of the {'area' if step.area else 'side'}"
 
 
 def _short(spec: EncoderSpec) -> str:
@@ -73,12 +125,15 @@ def _full_text(contract: Contract) -> list[str]:
         f"{contract.name}: [{contract.rows * contract.cols}, {contract.dim}] tokens,"
         f" {contract.rows} rows x {contract.cols}, row-major from the top left",
         *_wrap("", contract.description),
-        f"  resize        {contract.resize}, {contract.interpolation} with antialias (Pillow's)",
+        *(
+            f"  {'' if index else 'pixels':<14}{index + 1}. {describe(step)}"
+            for index, step in enumerate(contract.pixels)
+        ),
         "  channels      " + ", then ".join(f"{s.name} ({s.dim})" for s in contract.encoders),
         "  cameras       "
         + ("joined on the token axis" if contract.join_cameras else "a sequence each"),
     ]
-    has_fill = contract.resize in ("letterbox", "resize-pad")
+    has_fill = any(isinstance(step, Pad) and step.fill is None for step in contract.pixels)
     if contract.policy:
         lines.append(f"  policy        {contract.policy}")
     for spec in contract.encoders:

@@ -21,12 +21,11 @@ from siglip_perception.contracts.contract import (
     Contract,
     EncoderName,
     EncoderSpec,
-    Interpolation,
-    Resize,
     Triple,
 )
 from siglip_perception.contracts.parse import parse
 from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
+from siglip_perception.contracts.steps import Interpolation, Resize
 from siglip_perception.errors import ContractError
 from siglip_perception.util.files import UnsuitableFileError, read_regular
 from siglip_perception.util.suggest import did_you_mean

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec, Resize
+from siglip_perception.contracts.contract import Contract, EncoderName, EncoderSpec
 from siglip_perception.contracts.pixels import PixelDifference, PixelFacts, pixel_differences
+from siglip_perception.contracts.steps import Resize
 from siglip_perception.errors import ContractError
 
 # Prismatic's names (openvla/openvla: prismatic/extern/hf/configuration_prismatic.py).
@@ -82,10 +83,12 @@ def difference(
             encoders = ", ".join(sorted(facts)) or "none"
             return f"it has no encoder {spec.name} (it has: {encoders}); choose another contract"
     if policy is not None:
-        policy_fields: tuple[tuple[str, object, object], ...] = (
-            ("image_sizes", contract.encoders[0].image_size, policy.image_size),
-            ("image_resize_strategy", _STRATEGY.get(contract.resize, "none"), policy.strategy),
-        )
+        policy_fields: list[tuple[str, object, object]] = [
+            ("image_sizes", contract.encoders[0].image_size, policy.image_size)
+        ]
+        if contract.strategy:  # other steps end at the square before the policy's own processor
+            resize = _STRATEGY.get(contract.strategy[0], "none")
+            policy_fields.append(("image_resize_strategy", resize, policy.strategy))
         for field, value, actual in policy_fields:
             if actual is not None and actual != value:
                 return _sentence(field, policy.where, actual, value)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from siglip_perception.contracts.steps import (
+    SQUASH,
+    Fill,
+    Interpolation,
+    Resize,
+    Steps,
+    strategy_of,
+)
+
 EncoderName = Literal["dinov2", "dinov3", "siglip"]
 """Family of an encoder; also the name of its folder in a model folder."""
-Resize = Literal["squash", "letterbox", "resize-pad", "resize-crop"]
-Interpolation = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
-Fill = tuple[int, int, int]
 
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
-RESIZES: tuple[Resize, ...] = get_args(Resize)
-INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+NORMALIZATIONS = ("contract", "checkpoint")
 SPATIAL: tuple[EncoderName, ...] = ("dinov2", "dinov3")
 
 
@@ -26,7 +31,9 @@ class EncoderSpec:
         square after the last whole patch is ignored (384 px in patches of 14).
     dim: channels of a token.
     mean, std: per RGB channel, of pixels scaled to [0, 1].
-    fill: color of the padding of `letterbox` and `resize-pad`, RGB in [0, 255].
+    normalization: "contract": by mean and std as they are here; "checkpoint": by those of the
+        checkpoint's own image processor, and by these only where it has none.
+    fill: color of a padding step that names none, RGB in [0, 255].
     tap: index of the block, from the end: -1 the last, -2 the second to last.
     norm: apply the encoder's final LayerNorm to the tap.
     registers: register tokens after CLS, dropped with it (SigLIP has neither).
@@ -43,6 +50,7 @@ class EncoderSpec:
     std: Triple
     tap: int
     norm: bool
+    normalization: str = "contract"
     fill: Fill = (0, 0, 0)
     registers: int = 0
     layers: int = 0
@@ -68,12 +76,7 @@ class Contract:
     """Definition of a token sequence: [rows * cols, dim], row-major from the image's top left.
 
     encoders: in the order in which their channels are joined; all have the same grid.
-    resize: strategy that turns the camera's image into the square.
-        "squash" scales width and height independently;
-        "letterbox" pads the shorter side, then scales (Prismatic);
-        "resize-pad" scales, then pads the shorter side (openpi);
-        "resize-crop" scales the shorter side to the square and crops the center.
-    interpolation: Pillow's filter of that name, with antialiasing.
+    pixels: steps that turn the camera's image into each encoder's square, in their order.
     join_cameras: join the cameras' sequences on the token axis, in their order.
     policy: repository of the policy's own checkpoint, if its weights are not the stock ones.
     source: the code that the contract was read from.
@@ -83,8 +86,7 @@ class Contract:
     description: str
     source: str
     encoders: tuple[EncoderSpec, ...]
-    resize: Resize = "squash"
-    interpolation: Interpolation = "bicubic"
+    pixels: Steps = SQUASH
     join_cameras: bool = False
     policy: str = ""
 
@@ -92,6 +94,11 @@ class Contract:
     def image_size(self) -> int:
         """Side of the first encoder's square, in pixels."""
         return self.encoders[0].image_size
+
+    @property
+    def strategy(self) -> tuple[Resize, Interpolation] | None:
+        """Named strategy and filter that the steps are; None for any other list of steps."""
+        return strategy_of(self.pixels)
 
     @property
     def rows(self) -> int:
@@ -133,10 +140,21 @@ class Contract:
         raise KeyError(name)
 
     def preprocessing(self) -> dict[str, Any]:
-        """Collect the fields that change the tokens of an image; names and prose do not."""
+        """Collect the fields that change the tokens of an image; names and prose do not.
+
+        A named strategy is written by its name, as it was before contracts listed steps, so that
+        the fingerprints that policies know stay as they are.
+        """
         fields = asdict(self)
         for prose in ("name", "description", "source", "policy"):
             del fields[prose]
         for encoder in fields["encoders"]:
-            del encoder["weights"], encoder["timm"]
+            del encoder["weights"], encoder["timm"], encoder["normalization"]
+        if self.strategy:
+            del fields["pixels"]
+            fields["resize"], fields["interpolation"] = self.strategy
+        else:
+            fields["pixels"] = [
+                {"step": type(step).__name__, **asdict(step)} for step in self.pixels
+            ]
         return fields

@@ -61,19 +61,21 @@ def pixel_differences(
 def _differences(
     contract: Contract, spec: EncoderSpec, facts: PixelFacts
 ) -> Iterator[PixelDifference]:
-    other_resize = facts.resize is not None and facts.resize != contract.resize
+    # Other steps end at the square before the checkpoint's own processor sees the image.
+    resize, interpolation = contract.strategy or (facts.resize, facts.interpolation)
+    other_resize = facts.resize is not None and facts.resize != resize
     other_size = facts.size is not None and facts.size != spec.image_size
     if other_resize or other_size:
-        square = f"{contract.resize} to {spec.image_size} x {spec.image_size}"
+        square = f"{resize or 'its steps'} to {spec.image_size} x {spec.image_size}"
         # SigLIP's positions are for one size.
         yield PixelDifference(
             f"{_format(facts.settings, _GEOMETRY)} (the contract: {square})",
             grave=(spec.name == "siglip" and other_size)
             or facts.settings.get("do_resize") is False,
         )
-    if facts.interpolation is not None and facts.interpolation != contract.interpolation:
+    if facts.interpolation is not None and facts.interpolation != interpolation:
         text = f"resample {facts.settings.get('resample')!r}, {facts.interpolation}"
-        yield PixelDifference(f"{text} (the contract: {contract.interpolation})", grave=False)
+        yield PixelDifference(f"{text} (the contract: {interpolation})", grave=False)
     for name, value, contract_value in (
         ("image_mean", facts.mean, spec.mean),
         ("image_std", facts.std, spec.std),

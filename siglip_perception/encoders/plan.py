@@ -14,7 +14,8 @@ from siglip_perception.checkpoints.match import kept_contract
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.errors import ContractError
-from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
+from siglip_perception.images.preprocess import EncoderInput
+from siglip_perception.images.squares import SquareSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ class GroundingModel:
 
     siglip: Siglip
     tokenizer: PreTrainedTokenizerBase
-    resize: ResizeSpec
+    resize: SquareSpec
     grid: int
     patch: int
     settings: GroundingSettings
@@ -163,11 +164,11 @@ class ModelPlan:
         dino, siglip = self.contract.spatial, contract.siglip
         assert siglip is not None
         fits = dino is not None and dino.grid == siglip.grid
-        if not fits or dino is None or self.contract.resize != contract.resize:
+        if not fits or dino is None or self.contract.pixels != contract.pixels:
             raise ContractError(
                 f"The grounding's model {model} has no DINO encoder, and the tokens have none of"
-                f" its grid ({siglip.grid} patches in a row, {contract.resize}): name a model with"
-                " both in grounding.model."
+                f" its grid ({siglip.grid} patches in a row) and its pixels ({contract.name}):"
+                " name a model with both in grounding.model."
             )
         return dino.name
 
@@ -195,5 +196,5 @@ def _grounding_model(
     assert spec is not None
     settings = GroundingSettings.from_mapping(models.grounding)
     return GroundingModel(
-        siglip, tokenizer, ResizeSpec.of(contract, spec), spec.grid, spec.patch, settings
+        siglip, tokenizer, SquareSpec.of(contract, spec), spec.grid, spec.patch, settings
     )

@@ -17,7 +17,8 @@ from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import CheckpointError
 from siglip_perception.evaluation.linear_probe import PURE
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
-from siglip_perception.images.preprocess import Preprocessor, to_square
+from siglip_perception.images.preprocess import Preprocessor
+from siglip_perception.images.squares import to_levels
 from siglip_perception.scenes.scenes import Scene, render, sample_scene
 from siglip_perception.types import UInt8Array
 
@@ -89,7 +90,7 @@ class SceneEncoder:
             assert features.siglip is not None
             assert features.dino is not None
             for number, (scene, rendering) in enumerate(zip(batch, renderings, strict=True)):
-                picture = np.array(to_square(rendering.image, self.sight.resize))
+                picture = np.array(to_levels(rendering.image, self.sight.resize))
                 results.append(
                     EncodedScene(
                         scene,
@@ -133,7 +134,7 @@ class SceneEncoder:
         shares = []
         for number in range(1, objects + 1):
             mask = np.repeat(((instances == number) * np.uint8(255))[..., None], 3, axis=2)
-            square = np.array(to_square(mask, self.sight.resize))
+            square = np.array(to_levels(mask, self.sight.resize))
             shares.append(self._patches(square).mean(dim=(1, 2)))
         return torch.stack(shares, dim=1)
 

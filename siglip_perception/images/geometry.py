@@ -1,7 +1,6 @@
-"""Mapping between camera pixels and the encoder's square, for each resize of a contract.
+"""Mapping between camera pixels and an encoder's square, derived from a contract's pixel steps.
 
-Sizes match the reference implementations to the pixel: torchvision's Resize and CenterCrop
-for `squash`, `letterbox` and `resize-crop`, openpi's resize_with_pad for `resize-pad`.
+Every step moves and scales each axis by itself, so a list of steps does, too.
 """
 
 from __future__ import annotations
@@ -13,81 +12,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siglip_perception.contracts import Resize
+from siglip_perception.contracts.steps import Placement, Steps, place
 from siglip_perception.types import FloatArray
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Mapping of an image of width x height to a square of `size`.
+    """Mapping of an image of width x height to a square of `size`, lengths across and down.
 
-    The image is padded by `before` (left, top; the same again on the right and at the bottom),
-    scaled to `scaled` (width, height), and put into the square at `offset` (left, top), which is
-    negative where something is cut off.
+    A point p of the image lies at p * scale + offset of the square; continuous, 0 at the outer
+    corner.
+    placements: of each step. region: left, top, right and bottom of the part of the image that the
+        square shows.
     """
 
     width: int
     height: int
     size: int
-    padding: tuple[int, int]
-    scaled_size: tuple[int, int]
-    offset: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    region: tuple[float, float, float, float]
+    placements: tuple[Placement, ...]
 
     @classmethod
-    def of(cls, resize: Resize, size: int, width: int, height: int) -> Geometry:
-        """Compute the geometry of a resize strategy for an image of at least 1x1."""
-        if resize == "squash":
-            return cls(width, height, size, (0, 0), (size, size), (0, 0))
-        if resize == "resize-pad":
-            ratio = max(width / size, height / size)
-            scaled_size = max(int(width / ratio), 1), max(int(height / ratio), 1)
-            left, top = (max(0, (size - side) // 2) for side in scaled_size)
-            return cls(width, height, size, (0, 0), scaled_size, (left, top))
-        longest = max(width, height)
-        padding = (0, 0)
-        if resize == "letterbox":
-            padding = (longest - width) // 2, (longest - height) // 2
-        padded_size = width + 2 * padding[0], height + 2 * padding[1]
-        # torchvision's Resize(int): the shorter side becomes the size; then CenterCrop.
-        short = min(padded_size)
-        across, down = (
-            size if side == short else int(size * side / short) for side in padded_size
-        )
-        offset = -round((across - size) / 2.0), -round((down - size) / 2.0)
-        return cls(width, height, size, padding, (across, down), offset)
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Square pixels per camera pixel, across and down."""
-        padded_size = self.width + 2 * self.padding[0], self.height + 2 * self.padding[1]
-        return self.scaled_size[0] / padded_size[0], self.scaled_size[1] / padded_size[1]
+    def of(cls, steps: Steps, size: int, width: int, height: int) -> Geometry:
+        """Compute the geometry of the steps for an image of at least 1x1."""
+        return _geometry(steps, size, width, height)
 
     def to_square(self, x: float, y: float) -> tuple[float, float]:
-        """Map a point of the camera image to the square; continuous, 0 at the outer corner."""
-        across, down = self.scale
-        return (
-            (x + self.padding[0]) * across + self.offset[0],
-            (y + self.padding[1]) * down + self.offset[1],
-        )
+        """Map a point of the camera image to the square."""
+        return x * self.scale[0] + self.offset[0], y * self.scale[1] + self.offset[1]
 
     def to_image(self, x: float, y: float) -> tuple[float, float]:
         """Map a point of the square to the camera image; outside of the image for padding."""
-        across, down = self.scale
-        return (
-            (x - self.offset[0]) / across - self.padding[0],
-            (y - self.offset[1]) / down - self.padding[1],
-        )
+        return (x - self.offset[0]) / self.scale[0], (y - self.offset[1]) / self.scale[1]
 
     def visible_region(self) -> tuple[float, float, float, float]:
         """Return the part of the camera image that the square shows: left, top, right, bottom."""
-        left, top = self.to_image(0, 0)
-        right, bottom = self.to_image(self.size, self.size)
-        return (
-            max(left, 0.0),
-            max(top, 0.0),
-            min(right, float(self.width)),
-            min(bottom, float(self.height)),
-        )
+        return self.region
+
+
+@lru_cache(maxsize=256)
+def _geometry(steps: Steps, size: int, width: int, height: int) -> Geometry:
+    scale, offset = [1.0, 1.0], [0.0, 0.0]
+    low, high = [0.0, 0.0], [float(width), float(height)]
+    placements, lengths = [], (width, height)
+    for step in steps:
+        placement = place(step, *lengths, size)
+        placements.append(placement)
+        lengths = placement.size
+        for axis in range(2):
+            scale[axis] *= placement.scale[axis]
+            offset[axis] = offset[axis] * placement.scale[axis] + placement.offset[axis]
+            low[axis] = max(low[axis], -offset[axis] / scale[axis])
+            high[axis] = min(high[axis], (lengths[axis] - offset[axis]) / scale[axis])
+    return Geometry(
+        width,
+        height,
+        size,
+        (scale[0], scale[1]),
+        (offset[0], offset[1]),
+        (low[0], low[1], high[0], high[1]),
+        tuple(placements),
+    )
 
 
 def spread(
@@ -115,7 +102,7 @@ def _bilinear_weights(
     low, high = geometry.visible_region()[:2], geometry.visible_region()[2:]
     for axis, (length, count) in enumerate(((geometry.width, cols), (geometry.height, rows))):
         centers = (np.arange(size[axis]) + 0.5) * (length / size[axis])
-        square = (centers + geometry.padding[axis]) * geometry.scale[axis] + geometry.offset[axis]
+        square = centers * geometry.scale[axis] + geometry.offset[axis]
         places = np.clip(square / patch - 0.5, 0, count - 1)
         weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)
         weights[(centers < low[axis]) | (centers > high[axis])] = 0

@@ -10,17 +10,17 @@ by tens of levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
-from siglip_perception.contracts import Interpolation
-
-Weights = npt.NDArray[np.float64]
+from siglip_perception.contracts.steps import Filter
+from siglip_perception.images.filters import KERNELS
+from siglip_perception.types import UInt8Array
 
 # Pillow's fixed point: 32 bits less 8 for the pixel and 2 of headroom.
 _PRECISION_BITS = 32 - 8 - 2
@@ -31,30 +31,41 @@ _PART_BITS = 9
 _PARTS = 3
 
 
-def _triangle(x: Weights) -> Weights:
-    return np.maximum(1.0 - np.abs(x), 0.0)
-
-
-def _cubic(x: Weights) -> Weights:
-    """Keys' cubic convolution with a = -1/2."""
-    a, x = -0.5, np.abs(x)
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
-
-
-_FILTERS: dict[Interpolation, tuple[Callable[[Weights], Weights], float]] = {
-    "bilinear": (_triangle, 1.0),
-    "bicubic": (_cubic, 2.0),
+_PILLOW: dict[Filter, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos3": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
 }
 
 
-def weights(length: int, new_length: int, interpolation: Interpolation) -> npt.NDArray[np.int64]:
+def pillow_resize(image: UInt8Array, size: tuple[int, int], filter_name: Filter) -> UInt8Array:
+    """Resize uint8 [H, W, 3] to (width, height) as Pillow did up to version 12.
+
+    Rows first, then columns, rounded in between. Pillow 13 starts with the columns if the height
+    shrinks by more than twice as many pixels as the width, as in a portrait frame; its pixels then
+    differ by up to 20 levels in fine texture, and policies were trained on the old ones.
+    """
+    across = Image.fromarray(image).resize((size[0], image.shape[0]), _PILLOW[filter_name])
+    return np.asarray(across.resize(size, _PILLOW[filter_name]))
+
+
+def pillow_resize_part(
+    image: UInt8Array,
+    size: tuple[int, int],
+    filter_name: Filter,
+    box: tuple[float, float, float, float],
+) -> UInt8Array:
+    """Resize the part of the image in the box: left, top, right, bottom."""
+    return np.asarray(Image.fromarray(image).resize(size, _PILLOW[filter_name], box=box))
+
+
+def weights(length: int, new_length: int, filter_name: Filter) -> npt.NDArray[np.int64]:
     """Compute the filter that resizes `length` pixels to `new_length`: int64 [new_length, length].
 
     In units of 2^-22, rounded as in Pillow; a row sums to about 2^22.
     """
-    kernel, support = _FILTERS[interpolation]
+    kernel, support = KERNELS[filter_name]
     scale = length / new_length
     stretch = max(scale, 1.0)
     matrix = np.zeros((new_length, length))
@@ -84,14 +95,14 @@ class PillowResize:
         cls,
         size: tuple[int, int],
         new_size: tuple[int, int],
-        interpolation: Interpolation,
+        filter_name: Filter,
         device: torch.device,
     ) -> PillowResize:
         """Prepare the resize of size (W, H) to new_size (width, height) on the images' device."""
         across, down = (
             None
             if length == new_length
-            else _split_weights(weights(length, new_length, interpolation), device)
+            else _split_weights(weights(length, new_length, filter_name), device)
             for length, new_length in zip(size, new_size, strict=True)
         )
         return cls(across, down)

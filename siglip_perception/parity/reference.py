@@ -1,6 +1,7 @@
 """Reference tokens: timm's or transformers' models on images resized by Pillow.
 
-Shares nothing with the pipeline except the contract and the weight files.
+Shares nothing with the pipeline except the contract, the weight files, and the pixel steps that
+are none of the named strategies.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import (
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
+from siglip_perception.images.squares import Pixels, SquareSpec, to_square
 from siglip_perception.parity.timm_models import create_model, import_timm
 from siglip_perception.types import UInt8Array
 
@@ -58,19 +60,30 @@ def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) 
 
 
 def _pixels(image: UInt8Array, contract: Contract, spec: EncoderSpec) -> Tensor:
-    picture, size = Image.fromarray(image), spec.image_size
-    resampling = _FILTERS[contract.interpolation]
-    if contract.resize == "squash":
-        square = _resize(picture, (size, size), resampling)
-    elif contract.resize == "resize-pad":
-        square = _fit_and_pad(picture, size, resampling, spec.fill)
-    else:
-        if contract.resize == "letterbox":
-            picture = _pad(picture, spec.fill)
-        square = _shorter_side_and_crop(picture, size, resampling)
-    values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float().div(255)
+    values = torch.from_numpy(_square(image, contract, spec).copy())
+    values = values.permute(2, 0, 1).float().div(255)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
     return values.sub(mean).div(std)
+
+
+def _square(image: UInt8Array, contract: Contract, spec: EncoderSpec) -> Pixels:
+    """Resize with Pillow as the strategy says; other steps are this project's own.
+
+    Those are compared with their policies' libraries apart, by `siglip-perception contracts
+    --check`.
+    """
+    if contract.strategy is None:
+        return to_square(image, SquareSpec.of(contract, spec))
+    picture, size = Image.fromarray(image), spec.image_size
+    strategy, interpolation = contract.strategy
+    resampling = _FILTERS[interpolation]
+    if strategy == "squash":
+        return np.asarray(_resize(picture, (size, size), resampling))
+    if strategy == "resize-pad":
+        return np.asarray(_fit_and_pad(picture, size, resampling, spec.fill))
+    if strategy == "letterbox":
+        picture = _pad(picture, spec.fill)
+    return np.asarray(_shorter_side_and_crop(picture, size, resampling))
 
 
 def _resize(picture: Image.Image, size: tuple[int, int], resampling: Any) -> Image.Image:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from siglip_perception import contracts
-from siglip_perception.images.preprocess import ResizeSpec, to_square
+from siglip_perception.images.squares import SquareSpec, to_levels
 from siglip_perception.scenes.rendered.shards import RenderedShards, StoredScene
 from siglip_perception.scenes.rendered.views import sample_view
 from siglip_perception.scenes.scenes import (
@@ -40,7 +40,7 @@ _CAPTION_OBJECTS = 4
 """Maximum number of objects in a caption: more do not fit the text tower's context."""
 TABLETOP = contracts.get("tabletop")
 GRID = TABLETOP.rows
-_SQUARE = ResizeSpec.of(TABLETOP, TABLETOP.encoders[0])
+_SQUARE = SquareSpec.of(TABLETOP, TABLETOP.encoders[0])
 _KIND_STREAM = 0x3D
 _EMPTY = {"en": "an empty table", "ko": "빈 탁자"}
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
@@ -130,7 +130,7 @@ class SceneDataset(Dataset[SceneItem]):
         for number, item in enumerate(things):
             answers[number] = _answers(item.color, item.kind)
         return (
-            to_square(image, _SQUARE),
+            to_levels(image, _SQUARE),
             coverage,
             answers,
             _caption([(o.color, o.kind) for o in scene.objects], rng),
@@ -158,7 +158,7 @@ def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
     pairs = [
         (t.color, t.kind) for t, v in zip(things, view.in_view, strict=False) if t.named and v
     ]
-    return to_square(image, _SQUARE), coverage, answers, _caption(pairs, rng)
+    return to_levels(image, _SQUARE), coverage, answers, _caption(pairs, rng)
 
 
 @cache

@@ -18,6 +18,7 @@ from siglip_perception.contracts import PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
 from siglip_perception.encoders.plan import ModelPlan, choose_contract
 from siglip_perception.errors import CheckpointError, ContractError
+from siglip_perception.images.squares import SquareSpec
 
 HALF, MEAN, STD = [0.5] * 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # As google/siglip-base-patch16-224 and facebook/dinov2-base have them, but for the size.
@@ -241,7 +242,7 @@ def test_training_without_a_contract_follows_the_checkpoint(
     write(siglip, SIGLIP, image_mean=[0.1] * 3, image_std=[0.2] * 3, resample=2)
     fed = load_initial_model(str(siglip)).inputs["siglip"]
     assert (fed.mean, fed.std) == ((0.1,) * 3, (0.2,) * 3)
-    assert (fed.square.interpolation, fed.square.size) == ("bilinear", 216)
+    assert fed.square == SquareSpec.squash("bilinear", 216)
     assert not caplog.records
     write(siglip, SIGLIP, resample=1)
     with pytest.raises(CheckpointError, match=r"resample in .* is lanczos"):

@@ -16,6 +16,7 @@ from siglip_perception import contracts
 from siglip_perception.commands.contracts import table_text
 from siglip_perception.contracts import EncoderFacts, InputFacts
 from siglip_perception.contracts.parse import parse
+from siglip_perception.contracts.steps import strategy
 from siglip_perception.errors import ContractError
 
 SIGLIP = EncoderFacts(
@@ -58,7 +59,7 @@ def test_openvla_is_as_published() -> None:
     assert all(encoder.tap == -2 and not encoder.norm for encoder in contract.encoders)
     assert contract.encoder("dinov2").mean == (0.485, 0.456, 0.406)
     assert contract.encoder("siglip").std == (0.5, 0.5, 0.5)
-    assert (contract.resize, contract.interpolation) == ("squash", "bicubic")
+    assert contract.strategy == ("squash", "bicubic")
     letterbox = contracts.get("openvla-384-letterbox")
     # int(255 * mean), as prismatic's dinosiglip_vit.py has it.
     assert letterbox.encoder("dinov2").fill == (123, 116, 103)
@@ -70,7 +71,7 @@ def test_pi0_is_as_published() -> None:
     siglip = contract.encoder("siglip")
     assert (siglip.tap, siglip.norm, siglip.fill) == (-1, True, (0, 0, 0))
     assert siglip.hidden_act == "gelu_pytorch_tanh"
-    assert (contract.resize, contract.interpolation) == ("resize-pad", "bilinear")
+    assert contract.strategy == ("resize-pad", "bilinear")
 
 
 @pytest.mark.parametrize("name", contracts.names())
@@ -102,12 +103,19 @@ def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
     assert {encoder.tap for encoder in contract.encoders} == {-3}
 
 
+def _short_form(content: dict[str, Any], **fields: str) -> None:
+    """Write the strategy's short form in place of the steps."""
+    del content["pixels"]
+    content.update(fields)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: c.pop("encoders"), "needs the field encoders"),
         (lambda c: c["encoders"][0].pop("mean"), r"the field encoders\[0\]\.mean"),
-        (lambda c: c.update(resize="stretch"), "resize to be one of squash, letterbox"),
+        (lambda c: c.update(resize="squash"), "pixels or resize, which is their short form"),
+        (lambda c: _short_form(c, resize="stretch"), "resize to be one of squash, letterbox"),
         (lambda c: c.update(color="red"), "only the fields .* and 'color' is none"),
         (lambda c: c["encoders"][1].update(tap=0), r"encoders\[1\]\.tap to be a whole number"),
         (lambda c: c["encoders"][1].update(tap=-28), "a block for their tap, and siglip"),
@@ -211,7 +219,10 @@ def test_what_a_policy_says_of_its_input_counts(policy: InputFacts, field: str) 
 def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:
     contract = contracts.get("tabletop")
     assert replace(contract, description="other").preprocessing() == contract.preprocessing()
-    assert replace(contract, resize="letterbox").preprocessing() != contract.preprocessing()
+    assert (
+        replace(contract, pixels=strategy("letterbox", "bicubic")).preprocessing()
+        != contract.preprocessing()
+    )
     swapped = replace(contract, encoders=contract.encoders[::-1])
     assert swapped.preprocessing() != contract.preprocessing()
     other_weights = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)

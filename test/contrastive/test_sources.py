@@ -20,9 +20,9 @@ from siglip_perception.contrastive.data.sources import (
     read_captions,
 )
 from siglip_perception.errors import BagError
-from siglip_perception.images.preprocess import ResizeSpec
+from siglip_perception.images.squares import SquareSpec
 
-SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
+SQUARE = SquareSpec.squash("bicubic", 8)
 
 
 def write_folder(folder: Path) -> None:

@@ -23,9 +23,9 @@ from siglip_perception.contrastive.data.samples import Order, PairDataset, Share
 from siglip_perception.contrastive.data.source_bag import BagOptions
 from siglip_perception.contrastive.data.sources import SEVERAL_CAPTIONS, SourceError
 from siglip_perception.errors import DatasetError
-from siglip_perception.images.preprocess import ResizeSpec
+from siglip_perception.images.squares import SquareSpec
 
-SQUARE = ResizeSpec("squash", "bicubic", 8, (0, 0, 0))
+SQUARE = SquareSpec.squash("bicubic", 8)
 
 
 @pytest.fixture

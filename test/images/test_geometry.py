@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -10,8 +11,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from siglip_perception.contracts import Resize
+from siglip_perception.contracts.steps import Pad, Steps, strategy
 from siglip_perception.images.geometry import Geometry, spread
-from siglip_perception.images.preprocess import ResizeSpec, to_square
+from siglip_perception.images.squares import SquareSpec, to_square
+
+
+def filled(steps: Steps) -> Steps:
+    """Return the steps with black paddings."""
+    return tuple(
+        replace(step, fill=(0, 0, 0)) if isinstance(step, Pad) else step for step in steps
+    )
+
+
+def geometry_of(resize: Resize, size: int, width: int, height: int) -> Geometry:
+    return Geometry.of(strategy(resize, "bilinear"), size, width, height)
+
 
 STRATEGIES = st.sampled_from(get_args(Resize))
 SIDE = st.integers(1, 3000)
@@ -21,7 +35,7 @@ SIDE = st.integers(1, 3000)
 def test_a_point_comes_back_to_where_it_was(
     resize: Resize, size: int, width: int, height: int, across: float, down: float
 ) -> None:
-    geometry = Geometry.of(resize, size, width, height)
+    geometry = geometry_of(resize, size, width, height)
     x, y = across * width, down * height
     there = geometry.to_square(x, y)
     assert geometry.to_image(*there) == pytest.approx((x, y), abs=1e-6 * max(width, height))
@@ -31,7 +45,7 @@ def test_a_point_comes_back_to_where_it_was(
 def test_the_square_shows_the_image_and_nothing_else_of_it(
     resize: Resize, size: int, width: int, height: int
 ) -> None:
-    left, top, right, bottom = Geometry.of(resize, size, width, height).visible_region()
+    left, top, right, bottom = geometry_of(resize, size, width, height).visible_region()
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     if resize in ("squash", "resize-pad"):
@@ -39,13 +53,13 @@ def test_the_square_shows_the_image_and_nothing_else_of_it(
 
 
 def test_a_letterbox_in_numbers() -> None:
-    geometry = Geometry.of("letterbox", 224, 640, 480)
+    geometry = geometry_of("letterbox", 224, 640, 480)
     assert geometry.to_square(0, 0) == (0, 28)  # (640 - 480) / 2 * 224 / 640
     assert geometry.to_square(640, 480) == (224, 196)
-    pad = Geometry.of("resize-pad", 224, 640, 480)
-    assert (pad.scaled_size, pad.offset) == ((224, 168), (0, 28))
-    crop = Geometry.of("resize-crop", 224, 640, 480)
-    assert crop.scaled_size == (298, 224)
+    pad = geometry_of("resize-pad", 224, 640, 480)
+    assert (pad.placements[0].size, pad.offset) == ((224, 168), (0, 28))
+    crop = geometry_of("resize-crop", 224, 640, 480)
+    assert crop.placements[0].size == (298, 224)
     assert crop.offset == (-37, 0)
 
 
@@ -59,9 +73,9 @@ def test_a_spot_in_the_camera_is_found_where_it_is(
     image = np.zeros((height, width, 3), dtype=np.uint8)
     top, bottom, left, right = height // 3, height // 3 + 90, width // 2 - 60, width // 2 + 60
     image[top:bottom, left:right] = 255
-    square = to_square(image, ResizeSpec(resize, "bilinear", size, (0, 0, 0)))
+    square = to_square(image, SquareSpec(filled(strategy(resize, "bilinear")), size))
     share = square[..., 0].reshape(16, patch, 16, patch).mean(axis=(1, 3)) / 255
-    fine = spread(share.astype(np.float32), Geometry.of(resize, size, width, height), patch) > 0.5
+    fine = spread(share.astype(np.float32), geometry_of(resize, size, width, height), patch) > 0.5
     assert fine.shape == (height, width)
     ys, xs = np.nonzero(fine)
     # Within the half of a patch, in camera pixels.
@@ -72,7 +86,7 @@ def test_a_spot_in_the_camera_is_found_where_it_is(
 
 def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_border() -> None:
     """384 px in patches of 14: 27 patches cover 378 px; the map must not be stretched to 384."""
-    geometry = Geometry.of("squash", 384, 384, 384)
+    geometry = geometry_of("squash", 384, 384, 384)
     grid = np.zeros((27, 27), dtype=np.float32)
     grid[:, 26] = 1
     fine = spread(grid, geometry, 14)
@@ -82,7 +96,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_leaves_a_border() -> None:
 
 
 def test_what_a_crop_does_not_show_is_nothing() -> None:
-    geometry = Geometry.of("resize-crop", 224, 400, 200)
+    geometry = geometry_of("resize-crop", 224, 400, 200)
     fine = spread(np.ones((16, 16), dtype=np.float32), geometry, 14)
     assert (fine[:, :100] == 0).all()
     assert (fine[:, 100:300] == 1).all()
@@ -96,7 +110,7 @@ def test_a_box_and_its_mask_come_back_to_the_cameras_pixels(
 ) -> None:
     """A rectangle of the camera, as the share of each patch that it covers, and back."""
     size, patch = 224, 14
-    geometry = Geometry.of(resize, size, width, height)
+    geometry = geometry_of(resize, size, width, height)
     left, top, right, bottom = geometry.visible_region()
     # Inside what the square shows, and at least three patches wide and high.
     least = [3 * patch / scale for scale in geometry.scale]

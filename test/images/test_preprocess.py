@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,13 @@ import torch
 from PIL import Image
 
 from siglip_perception import contracts
-from siglip_perception.images.preprocess import (
-    EncoderInput,
-    Preprocessor,
-    ResizeSpec,
-    Scaling,
-    to_square,
-)
+from siglip_perception.contracts.steps import Pad, strategy
+from siglip_perception.images.preprocess import EncoderInput, Preprocessor
+from siglip_perception.images.squares import DeviceSquare, SquareSpec, to_square
 
 CONTRACT = contracts.get("tabletop")
 SIZE = CONTRACT.image_size
-SQUASH = ResizeSpec("squash", "bicubic", SIZE, (0, 0, 0))
+SQUASH = SquareSpec.squash("bicubic", SIZE)
 DINOV2, SIGLIP = (EncoderInput.of(CONTRACT, spec) for spec in CONTRACT.encoders)
 SHAPES = [(480, 640), (640, 480), (1, 1), (3, 2000), (224, 224), (97, 133), (224, 300)]
 
@@ -28,6 +25,15 @@ SHAPES = [(480, 640), (640, 480), (1, 1), (3, 2000), (224, 224), (97, 133), (224
 @pytest.fixture(scope="module")
 def preprocess() -> Preprocessor:
     return Preprocessor([DINOV2, SIGLIP], torch.device("cpu"))
+
+
+def recipe(
+    resize: Any, interpolation: Any, size: int, fill: tuple[int, int, int] = (0, 0, 0)
+) -> SquareSpec:
+    steps = strategy(resize, interpolation)
+    return SquareSpec(
+        tuple(replace(step, fill=fill) if isinstance(step, Pad) else step for step in steps), size
+    )
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -48,7 +54,7 @@ def test_a_tall_frame_is_scaled_across_first_whatever_pillow_does() -> None:
     across = np.asarray(Image.fromarray(image).resize((216, 300), Image.Resampling.BICUBIC))
     down = np.asarray(Image.fromarray(across).resize((216, 216), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(to_square(image, SQUASH), down)
-    on_device = Scaling.of(SQUASH, 300, 200, torch.device("cpu"))(torch.from_numpy(image))
+    on_device = DeviceSquare.of(SQUASH, 300, 200, torch.device("cpu"))(torch.from_numpy(image))
     np.testing.assert_array_equal(on_device.numpy(), down)
 
 
@@ -95,15 +101,15 @@ def openpi_pad(image: np.ndarray, size: int) -> np.ndarray:
 def test_every_strategy_is_its_references_bit_for_bit(shape: tuple[int, int]) -> None:
     image, fill = noise(*shape), (123, 116, 103)
     np.testing.assert_array_equal(
-        to_square(image, ResizeSpec("letterbox", "bicubic", 224, fill)),
+        to_square(image, recipe("letterbox", "bicubic", 224, fill)),
         prismatic_letterbox(image, 224, fill),
     )
     np.testing.assert_array_equal(
-        to_square(image, ResizeSpec("resize-crop", "bicubic", 224, (0, 0, 0))),
+        to_square(image, recipe("resize-crop", "bicubic", 224)),
         shorter_side_and_crop(Image.fromarray(image), 224),
     )
     np.testing.assert_array_equal(
-        to_square(image, ResizeSpec("resize-pad", "bilinear", 224, (0, 0, 0))),
+        to_square(image, recipe("resize-pad", "bilinear", 224)),
         openpi_pad(image, 224),
     )
 
@@ -111,10 +117,10 @@ def test_every_strategy_is_its_references_bit_for_bit(shape: tuple[int, int]) ->
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "resize-pad", "resize-crop"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_the_gpus_arithmetic_is_pillows_bit_for_bit(resize: Any, interpolation: Any) -> None:
-    square = ResizeSpec(resize, interpolation, 224, (123, 116, 103))
+    square = recipe(resize, interpolation, 224, (123, 116, 103))
     for shape in [(480, 640), (1080, 1920), *SHAPES[2:]]:
         image = noise(*shape)
-        scale = Scaling.of(square, *shape, torch.device("cpu"))
+        scale = DeviceSquare.of(square, *shape, torch.device("cpu"))
         resized = scale(torch.from_numpy(image)).numpy()
         np.testing.assert_array_equal(resized, to_square(image, square))
 
@@ -134,9 +140,7 @@ def test_a_sliver_costs_no_memory_and_lies_where_it_belongs(
     resize: Any, shape: tuple[int, int]
 ) -> None:
     image = np.full((*shape, 3), 200, dtype=np.uint8)
-    square = to_square(
-        image, ResizeSpec(resize, "bicubic", 224, (1, 2, 3))
-    )  # 12 TB, if padded whole
+    square = to_square(image, recipe(resize, "bicubic", 224, (1, 2, 3)))  # 12 TB, if padded whole
     assert square.shape == (224, 224, 3)
     middle = square[112, 112].tolist()
     assert middle == [200, 200, 200] or square[111, 111].tolist() == [200, 200, 200]

@@ -24,6 +24,7 @@ from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.commands import main
 from siglip_perception.commands.parity import _precisions
 from siglip_perception.contracts import Contract
+from siglip_perception.contracts.steps import strategy
 from siglip_perception.errors import ContractError, PerceptionError
 from siglip_perception.parity.compare import LIMITS, compare, differences, sample_images
 from siglip_perception.parity.random_weights import write_random
@@ -103,9 +104,9 @@ def encoders(**changes: Any) -> Callable[[Contract], Contract]:
         encoders(norm=True),
         encoders(fill=(127, 127, 127)),
         encoders(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        lambda contract: replace(contract, resize="squash"),
-        lambda contract: replace(contract, resize="resize-pad"),
-        lambda contract: replace(contract, interpolation="bilinear"),
+        lambda contract: replace(contract, pixels=strategy("squash", "bicubic")),
+        lambda contract: replace(contract, pixels=strategy("resize-pad", "bicubic")),
+        lambda contract: replace(contract, pixels=strategy("squash", "bilinear")),
         lambda contract: replace(contract, encoders=contract.encoders[::-1]),
     ],
     ids=["tap", "norm", "fill", "mean", "squash", "resize-pad", "bilinear", "order"],

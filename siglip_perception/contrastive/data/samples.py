@@ -22,7 +22,7 @@ from siglip_perception.contrastive.data.sources import (
     SourceError,
 )
 from siglip_perception.datasets.skips import describe
-from siglip_perception.images.preprocess import ResizeSpec, to_square
+from siglip_perception.images.squares import SquareSpec, to_levels
 from siglip_perception.types import UInt8Array
 
 _TRIES = 50
@@ -109,7 +109,7 @@ class PairDataset(Dataset[Item | str]):
     """
 
     def __init__(
-        self, source: PairSource, order: Order, square: ResizeSpec, strict: bool = False
+        self, source: PairSource, order: Order, square: SquareSpec, strict: bool = False
     ) -> None:
         self._source = source
         self._order = order
@@ -132,7 +132,7 @@ class PairDataset(Dataset[Item | str]):
                 broken.append((error.name, error.reason, error.detail))
                 continue
             remarks = [(pair.name, remark) for remark in pair.remarks]
-            return to_square(pair.image, self._square), pair.caption, place, broken, remarks
+            return to_levels(pair.image, self._square), pair.caption, place, broken, remarks
         return (
             f"{_TRIES} pairs one after the other could not be used, the last"
             f" {describe(*broken[-1])}: check the data."

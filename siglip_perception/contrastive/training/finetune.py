@@ -44,7 +44,7 @@ from siglip_perception.evaluation.retrieval import (
     read_classes,
     retrieval_metrics,
 )
-from siglip_perception.images.preprocess import to_square
+from siglip_perception.images.squares import to_levels
 from siglip_perception.scenes.samples import GRID, TABLETOP
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
@@ -294,7 +294,7 @@ class _FinetuneRun:
                     continue
                 for remark in pair.remarks:
                     self._report.note(remark, pair.name)
-                squares.append(to_square(pair.image, self._input.square))
+                squares.append(to_levels(pair.image, self._input.square))
                 batch_captions.append(pair.caption)
             if squares:
                 batch_images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)

@@ -27,7 +27,8 @@ from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError
-from siglip_perception.images.preprocess import EncoderInput, ResizeSpec
+from siglip_perception.images.preprocess import EncoderInput
+from siglip_perception.images.squares import SquareSpec
 
 _HALF: Triple = (0.5, 0.5, 0.5)
 _IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -138,7 +139,7 @@ def _default_input(
                 checkpoint.path / pixels.where,
                 ", ".join(f"{key} {value!r}" for key, value in pixels.settings.items()),
             )
-    return EncoderInput(ResizeSpec("squash", interpolation, size, (0, 0, 0)), mean, std)
+    return EncoderInput(SquareSpec.squash(interpolation, size), mean, std)
 
 
 def _text_digest(siglip: SiglipModel | None) -> str:

@@ -1,0 +1,208 @@
+"""The steps that turn a camera's image into an encoder's square, in a contract's order.
+
+Every step takes and gives [H, W, 3] RGB with values in [0, 255]: uint8, or float32 after a resize
+that does not round. `normalize` of (pixel / 255 - mean) / std follows the last step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+Filter = Literal["bilinear", "bicubic", "lanczos3", "area"]
+Arithmetic = Literal["pillow", "tensorflow", "jax", "torch", "opencv"]
+Rounding = Literal["half up", "half even", "down", "tensorflow", "none"]
+Target = Literal["square", "short side", "fit"]
+Place = Literal["center", "symmetric", "top left", "bottom right"]
+Chroma = Literal["4:2:0", "4:4:4"]
+Fill = tuple[int, int, int]
+
+Resize = Literal["squash", "letterbox", "resize-pad", "resize-crop"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """Encode the image as JPEG and decode it again, as libjpeg-turbo does (accurate DCT).
+
+    quality: 1 to 100. chroma: subsampling of the colors.
+    unless_sized: skip the step if the image has the encoder's size already.
+    """
+
+    quality: int = 95
+    chroma: Chroma = "4:2:0"
+    unless_sized: bool = False
+
+
+@dataclass(frozen=True)
+class ResizeStep:
+    """Scale the image.
+
+    to: "square": both sides to `size`, whatever their ratio; "short side": the shorter one, the
+        other in proportion; "fit": the longer one, the other in proportion.
+    size: pixels; 0: the encoder's image_size.
+    filter, antialias: antialiasing widens the filter with the scale when it shrinks an image.
+    arithmetic: the library whose results are meant, bit for bit where it rounds.
+    rounding: how sums become uint8: "half up", "half even", "down" (truncated), "none" (they stay
+        float32, clipped to [0, 255]). Pillow and OpenCV round by themselves, half up.
+    """
+
+    filter: Filter
+    arithmetic: Arithmetic = "pillow"
+    to: Target = "square"
+    size: int = 0
+    antialias: bool = True
+    rounding: Rounding = "half up"
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Add a border of one color.
+
+    to: "square": to the longer side; "size": to the encoder's image_size.
+    place: where the image lies; "symmetric": padded equally on both sides, so that an odd rest
+        leaves the square a pixel short.
+    fill: RGB in [0, 255]; "mean": the encoder's own mean, int(255 * mean); None: its `fill`.
+    """
+
+    to: Literal["square", "size"] = "size"
+    place: Place = "center"
+    fill: Fill | Literal["mean"] | None = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Keep the center of the image.
+
+    to: "square": the shorter side; "size": the encoder's image_size; "share": `side` of each side,
+        or `area` of the area.
+    offset: how a half pixel of the left and top margin is rounded; "half even" as torchvision.
+    arithmetic: "pixels": whole pixels are cut out; "tensorflow": tf.image.crop_and_resize, which
+        samples the share back to the image's own size, bilinear, without antialiasing.
+    rounding: of the samples: "tensorflow" is convert_image_dtype's, int(x * 255.5 / 255).
+    """
+
+    to: Literal["square", "size", "share"] = "size"
+    side: float = 0.0
+    area: float = 0.0
+    offset: Literal["half even", "down"] = "half even"
+    arithmetic: Literal["pixels", "tensorflow"] = "pixels"
+    rounding: Rounding = "tensorflow"
+
+    @property
+    def share(self) -> float:
+        """Share of each side that is kept, in (0, 1]."""
+        return float(self.area**0.5) if self.area else self.side
+
+
+Step: TypeAlias = Jpeg | ResizeStep | Pad | Crop
+Steps: TypeAlias = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Geometry of one step for an image of one size, lengths across and down.
+
+    size: of the result, pixels. A point p of the image, continuous and 0 at the outer corner, lies
+    at p * scale + offset of the result.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0, 0)
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """Left and top offset of a step that moves whole pixels."""
+        return int(self.offset[0]), int(self.offset[1])
+
+
+def place(step: Step, width: int, height: int, side: int) -> Placement:
+    """Compute where a step puts the pixels of an image; `side`: the encoder's image_size.
+
+    The result may be of a size that the step cannot make: padding to less than the image, cropping
+    to more.
+    """
+    if isinstance(step, Jpeg):
+        return Placement((width, height))
+    if isinstance(step, ResizeStep):
+        across, down = _scaled_size(step, width, height, step.size or side)
+        return Placement((across, down), (across / width, down / height))
+    if isinstance(step, Crop) and step.arithmetic == "tensorflow":
+        return _sampled_share(step.share, width, height)
+    if isinstance(step, Crop):
+        size = _cropped_size(step, width, height, side)
+        rests = (size[0] - width, size[1] - height)
+        if step.offset == "down":
+            return Placement(size, offset=(-(-rests[0] // 2), -(-rests[1] // 2)))
+        return Placement(size, offset=(-round(-rests[0] / 2.0), -round(-rests[1] / 2.0)))
+    square = max(width, height) if step.to == "square" else side
+    rests = square - width, square - height
+    if step.place == "symmetric":
+        rests = rests[0] // 2 * 2, rests[1] // 2 * 2
+    starts = {"top left": (0, 0), "bottom right": rests}
+    start = starts.get(step.place, (rests[0] // 2, rests[1] // 2))
+    return Placement((width + rests[0], height + rests[1]), offset=start)
+
+
+def _scaled_size(step: ResizeStep, width: int, height: int, side: int) -> tuple[int, int]:
+    if step.to == "square":
+        return side, side
+    if step.to == "fit":
+        ratio = max(width / side, height / side)
+        return max(int(width / ratio), 1), max(int(height / ratio), 1)
+    # torchvision's Resize(int): the shorter side becomes the size.
+    short = min(width, height)
+    return (
+        side if width == short else int(side * width / short),
+        side if height == short else int(side * height / short),
+    )
+
+
+def _cropped_size(step: Crop, width: int, height: int, side: int) -> tuple[int, int]:
+    if step.to == "size":
+        return side, side
+    if step.to == "square":
+        return min(width, height), min(width, height)
+    return max(int(width * step.share), 1), max(int(height * step.share), 1)
+
+
+def _sampled_share(share: float, width: int, height: int) -> Placement:
+    """Place tf.image.crop_and_resize: the centers of the outermost pixels map to each other."""
+    offsets = tuple(0.5 - (0.5 + (1 - share) / 2 * (side - 1)) / share for side in (width, height))
+    return Placement((width, height), (1 / share, 1 / share), (offsets[0], offsets[1]))
+
+
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+NAMES: dict[str, type[Any]] = {"jpeg": Jpeg, "resize": ResizeStep, "pad": Pad, "crop": Crop}
+"""Names of the steps in a contract's file."""
+
+
+def strategy(resize: Resize, interpolation: Interpolation) -> Steps:
+    """Return the steps of one of the four strategies that Prismatic and openpi name.
+
+    "squash" scales width and height independently; "letterbox" pads the shorter side, then scales
+    (Prismatic); "resize-pad" scales, then pads the shorter side (openpi); "resize-crop" scales the
+    shorter side and crops the center. All with Pillow's filter.
+    """
+    short = (ResizeStep(interpolation, to="short side"), Crop())
+    if resize == "squash":
+        return (ResizeStep(interpolation),)
+    if resize == "resize-pad":
+        return (ResizeStep(interpolation, to="fit"), Pad())
+    if resize == "letterbox":
+        return (Pad("square", "symmetric"), *short)
+    return short
+
+
+SQUASH: Steps = strategy("squash", "bicubic")
+
+
+def strategy_of(steps: Steps) -> tuple[Resize, Interpolation] | None:
+    """Return the strategy and filter that the steps are; None for any other list."""
+    for resize in RESIZES:
+        for interpolation in INTERPOLATIONS:
+            if steps == strategy(resize, interpolation):
+                return resize, interpolation
+    return None
