@@ -7,7 +7,15 @@ import textwrap
 
 from siglip_perception import contracts
 from siglip_perception.contracts.contract import Contract, EncoderSpec
-from siglip_perception.contracts.steps import Jpeg, Pad, ResizeStep, Step
+from siglip_perception.contracts.steps import (
+    Jpeg,
+    Pad,
+    ResizeStep,
+    Shuffle,
+    Step,
+    TokenStep,
+    block_side,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +58,7 @@ def table_text() -> str:
         encoders = ", ".join(f"`{s.name}` {s.dim}" for s in contract.encoders)
         taps = " / ".join(dict.fromkeys(map(tap, contract.encoders)))
         cameras = ", cameras joined" if contract.join_cameras else ""
+        cameras += f", {contract.history} frames joined" if contract.history > 1 else ""
         shape = f"{contract.rows} x {contract.cols} x {contract.dim}"
         rows.append(
             f"| `{contract.name}` | {shape} | {encoders}"
@@ -59,13 +68,14 @@ def table_text() -> str:
 
 
 def tap(spec: EncoderSpec) -> str:
-    """Describe an encoder's tap in words."""
-    block = {-1: "last block", -2: "second-to-last block"}.get(spec.tap, f"block {spec.tap}")
+    """Describe an encoder's taps in words."""
+    names = {-1: "last block", -2: "second-to-last block"}
+    block = " and ".join(names.get(block, f"block {block}") for block in spec.taps)
     return f"{block}, {'after' if spec.norm else 'before'} the final norm"
 
 
 def describe(step: Step) -> str:
-    """A step in words."""
+    """Describe a pixel step in words."""
     if isinstance(step, Jpeg):
         skip = ", unless the image has the encoder's size" if step.unless_sized else ""
         return f"JPEG of quality {step.quality}, {step.chroma}, and back{skip}"
@@ -95,8 +105,15 @@ def describe(step: Step) -> str:
     return f"crop the center to {share}{back}"
 
 
+def describe_tokens(step: TokenStep) -> str:
+    """Describe a step from the patches to the tokens in words."""
+    side = block_side(step)
+    kind = "joined on the channels" if isinstance(step, Shuffle) else "averaged"
+    return f"each {side} x {side} patches {kind}"
+
+
 def _pixels(contract: Contract) -> str:
-    """The pixel steps in a few words."""
+    """Describe the pixel steps in a few words."""
     if contract.strategy:
         return ", ".join(contract.strategy)
     return " > ".join(_brief(step) for step in contract.pixels)
@@ -130,8 +147,10 @@ def _full_text(contract: Contract) -> list[str]:
             for index, step in enumerate(contract.pixels)
         ),
         "  channels      " + ", then ".join(f"{s.name} ({s.dim})" for s in contract.encoders),
+        *(f"  tokens        {describe_tokens(step)}" for step in contract.tokens),
         "  cameras       "
-        + ("joined on the token axis" if contract.join_cameras else "a sequence each"),
+        + ("joined on the token axis" if contract.join_cameras else "a sequence each")
+        + (f", the last {contract.history} frames of each joined" * (contract.history > 1)),
     ]
     has_fill = any(isinstance(step, Pad) and step.fill is None for step in contract.pixels)
     if contract.policy:

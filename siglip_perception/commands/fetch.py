@@ -63,8 +63,13 @@ def parts_of(model: str) -> tuple[Part, ...]:
         parts = tuple(Part(s.name, s.weights) for s in contract.encoders if s.weights)
         if len(parts) == len(contract.encoders):
             return parts
+        if model == "tabletop":
+            raise FetchError(
+                f"The model {model!r} comes with this package: there is nothing to fetch."
+            )
         raise FetchError(
-            f"The model {model!r} comes with this package: there is nothing to fetch."
+            f"The contract {model} names no repository, as each of its policies trained its own"
+            " encoders: fetch the policy's by its repository's name, as in owner/name."
         )
     if _REPOSITORY.fullmatch(model):
         return (Part("", model),)

@@ -15,6 +15,7 @@ from siglip_perception.contracts.check import (
     check,
     contradictions,
     difference,
+    with_own_normalization,
     with_taps,
 )
 from siglip_perception.contracts.contract import (
@@ -48,6 +49,7 @@ __all__ = [
     "names",
     "path",
     "pixel_differences",
+    "with_own_normalization",
     "with_taps",
 ]
 

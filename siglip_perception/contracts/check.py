@@ -124,16 +124,34 @@ def with_taps(
                 f"The tap of {name} is {tap!r}: it must be -1, the last block, to {-blocks},"
                 " the first."
             )
-    changed = [spec for spec in contract.encoders if taps.get(spec.name, spec.tap) != spec.tap]
+    changed = [spec for spec in contract.encoders if (taps.get(spec.name, spec.tap),) != spec.taps]
+    changed = [spec for spec in changed if spec.name in taps]
     if not changed:
         return contract
     return replace(
         contract,
         name=contract.name + "".join(f"+{spec.name}{taps[spec.name]}" for spec in changed),
         encoders=tuple(
-            replace(spec, tap=taps.get(spec.name, spec.tap)) for spec in contract.encoders
+            replace(spec, tap=taps[spec.name], more_taps=()) if spec.name in taps else spec
+            for spec in contract.encoders
         ),
     )
+
+
+def with_own_normalization(
+    contract: Contract, facts: Mapping[EncoderName, EncoderFacts]
+) -> Contract:
+    """Return the contract with the checkpoint's mean and std where it says `checkpoint`.
+
+    An encoder whose checkpoint tells neither keeps the contract's.
+    """
+    specs = []
+    for spec in contract.encoders:
+        pixels = facts[spec.name].pixels if spec.name in facts else None
+        if spec.normalization == "checkpoint" and pixels is not None:
+            spec = replace(spec, mean=pixels.mean or spec.mean, std=pixels.std or spec.std)
+        specs.append(spec)
+    return replace(contract, encoders=tuple(specs))
 
 
 def contradictions(

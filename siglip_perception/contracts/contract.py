@@ -11,7 +11,11 @@ from siglip_perception.contracts.steps import (
     Interpolation,
     Resize,
     Steps,
+    TokenSteps,
+    named_fields,
     strategy_of,
+    token_grid,
+    token_width,
 )
 
 EncoderName = Literal["dinov2", "dinov3", "siglip"]
@@ -35,6 +39,7 @@ class EncoderSpec:
         checkpoint's own image processor, and by these only where it has none.
     fill: color of a padding step that names none, RGB in [0, 255].
     tap: index of the block, from the end: -1 the last, -2 the second to last.
+    more_taps: further blocks, joined to the first on the channels in this order.
     norm: apply the encoder's final LayerNorm to the tap.
     registers: register tokens after CLS, dropped with it (SigLIP has neither).
     layers, heads, hidden_act, layer_norm_eps: the transformer's; 0 or "" takes the checkpoint's
@@ -50,6 +55,7 @@ class EncoderSpec:
     std: Triple
     tap: int
     norm: bool
+    more_taps: tuple[int, ...] = ()
     normalization: str = "contract"
     fill: Fill = (0, 0, 0)
     registers: int = 0
@@ -59,6 +65,16 @@ class EncoderSpec:
     layer_norm_eps: float = 1e-6
     weights: str = ""
     timm: str = ""
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """All tapped blocks, in the order of their channels."""
+        return (self.tap, *self.more_taps)
+
+    @property
+    def channels(self) -> int:
+        """Channels that the encoder gives to a token."""
+        return self.dim * len(self.taps)
 
     @property
     def grid(self) -> int:
@@ -77,7 +93,10 @@ class Contract:
 
     encoders: in the order in which their channels are joined; all have the same grid.
     pixels: steps that turn the camera's image into each encoder's square, in their order.
+    tokens: steps from the tapped patches to the tokens, in their order.
     join_cameras: join the cameras' sequences on the token axis, in their order.
+    history: frames of each camera that a policy joins at its own steps, the oldest first; 1: the
+        newest alone.
     policy: repository of the policy's own checkpoint, if its weights are not the stock ones.
     source: the code that the contract was read from.
     """
@@ -87,7 +106,9 @@ class Contract:
     source: str
     encoders: tuple[EncoderSpec, ...]
     pixels: Steps = SQUASH
+    tokens: TokenSteps = ()
     join_cameras: bool = False
+    history: int = 1
     policy: str = ""
 
     @property
@@ -102,16 +123,19 @@ class Contract:
 
     @property
     def rows(self) -> int:
-        return self.encoders[0].grid
+        """Rows of tokens."""
+        return token_grid(self.tokens, self.encoders[0].grid)
 
     @property
     def cols(self) -> int:
-        return self.encoders[0].grid
+        """Tokens of a row."""
+        return self.rows
 
     @property
     def dim(self) -> int:
         """Channels of one fused token."""
-        return sum(encoder.dim for encoder in self.encoders)
+        channels = sum(encoder.channels for encoder in self.encoders)
+        return channels * token_width(self.tokens)
 
     @property
     def spatial(self) -> EncoderSpec | None:
@@ -125,11 +149,14 @@ class Contract:
 
     @property
     def channels(self) -> dict[EncoderName, slice]:
-        """Each encoder's channels of a token: tokens[:, channels["siglip"]] are SigLIP's."""
+        """Each encoder's channels of a token: tokens[:, channels["siglip"]] are SigLIP's.
+
+        Before a shuffle, which repeats them once for each patch that it joins.
+        """
         channels, start = {}, 0
         for encoder in self.encoders:
-            channels[encoder.name] = slice(start, start + encoder.dim)
-            start += encoder.dim
+            channels[encoder.name] = slice(start, start + encoder.channels)
+            start += encoder.channels
         return channels
 
     def encoder(self, name: EncoderName) -> EncoderSpec:
@@ -150,11 +177,17 @@ class Contract:
             del fields[prose]
         for encoder in fields["encoders"]:
             del encoder["weights"], encoder["timm"], encoder["normalization"]
+            if not encoder["more_taps"]:
+                del encoder["more_taps"]
+        if self.history == 1:
+            del fields["history"]
+        if self.tokens:
+            fields["tokens"] = [named_fields(step) for step in self.tokens]
+        else:
+            del fields["tokens"]
         if self.strategy:
             del fields["pixels"]
             fields["resize"], fields["interpolation"] = self.strategy
         else:
-            fields["pixels"] = [
-                {"step": type(step).__name__, **asdict(step)} for step in self.pixels
-            ]
+            fields["pixels"] = [named_fields(step) for step in self.pixels]
         return fields

@@ -14,7 +14,12 @@ from siglip_perception.contracts.contract import (
     Contract,
     EncoderSpec,
 )
-from siglip_perception.contracts.parse_steps import pixel_steps, size_fault
+from siglip_perception.contracts.parse_steps import (
+    grid_fault,
+    pixel_steps,
+    size_fault,
+    token_steps,
+)
 from siglip_perception.contracts.readers import (
     FieldError,
     build,
@@ -36,6 +41,14 @@ _ACTIVATIONS = ("", "gelu", "gelu_pytorch_tanh")
 
 
 _repository = matches(_REPOSITORY, "a repository's name, as in google/siglip-base-patch16-224")
+
+
+def _more_taps(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= 8:
+        raise FieldError("a list of 1 to 8 blocks, each a whole number from -256 to -1")
+    return tuple(integer(-256, -1)(tap) for tap in value)
+
+
 _ENCODER: Mapping[str, Callable[[Any], Any]] = {
     "name": one_of(ENCODERS),
     "image_size": integer(1, 4096),
@@ -44,6 +57,7 @@ _ENCODER: Mapping[str, Callable[[Any], Any]] = {
     "mean": triple(number(-10, 10)),
     "std": triple(number(1e-6, 10)),
     "tap": integer(-256, -1),
+    "more_taps": _more_taps,
     "norm": flag,
     "normalization": one_of(NORMALIZATIONS),
     "fill": triple(integer(0, 255)),
@@ -68,7 +82,11 @@ def _encoders(value: Any) -> tuple[EncoderSpec, ...]:
     for spec in specs:
         if spec.patch > spec.image_size:
             raise FieldError("encoders whose patch is no larger than their image_size")
-        if spec.layers and -spec.tap > spec.layers:
+        if len(set(spec.taps)) < len(spec.taps):
+            raise FieldError(
+                f"encoders with each block tapped once, and {spec.name} has one twice"
+            )
+        if spec.layers and -min(spec.taps) > spec.layers:
             raise FieldError(f"encoders with a block for their tap, and {spec.name} has too few")
         if spec.grid != specs[0].grid:
             raise FieldError(
@@ -84,6 +102,8 @@ _CONTRACT: Mapping[str, Callable[[Any], Any]] = {
     "source": text,
     "encoders": _encoders,
     "pixels": pixel_steps,
+    "tokens": token_steps,
+    "history": integer(1, 16),
     "join_cameras": flag,
     "policy": _repository,
 }
@@ -118,6 +138,9 @@ def parse(text: str, file: str) -> Contract:
             fault = size_fault(contract.pixels, spec.image_size)
             if fault:
                 raise FieldError(f"pixels that end at {spec.name}'s {fault}")
+        fault = grid_fault(contract.tokens, contract.encoders[0].grid)
+        if fault:
+            raise FieldError(fault)
         grid = [contract.rows, contract.cols]
         for key, value in (("grid", grid), ("dim", contract.dim)):
             if key in derived and derived[key] != value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 from siglip_perception.contracts.readers import (
@@ -16,6 +16,7 @@ from siglip_perception.contracts.readers import (
 )
 from siglip_perception.contracts.steps import (
     NAMES,
+    TOKEN_NAMES,
     Arithmetic,
     Chroma,
     Crop,
@@ -23,11 +24,15 @@ from siglip_perception.contracts.steps import (
     Jpeg,
     Pad,
     Place,
+    Pool,
     ResizeStep,
     Rounding,
+    Shuffle,
     Step,
     Steps,
     Target,
+    TokenSteps,
+    block_side,
     place,
 )
 from siglip_perception.util.suggest import did_you_mean
@@ -59,6 +64,7 @@ _READERS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
     Jpeg: {
         "quality": integer(1, 100),
         "chroma": one_of(get_args(Chroma)),
+        "dct": one_of(("fast", "accurate")),
         "unless_sized": flag,
     },
     ResizeStep: {
@@ -74,6 +80,8 @@ _READERS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
         "place": one_of(get_args(Place)),
         "fill": _fill,
     },
+    Shuffle: {"factor": integer(2, 16)},
+    Pool: {"size": integer(2, 64)},
     Crop: {
         "to": one_of(("square", "size", "share")),
         "side": number(0.01, 1.0),
@@ -89,12 +97,9 @@ def pixel_steps(value: Any) -> Steps:
     """Read the list of steps; each is a mapping of its name to its fields."""
     if isinstance(value, tuple):  # the steps of a strategy
         return value
-    if not isinstance(value, list) or not 1 <= len(value) <= _MAX_STEPS:
-        raise FieldError(f"pixels to be a list of 1 to {_MAX_STEPS} steps ({', '.join(NAMES)})")
     steps: list[Step] = []
-    for index, entry in enumerate(value):
-        where = f"pixels[{index}]"
-        step = _step(entry, where)
+    for where, entry in _entries(value, "pixels", NAMES):
+        step: Step = _step(entry, where, NAMES)
         fault = _fault(step, tuple(steps))
         if fault:
             raise FieldError(f"{where} {fault}")
@@ -102,21 +107,45 @@ def pixel_steps(value: Any) -> Steps:
     return tuple(steps)
 
 
-def _step(entry: Any, where: str) -> Step:
+def token_steps(value: Any) -> TokenSteps:
+    """Read the list of steps from the tapped patches to the tokens."""
+    return tuple(
+        _step(entry, where, TOKEN_NAMES) for where, entry in _entries(value, "tokens", TOKEN_NAMES)
+    )
+
+
+def grid_fault(steps: TokenSteps, grid: int) -> str:
+    """Say which step does not divide the grid that it gets; empty if all do."""
+    for index, step in enumerate(steps):
+        side = block_side(step)
+        if grid % side:
+            return f"tokens[{index}] to divide its {grid} x {grid} patches, and {side} does not"
+        grid //= side
+    return ""
+
+
+def _entries(value: Any, field: str, names: Mapping[str, type[Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield each entry of a list of steps with its place."""
+    if not isinstance(value, list) or not 1 <= len(value) <= _MAX_STEPS:
+        raise FieldError(f"{field} to be a list of 1 to {_MAX_STEPS} steps ({', '.join(names)})")
+    for index, entry in enumerate(value):
+        yield f"{field}[{index}]", entry
+
+
+def _step(entry: Any, where: str, names: Mapping[str, type[Any]]) -> Any:
     if isinstance(entry, str):  # a step with no fields, such as "jpeg"
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
         raise FieldError(f"{where} to be one step, as in `resize: {{filter: bicubic}}`")
     [(name, fields)] = entry.items()
-    if name not in NAMES:
+    if name not in names:
         raise FieldError(
-            f"{where} to be one of the steps {', '.join(NAMES)}, and {ascii(name)[:60]} is none"
-            + did_you_mean(str(name), NAMES)
+            f"{where} to be one of the steps {', '.join(names)}, and {ascii(name)[:60]} is none"
+            + did_you_mean(str(name), names)
         )
-    kind = NAMES[name]
+    kind = names[name]
     content = {} if fields is None else fields
-    step: Step = build(kind, _READERS[kind], content, f"{where}.{name}")
-    return step
+    return build(kind, _READERS[kind], content, f"{where}.{name}")
 
 
 def _fault(step: Step, before: Steps) -> str:

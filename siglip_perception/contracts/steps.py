@@ -6,7 +6,7 @@ that does not round. `normalize` of (pixel / 255 - mean) / std follows the last 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 Filter = Literal["bilinear", "bicubic", "lanczos3", "area"]
@@ -23,14 +23,17 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Encode the image as JPEG and decode it again, as libjpeg-turbo does (accurate DCT).
+    """Encode the image as JPEG and decode it again with libjpeg-turbo.
 
     quality: 1 to 100. chroma: subsampling of the colors.
+    dct: of the decoder: "fast" is TensorFlow's default, "accurate" Pillow's and OpenCV's; they
+        differ by up to 10 levels. All of them encode with the accurate one.
     unless_sized: skip the step if the image has the encoder's size already.
     """
 
     quality: int = 95
     chroma: Chroma = "4:2:0"
+    dct: Literal["fast", "accurate"] = "fast"
     unless_sized: bool = False
 
 
@@ -173,10 +176,59 @@ def _sampled_share(share: float, width: int, height: int) -> Placement:
     return Placement((width, height), (1 / share, 1 / share), (offsets[0], offsets[1]))
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """Join each block of `factor` x `factor` patches into one token, without loss.
+
+    Channels in the order of the block's patches, row by row: the pixel shuffle of Idefics 3, which
+    is SmolVLA's and GR00T's.
+    """
+
+    factor: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Average each block of `size` x `size` patches into one token."""
+
+    size: int
+
+
+TokenStep: TypeAlias = Shuffle | Pool
+TokenSteps: TypeAlias = tuple[TokenStep, ...]
+
+
+def token_grid(steps: TokenSteps, grid: int) -> int:
+    """Return the tokens in a row that the steps leave of `grid` patches."""
+    for step in steps:
+        grid //= block_side(step)
+    return grid
+
+
+def token_width(steps: TokenSteps) -> int:
+    """Return by how much the steps multiply the channels."""
+    width = 1
+    for step in steps:
+        width *= step.factor**2 if isinstance(step, Shuffle) else 1
+    return width
+
+
+def block_side(step: TokenStep) -> int:
+    """Return how many patches of a row become one token."""
+    return step.factor if isinstance(step, Shuffle) else step.size
+
+
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 NAMES: dict[str, type[Any]] = {"jpeg": Jpeg, "resize": ResizeStep, "pad": Pad, "crop": Crop}
-"""Names of the steps in a contract's file."""
+TOKEN_NAMES: dict[str, type[Any]] = {"shuffle": Shuffle, "pool": Pool}
+"""Names of the steps in a contract's file: of pixels, and from the patches to the tokens."""
+
+
+def named_fields(step: Step | TokenStep) -> dict[str, Any]:
+    """Return a step as a mapping, with its name."""
+    kinds = {kind: name for name, kind in (*NAMES.items(), *TOKEN_NAMES.items())}
+    return {"step": kinds[type(step)], **asdict(step)}
 
 
 def strategy(resize: Resize, interpolation: Interpolation) -> Steps:

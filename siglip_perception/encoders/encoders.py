@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from siglip_perception.checkpoints.networks import Siglip, VisionNetwork
 from siglip_perception.contracts import Contract, EncoderSpec
+from siglip_perception.contracts.steps import Pool, TokenStep, block_side
 from siglip_perception.encoders import onednn, triton_kernels
 from siglip_perception.encoders.transformer import convert
 from siglip_perception.errors import CheckpointError
@@ -52,7 +53,8 @@ class Tower(nn.Module):
 
     input: the images that it takes.
     digest: of its weights; two towers with equal digests and inputs are the same tower.
-    depth: number of blocks. split: the tokens are tapped after this many of them.
+    depth: number of blocks. splits: the tokens are tapped after so many of them, in the order of
+        their channels.
     """
 
     mask: Tensor | None
@@ -70,7 +72,7 @@ class Tower(nn.Module):
         self.embed, self.norm = embed, norm
         self.blocks = nn.ModuleList(blocks)
         self.depth = len(blocks)
-        self.split = self.depth + spec.tap + 1
+        self.splits = tuple(self.depth + tap + 1 for tap in spec.taps)
         self._normed = spec.norm
         self._segments: dict[tuple[int, int], Segment] = {}
         self.register_buffer("mask", None, persistent=False)
@@ -133,7 +135,7 @@ class Tower(nn.Module):
         """
         tower = Tower.__new__(Tower)
         nn.Module.__init__(tower)
-        for name in ("input", "digest", "prefix", "patches", "dim", "depth", "split", "_normed"):
+        for name in ("input", "digest", "prefix", "patches", "dim", "depth", "splits", "_normed"):
             setattr(tower, name, getattr(self, name))
         tower.norm = copy.deepcopy(self.norm).to(device)
         tower.register_buffer("mask", None, persistent=False)
@@ -141,10 +143,9 @@ class Tower(nn.Module):
         return tower
 
     def block_ranges(self, to_end: bool) -> tuple[tuple[int, int], ...]:
-        """Ranges of blocks to run: up to the tap and, if `to_end`, from there to the last."""
-        if to_end and self.split < self.depth:
-            return ((0, self.split), (self.split, self.depth))
-        return ((0, self.split),)
+        """Ranges of blocks to run: up to each tap and, if `to_end`, from there to the last."""
+        stops = sorted({*self.splits, self.depth} if to_end else self.splits)
+        return tuple(zip((0, *stops[:-1]), stops, strict=True))
 
     def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
         """Run blocks `start` to `stop` over the residual stream [B, T, D]; over pixels from 0."""
@@ -157,28 +158,36 @@ class Tower(nn.Module):
         return hidden
 
     def run(self, pixels: Tensor, with_tokens: bool, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return patches float32 [B, N, D] at the contract's tap, and normed patches of the last
-        block, [len(rows), N, D], for the images `rows` of the batch only.
+        """Return patches float32 [B, N, D] at the contract's taps, joined on the channels, and
+        normed patches of the last block, [len(rows), N, D], for the images `rows` of the batch
+        only.
 
         What is not requested is empty; no block runs on an image whose output nothing reads.
         """
         is_subset = 0 < len(rows) < len(pixels)
         if is_subset and not with_tokens:
             pixels, is_subset = _rows(pixels, rows), False
-        tokens = last = pixels.new_empty(0)
+        last = pixels.new_empty(0)
         hidden = pixels
+        taps: dict[int, Tensor] = {}
         for start, stop in self.block_ranges(bool(rows)):
             hidden = self.run_blocks(hidden, start, stop)
-            if with_tokens and stop == self.split:
-                tokens = self._patches(hidden)
-                if is_subset:
+            if with_tokens and stop in self.splits:
+                taps[stop] = self._patches(hidden)
+                if is_subset and stop == max(self.splits):
                     hidden = _rows(hidden, rows)
         if rows:
             last = self.norm(self._patches(hidden))
-        if with_tokens and self._normed:
-            is_last = bool(rows) and not is_subset and self.split == self.depth
-            tokens = last if is_last else self.norm(tokens)
-        return tokens, last
+        if not with_tokens:
+            return pixels.new_empty(0), last
+        if self._normed:
+            has_last = bool(rows) and not is_subset
+            taps = {
+                stop: last if has_last and stop == self.depth else self.norm(tap)
+                for stop, tap in taps.items()
+            }
+        tokens = [taps[stop] for stop in self.splits]
+        return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=-1), last
 
     def _patches(self, hidden: Tensor) -> Tensor:
         return hidden[:, self.prefix : self.prefix + self.patches]
@@ -206,6 +215,7 @@ class Encoders:
         """
         self.towers = dict(towers)
         self._token_keys = [token_towers[spec.name] for spec in contract.encoders]
+        self._token_steps = contract.tokens
         self._grounding_towers = dict(grounding_towers)
         # Runs the towers' passes, which are independent of each other, and returns their results.
         self.run_all: Callable[[Sequence[Job]], list[tuple[Tensor, Tensor]]] = _run_in_turn
@@ -275,8 +285,21 @@ class Encoders:
         tokens = None
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._token_keys], dim=-1).float()
+            for step in self._token_steps:
+                tokens = _regroup(tokens, step)
         result = Features(tokens, features.get("siglip"), features.get("dino"))
         return replace(result, host_outputs=self.finish(result))
+
+
+def _regroup(tokens: Tensor, step: TokenStep) -> Tensor:
+    """Make one token of each square block of patches: [B, N, D] -> [B, N / side^2, D']."""
+    side = block_side(step)
+    batch, count, dim = tokens.shape
+    grid = round(count**0.5)
+    blocks = tokens.view(batch, grid // side, side, grid // side, side, dim)
+    if isinstance(step, Pool):
+        return blocks.mean(dim=(2, 4)).flatten(1, 2)
+    return blocks.permute(0, 1, 3, 2, 4, 5).reshape(batch, count // side**2, dim * side**2)
 
 
 def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:

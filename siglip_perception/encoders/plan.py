@@ -174,8 +174,12 @@ class ModelPlan:
 
 
 def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
-    """Return kept_contract(), and log where the checkpoint's own image processor differs."""
+    """Return kept_contract(), normalizing as the checkpoint does where it says so.
+
+    The log says where the checkpoint's own image processor differs otherwise.
+    """
     contract = kept_contract(name, checkpoint, parameter)
+    contract = contracts.with_own_normalization(contract, checkpoint.facts)
     checkpoint.log_contradictions(contract)
     return contract
 

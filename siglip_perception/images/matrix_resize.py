@@ -24,11 +24,13 @@ _BLOCK = 32
 def weights(length: int, new_length: int, filter_name: Filter, antialias: bool) -> Values:
     """Compute the filter that resizes `length` pixels to `new_length`: [new_length, length]."""
     kernel, _ = KERNELS[filter_name]
-    # Both libraries divide in float32.
-    scale = float(np.float32(1) / (np.float32(new_length) / np.float32(length)))
-    stretch = max(scale, 1.0) if antialias else 1.0
-    centers = (np.arange(new_length) + 0.5) * scale
-    matrix = kernel((np.arange(length)[None, :] + 0.5 - centers[:, None]) / stretch)
+    # Places in float32, as in both libraries: in wide images they are off by 1e-4 of a pixel.
+    one, half = np.float32(1), np.float32(0.5)
+    scale = one / (np.float32(new_length) / np.float32(length))
+    stretch = max(scale, one) if antialias else one
+    centers = (np.arange(new_length, dtype=np.float32) + half) * scale
+    distances = (np.arange(length, dtype=np.float32) + half)[None, :] - centers[:, None]
+    matrix = kernel((distances * (one / stretch)).astype(np.float64))
     normalized: Values = matrix / matrix.sum(axis=1, keepdims=True)
     return normalized
 

@@ -8,6 +8,7 @@ those that need the host (JPEG, OpenCV) make the host compute the whole square.
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -47,6 +49,7 @@ Pixels = UInt8Array | FloatArray
 
 # Ratio of the sides above which an image is a sliver: no camera makes one.
 _SLIVER = 16
+_CHROMA = {"4:4:4": 0, "4:2:0": 2}  # Pillow's numbers
 _OPENCV = {
     "bilinear": cv2.INTER_LINEAR,
     "bicubic": cv2.INTER_CUBIC,
@@ -132,19 +135,13 @@ def is_sliver(width: int, height: int) -> bool:
 
 
 def jpeg_round_trip(image: UInt8Array, step: Jpeg) -> UInt8Array:
-    """Encode as libjpeg-turbo does with the accurate DCT, and decode with it and fancy upsampling.
-
-    These are the defaults of tf.io.encode_jpeg and tf.io.decode_image, and of Pillow.
-    """
-    data = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(image),
-        quality=step.quality,
-        colorspace="RGB",
-        colorsubsampling=step.chroma.replace(":", ""),
-        fastdct=False,
+    """Encode with Pillow, as simplejpeg has only the fast DCT there; decode with the step's."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(
+        stream, "JPEG", quality=step.quality, subsampling=_CHROMA[step.chroma]
     )
     output: UInt8Array = simplejpeg.decode_jpeg(
-        data, colorspace="RGB", fastdct=False, fastupsample=False
+        stream.getvalue(), colorspace="RGB", fastdct=step.dct == "fast", fastupsample=False
     )
     return output
 
@@ -163,8 +160,7 @@ def _run(step: Step, image: Pixels, placement: Placement, side: int) -> Pixels:
     if isinstance(step, Pad):
         return _pad(image, placement, _fill(step))
     if step.arithmetic == "tensorflow":
-        values = _sample_share(torch.from_numpy(image), step.share)
-        return _rounded(values, step.rounding).numpy()
+        return _sample_share(torch.from_numpy(image), step.share, step.rounding).numpy()
     (left, top), (across, down) = placement.start, size
     return image[-top : down - top, -left : across - left]
 
@@ -206,13 +202,12 @@ def _torch_resize(values: Tensor, step: ResizeStep, size: tuple[int, int]) -> Te
     return resized[0].permute(1, 2, 0)
 
 
-def _sample_share(image: Tensor, share: float) -> Tensor:
-    """Run tf.image.crop_and_resize over the center of [H, W, 3]: float32 of the same size.
+def _sample_share(image: Tensor, share: float, rounding: Rounding) -> Tensor:
+    """Run tf.image.crop_and_resize over the center of [H, W, 3]: an image of the same size.
 
-    In float32 and in TensorFlow's order, which gives the same bits. TensorFlow samples pixels in
-    [0, 1]; these are in [0, 255] again.
+    In float32 and in TensorFlow's order, of pixels in [0, 1], which gives the same bits.
     """
-    values = image.float() / 255
+    values = image.float() * float(np.float32(1) / np.float32(255))
     for axis in (1, 0):
         length = image.shape[axis]
         low, high, rest = _samples(length, share)
@@ -221,13 +216,16 @@ def _sample_share(image: Tensor, share: float) -> Tensor:
         shape = [1, 1, 1]
         shape[axis] = length
         values = near + (far - near) * rest.to(image.device).view(shape)
-    return values.clamp(0, 1) * 255
+    values = values.clamp(0, 1)
+    if rounding == "tensorflow":  # tf.image.convert_image_dtype
+        return (values * 255.5).to(torch.uint8)
+    return _rounded(values * 255, rounding)
 
 
 @functools.lru_cache(maxsize=64)
 def _samples(length: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pixels before and after each sample, and its distance from the first."""
-    one, kept = np.float32(1), np.float32(share)
+    one, kept = np.float32(1), np.sqrt(np.float32(share**2))  # of the area, as its callers do
     start = (one - kept) / np.float32(2)
     last = np.float32(length - 1)
     step = ((start + kept) - start) * last / max(last, one)
@@ -249,7 +247,7 @@ def _rounded(values: Tensor, rounding: Rounding) -> Tensor:
         values = values.round()
     elif rounding == "half up":
         values = (values + 0.5).floor()
-    elif rounding == "tensorflow":  # tf.image.convert_image_dtype, of values in [0, 1]
+    elif rounding == "tensorflow":
         values = (values / 255 * 255.5).floor()
     return values.to(torch.uint8).contiguous()
 
@@ -353,7 +351,7 @@ def _device_step(
         return pad
     if isinstance(step, Crop) and step.arithmetic == "tensorflow":
         share, rounding = step.share, step.rounding
-        return lambda image: _rounded(_sample_share(image, share), rounding)
+        return lambda image: _sample_share(image, share, rounding)
     if isinstance(step, Crop):
         (left, top), (across, down) = placement.start, new_size
         return lambda image: image[-top : down - top, -left : across - left].contiguous()

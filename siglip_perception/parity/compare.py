@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siglip_perception import contracts
 from siglip_perception.errors import PerceptionError
 from siglip_perception.parity.reference import reference_of, reference_tokens
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -64,11 +63,11 @@ def compare(
     name: a packaged contract, or the path of a .yaml file.
     Raises PerceptionError if the reference's library is not installed.
     """
-    contract = contracts.get(name)
-    kind = reference_of(contract)
     pipeline = Pipeline.load(
         PipelineOptions(model=str(model), contract=name, device="cpu", precision=precision)
     )
+    contract = pipeline.contract  # normalizing as the checkpoint does, where it says so
+    kind = reference_of(contract)
     start = time.perf_counter()
     pipeline_output = []
     for image in images:

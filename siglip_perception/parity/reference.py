@@ -7,6 +7,7 @@ are none of the named strategies.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from transformers import (
 
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
+from siglip_perception.contracts.steps import Pool, block_side
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.squares import Pixels, SquareSpec, to_square
 from siglip_perception.parity.timm_models import create_model, import_timm
@@ -52,11 +54,28 @@ def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) 
     parts = []
     for spec in contract.encoders:
         pixels = torch.stack([_pixels(image, contract, spec) for image in images])
-        if reference_of(contract) == "timm":
-            parts.append(_timm(spec, model, pixels))
-        else:
-            parts.append(_transformers(spec, model, pixels))
-    return torch.cat(parts, dim=-1)
+        parts.append(encode(contract, spec, model, pixels))
+    return regroup(contract, torch.cat(parts, dim=-1))
+
+
+@torch.inference_mode()
+def encode(contract: Contract, spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+    """Run the reference's encoder over normalized pixels [B, 3, S, S]: patches [B, N, D]."""
+    run = _timm if reference_of(contract) == "timm" else _transformers
+    return run(spec, model, pixels)
+
+
+def regroup(contract: Contract, tokens: Tensor) -> Tensor:
+    """Run the steps from patches [B, N, D] to tokens, one place of all blocks at a time."""
+    for step in contract.tokens:
+        side, grid = block_side(step), math.isqrt(tokens.shape[1])
+        rows = tokens.view(len(tokens), grid, grid, -1)
+        places = [
+            rows[:, down::side, across::side] for down in range(side) for across in range(side)
+        ]
+        joined = torch.stack(places).mean(0) if isinstance(step, Pool) else torch.cat(places, -1)
+        tokens = joined.flatten(1, 2)
+    return tokens
 
 
 def _pixels(image: UInt8Array, contract: Contract, spec: EncoderSpec) -> Tensor:
@@ -136,10 +155,11 @@ def timm_network(spec: EncoderSpec, model: Path) -> Any:
 
 def _timm(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     network = timm_network(spec, model)
-    tokens: Tensor = network.get_intermediate_layers(
-        pixels, n={len(network.blocks) + spec.tap}, norm=spec.norm
-    )[0]
-    return tokens
+    blocks = [len(network.blocks) + tap for tap in spec.taps]
+    # timm gives them in the order of the blocks.
+    outputs = network.get_intermediate_layers(pixels, n=set(blocks), norm=spec.norm)
+    by_block = dict(zip(sorted(blocks), outputs, strict=True))
+    return torch.cat([by_block[block] for block in blocks], dim=-1)
 
 
 def _timm_state(spec: EncoderSpec, model: Path) -> dict[str, Tensor]:
@@ -190,13 +210,14 @@ def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     if kind == "siglip":
         network = network.vision_model
     output = network(pixels, output_hidden_states=True)
-    tokens = output.last_hidden_state
-    if not (spec.norm and spec.tap == -1):
-        # hidden_states holds the embeddings too, and the last block's raw output.
-        tokens = output.hidden_states[spec.tap]
-        if spec.norm:
-            tokens = (network.post_layernorm if spec.name == "siglip" else network.layernorm)(
-                tokens
-            )
-    patches: Tensor = tokens[:, spec.prefix :]
-    return patches
+    parts = []
+    for tap in spec.taps:
+        tokens = output.last_hidden_state
+        if not (spec.norm and tap == -1):
+            # hidden_states holds the embeddings too, and the last block's raw output.
+            tokens = output.hidden_states[tap]
+            if spec.norm:
+                norm = network.post_layernorm if spec.name == "siglip" else network.layernorm
+                tokens = norm(tokens)
+        parts.append(tokens[:, spec.prefix :])
+    return torch.cat(parts, dim=-1)

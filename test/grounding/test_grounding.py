@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
+from siglip_perception.contracts.steps import SQUASH
 from siglip_perception.grounding.objects import ObjectMask, label_mask, select_objects
 from siglip_perception.grounding.regions import find_regions, led_regions
 from siglip_perception.grounding.scores import Scores, sigmoid
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.numeric
 
 SHARP = GroundingSettings(affinity_scale=20.0, affinity_bias=-10.0)
 
-EVEN = Geometry.of("squash", 80, 80, 80)
+EVEN = Geometry.of(SQUASH, 80, 80, 80)
 
 
 def two_things() -> torch.Tensor:
@@ -72,7 +73,7 @@ def test_presence_is_that_of_the_best_region_or_of_the_whole() -> None:
 def test_a_mask_follows_the_grid_into_camera_pixels() -> None:
     soft = np.zeros((4, 4), dtype=np.float32)
     soft[1:3, 2] = 1.0
-    mask = ObjectMask.of(soft, Geometry.of("squash", 56, 400, 200), 14, None).mask
+    mask = ObjectMask.of(soft, Geometry.of(SQUASH, 56, 400, 200), 14, None).mask
     ys, xs = np.nonzero(mask)
     # Halfway between patch centers: the true edges, x in [200, 300), y in [50, 150).
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (200, 299, 50, 149)

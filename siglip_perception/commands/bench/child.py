@@ -92,8 +92,8 @@ def _transformers(
                 pixels[spec.name][:batch].to(dtype), output_hidden_states=True
             )
             tokens = out.hidden_states[spec.tap]
-            if spec.norm:
-                raise PerceptionError("bench needs a contract whose taps are before the norm.")
+            if spec.norm or spec.more_taps:
+                raise PerceptionError("bench needs a contract of one tap before the norm.")
             parts.append(tokens[:, spec.prefix :])
         return torch.cat(parts, dim=-1)
 
