@@ -111,6 +111,11 @@ setup(
         "robot": ["mujoco>=3.3; python_version >= '3.11'"],
         # LoRA, and the curves of a training in TensorBoard.
         "train": ["peft>=0.17", "tensorboard>=2.16"],
+        # `siglip-perception features` and `search`: rows in parquet, and frames out of videos.
+        "features": ["av>=14", "pyarrow>=17"],
+        # An index of more vectors than a product with all of them is for, and a cluster.
+        "search": ["faiss-cpu>=1.9"],
+        "ray": ["av>=14", "pyarrow>=17", "ray[data]>=2.40"],
         # Plots of `siglip-perception experiment`.
         "experiments": ["matplotlib>=3.9"],
         # The losses are tested against open_clip's. It asks for torchvision, which has to fit the

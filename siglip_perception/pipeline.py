@@ -22,9 +22,10 @@ from siglip_perception.grounding.objects import label_mask, select_objects
 from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
-from siglip_perception.images.preprocess import Preprocessor
+from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.types import (
+    FloatArray,
     Frame,
     GroundedObject,
     Grounding,
@@ -86,11 +87,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Result:
-    """Both outputs of one frame; timings in seconds: "preprocess", "encode", "ground"."""
+    """Outputs of one frame; timings in seconds: "preprocess", "encode", "ground".
+
+    pooled: SigLIP's embedding of the whole image, float32 [D] of unit length; None unless
+        requested.
+    """
 
     tokens: TokenGrid | None
     grounding: Grounding | None
     timings: Mapping[str, float]
+    pooled: FloatArray | None = None
 
 
 class Pipeline:
@@ -99,6 +105,8 @@ class Pipeline:
     can_ground: True if objects can be found at all.
     grounding_status: how objects are found, or why they cannot be.
     grounding_model, grounder: what finds them; the grounder exists only if `can_ground`.
+    siglip_digest: of that SigLIP's vision weights, 64 hex digits; "" without one.
+    pooled_dim: channels of its embedding of an image; 0 without one.
     """
 
     def __init__(self, plan: ModelPlan, options: PipelineOptions, choice: BackendChoice) -> None:
@@ -124,6 +132,9 @@ class Pipeline:
         # Not kept as an attribute: engines release the encoders' own weights.
         self._encoders = backends.start(encoders, choice, model_source)
         self.grounding_model = plan.grounding_model
+        siglip_key = plan.grounding_towers.get("siglip")
+        self.siglip_digest = plan.towers[siglip_key].digest if siglip_key else ""
+        self.pooled_dim = plan.towers[siglip_key].dim if siglip_key else 0
         if plan.grounding_model is not None:
             model = plan.grounding_model
             self._text = TextEncoder(model.siglip, model.tokenizer, device)
@@ -211,18 +222,33 @@ class Pipeline:
             raise result
         return result
 
+    def preprocess(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
+        """Turn images into the encoders' inputs, for process_batch(); any thread may do it."""
+        return self._preprocess(images)
+
     def process_batch(
-        self, tasks: Sequence[Task], *, with_tokens: bool = True
+        self,
+        tasks: Sequence[Task],
+        *,
+        with_tokens: bool = True,
+        with_pooled: bool = False,
+        inputs: Mapping[EncoderInput, Tensor] | None = None,
     ) -> list[Result | FloatingPointError]:
         """Process all frames in one pass; the last blocks run only over frames with a query.
 
+        with_pooled: embed every image as a whole, too, which runs the last blocks over all frames;
+            only if `can_ground`.
+        inputs: preprocess() of the frames' images, if that is done already.
         A frame for which the encoders gave NaN or infinity gets an error in place of its result.
         Timings are those of the whole batch.
         """
         start = time.perf_counter()
-        inputs = self._preprocess([task.frame.image for task in tasks])
+        if inputs is None:
+            inputs = self._preprocess([task.frame.image for task in tasks])
         preprocess_end = time.perf_counter()
-        grounding_rows = [index for index, task in enumerate(tasks) if task.query is not None]
+        grounding_rows = [
+            index for index, task in enumerate(tasks) if with_pooled or task.query is not None
+        ]
         features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
         # One transfer for everything that the host needs: a GPU idles each time it is waited for.
         host_tensors = iter(to_host(*features.host_outputs))
@@ -230,13 +256,16 @@ class Pipeline:
         if features.tokens is not None:
             grids = dict(enumerate(self._token_grids(next(host_tensors), next(host_tensors))))
         encode_end = time.perf_counter()
-        groundings: dict[int, Grounding | FloatingPointError] = {}
+        groundings: dict[int, Grounding | FloatingPointError | None] = {}
+        pooled: FloatArray | None = None
         if features.siglip is not None:
             grounding_tasks = [tasks[index] for index in grounding_rows]
             row_groundings = self._ground(
                 grounding_tasks, features.siglip, next(host_tensors), next(host_tensors)
             )
             groundings = dict(zip(grounding_rows, row_groundings, strict=True))
+            if with_pooled:
+                pooled = to_host(self.grounder.pool(features.siglip))[0].numpy()
         timings = {
             "preprocess": preprocess_end - start,
             "encode": encode_end - preprocess_end,
@@ -250,7 +279,8 @@ class Pipeline:
             elif isinstance(grounding, FloatingPointError):
                 results.append(grounding)
             else:
-                results.append(Result(tokens, grounding, timings))
+                image_pooled = None if pooled is None else pooled[index]
+                results.append(Result(tokens, grounding, timings, image_pooled))
         return results
 
     def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
@@ -304,18 +334,24 @@ class Pipeline:
 
     def _ground(
         self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor, finite: Tensor
-    ) -> list[Grounding | FloatingPointError]:
-        """Ground each task; cosine [G, N, N] and finite [G] are on the host, see score_all()."""
-        inputs = []
-        finite_rows = [row for row, is_finite in enumerate(finite.tolist()) if is_finite]
-        for row in finite_rows:
-            query = tasks[row].query
-            assert isinstance(query, Query)
-            inputs.append((siglip[row], cosine[row], query.embeddings))
-        scores = dict(zip(finite_rows, self.grounder.score_all(inputs), strict=True))
+    ) -> list[Grounding | FloatingPointError | None]:
+        """Ground each task with a query; None for one without, an error where it is not finite.
+
+        cosine [G, N, N] and finite [G] are on the host, see score_all().
+        """
+        inputs = {}
+        finite_rows = {row for row, is_finite in enumerate(finite.tolist()) if is_finite}
+        for row, task in enumerate(tasks):
+            if row in finite_rows and isinstance(task.query, Query):
+                inputs[row] = (siglip[row], cosine[row], task.query.embeddings)
+        scores = dict(zip(inputs, self.grounder.score_all(list(inputs.values())), strict=True))
         error = FloatingPointError("The features hold NaN or infinity; objects are withheld.")
         return [
-            self.answer(task, scores[row]) if row in scores else error
+            error
+            if row not in finite_rows
+            else self.answer(task, scores[row])
+            if row in scores
+            else None
             for row, task in enumerate(tasks)
         ]
 

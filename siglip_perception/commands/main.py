@@ -36,6 +36,8 @@ COMMANDS = {
     "parity": "compare the tokens with those of timm's or transformers' own models",
     "doctor": "what is installed here, what is missing and how to get it",
     "scenes": "render training scenes ahead of time, by MuJoCo -> shards",
+    "features": "a whole corpus through the encoders -> tokens and vectors in parquet, resumable",
+    "search": "find the frames of such a corpus that a sentence describes",
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
     "experiment": "answer one question about contrastive learning by measuring",
@@ -51,6 +53,8 @@ _DELEGATED = {
     "pixels": "siglip_perception.commands.pixels",
     "parity": "siglip_perception.commands.parity",
     "scenes": "siglip_perception.commands.scenes",
+    "features": "siglip_perception.commands.features",
+    "search": "siglip_perception.commands.search",
     "train": "siglip_perception.commands.train",
     "evaluate": "siglip_perception.commands.evaluate",
     "experiment": "siglip_perception.commands.experiment",
@@ -59,7 +63,7 @@ _DELEGATED = {
     "bench": "siglip_perception.commands.bench",
 }
 # Commands that check their models themselves: not at all, or after the data.
-_OWN_CHECK = ("fetch", "evaluate", "train")
+_OWN_CHECK = ("fetch", "evaluate", "train", "features", "search")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

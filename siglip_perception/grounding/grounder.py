@@ -52,6 +52,11 @@ class Grounder:
         return self.score_all([(siglip, cosine, phrases)])[0]
 
     @torch.inference_mode()
+    def pool(self, siglip: Tensor) -> Tensor:
+        """Embed whole images as SigLIP does: features [B, N, D] -> float32 [B, D], unit length."""
+        return functional.normalize(self._head.whole_images(siglip), dim=-1)
+
+    @torch.inference_mode()
     def score_all(self, frames: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Scores]:
         """Score several frames and wait for a GPU only once.
 

@@ -150,6 +150,14 @@ class RegionHead(nn.Module):
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Pool regions [R, N] of tokens float32 [N, dim], as pool_regions: float32 [R, dim]."""
         keys = _keys(self._probe, tokens.unsqueeze(0))
-        pooled: Tensor = self.out(_attend(keys, weights.unsqueeze(0))[0]).float()
+        return self._output(_attend(keys, weights.unsqueeze(0))[0])
+
+    def whole_images(self, tokens: Tensor) -> Tensor:
+        """Pool the whole of each image, as SigLIP itself does: [B, N, dim] -> float32 [B, dim]."""
+        everywhere = tokens.new_ones(len(tokens), 1, tokens.shape[1])
+        return self._output(_attend(_keys(self._probe, tokens), everywhere)[:, 0])
+
+    def _output(self, attended: Tensor) -> Tensor:
+        pooled: Tensor = self.out(attended).float()
         residual: Tensor = self.mlp(self.norm(pooled)).float()
         return pooled + residual

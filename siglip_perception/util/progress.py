@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Protocol, TextIO
 
 
 @contextlib.contextmanager
@@ -52,22 +52,38 @@ def build_progress(stream: TextIO | None = None) -> Iterator[Callable[[str, floa
             bar.close()
 
 
-def progress(stream: TextIO, unit: str = "image") -> Callable[[int, int], None]:
-    """Make a progress bar on a terminal, a plain line at every tenth elsewhere."""
-    if not stream.isatty():
+class Progress(Protocol):
+    """Shows how far work is: called with how many are done, of how many, and what else to say."""
 
-        def plain(count: int, total: int) -> None:
-            if count % max(1, total // 10) == 0 or count == total:
-                print(f"{count} of {total} {unit}s", file=stream, flush=True)
+    def __call__(self, count: int, total: int, note: str = "") -> None: ...
+
+
+def progress(stream: TextIO, unit: str = "image", done: int = 0) -> Progress:
+    """Make a progress bar on a terminal, a plain line at every tenth elsewhere.
+
+    done: how many were done before; they do not count for the rate.
+    """
+    if not stream.isatty():
+        last_tenth = 0
+
+        def plain(count: int, total: int, note: str = "") -> None:
+            nonlocal last_tenth
+            tenth = count // max(1, total // 10)
+            if tenth != last_tenth or count == total:
+                last_tenth = tenth
+                more = f", {note}" if note else ""
+                print(f"{count} of {total} {unit}s{more}", file=stream, flush=True)
 
         return plain
 
     from tqdm import tqdm
 
-    bar = tqdm(unit=unit, file=stream)
+    bar = tqdm(unit=unit, file=stream, initial=done)
 
-    def draw(count: int, total: int) -> None:
+    def draw(count: int, total: int, note: str = "") -> None:
         bar.total = total
+        if note:
+            bar.set_postfix_str(note, refresh=False)
         bar.update(count - bar.n)
         if count == total:
             bar.close()

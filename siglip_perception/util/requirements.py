@@ -22,6 +22,7 @@ _PACKAGE = "siglip_perception"
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
     "faster_coco_eval": "faster-coco-eval",
     "huggingface_hub": "huggingface-hub",
     "open_clip": "open_clip_torch",

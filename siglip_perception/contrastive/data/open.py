@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,12 +17,12 @@ from siglip_perception.contrastive.data.source_tables import (
     open_table,
 )
 from siglip_perception.contrastive.data.sources import ConcatSource, PairSource, SourceError
+from siglip_perception.datasets.source_names import exists, expand_name
+from siglip_perception.errors import DatasetError
 from siglip_perception.util.files import write_atomically
 
 _SCENES = re.compile(r"scenes(?::(\d{1,9}))?(?:@(\d{1,18}))?")
 _DEFAULT_SCENES = 20_000
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _ARCHIVE_SUFFIXES = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
 _COMPRESSED_TAR = re.compile(r"\.tar\.\w+$", re.IGNORECASE)
 _OTHER_TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".tfrecord")
@@ -62,7 +60,10 @@ def open_data(
 
 def expand(names: list[str]) -> list[str]:
     """Expand names as a shell does; raise SourceError for one that does not exist."""
-    paths = [path for name in names for path in _expand(name)]
+    try:
+        paths = [path for name in names for path in expand_name(name)]
+    except DatasetError as error:
+        raise SourceError(f"{str(error).rstrip('.')}: check --data.") from error
     for name in paths:
         if not _SCENES.fullmatch(name):
             _check_exists(name)
@@ -71,45 +72,6 @@ def expand(names: list[str]) -> list[str]:
 
 def _is_shard(name: str) -> bool:
     return name.lower().endswith(".tar") and not Path(name).expanduser().is_dir()
-
-
-def _expand(name: str) -> Iterator[str]:
-    """Expand braces and wildcards as a shell does; an existing path stays as it is."""
-    path = Path(name).expanduser()
-    if _exists(path) or "://" in name:
-        yield name
-        return
-    for pattern in dict.fromkeys(_without_braces(name)):  # nested braces can repeat a name
-        path = Path(pattern).expanduser()
-        if not _exists(path) and any(character in pattern for character in "*?["):
-            matches = sorted(path.parent.glob(path.name)) if _exists(path.parent) else []
-            if not matches:
-                raise SourceError(f"No file matches {pattern}: check --data.")
-            yield from map(str, matches)
-        else:
-            yield pattern
-
-
-def _without_braces(name: str) -> Iterator[str]:
-    """Expand {a,b} and {00..12}; numbers are zero-padded where either end of the range is."""
-    braces = next((m for m in _BRACES.finditer(name) if _choices(m[1])), None)
-    if braces is None:
-        yield name
-        return
-    for choice in _choices(braces[1]):
-        yield from _without_braces(name[: braces.start()] + choice + name[braces.end() :])
-
-
-def _choices(text: str) -> list[str]:
-    ends = _RANGE.fullmatch(text)
-    if ends is None:
-        return text.split(",") if "," in text else []
-    first, last = int(ends[1]), int(ends[2])
-    zeros = any(end.startswith("0") and len(end) > 1 for end in ends.groups())
-    width = max(map(len, ends.groups())) if zeros else 0
-    step = 1 if first <= last else -1
-    numbers = itertools.islice(range(first, last + step, step), 1_000_000)
-    return [f"{number:0{width}d}" if width else str(number) for number in numbers]
 
 
 def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool) -> PairSource:
@@ -176,18 +138,11 @@ def _is_archive(path: Path) -> bool:
     )
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # the name is too long or contains a NUL
-        return False
-
-
 def _check_exists(name: str) -> None:
     if "://" in name or name.startswith("pipe:"):
         raise SourceError(f"{name} is not a local file: download it first.")
     path = Path(name).expanduser()
-    if not _exists(path):
+    if not exists(path):
         raise SourceError(f"There is no {path} to train on: check --data.")
 
 
