@@ -6,30 +6,24 @@ changes what is in view. Needs MuJoCo (extra `robot`) and EGL or OSMesa for draw
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
-from siglip_perception.errors import PerceptionError
 from siglip_perception.scenes.rendered.kinds import CLUTTER, SHAPES, Part
 from siglip_perception.scenes.rendered.layout import Exposure, Layout, Placed, Thing
 from siglip_perception.scenes.rendered.meshes import Floats
+from siglip_perception.scenes.rendered.mujoco_import import import_mujoco, new_renderer
 from siglip_perception.scenes.rendered.textures import ground, thing_pattern
 from siglip_perception.types import Box, UInt8Array
-from siglip_perception.util import requirements
 
 _HIDDEN, _VISIBLE = 5, 0
 """Groups of geoms: MuJoCo draws groups 0 to 2 by default."""
 _SHAPES_A_KIND = 5
 _CLUTTER_A_KIND = 2
 _PATTERNS, _GROUNDS = 14, 8
-_NO_GL = (
-    "MuJoCo cannot draw here ({}): install EGL (libegl1 and libgl1-mesa-dri on Debian and Ubuntu),"
-    " or set MUJOCO_GL=osmesa."
-)
 _LAMPS, _BOXES, _ARM_LINKS, _WALLS = 3, 3, 4, 4
 _MIN_VISIBLE = 0.35
 """Least visible share of a named thing's outline; less is taken out of the scene."""
@@ -67,7 +61,7 @@ class Stage:
     """A stock of things and the renderer that draws them; close it, or use it in a `with`."""
 
     def __init__(self, seed: tuple[int, ...], width: int, height: int) -> None:
-        self._mujoco = _import_mujoco()
+        self._mujoco = import_mujoco()
         rng = np.random.default_rng(seed)
         self.stock = tuple(
             Thing(kind, named, make(rng))
@@ -85,7 +79,7 @@ class Stage:
         self._model = self._spec.compile()
         self._data = self._mujoco.MjData(self._model)
         self._index()
-        self._renderer = _new_renderer(self._mujoco, self._model, height, width)
+        self._renderer = new_renderer(self._mujoco, self._model, height, width)
 
     def __enter__(self) -> Stage:
         return self
@@ -378,22 +372,5 @@ def expose(image: UInt8Array, exposure: Exposure, seed: int) -> UInt8Array:
 def _quaternion(rotation: Floats) -> Floats:
     """Convert a rotation matrix to MuJoCo's (w, x, y, z)."""
     quaternion = np.empty(4)
-    _import_mujoco().mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, float).ravel())
+    import_mujoco().mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, float).ravel())
     return quaternion
-
-
-def _import_mujoco() -> Any:
-    if not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
-        os.environ["MUJOCO_GL"] = "egl"  # before the import, which chooses for good
-    try:
-        return requirements.load("Rendering scenes", "mujoco")
-    except (AttributeError, RuntimeError) as error:
-        # PyOpenGL's words where libEGL is missing.
-        raise PerceptionError(_NO_GL.format(error)) from error
-
-
-def _new_renderer(mujoco: Any, model: Any, height: int, width: int) -> Any:
-    try:
-        return mujoco.Renderer(model, height, width)
-    except Exception as error:  # PyOpenGL and MuJoCo raise many kinds
-        raise PerceptionError(_NO_GL.format(error)) from error
