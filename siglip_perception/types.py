@@ -249,7 +249,8 @@ class GroundedObject:
     lost: seconds since the object was last seen; 0 if this frame shows it.
     mentions: indices of the instruction's mentions that mean it.
     position, extent: center and full size (x, y, z) in the camera's optical frame (REP 103: x to
-        the right, y down, z forward), meters; NaN without depth.
+        the right, y down, z forward), meters; NaN without depth. extent is of what is visible.
+    surface: center of what is visible, as position, which lies behind it, in the thing.
     """
 
     phrase: str
@@ -263,6 +264,7 @@ class GroundedObject:
     position: Point3 = NOWHERE
     extent: Point3 = NOWHERE
     mentions: tuple[int, ...] = ()
+    surface: Point3 = NOWHERE
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from siglip_perception.errors import PerceptionError
 from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOptions
-from siglip_perception.types import Depth, FloatArray, GroundedObject, Point3, UInt8Array
+from siglip_perception.grounding.solid import middle_of, support_plane
+from siglip_perception.types import Box, Depth, FloatArray, GroundedObject, Point3, UInt8Array
 
 _MILLIMETERS, _METERS = np.dtype("<u2"), np.dtype("<f4")
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -97,7 +98,10 @@ def locate(
     depth: Depth,
     options: GroundingOptions = DEFAULT_OPTIONS,
 ) -> list[GroundedObject]:
-    """Add position and extent to objects; both stay NaN if too little of an object has depth.
+    """Add position, surface and extent to objects; NaN stays if too little of one has depth.
+
+    position is the middle of the thing where the plane that it rests on is in view around it, and
+    the surface's center elsewhere.
 
     masks: one for each object, uint8 [height, width], 1 on the object.
     """
@@ -105,19 +109,64 @@ def locate(
     for item, mask in zip(objects, masks, strict=True):
         box = item.box
         window = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
-        measurement = _measure(mask[window], depth, box.x, box.y, options)
+        points = _points(mask[window], depth, box.x, box.y, options)
+        if points is None:
+            located.append(item)
+            continue
+        surface = points[_is_inlier(points[:, 2], options)]
+        bounds = np.percentile(surface, options.extent_percentiles, axis=0)
+        center = bounds.mean(axis=0)
+        plane = support_plane(_surroundings(mask, box, depth, options), options)
+        edge = options.depth_edge * float(np.median(points[:, 2])) / depth.fx
+        middle = None if plane is None else middle_of(points, plane, edge, options)
         located.append(
-            item
-            if measurement is None
-            else replace(item, position=measurement[0], extent=measurement[1])
+            replace(
+                item,
+                position=_point(center if middle is None else middle),
+                surface=_point(center),
+                extent=_point(bounds[1] - bounds[0]),
+            )
         )
     return located
 
 
-def _measure(
+def _point(values: npt.NDArray[np.float64]) -> Point3:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _surroundings(
+    mask: UInt8Array, box: Box, depth: Depth, options: GroundingOptions
+) -> npt.NDArray[np.float64]:
+    """Points [n, 3], meters, of a ring around an object's mask."""
+    margin = max(
+        round(options.plane_ring * max(box.width, box.height)), 2 * options.depth_edge + 4
+    )
+    top, left = max(box.y - margin, 0), max(box.x - margin, 0)
+    window = (
+        slice(top, box.y + box.height + margin),
+        slice(left, box.x + box.width + margin),
+    )
+    side = 2 * (options.depth_edge + 1) + 1
+    outside = cv2.dilate(mask[window], np.ones((side, side), np.uint8)) == 0
+    meters = depth.meters[window]
+    rows, cols = np.nonzero(outside & np.isfinite(meters))
+    return _deproject(rows + top, cols + left, meters[rows, cols], depth)
+
+
+def _deproject(
+    rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64], meters: FloatArray, depth: Depth
+) -> npt.NDArray[np.float64]:
+    z = meters.astype(np.float64)
+    return np.stack(
+        [(cols - depth.cx) * z / depth.fx, (rows - depth.cy) * z / depth.fy, z], axis=1
+    )
+
+
+def _points(
     mask: UInt8Array, depth: Depth, x_offset: int, y_offset: int, options: GroundingOptions
-) -> tuple[Point3, Point3] | None:
-    """Measure (center, size), meters, of a mask with its corner at (x_offset, y_offset)."""
+) -> npt.NDArray[np.float64] | None:
+    """Visible points [n, 3], meters, of a mask with its corner at (x_offset, y_offset)."""
     height, width = mask.shape
     meters = depth.meters[y_offset : y_offset + height, x_offset : x_offset + width]
     side = 2 * options.depth_edge + 1
@@ -134,17 +183,13 @@ def _measure(
         options.min_depth_pixels, options.min_depth_share * np.count_nonzero(inner)
     ):
         return None
-    z = meters[rows, cols].astype(np.float64)
+    return _deproject(rows + y_offset, cols + x_offset, meters[rows, cols], depth)
+
+
+def _is_inlier(z: npt.NDArray[np.float64], options: GroundingOptions) -> npt.NDArray[np.bool_]:
+    """Mark depths [n] near the median one: others are of something before or behind."""
     median = np.median(z)
     deviation = _MAD_TO_SIGMA * float(np.median(np.abs(z - median)))
     spread = max(options.max_deviations * deviation, options.min_depth_spread)
-    is_inlier = np.abs(z - median) <= spread
-    rows, cols, z = rows[is_inlier], cols[is_inlier], z[is_inlier]
-    x = (cols + x_offset - depth.cx) * z / depth.fx
-    y = (rows + y_offset - depth.cy) * z / depth.fy
-    bounds = np.percentile(np.stack([x, y, z]), options.extent_percentiles, axis=1)
-    center, size = bounds.mean(axis=0), bounds[1] - bounds[0]
-    return (
-        (float(center[0]), float(center[1]), float(center[2])),
-        (float(size[0]), float(size[1]), float(size[2])),
-    )
+    inlier: npt.NDArray[np.bool_] = np.abs(z - median) <= spread
+    return inlier

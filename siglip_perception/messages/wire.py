@@ -152,9 +152,9 @@ def mask_message(types: MessageTypes, header: Any, mask: UInt8Array | None) -> A
 
 
 def _object_message(types: MessageTypes, item: GroundedObject) -> Any:
-    position, extent = (
+    position, extent, surface = (
         dict(zip("xyz", map(float, values), strict=True))
-        for values in (item.position, item.extent)
+        for values in (item.position, item.extent, item.surface)
     )
     return types.GroundedObject(
         phrase=item.phrase,
@@ -174,6 +174,7 @@ def _object_message(types: MessageTypes, item: GroundedObject) -> Any:
         position=types.Point(**position),
         extent=types.Vector3(**extent),
         mentions=types.uint32_array(item.mentions),
+        surface=types.Point(**surface),
     )
 
 
