@@ -21,7 +21,8 @@ def seen(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Keep points, in the table's axes (along, across, up), whose surface faces the camera."""
     axes = np.stack([ALONG, ACROSS, UP])
     placed, facing = points @ axes + FOOT, normals @ axes
-    return placed[np.einsum("ij,ij->i", facing, placed) < 0]
+    facing_points: np.ndarray = placed[np.einsum("ij,ij->i", facing, placed) < 0]
+    return facing_points
 
 
 def sphere(radius: float) -> np.ndarray:
@@ -78,7 +79,8 @@ def test_what_does_not_rest_on_the_plane_has_no_middle() -> None:
 def table(count: int = 900) -> np.ndarray:
     rng = np.random.default_rng(3)
     u, v = rng.uniform(-0.3, 0.3, (2, count, 1))
-    return FOOT + u * ALONG + v * ACROSS
+    points: np.ndarray = FOOT + u * ALONG + v * ACROSS
+    return points
 
 
 def test_the_plane_is_found_among_other_things() -> None:

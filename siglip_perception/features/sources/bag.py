@@ -62,11 +62,13 @@ class BagStream:
         with reading(self.path) as recording:
             topics = [
                 topic
-                for topic in recording.named(self.topic)
+                for topic in recording.topics_named(self.topic)
                 if topic.type in self.types and image_type(topic)
             ]
             instructions = [
-                topic for topic in recording.named(INSTRUCTION_TOPIC) if topic.type == STRING
+                topic
+                for topic in recording.topics_named(INSTRUCTION_TOPIC)
+                if topic.type == STRING
             ]
             position, text, first_ns = 0, "", None
             for topic, time_ns, data in recording.messages([*topics, *instructions]):
@@ -95,7 +97,7 @@ def open_bag(path: Path, source: str, number: int, report: SkipReport) -> list[B
         streams = []
         for name in cameras.names:
             topics = [topic for topic in cameras.topics if topic.name == name]
-            count = sum(max(topic.count, topic.promised or 0) for topic in topics)
+            count = sum(max(topic.count, topic.listed_count or 0) for topic in topics)
             types = tuple(topic.type for topic in topics)
             streams.append(
                 BagStream(source, path.stem, number, names[name], path, name, types, count, state)
