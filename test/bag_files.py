@@ -41,7 +41,9 @@ def image(stamp_ns: int = 0, encoding: str = "rgb8", sample: int = 3) -> bytes:
     return bytes(STORE.serialize_cdr(message, RAW))
 
 
-def compressed(stamp_ns: int = 0, format_name: str = "jpeg", data: bytes | None = None) -> bytes:
+def compressed_image(
+    stamp_ns: int = 0, format_name: str = "jpeg", data: bytes | None = None
+) -> bytes:
     """A sensor_msgs/CompressedImage in CDR, of a JPEG unless other data are given."""
     content = np.frombuffer(jpeg() if data is None else data, np.uint8)
     message = TYPES[COMPRESSED](header(stamp_ns), format_name, content)
@@ -92,13 +94,15 @@ def write_mcap(
         times = [time for _, time, _ in part]
         offset = len(out)
         body = definitions + messages
-        packed = {"": bytes, "zstd": zstd.compress, "lz4": lz4.frame.compress}[compression](body)
+        body_bytes = {"": bytes, "zstd": zstd.compress, "lz4": lz4.frame.compress}[compression](
+            body
+        )
         out += _record(
             6,
             struct.pack("<QQQI", min(times), max(times), len(body), 0)
             + _string(compression)
-            + struct.pack("<Q", len(packed))
-            + packed,
+            + struct.pack("<Q", len(body_bytes))
+            + body_bytes,
         )
         indexes.append((offset, times, len(out) - offset))
     out += _record(15, struct.pack("<I", 0))

@@ -53,8 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _needs_ros(item.path):
             item.add_marker("ros")
-    named = any(".py" in argument for argument in config.args)
-    if config.getoption("--slow") or "slow" in config.option.markexpr or named:
+    names_file = any(".py" in argument for argument in config.args)
+    if config.getoption("--slow") or "slow" in config.option.markexpr or names_file:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     if slow:

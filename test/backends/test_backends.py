@@ -54,7 +54,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def built(folder: Path, own_cache: Path) -> Path:
+def engine_cache(folder: Path, own_cache: Path) -> Path:
     """The tests' cache, with the float32 graphs of the model in it."""
     for key, tower in (encoders := encoders_of(folder)).towers.items():
         graphs.pad(tower)
@@ -122,9 +122,9 @@ def test_auto_takes_bf16_where_it_is_measured_to_be_faster(
     assert choice.reason == "bf16 products run at 0.15 times fp32's speed here, measured"
     assert backends.choose("openvino", "cpu", "int8").dtype == torch.float32
     assert backends.choose("torch", "cpu", "fp32").reason == ""
-    requested = backends.choose("torch", "cpu", "bf16")
-    assert requested.precision == "bf16"
-    assert "precision auto or fp32 is faster" in requested.reason
+    explicit_choice = backends.choose("torch", "cpu", "bf16")
+    assert explicit_choice.precision == "bf16"
+    assert "precision auto or fp32 is faster" in explicit_choice.reason
 
 
 def test_the_speed_of_bf16_is_measured_once_for_each_limit_on_the_libraries(
@@ -157,19 +157,19 @@ def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
 def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     """The CPU's own flags say AMX, or whatever it has, all the while."""
     program = "from siglip_perception.backends import bf16; print(bf16.measure())"
-    completed = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     )
-    assert float(completed.stdout) < 0.7
+    assert float(process.stdout) < 0.7
 
 
 @pytest.mark.slow
 def test_auto_takes_openvino_once_it_is_built_and_passes(
-    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed_of(monkeypatch, 0.2)
 
@@ -179,9 +179,9 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert says().startswith("torch ")
     assert "siglip-perception export --backend openvino" in says()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(built))
-    requested = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
-    assert main.main(requested) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(engine_cache))
+    command = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "fp32"]
+    assert main.main(command) == 0
     assert says().startswith("openvino ")
     monkeypatch.setattr(selftest, "least_cosine", lambda *_: 0.5)
     assert says().startswith("torch ")
@@ -224,7 +224,7 @@ def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("engine_cache")
 def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
     program = (
         "import gc, os, signal, sys;"
@@ -236,14 +236,14 @@ def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path)
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'));"
         "os.kill(os.getpid(), signal.SIGUSR1)"
     )
-    completed = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False
     )
-    assert (completed.returncode, completed.stdout) == (0, "handled\n"), completed.stderr
+    assert (process.returncode, process.stdout) == (0, "handled\n"), process.stderr
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "words"),
     [
         (("onnx", "cpu", "auto"), "no backend 'onnx'"),
         (("torch", "cpu", "int8"), "use backend: openvino"),
@@ -253,10 +253,10 @@ def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path)
     ],
 )
 def test_what_cannot_run_is_refused_in_one_sentence(
-    asked: tuple[str, str, str], words: str
+    options: tuple[str, str, str], words: str
 ) -> None:
     with pytest.raises(BackendError, match=words) as error_info:
-        backends.choose(*asked)
+        backends.choose(*options)
     assert str(error_info.value).endswith(".")
 
 
@@ -367,12 +367,14 @@ def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     from siglip_perception.language.instruction import from_phrases
 
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
-    served = Pipeline.load(PipelineOptions(str(folder), backend="openvino", precision="fp32"))
-    assert served.backend.startswith("openvino ")
-    torch.testing.assert_close(tokens(served), tokens(exact), rtol=1e-4, atol=1e-4)
+    served_pipeline = Pipeline.load(
+        PipelineOptions(str(folder), backend="openvino", precision="fp32")
+    )
+    assert served_pipeline.backend.startswith("openvino ")
+    torch.testing.assert_close(tokens(served_pipeline), tokens(exact), rtol=1e-4, atol=1e-4)
     query = from_phrases(["cup"])
     actual_value, expected_value = (
-        p.process(frame(), p.query(query)).grounding for p in (served, exact)
+        p.process(frame(), p.query(query)).grounding for p in (served_pipeline, exact)
     )
     assert actual_value is not None
     assert expected_value is not None
@@ -407,7 +409,7 @@ def test_the_graphs_are_exported_once(folder: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.numeric
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("engine_cache")
 def test_an_engine_of_other_weights_does_not_serve(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,17 +441,17 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     options = PipelineOptions(str(folder), backend="openvino", precision="int8")
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
-    requested = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
-    assert main.main([*requested, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
+    command = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
+    assert main.main([*command, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
     assert "not accurate enough" in capsys.readouterr().err
     with pytest.raises(BackendError, match="has not been calibrated"):
         Pipeline.load(options)
-    assert main.main([*requested, "--calibrate", str(pictures)]) == 0
+    assert main.main([*command, "--calibrate", str(pictures)]) == 0
     assert "calibrated on 6 frames; on 2 others" in capsys.readouterr().out
     exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
-    served = Pipeline.load(options)
-    assert 0.99 < cosine(tokens(served), tokens(exact)) < 0.999999
-    assert "int8 (calibrated on 6 frames; on 2 others" in served.backend
+    served_pipeline = Pipeline.load(options)
+    assert 0.99 < cosine(tokens(served_pipeline), tokens(exact)) < 0.999999
+    assert "int8 (calibrated on 6 frames; on 2 others" in served_pipeline.backend
     largest = 64 if graphs.int8_saturates() else 127
     assert largest in {int(abs(weight).max()) for weight in int8_weights(own_cache)}
 
@@ -459,14 +461,14 @@ def test_the_command_writes_checked_graphs_or_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "onnx"
-    requested = ["export", "--model", str(folder), "--output", str(out)]
-    assert main.main(requested) == 0
+    command = ["export", "--model", str(folder), "--output", str(out)]
+    assert main.main(command) == 0
     message = capsys.readouterr().out
     assert message.count("onnxruntime's output equals PyTorch's") == 4
     manifest = json.loads((out / "export.json").read_text())
     assert {graph["file"] for graph in manifest["graphs"]} == {p.name for p in out.glob("*.onnx")}
-    assert main.main(requested) == 2  # never over something that is there
-    assert main.main([*requested[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
+    assert main.main(command) == 2  # never over something that is there
+    assert main.main([*command[:-1], str(tmp_path / "new"), "--precision", "int8"]) == 2
     assert not (tmp_path / "new").exists()
 
 
@@ -529,7 +531,7 @@ def test_bench_measures_beside_transformers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "bench.json"
-    requested = [
+    command = [
         "bench",
         "--size",
         "tabletop",
@@ -540,7 +542,7 @@ def test_bench_measures_beside_transformers(
         "--json",
         str(file),
     ]
-    assert main.main([*requested, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
+    assert main.main([*command, "--backend", "torch fp32", "--backend", "timm fp32"]) == 0
     actual = json.loads(file.read_text())
     assert [row["backend"] for row in actual["rows"]] == ["transformers", "torch"]
     row = actual["rows"][1]

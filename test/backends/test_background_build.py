@@ -239,8 +239,8 @@ def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Pa
 
 @pytest.mark.slow
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
-    requested = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
-    with subprocess.Popen(requested, stdin=subprocess.PIPE, cwd=ROOT) as child:
+    command = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdin is not None
         child.stdin.close()
         assert child.wait(120) == 2

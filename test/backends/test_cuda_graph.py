@@ -41,10 +41,10 @@ class Stream:
     device_index = 0
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.waited: list[Stream] = []
+        self.awaited_streams: list[Stream] = []
 
     def wait_stream(self, second: Stream) -> None:
-        self.waited.append(second)
+        self.awaited_streams.append(second)
 
 
 class Kernels(TorchDispatchMode):
@@ -52,7 +52,7 @@ class Kernels(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.noted: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
+        self.launches: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
@@ -62,18 +62,18 @@ class Kernels(TorchDispatchMode):
         storages = {
             tensor.untyped_storage().data_ptr() for tensor in tensors((arguments, options))
         }
-        created = [
+        instance = [
             (number, tensor)
             for number, tensor in enumerate(tensors(results))
             if tensor.untyped_storage().data_ptr() not in storages  # a view, or written in place
         ]
-        self.noted.append((function, arguments, options, created))
+        self.launches.append((function, arguments, options, instance))
         return results
 
     def again(self, offset: float) -> None:
-        for function, arguments, options, created in self.noted:
+        for function, arguments, options, instance in self.launches:
             results = tensors(function(*arguments, **options))
-            for number, tensor in created:
+            for number, tensor in instance:
                 tensor.copy_(
                     results[number] + offset if tensor.is_floating_point() else results[number]
                 )
@@ -153,23 +153,23 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    created = Cuda()
+    instance = Cuda()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: created.streams[-1])
-    monkeypatch.setattr(torch.cuda, "stream", created.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: instance.streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", instance.stream)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", created.make_graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", instance.make_graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: POOL)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(
-        torch._C, "_cuda_endAllocateToPool", lambda device, pool: created.pools_left.append(pool)
+        torch._C, "_cuda_endAllocateToPool", lambda device, pool: instance.pools_left.append(pool)
     )
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda values, stream: None)
-    return created
+    return instance
 
 
 @pytest.fixture
-def graphed(encoders: Encoders, cuda: Cuda) -> GraphedEncoders:
+def graph_encoders(encoders: Encoders, cuda: Cuda) -> GraphedEncoders:
     return GraphedEncoders(encoders.served_by(encoders.towers), CPU)
 
 
@@ -208,14 +208,14 @@ def assert_same(actual: Features, expected: Features) -> None:
 def test_a_graph_gives_each_frame_its_own_tokens(
     encoders: Encoders,
     cuda: Cuda,
-    graphed: GraphedEncoders,
+    graph_encoders: GraphedEncoders,
     with_tokens: bool,
     grounding_rows: list[int],
 ) -> None:
     batches = [inputs(encoders, index, index + 1) for index in range(3)]
     features = [
         clone_features(
-            graphed(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+            graph_encoders(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
         )
         for frame_inputs in batches
     ]
@@ -228,69 +228,72 @@ def test_a_graph_gives_each_frame_its_own_tokens(
 
 
 def test_each_combination_of_outputs_is_captured_once(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     frame_inputs = inputs(encoders, 0, 1)
     for _ in range(2):
         for with_tokens, grounding_rows in ((True, [0]), (True, []), (False, [0])):
-            graphed(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+            graph_encoders(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
     assert len(cuda.graphs) == 4  # with that of the frames' size, of which they all are fed
-    assert graphed(frame_inputs, with_tokens=False, grounding_rows=[]) == Features(
+    assert graph_encoders(frame_inputs, with_tokens=False, grounding_rows=[]) == Features(
         None, None, None
     )
     assert len(cuda.graphs) == 4
 
 
 def test_frames_of_each_size_have_a_graph_up_to_a_number_of_sizes(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
+    encoders: Encoders,
+    cuda: Cuda,
+    graph_encoders: GraphedEncoders,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "_MAX_FRAME_SIZES", 2)
     sizes = {"a": (480, 640), "b": (240, 320), "c": (300, 200)}
     for name, graphs in (("a", 2), ("b", 3), ("a", 3), ("c", 3), ("b", 3), ("a", 3)):
         height, width = sizes[name]
         frame_inputs = upload(encoders, [frames(1)[0][:height, :width].copy()])
-        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[0])
+        features = graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[0])
         assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[0]))
         assert len(cuda.graphs) == graphs
 
 
 def test_pixels_that_are_no_frame_are_run_by_the_same_graph(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     for first in range(2):
         pixels = Preprocessor(encoders.inputs, CPU)(frames(2)[first : first + 1])
-        features = graphed(pixels, with_tokens=True, grounding_rows=[])
+        features = graph_encoders(pixels, with_tokens=True, grounding_rows=[])
         assert_same(features, encoders(pixels, with_tokens=True, grounding_rows=[]))
     assert [graph.replays for graph in cuda.graphs] == [3]
 
 
 def test_a_sliver_is_scaled_by_the_host_and_not_captured(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     frame_inputs = upload(encoders, [frames(1)[0][:20].copy()])
     assert_same(
-        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
         encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
     assert len(cuda.graphs) == 1
-    assert graphed.trouble == ""
+    assert graph_encoders.trouble == ""
 
 
 def test_a_frame_of_which_the_encoders_make_infinity_does_not_end_the_graphs(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     pixels = Preprocessor(encoders.inputs, CPU)(frames(1))
-    broken = {
+    nan_inputs = {
         frame_inputs: torch.full_like(values, torch.inf) for frame_inputs, values in pixels.items()
     }
-    features = graphed(broken, with_tokens=True, grounding_rows=[])
+    features = graph_encoders(nan_inputs, with_tokens=True, grounding_rows=[])
     assert features.tokens is not None
     assert not features.tokens.isfinite().any()
     assert_same(
-        graphed(pixels, with_tokens=True, grounding_rows=[]),
+        graph_encoders(pixels, with_tokens=True, grounding_rows=[]),
         encoders(pixels, with_tokens=True, grounding_rows=[]),
     )
-    assert (graphed.trouble, len(cuda.graphs)) == ("", 1)
+    assert (graph_encoders.trouble, len(cuda.graphs)) == ("", 1)
 
 
 class Waits(TorchDispatchMode):
@@ -369,19 +372,22 @@ def test_nothing_in_a_pass_waits_for_the_gpu(
 
 
 def test_a_batch_grounded_in_part_or_of_many_cameras_runs_as_it_is(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, monkeypatch: pytest.MonkeyPatch
+    encoders: Encoders,
+    cuda: Cuda,
+    graph_encoders: GraphedEncoders,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "_MAX_BATCH", 2)
     for count, grounding_rows in ((2, [1]), (3, [])):
         several = inputs(encoders, 0, count)
-        features = graphed(several, with_tokens=True, grounding_rows=grounding_rows)
+        features = graph_encoders(several, with_tokens=True, grounding_rows=grounding_rows)
         assert_same(features, encoders(several, with_tokens=True, grounding_rows=grounding_rows))
     assert not cuda.graphs
 
 
 @pytest.mark.parametrize("grounding_rows", [[], [0, 1]])
 def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, grounding_rows: list[int]
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders, grounding_rows: list[int]
 ) -> None:
     pictures = frames(3)
     small = pictures[2][:240, :320].copy()
@@ -390,7 +396,7 @@ def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
         for images in ([pictures[0], small], [pictures[1], small], [small, pictures[0]])
     ]
     features = [
-        clone_features(graphed(batch, with_tokens=True, grounding_rows=grounding_rows))
+        clone_features(graph_encoders(batch, with_tokens=True, grounding_rows=grounding_rows))
         for batch in batches
     ]
     for batch, values in zip(batches, features, strict=True):
@@ -399,21 +405,23 @@ def test_frames_of_several_cameras_are_one_graph_whatever_their_sizes(
     assert len(cuda.graphs) == 5
     single = upload(encoders, [small])
     assert_same(
-        graphed(single, with_tokens=True, grounding_rows=grounding_rows[:1]),
+        graph_encoders(single, with_tokens=True, grounding_rows=grounding_rows[:1]),
         encoders(single, with_tokens=True, grounding_rows=grounding_rows[:1]),
     )
     assert len(cuda.graphs) == 6
 
 
 def test_what_leaves_for_the_host_is_made_in_the_graph(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
-    graphed._encoders.finish = lambda features: (
+    graph_encoders._encoders.finish = lambda features: (
         torch.zeros(1) if features.tokens is None else features.tokens.half(),
     )
     batches = [inputs(encoders, index, index + 1) for index in range(2)]
     for frame_inputs in batches:
-        (cast_tokens,) = graphed(frame_inputs, with_tokens=True, grounding_rows=[]).host_outputs
+        (cast_tokens,) = graph_encoders(
+            frame_inputs, with_tokens=True, grounding_rows=[]
+        ).host_outputs
         tokens = encoders(frame_inputs, with_tokens=True, grounding_rows=[]).tokens
         assert tokens is not None
         torch.testing.assert_close(cast_tokens, tokens.half())
@@ -422,7 +430,7 @@ def test_what_leaves_for_the_host_is_made_in_the_graph(
 
 @pytest.mark.parametrize("at", ["begin", "run", "end"])
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "log_text"),
     [
         (
             RuntimeError("operation not permitted when stream is capturing\nmore"),
@@ -434,22 +442,22 @@ def test_what_leaves_for_the_host_is_made_in_the_graph(
 def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     encoders: Encoders,
     cuda: Cuda,
-    graphed: GraphedEncoders,
+    graph_encoders: GraphedEncoders,
     caplog: pytest.LogCaptureFixture,
     at: str,
     error: Exception,
-    said: str,
+    log_text: str,
 ) -> None:
     cuda.error, cuda.position = error, at
-    break_in_capture(graphed, cuda)
+    break_in_capture(graph_encoders, cuda)
     frame_inputs = inputs(encoders, 0, 1)
-    serving = Serving(graphed, "torch on H200, bf16", ["why"])
+    serving = Serving(graph_encoders, "torch on H200, bf16", ["why"])
     for _ in range(3):
         assert_same(
             serving(frame_inputs, with_tokens=True, grounding_rows=[0]),
             encoders(frame_inputs, with_tokens=True, grounding_rows=[0]),
         )
-    assert serving.description == f"torch on H200, bf16 (why; no CUDA graph: {said})"
+    assert serving.description == f"torch on H200, bf16 (why; no CUDA graph: {log_text})"
     assert caplog.text.count("cannot be captured") == 1
     assert len(cuda.graphs) == 1
     # Neither PyTorch's allocator nor the thread is left in the capture.
@@ -460,111 +468,116 @@ def test_a_capture_that_fails_is_told_once_and_passes_go_on(
     cuda_graph.capture_lock.release()
 
 
-def break_in_capture(graphed: GraphedEncoders, cuda: Cuda) -> None:
+def break_in_capture(graph_encoders: GraphedEncoders, cuda: Cuda) -> None:
     """Make the encoders fail in a capture, where `cuda` is to fail there."""
-    run = graphed._encoders.run_all
+    run = graph_encoders._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
         if cuda.capturing and cuda.position == "run" and cuda.error is not None:
             raise cuda.error
         return run(jobs)
 
-    graphed._encoders.run_all = run_all
+    graph_encoders._encoders.run_all = run_all
 
 
 def test_a_capture_that_is_interrupted_ends_the_pass_and_all_graphs(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     frame_inputs = inputs(encoders, 0, 1)
-    graphed(frame_inputs, with_tokens=True, grounding_rows=[])
-    break_in_capture(graphed, cuda)
+    graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[])
+    break_in_capture(graph_encoders, cuda)
     cuda.position = "run"
     cuda.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        graphed(frame_inputs, with_tokens=True, grounding_rows=[0])
-    assert not graphed._encoder_graphs
+        graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[0])
+    assert not graph_encoders._encoder_graphs
     cuda.error = None
     assert_same(
-        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
         encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
-    assert graphed.trouble == "no CUDA graph: its capture was interrupted"
+    assert graph_encoders.trouble == "no CUDA graph: its capture was interrupted"
 
 
 def test_nothing_is_captured_while_engines_are_loaded(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     frame_inputs = inputs(encoders, 0, 1)
     with cuda_graph.capture_lock:
-        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        features = graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[])
         assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
         assert not cuda.graphs
-    graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+    graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[])
     assert len(cuda.graphs) == 2
-    assert graphed.trouble == ""
+    assert graph_encoders.trouble == ""
 
 
 def test_a_pass_without_a_graph_waits_for_its_frame_and_is_waited_for(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     current = cuda.streams[0]
-    copies: Any = graphed._stream  # a Stream of this file
+    copies: Any = graph_encoders._stream  # a Stream of this file
     images_seen: list[bool] = []
-    run = graphed._encoders.run_all
+    run = graph_encoders._encoders.run_all
 
     def run_all(jobs: Any) -> Any:
         images_seen.append(
-            cuda.streams[-1] is copies and copies.waited == [current] and not current.waited
+            cuda.streams[-1] is copies
+            and copies.awaited_streams == [current]
+            and not current.awaited_streams
         )
         return run(jobs)
 
-    graphed._encoders.run_all = run_all
-    graphed(inputs(encoders, 0, 2), with_tokens=True, grounding_rows=[1])
+    graph_encoders._encoders.run_all = run_all
+    graph_encoders(inputs(encoders, 0, 2), with_tokens=True, grounding_rows=[1])
     assert images_seen == [True]
-    assert current.waited == [copies]
+    assert current.awaited_streams == [copies]
 
 
 def test_a_size_whose_graph_gives_other_pixels_is_scaled_without(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders, caplog: pytest.LogCaptureFixture
+    encoders: Encoders,
+    cuda: Cuda,
+    graph_encoders: GraphedEncoders,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, second = (inputs(encoders, index, index + 1) for index in range(2))
     small = upload(encoders, [frames(1)[0][:100, :100].copy()])
-    graphed(first, with_tokens=True, grounding_rows=[])
+    graph_encoders(first, with_tokens=True, grounding_rows=[])
     cuda.offset = 0.1
     with torch.inference_mode():
-        graphed._feed(small)  # its graph is captured, and is off
+        graph_encoders._feed(small)  # its graph is captured, and is off
     cuda.offset = 0.0
     for frame_inputs in (small, second, small):
-        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        features = graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[])
         assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
     assert caplog.text.count("gives other pixels of frames of 100x100") == 1
     assert [graph.replays for graph in cuda.graphs] == [5, 3, 1]
-    assert graphed.trouble == ""
+    assert graph_encoders.trouble == ""
 
 
 def test_a_size_whose_capture_fails_gives_the_frames_own_tokens(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     first, second = (inputs(encoders, index, index + 1) for index in range(2))
-    graphed(first, with_tokens=True, grounding_rows=[])
+    graph_encoders(first, with_tokens=True, grounding_rows=[])
     cuda.error = RuntimeError("no more")
     small = upload(encoders, [frames(1)[0][:100, :100].copy()])
     for frame_inputs in (small, second):
-        features = graphed(frame_inputs, with_tokens=True, grounding_rows=[])
+        features = graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[])
         assert_same(features, encoders(frame_inputs, with_tokens=True, grounding_rows=[]))
-    assert graphed.trouble == "no CUDA graph: no more"
+    assert graph_encoders.trouble == "no CUDA graph: no more"
 
 
 def test_a_graph_that_gives_other_tokens_does_not_serve(
-    encoders: Encoders, cuda: Cuda, graphed: GraphedEncoders
+    encoders: Encoders, cuda: Cuda, graph_encoders: GraphedEncoders
 ) -> None:
     cuda.offset = 100.0
     frame_inputs = inputs(encoders, 0, 1)
     assert_same(
-        graphed(frame_inputs, with_tokens=True, grounding_rows=[]),
+        graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
         encoders(frame_inputs, with_tokens=True, grounding_rows=[]),
     )
-    assert graphed.trouble == "no CUDA graph: the captured pass gives other tokens"
+    assert graph_encoders.trouble == "no CUDA graph: the captured pass gives other tokens"
 
 
 def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
@@ -585,8 +598,8 @@ def test_towers_run_side_by_side_and_are_joined(cuda: Cuda) -> None:
     second, third, first = target[:3]
     assert first is current
     assert len({id(stream) for stream in target}) == 3
-    assert second.waited == third.waited == [current, current]
-    assert current.waited == [second, third, second, third]
+    assert second.awaited_streams == third.awaited_streams == [current, current]
+    assert current.awaited_streams == [second, third, second, third]
     assert lanes([]) == []
 
 
@@ -597,5 +610,5 @@ def test_a_tower_that_fails_leaves_no_stream_unjoined(cuda: Cuda) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         StreamPool(CPU)([fail, lambda: (torch.ones(1), torch.empty(0))])
     current = cuda.streams[0]
-    assert [len(stream.waited) for stream in current.waited] == [1]
-    assert current.waited[0].waited == [current]
+    assert [len(stream.awaited_streams) for stream in current.awaited_streams] == [1]
+    assert current.awaited_streams[0].awaited_streams == [current]

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 FAKE = Path(__file__).parent / "fake_tensorrt"
 # What the build of the fixture `built` told of its progress.
-told: list[tuple[str, float]] = []
+progress_steps: list[tuple[str, float]] = []
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +57,25 @@ def target() -> Iterator[EngineTarget]:
 
 
 @pytest.fixture(scope="module")
-def built(folder: Path, target: EngineTarget, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_folder(
+    folder: Path, target: EngineTarget, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A cache with the engines of the model; not to be changed."""
     cache = tmp_path_factory.mktemp("built") / "engines"
-    told.clear()
+    progress_steps.clear()
     engines.build(
         encoders_of(folder),
         target,
         EngineCache(cache),
-        lambda step, share: told.append((step, share)),
+        lambda step, share: progress_steps.append((step, share)),
     )
     return cache
 
 
 @pytest.fixture
-def cache(built: Path, tmp_path: Path) -> EngineCache:
+def cache(built_folder: Path, tmp_path: Path) -> EngineCache:
     """The same, to be changed."""
-    shutil.copytree(built, tmp_path / "engines")
+    shutil.copytree(built_folder, tmp_path / "engines")
     return EngineCache(tmp_path / "engines")
 
 
@@ -151,9 +153,9 @@ def test_engines_hold_no_weights_of_pytorch(
 def test_what_is_built_is_not_built_again(
     folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
-    created = engines.build(encoders_of(folder), target, cache, quiet)
+    engine_list = engines.build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 0
-    assert sorted(created) == engine_files(cache)
+    assert sorted(engine_list) == engine_files(cache)
     assert engines.load(encoders_of(folder), target, cache) is not None
 
 
@@ -189,13 +191,13 @@ def test_engines_of_other_weights_are_not_taken(
 def test_a_truncated_engine_is_put_aside_and_built_anew(
     folder: Path, target: EngineTarget, cache: EngineCache, log: Path
 ) -> None:
-    broken = engine_files(cache)[0]
-    full = broken.read_bytes()
-    broken.write_bytes(full[: len(full) // 2])
+    engine_file = engine_files(cache)[0]
+    full = engine_file.read_bytes()
+    engine_file.write_bytes(full[: len(full) // 2])
     engines.load_or_build(encoders_of(folder), target, cache, quiet)
     assert count(log) == 1
-    assert broken.stat().st_size > len(full) // 2
-    assert broken.parent.with_name(broken.parent.name + ".bad").is_dir()
+    assert engine_file.stat().st_size > len(full) // 2
+    assert engine_file.parent.with_name(engine_file.parent.name + ".bad").is_dir()
     assert engines.load(encoders_of(folder), target, cache) is not None
 
 
@@ -245,11 +247,11 @@ def test_too_little_memory_puts_no_engine_aside(
 def test_engines_that_give_other_tokens_are_refused_and_put_aside(
     folder: Path, target: EngineTarget, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = len(engine_files(cache))
+    built_folder = len(engine_files(cache))
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     with pytest.raises(BackendError, match=r"tensorrt 10\.3\.0 gives other tokens than PyTorch"):
         engines.load(encoders_of(folder), target, cache)
-    assert len(list(cache.folder.glob("*.bad"))) == built
+    assert len(list(cache.folder.glob("*.bad"))) == built_folder
     monkeypatch.delenv("FAKE_TENSORRT")
     assert engines.load(encoders_of(folder), target, cache) is None
 
@@ -315,12 +317,14 @@ def test_a_reference_that_is_gone_is_made_again(
     assert count(log) == 0
 
 
-def test_progress_goes_from_nothing_to_all(built: Path) -> None:
-    shares = [share for _, share in told]
+def test_progress_goes_from_nothing_to_all(built_folder: Path) -> None:
+    shares = [share for _, share in progress_steps]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert len({round(share, 3) for share in shares}) > 20
-    assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {step for step, _ in told}
+    assert {"dinov2, blocks 0 to 1", "siglip, blocks 0 to 1"} <= {
+        step for step, _ in progress_steps
+    }
 
 
 def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,15 +39,15 @@ def test_every_graph_gives_an_engine(tmp_path: Path, precision: Precision) -> No
     weights = sum(v.numel() for t in encoders.towers.values() for v in t.blocks.parameters())
     target = EngineTarget.of("tensorrt_rtx", CPU, precision)
     messages: list[float] = []
-    created = engines.build(
+    engine_list = engines.build(
         encoders,
         target,
         EngineCache(tmp_path / "cache"),
         lambda step, share: messages.append(share),
     )
-    assert len(set(created)) == expected == 4
+    assert len(set(engine_list)) == expected == 4
     # The weights are in the engines, in the graph's precision.
-    assert sum(path.stat().st_size for path in created) > weights * (
+    assert sum(path.stat().st_size for path in engine_list) > weights * (
         4 if precision == "fp32" else 2
     )
     assert messages == sorted(messages)

@@ -144,8 +144,8 @@ def structure(path: Path) -> str:
 def test_what_a_replay_of_the_sample_writes_is_pinned(pipeline: Pipeline, tmp_path: Path) -> None:
     write_sample(tmp_path / "in")
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
-    pinned = "b9b3485211fe4395d17811c4092efa90c7752f55673eec6dba8c60562c661b54"
-    assert structure(tmp_path / "out") == pinned
+    digest = "b9b3485211fe4395d17811c4092efa90c7752f55673eec6dba8c60562c661b54"
+    assert structure(tmp_path / "out") == digest
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -170,9 +170,13 @@ def test_outputs_carry_the_images_stamps_and_the_newest_instruction(
     summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
     assert (summary.images, summary.tokens, summary.objects) == (6, 6, 4)
     assert (summary.instructions, summary.rejected) == (2, 1)
-    recorded = [(topic, time) for topic, time, _ in rows(tmp_path / "out")]
-    assert [time for topic, time in recorded if topic == TOKENS] == [stamp(i) for i in range(6)]
-    assert [time for topic, time in recorded if topic == OBJECTS] == [stamp(i) for i in range(4)]
+    times_of_topics = [(topic, time) for topic, time, _ in rows(tmp_path / "out")]
+    assert [time for topic, time in times_of_topics if topic == TOKENS] == [
+        stamp(i) for i in range(6)
+    ]
+    assert [time for topic, time in times_of_topics if topic == OBJECTS] == [
+        stamp(i) for i in range(4)
+    ]
     for i, message in enumerate(messages(tmp_path / "out", TOKENS)):
         pending = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         assert pending == stamp(i)
@@ -221,8 +225,8 @@ def test_the_messages_hold_what_the_pipeline_gives(pipeline: Pipeline, tmp_path:
 def test_raw_and_compressed_images_are_the_same_to_the_pipeline(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    decoded = simplejpeg.decode_jpeg(jpeg(0)).reshape(-1)
-    write_bag(tmp_path / "raw", [("/image", RAW, stamp(0), raw_image(0, data=decoded))])
+    pixels = simplejpeg.decode_jpeg(jpeg(0)).reshape(-1)
+    write_bag(tmp_path / "raw", [("/image", RAW, stamp(0), raw_image(0, data=pixels))])
     write_bag(tmp_path / "packed", [("/i", COMPRESSED, stamp(0), compressed_image(0, jpeg(0)))])
     for name in ("raw", "packed"):
         replay.replay(tmp_path / name, tmp_path / f"{name}_out", pipeline)
@@ -263,11 +267,11 @@ def test_a_jpeg_without_its_end_is_replayed_and_counted(
 def promise(folder: Path, topic: str, count: int) -> None:
     """Let the bag's metadata promise so many messages on a topic."""
     path = folder / "metadata.yaml"
-    described = yaml.safe_load(path.read_text())
-    for entry in described["rosbag2_bagfile_information"]["topics_with_message_count"]:
+    metadata = yaml.safe_load(path.read_text())
+    for entry in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
         if entry["topic_metadata"]["name"] == topic:
             entry["message_count"] = count
-    path.write_text(yaml.safe_dump(described))
+    path.write_text(yaml.safe_dump(metadata))
 
 
 def test_messages_that_the_metadata_promise_and_the_files_lack_are_told(
@@ -312,10 +316,10 @@ def test_a_16_bit_camera_is_replayed_once_it_is_said_what_is_white(
 def test_an_instruction_that_cannot_be_read_changes_nothing_and_is_counted(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    spoken = "std_msgs/msg/String"
+    instruction_type = "std_msgs/msg/String"
     rows = [
-        ("/instruction", spoken, stamp(0) - 2, text_bytes("red cup")),
-        ("/instruction", spoken, stamp(0) - 1, b"\0\1\0\0\xff"),
+        ("/instruction", instruction_type, stamp(0) - 2, text_bytes("red cup")),
+        ("/instruction", instruction_type, stamp(0) - 1, b"\0\1\0\0\xff"),
         ("/image", RAW, stamp(0), raw_image(0)),
     ]
     write_bag(tmp_path / "in", rows)
@@ -328,8 +332,8 @@ def test_a_cut_off_bag_is_replayed_as_far_as_it_goes(pipeline: Pipeline, tmp_pat
     stored = tmp_path / "in" / "in.mcap"
     stored.write_bytes(stored.read_bytes()[: stored.stat().st_size // 2])
     summary = replay.replay(tmp_path / "in", tmp_path / "out", pipeline)
-    (there, promised) = summary.missing["/image/compressed"]
-    assert 0 < there == summary.tokens < promised == 6
+    (actual, listed) = summary.missing["/image/compressed"]
+    assert 0 < actual == summary.tokens < listed == 6
     assert any("it ends early" in note for note in summary.notes)
 
 
@@ -392,8 +396,8 @@ def test_several_cameras_have_topics_of_their_own(pipeline: Pipeline, tmp_path: 
     topics = [topic for topic, _, _ in rows(tmp_path / "out")]
     assert topics.count("/siglip_perception/front/tokens") == 2
     assert topics.count("/siglip_perception/wrist/objects") == 1
-    one = replay.ReplayOptions(image_topics=("/wrist/image/compressed",))
-    replay.replay(tmp_path / "in", tmp_path / "one", pipeline, one)
+    one_camera = replay.ReplayOptions(image_topics=("/wrist/image/compressed",))
+    replay.replay(tmp_path / "in", tmp_path / "one", pipeline, one_camera)
     assert [row[:2] for row in rows(tmp_path / "one")] == [(TOKENS, stamp(1))]
 
 
@@ -409,8 +413,8 @@ def test_depth_twins_and_own_outputs_are_not_cameras(tmp_path: Path) -> None:
     )
     with reading(tmp_path / "in") as recording:
         assert choose_cameras(recording).names == ("/front/image_raw",)
-        named = ("/front/depth/image_raw",)
-        assert choose_cameras(recording, named).names == named
+        topics_left_out = ("/front/depth/image_raw",)
+        assert choose_cameras(recording, topics_left_out).names == topics_left_out
         with pytest.raises(BagError, match="no images on /nope: it has /front/depth"):
             choose_cameras(recording, ("/nope",))
 
@@ -494,7 +498,7 @@ def test_depth_is_waited_for_and_gives_positions(
 
 
 @pytest.mark.parametrize(
-    ("options", "pinned"),
+    ("options", "digest"),
     [
         (
             {"tracking": TrackingOptions()},
@@ -507,21 +511,21 @@ def test_depth_is_waited_for_and_gives_positions(
     ],
 )
 def test_what_a_replay_with_depth_and_tracking_writes_is_pinned(
-    pipeline: Pipeline, tmp_path: Path, options: dict[str, Any], pinned: str
+    pipeline: Pipeline, tmp_path: Path, options: dict[str, Any], digest: str
 ) -> None:
     depth_bag(tmp_path / "in", 20_000_000)
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline, replace(DEPTH, **options))
-    assert structure(tmp_path / "out") == pinned
+    assert structure(tmp_path / "out") == digest
 
 
 def test_without_usable_depth_objects_go_out_all_the_same(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    nothing = np.full((48, 64), np.nan, np.float32).reshape(-1).view(np.uint8)
+    nan_depth = np.full((48, 64), np.nan, np.float32).reshape(-1).view(np.uint8)
     for name, changes, reason in (
-        ("nan", {"data": nothing}, "empty"),
+        ("nan", {"data": nan_depth}, "empty"),
         ("color", {"encoding": "rgb8"}, "encoding"),
-        ("half", {"height": 24, "data": nothing[: 24 * 256]}, "size"),
+        ("half", {"height": 24, "data": nan_depth[: 24 * 256]}, "size"),
     ):
         depth_bag(tmp_path / name, **changes)
         out = tmp_path / f"{name}_out"
@@ -548,9 +552,9 @@ def test_tracked_objects_have_ids_and_twice_gives_equal_bytes(
 ) -> None:
     """One picture three times, then another instruction."""
     entries = [("/image", RAW, stamp(i), raw_image(0, header=header(i))) for i in range(4)]
-    spoken = "std_msgs/msg/String"
-    entries.insert(0, ("/instruction", spoken, stamp(0) - 1, text_bytes("red cup")))
-    entries.insert(4, ("/instruction", spoken, stamp(3) - 1, text_bytes("plate")))
+    instruction_type = "std_msgs/msg/String"
+    entries.insert(0, ("/instruction", instruction_type, stamp(0) - 1, text_bytes("red cup")))
+    entries.insert(4, ("/instruction", instruction_type, stamp(3) - 1, text_bytes("plate")))
     write_bag(tmp_path / "in", entries)
     options = replay.ReplayOptions(tracking=TrackingOptions())
     for name in ("first", "second"):
@@ -569,7 +573,7 @@ def test_progress_reaches_the_end(pipeline: Pipeline, tmp_path: Path) -> None:
         tmp_path / "in",
         tmp_path / "out",
         pipeline,
-        progress=lambda done, total: steps.append((done, total)),
+        progress=lambda count, total: steps.append((count, total)),
     )
     assert steps == [(i + 1, 6) for i in range(6)]
 
@@ -584,8 +588,8 @@ def test_nothing_is_left_of_a_run_that_was_stopped(
 ) -> None:
     write_sample(tmp_path / "in")
 
-    def stop(done: int, total: int) -> None:
-        if done == 3:
+    def stop(count: int, total: int) -> None:
+        if count == 3:
             raise error
 
     with pytest.raises(error):
@@ -695,15 +699,13 @@ def test_the_packages_copies_of_the_messages_are_the_messages() -> None:
 @pytest.mark.parametrize("kind", ["TokenSequence", "GroundedObject", "GroundedObjectArray"])
 def test_types_in_bags_are_those_that_ros_builds(kind: str) -> None:
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    described = [
-        Path(p, "share/siglip_perception_msgs/msg", f"{kind}.json") for p in prefixes if p
-    ]
-    built = next((path for path in described if path.is_file()), None)
-    if built is None:
+    metadata = [Path(p, "share/siglip_perception_msgs/msg", f"{kind}.json") for p in prefixes if p]
+    local_folder = next((path for path in metadata if path.is_file()), None)
+    if local_folder is None:
         pytest.skip("siglip_perception_msgs is not built here")
     name = f"siglip_perception_msgs/msg/{kind}"
     hashes = {
         entry["type_name"]: entry["hash_string"]
-        for entry in json.loads(built.read_text())["type_hashes"]
+        for entry in json.loads(local_folder.read_text())["type_hashes"]
     }
     assert STORE.hash_rihs01(name) == hashes[name]

@@ -23,7 +23,7 @@ from bag_files import (
     STORE,
     TYPES,
     Channel,
-    compressed,
+    compressed_image,
     header,
     image,
     jpeg,
@@ -57,7 +57,7 @@ SPOKEN = Channel("/instruction", STRING)
 
 
 def entries(count: int = 4, channel: Channel = CAMERA) -> list[tuple[Channel, int, bytes]]:
-    return [(channel, 10 * (i + 1), compressed(i + 1)) for i in range(count)]
+    return [(channel, 10 * (i + 1), compressed_image(i + 1)) for i in range(count)]
 
 
 def times(recording: Recording, name: str = "/image/compressed") -> list[int]:
@@ -88,15 +88,17 @@ def write_bag(
 
 
 def simple_bag(folder: Path, storage: str = "sqlite3", count: int = 4) -> Path:
-    rows = [("/image/compressed", COMPRESSED, 10 * (i + 1), compressed(i)) for i in range(count)]
+    rows = [
+        ("/image/compressed", COMPRESSED, 10 * (i + 1), compressed_image(i)) for i in range(count)
+    ]
     return write_bag(folder, rows, storage)
 
 
 def edit_metadata(folder: Path, **changes: Any) -> None:
     path = folder / "metadata.yaml"
-    described = yaml.safe_load(path.read_text())
-    described["rosbag2_bagfile_information"].update(changes)
-    path.write_text(yaml.safe_dump(described))
+    metadata = yaml.safe_load(path.read_text())
+    metadata["rosbag2_bagfile_information"].update(changes)
+    path.write_text(yaml.safe_dump(metadata))
 
 
 def refusal(path: Path) -> str:
@@ -129,8 +131,8 @@ def test_names_of_another_form_stay() -> None:
 def test_mcap_of_every_layout_is_read_by_time(
     tmp_path: Path, compression: str | None, summary: bool
 ) -> None:
-    shuffled = [entries()[i] for i in (2, 0, 3, 1)]
-    write_mcap(tmp_path / "a.mcap", shuffled, compression=compression, summary=summary)
+    entries_out_of_order = [entries()[i] for i in (2, 0, 3, 1)]
+    write_mcap(tmp_path / "a.mcap", entries_out_of_order, compression=compression, summary=summary)
     with reading(tmp_path / "a.mcap") as recording:
         assert [topic.count for topic in recording.topics] == [4]
         assert times(recording) == [10, 20, 30, 40]
@@ -150,8 +152,8 @@ def test_mcap_of_every_layout_is_read_by_time(
 def test_mcap_of_every_profile_and_schema_has_its_camera(
     tmp_path: Path, profile: str, schema: Channel
 ) -> None:
-    other = Channel("/tf", "foxglove.FrameTransform", "protobuf", "protobuf", b"\xff\x00\x80")
-    rows = [*entries(1, schema), (other, 5, b"\x0a")]
+    channel = Channel("/tf", "foxglove.FrameTransform", "protobuf", "protobuf", b"\xff\x00\x80")
+    rows = [*entries(1, schema), (channel, 5, b"\x0a")]
     write_mcap(tmp_path / "a.mcap", rows, profile=profile)
     with reading(tmp_path / "a.mcap") as recording:
         assert choose_cameras(recording).names == ("/c",)
@@ -163,16 +165,16 @@ def test_an_mcap_that_was_cut_off_is_read_as_far_as_it_goes(
     tmp_path: Path, compression: str | None
 ) -> None:
     write_mcap(tmp_path / "whole.mcap", entries(), compression=compression, per_chunk=1)
-    whole = (tmp_path / "whole.mcap").read_bytes()
+    content = (tmp_path / "whole.mcap").read_bytes()
     values = set()
-    for keep in range(len(whole) // 8, len(whole), len(whole) // 16):
-        (tmp_path / "cut.mcap").write_bytes(whole[:keep])
+    for keep in range(len(content) // 8, len(content), len(content) // 16):
+        (tmp_path / "cut.mcap").write_bytes(content[:keep])
         with reading(tmp_path / "cut.mcap") as recording:
-            there = times(recording)
-            assert there == [10, 20, 30, 40][: len(there)]
-            if len(there) < 4:
+            expected_times = times(recording)
+            assert expected_times == [10, 20, 30, 40][: len(expected_times)]
+            if len(expected_times) < 4:
                 assert "it ends early" in recording.notes[0]
-            values.add(len(there))
+            values.add(len(expected_times))
     assert {1, 2, 3} <= values
 
 
@@ -249,7 +251,7 @@ def test_what_is_still_in_the_write_ahead_log_is_read(tmp_path: Path) -> None:
     simple_bag(tmp_path / "bag").rename(path)
     recorder = sqlite3.connect(path)
     recorder.execute("PRAGMA journal_mode=WAL")
-    recorder.execute("INSERT INTO messages VALUES(NULL, 1, 50, ?)", (compressed(5),))
+    recorder.execute("INSERT INTO messages VALUES(NULL, 1, 50, ?)", (compressed_image(5),))
     recorder.commit()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
     assert before["a.db3-wal"]
@@ -275,10 +277,10 @@ def test_metadata_of_every_version_and_odd_qos(tmp_path: Path, version: int) -> 
     name = "bag/replay.db3" if version < 4 else "bag.db3"
     edit_metadata(tmp_path / "bag", version=version, relative_file_paths=[name])
     path = tmp_path / "bag" / "metadata.yaml"
-    described = yaml.safe_load(path.read_text())
-    (listed,) = described["rosbag2_bagfile_information"]["topics_with_message_count"]
-    listed["topic_metadata"]["offered_qos_profiles"] = "- history: never\n  depth: [" * version
-    path.write_text(yaml.safe_dump(described))
+    metadata = yaml.safe_load(path.read_text())
+    (topic_list,) = metadata["rosbag2_bagfile_information"]["topics_with_message_count"]
+    topic_list["topic_metadata"]["offered_qos_profiles"] = "- history: never\n  depth: [" * version
+    path.write_text(yaml.safe_dump(metadata))
     with reading(tmp_path / "bag") as recording:
         assert times(recording) == [10, 20, 30, 40]
         assert recording.topics[0].listed_count == 4
@@ -288,10 +290,10 @@ def test_split_bags_play_by_time_in_whatever_order_they_are_listed(tmp_path: Pat
     folder = tmp_path / "bag"
     folder.mkdir()
     for number, part in ((0, (1, 2)), (1, (3, 4)), (10, (5, 6))):
-        rows = [(CAMERA, 10 * i, compressed(i)) for i in part]
+        rows = [(CAMERA, 10 * i, compressed_image(i)) for i in part]
         write_mcap(folder / f"bag_{number}.mcap", rows)
-    listed = ["bag_10.mcap", "C:\\bags\\bag_1.mcap", "elsewhere/bag_0.mcap"]
-    info = {"version": 4, "storage_identifier": "mcap", "relative_file_paths": listed}
+    topic_list = ["bag_10.mcap", "C:\\bags\\bag_1.mcap", "elsewhere/bag_0.mcap"]
+    info = {"version": 4, "storage_identifier": "mcap", "relative_file_paths": topic_list}
     (folder / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": info}))
     with reading(folder) as recording:
         assert times(recording) == [10, 20, 30, 40, 50, 60]
@@ -307,7 +309,9 @@ def test_files_that_overlap_are_interleaved_and_ties_keep_the_files_order(tmp_pa
     folder = tmp_path / "bag"
     folder.mkdir()
     for number, stamps in ((0, (10, 30, 30)), (1, (20, 30, 40))):
-        rows = [(CAMERA, time, compressed(100 * number + i)) for i, time in enumerate(stamps)]
+        rows = [
+            (CAMERA, time, compressed_image(100 * number + i)) for i, time in enumerate(stamps)
+        ]
         write_mcap(folder / f"bag_{number}.mcap", rows)
     with reading(folder) as recording:
         (topic,) = recording.topics
@@ -325,26 +329,28 @@ def test_a_packed_file_is_unpacked_alone_and_in_its_folder(
     tmp_path: Path, ending: str, storage: str
 ) -> None:
     stored = simple_bag(tmp_path / "bag", storage)
-    packed = stored.with_name(stored.name + ending)
-    packed.write_bytes(zstd.compress(stored.read_bytes()))
+    archive = stored.with_name(stored.name + ending)
+    archive.write_bytes(zstd.compress(stored.read_bytes()))
     stored.unlink()
     edit_metadata(
         tmp_path / "bag",
-        relative_file_paths=[packed.name],
+        relative_file_paths=[archive.name],
         compression_format="zstd",
         compression_mode="FILE",
     )
-    for path in (packed, tmp_path / "bag"):
+    for path in (archive, tmp_path / "bag"):
         with reading(path) as recording:
             assert (recording.storage, times(recording)) == (storage, [10, 20, 30, 40])
 
 
-@pytest.mark.parametrize("described", [True, False])
-def test_messages_that_are_compressed_one_by_one_are_read(tmp_path: Path, described: bool) -> None:
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_messages_that_are_compressed_one_by_one_are_read(
+    tmp_path: Path, has_metadata: bool
+) -> None:
     rows = [("/image", RAW, 10, zstd.compress(image()))]
     write_bag(tmp_path / "bag", rows)
     edit_metadata(tmp_path / "bag", compression_format="zstd", compression_mode="MESSAGE")
-    if not described:
+    if not has_metadata:
         (tmp_path / "bag" / "metadata.yaml").unlink()
     with reading(tmp_path / "bag") as recording:
         assert shape(recording, "/image") == (16, 24, 3)
@@ -444,14 +450,15 @@ def test_big_endian_messages_are_read(tmp_path: Path) -> None:
 
 
 @contextmanager
-def recorded(
+def record(
     folder: Path, *rows: tuple[str, str, bytes] | tuple[str, str, bytes, str]
 ) -> Iterator[Recording]:
     """A bag of one message each: topic, type, bytes and, if not CDR, their encoding."""
-    listed = [
-        (Channel(name, kind, *(rest or ("cdr",))), 10, data) for name, kind, data, *rest in rows
+    topic_list = [
+        (Channel(name, kind, *(encoding or ("cdr",))), 10, data)
+        for name, kind, data, *encoding in rows
     ]
-    write_mcap(folder / "a.mcap", listed)
+    write_mcap(folder / "a.mcap", topic_list)
     with reading(folder / "a.mcap") as recording:
         yield recording
 
@@ -462,12 +469,12 @@ def left_out(recording: Recording) -> dict[str, str]:
 
 
 def test_a_camera_is_one_by_its_encoding_not_by_its_name(tmp_path: Path) -> None:
-    with recorded(
+    with record(
         tmp_path,
         ("/depth_cam/color", RAW, image()),
         ("/front/ranges", RAW, image(encoding="16UC1", sample=2)),
         ("/front/cloud", RAW, image(encoding="32FC1", sample=4)),
-        ("/front/zip", COMPRESSED, compressed(0, "16UC1; compressedDepth png", b"\0" * 20)),
+        ("/front/zip", COMPRESSED, compressed_image(0, "16UC1; compressedDepth png", b"\0" * 20)),
         ("/labels", RAW, image(encoding="32SC1", sample=4)),
     ) as recording:
         assert choose_cameras(recording).names == ("/depth_cam/color",)
@@ -484,13 +491,13 @@ def test_the_transports_of_one_image_topic_are_one_camera(tmp_path: Path) -> Non
     packets = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
     rows = [
         ("/a/image", RAW, image()),
-        ("/a/image/compressed", COMPRESSED, compressed()),
-        ("/a/image/zstd", COMPRESSED, compressed(0, "zstd", b"\x28\xb5\x2f\xfd....")),
+        ("/a/image/compressed", COMPRESSED, compressed_image()),
+        ("/a/image/zstd", COMPRESSED, compressed_image(0, "zstd", b"\x28\xb5\x2f\xfd....")),
         ("/a/image/theora", "theora_image_transport/msg/Packet", b"\0\1\0\0"),
         ("/a/image/ffmpeg", packets, b"\0\1\0\0"),
-        ("/b/image/compressed", COMPRESSED, compressed()),
+        ("/b/image/compressed", COMPRESSED, compressed_image()),
     ]
-    with recorded(tmp_path, *rows) as recording:
+    with record(tmp_path, *rows) as recording:
         assert choose_cameras(recording).names == ("/a/image", "/b/image/compressed")
         reasons = left_out(recording)
         assert reasons["/a/image/compressed"] == "the same camera as /a/image"
@@ -500,24 +507,24 @@ def test_the_transports_of_one_image_topic_are_one_camera(tmp_path: Path) -> Non
         assert "video packets" in reasons["/a/image/ffmpeg"]
         with pytest.raises(BagError, match=r"FFMPEGPacket, video packets .* republish"):
             choose_cameras(recording, ("/a/image/ffmpeg",))
-    with recorded(tmp_path, *rows[3:5]) as recording, pytest.raises(BagError, match="video"):
+    with record(tmp_path, *rows[3:5]) as recording, pytest.raises(BagError, match="video"):
         choose_cameras(recording)
 
 
 def test_a_transport_without_messages_gives_way_to_one_with_some(tmp_path: Path) -> None:
     simple_bag(tmp_path / "bag")
     path = tmp_path / "bag" / "metadata.yaml"
-    described = yaml.safe_load(path.read_text())
-    listed = described["rosbag2_bagfile_information"]["topics_with_message_count"]
-    listed.append({"message_count": 2, "topic_metadata": {"name": "/image", "type": RAW}})
-    path.write_text(yaml.safe_dump(described))
+    metadata = yaml.safe_load(path.read_text())
+    topic_list = metadata["rosbag2_bagfile_information"]["topics_with_message_count"]
+    topic_list.append({"message_count": 2, "topic_metadata": {"name": "/image", "type": RAW}})
+    path.write_text(yaml.safe_dump(metadata))
     with reading(tmp_path / "bag") as recording:
         assert choose_cameras(recording).names == ("/image/compressed",)
         assert left_out(recording) == {"/image": "no messages"}
 
 
 def test_16uc1_alone_is_a_camera_once_it_is_said_what_is_white(tmp_path: Path) -> None:
-    with recorded(tmp_path, ("/ir", RAW, image(encoding="16UC1", sample=2))) as recording:
+    with record(tmp_path, ("/ir", RAW, image(encoding="16UC1", sample=2))) as recording:
         with pytest.raises(
             BagError, match="/ir: depth by its encoding '16UC1'; if it is a camera"
         ):
@@ -526,7 +533,7 @@ def test_16uc1_alone_is_a_camera_once_it_is_said_what_is_white(tmp_path: Path) -
 
 
 def test_a_bag_without_images_says_what_it_has(tmp_path: Path) -> None:
-    with recorded(tmp_path, ("/words", STRING, text("hi"))) as recording:
+    with record(tmp_path, ("/words", STRING, text("hi"))) as recording:
         with pytest.raises(BagError, match=r"no camera images: it has /words \(std_msgs/msg/Str"):
             choose_cameras(recording)
         with pytest.raises(BagError, match="no images on /words, which is of std_msgs/msg/String"):
@@ -535,7 +542,7 @@ def test_a_bag_without_images_says_what_it_has(tmp_path: Path) -> None:
 
 def test_images_in_an_unknown_encoding_of_messages_are_told(tmp_path: Path) -> None:
     row = ("/cam", "foxglove.CompressedImage", b"\0", "flatbuffer")
-    with recorded(tmp_path, row) as recording, pytest.raises(BagError, match="'flatbuffer'"):
+    with record(tmp_path, row) as recording, pytest.raises(BagError, match="'flatbuffer'"):
         choose_cameras(recording)
 
 
@@ -568,11 +575,11 @@ def foxglove_protobuf(kind: str, **fields: Any) -> bytes:
     file = descriptor_pb2.FileDescriptorProto(
         name="f.proto", package="foxglove", dependency=["google/protobuf/timestamp.proto"]
     )
-    made = file.message_type.add(name=kind)
+    new_field = file.message_type.add(name=kind)
     stamp = ".google.protobuf.Timestamp"
-    made.field.add(name="timestamp", number=1, type=of.TYPE_MESSAGE, type_name=stamp, label=1)
+    new_field.field.add(name="timestamp", number=1, type=of.TYPE_MESSAGE, type_name=stamp, label=1)
     for name, number, form in layout[kind]:
-        made.field.add(name=name, number=number, type=form, label=1)
+        new_field.field.add(name=name, number=number, type=form, label=1)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(timestamp_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
@@ -585,9 +592,9 @@ def foxglove_protobuf(kind: str, **fields: Any) -> bytes:
 
 def test_foxglove_pictures_are_read_in_each_encoding() -> None:
     data = jpeg()
-    packed = base64.b64encode(data).decode()
+    archive = base64.b64encode(data).decode()
     stamp = {"sec": 1_700_000_000, "nsec": 999}
-    as_json = {"timestamp": stamp, "frame_id": "cam", "format": "jpeg", "data": packed}
+    as_json = {"timestamp": stamp, "frame_id": "cam", "format": "jpeg", "data": archive}
     messages = [
         deserialize(STORE, foxglove_topic(encoding), content)
         for encoding, content in (
@@ -657,16 +664,16 @@ def note(
 
 
 def test_without_an_instruction_it_is_said_how_to_give_one(tmp_path: Path) -> None:
-    with recorded(tmp_path, ("/image", RAW, image())) as recording:
+    with record(tmp_path, ("/image", RAW, image())) as recording:
         assert note(recording).endswith('give one with --instruction "pick up the red cup"')
         assert note(recording, has_instruction=True) == ""
         with pytest.raises(BagError, match="the bag has no topic /spoken; give one with"):
             note(recording, "/spoken")
-    with recorded(tmp_path, ("/voice/command", STRING, text("red cup"))) as recording:
+    with record(tmp_path, ("/voice/command", STRING, text("red cup"))) as recording:
         assert "--instruction-topic; of std_msgs/msg/String it has /voice/command (1)" in note(
             recording
         )
-    with recorded(tmp_path, ("/instruction", "voice_msgs/msg/Said", b"\0\1\0\0")) as recording:
+    with record(tmp_path, ("/instruction", "voice_msgs/msg/Said", b"\0\1\0\0")) as recording:
         assert "/instruction is of voice_msgs/msg/Said, and an instruction is a std_msgs" in note(
             recording
         )
@@ -674,12 +681,12 @@ def test_without_an_instruction_it_is_said_how_to_give_one(tmp_path: Path) -> No
 
 def test_two_instruction_topics_are_told_apart(tmp_path: Path) -> None:
     rows = [("/instruction", STRING, text("cup")), ("/arm/instruction", STRING, text("plate"))]
-    with recorded(tmp_path, *rows) as recording:
+    with record(tmp_path, *rows) as recording:
         topics, words = choose_instructions(recording, "/instruction", has_instruction=False)
         assert [topic.name for topic in topics] == ["/instruction"]
         assert "the bag has /arm/instruction, too" in words
     odd = ("/instruction", "voice_msgs/msg/Said", b"\0\1\0\0")
-    with recorded(tmp_path, rows[0], odd) as recording:
+    with record(tmp_path, rows[0], odd) as recording:
         topics, words = choose_instructions(recording, "/instruction", has_instruction=False)
         assert [topic.type for topic in topics] == [STRING]
         assert "/instruction has messages of voice_msgs/msg/Said, too" in words

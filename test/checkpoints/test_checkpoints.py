@@ -61,9 +61,9 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     checkpoints.write_manifest(tmp_path)
     models = checkpoints.load(tmp_path)
     assert models.siglip is not None
-    for saved, model in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
-        assert saved.state_dict().keys() == model.state_dict().keys()
-        for name, tensor in saved.state_dict().items():
+    for original, model in ((siglip, models.siglip), (dinov2, models.vision["dinov2"])):
+        assert original.state_dict().keys() == model.state_dict().keys()
+        for name, tensor in original.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
     assert models.verified
     assert models.grounding == {}
@@ -90,8 +90,8 @@ def test_the_names_of_older_checkpoints_are_known(folder: Path) -> None:
     checkpoints.write_manifest(folder)
     models = checkpoints.load(folder)
     query = models.vision["dinov2"].state_dict()["encoder.layer.0.attention.q_proj.weight"]
-    saved = tensors["encoder.layer.0.attention.attention.query.weight"]
-    assert torch.equal(query, saved.float())
+    original = tensors["encoder.layer.0.attention.attention.query.weight"]
+    assert torch.equal(query, original.float())
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_the_bytes_that_are_verified_are_the_ones_that_are_loaded(
 ) -> None:
     """Changes each file after it is opened, so that a second read would see the change."""
     reads: list[str] = []
-    opened = os.open
+    os_open = os.open
 
     def count_opens(path: Any, *arguments: Any, **options: Any) -> int:
         reads.append(os.path.relpath(path, folder))
-        return opened(path, *arguments, **options)
+        return os_open(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", count_opens)
     checkpoints.load(folder)

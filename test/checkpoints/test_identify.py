@@ -300,11 +300,11 @@ def test_what_a_training_put_before_the_names_is_taken_off(
 
 
 def test_wrappers_inside_the_names_are_taken_off(original: Path, siglip: Path) -> None:
-    def wrapped(name: str) -> str:
+    def wrap(name: str) -> str:
         name = name.replace("vision_model.", "vision_model._orig_mod.")
         return name.replace("layers.0.", "layers.0._checkpoint_wrapped_module.")
 
-    rename(siglip / "model.safetensors", wrapped)
+    rename(siglip / "model.safetensors", wrap)
     assert load(siglip).digests["siglip"] == load(original / "siglip").digests["siglip"]
 
 
@@ -422,12 +422,12 @@ def test_a_config_in_another_unicode_form_is_read(siglip: Path, encoding: str) -
 def test_a_file_that_may_not_be_read_is_named(
     siglip: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = os.open
+    os_open = os.open
 
     def raise_denied(path: Any, *arguments: Any, **options: Any) -> int:
         if Path(path).name == name:
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *arguments, **options)
+        return os_open(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", raise_denied)
     assert f"Cannot read {siglip / name} (Permission denied)" in refusal(siglip)

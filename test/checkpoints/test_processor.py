@@ -64,16 +64,19 @@ def pair(original: Path, tmp_path: Path) -> Path:
 
 
 def write(
-    folder: Path, settings: dict[str, Any], name: str = "preprocessor_config.json", **more: Any
+    folder: Path,
+    settings: dict[str, Any],
+    name: str = "preprocessor_config.json",
+    **settings_added: Any,
 ) -> None:
-    (folder / name).write_text(json.dumps({**settings, **more}))
+    (folder / name).write_text(json.dumps({**settings, **settings_added}))
 
 
 def test_stock_siglips_settings_agree_in_all_their_forms(
     pair: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Numbers, sizes and scales that mean the same are no contradiction."""
-    for more in (
+    for settings_added in (
         {},
         {"size": 216},
         {"size": [216, 216]},
@@ -85,13 +88,13 @@ def test_stock_siglips_settings_agree_in_all_their_forms(
         {"do_center_crop": False, "crop_size": 99},
         {"do_center_crop": True, "crop_size": 216},
     ):
-        write(pair / "siglip", SIGLIP, **more)
+        write(pair / "siglip", SIGLIP, **settings_added)
         assert choose_contract("", Checkpoint(pair)).name == "tabletop"
-        assert not caplog.records, more
+        assert not caplog.records, settings_added
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("settings_added", "says"),
     [
         ({"image_mean": [0.1, 0.2, 0.3]}, r"image_mean \[0.1, 0.2, 0.3\] .*image_mean \[0.5"),
         ({"image_std": [0.25] * 3}, r"image_std \[0.25, .*contract: image_std \[0.5"),
@@ -105,15 +108,22 @@ def test_stock_siglips_settings_agree_in_all_their_forms(
         ({"do_flip_channel_order": True}, "do_flip_channel_order True"),
     ],
 )
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("is_nested", [False, True])
 def test_a_grave_contradiction_is_refused_unless_the_contract_is_named(
-    pair: Path, caplog: pytest.LogCaptureFixture, more: dict[str, Any], says: str, nested: bool
+    pair: Path,
+    caplog: pytest.LogCaptureFixture,
+    settings_added: dict[str, Any],
+    says: str,
+    is_nested: bool,
 ) -> None:
-    if nested:
-        settings = {"image_processor": {**SIGLIP, **more}, "processor_class": "SiglipProcessor"}
+    if is_nested:
+        settings = {
+            "image_processor": {**SIGLIP, **settings_added},
+            "processor_class": "SiglipProcessor",
+        }
         write(pair / "siglip", settings, "processor_config.json")
     else:
-        write(pair / "siglip", SIGLIP, **more)
+        write(pair / "siglip", SIGLIP, **settings_added)
     with pytest.raises(
         ContractError, match=rf"processor_config\.json contradicts tabletop.*{says}"
     ):
@@ -179,7 +189,7 @@ def test_two_files_that_contradict_each_other_are_refused(pair: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("settings_added", "says"),
     [
         ({"image_mean": "0.5"}, "image_mean in .* three numbers"),
         ({"image_mean": [0.5, 0.5]}, "image_mean in .* three numbers"),
@@ -193,8 +203,10 @@ def test_two_files_that_contradict_each_other_are_refused(pair: Path) -> None:
         ({"do_rescale": "no"}, "do_rescale in .* true or false"),
     ],
 )
-def test_a_setting_of_the_wrong_type_is_named(pair: Path, more: dict[str, Any], says: str) -> None:
-    write(pair / "siglip", SIGLIP, **more)
+def test_a_setting_of_the_wrong_type_is_named(
+    pair: Path, settings_added: dict[str, Any], says: str
+) -> None:
+    write(pair / "siglip", SIGLIP, **settings_added)
     with pytest.raises(CheckpointError, match=says):
         Checkpoint(pair)
 

@@ -157,7 +157,7 @@ def test_special_tokens_that_are_not_stated_are_the_classes_own(gemma: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "stated", "lowered", "says"),
+    ("kind", "setting", "is_lower", "says"),
     [
         ("Siglip2Tokenizer", None, True, ""),
         ("Siglip2Tokenizer", True, True, ""),
@@ -173,13 +173,13 @@ def test_the_log_says_whose_capitals_were_followed(
     gemma: Path,
     caplog: pytest.LogCaptureFixture,
     kind: str,
-    stated: bool | None,
-    lowered: bool,
+    setting: bool | None,
+    is_lower: bool,
     says: str,
 ) -> None:
-    tokenizer = load(gemma, tokenizer_class=kind, do_lower_case=stated)
+    tokenizer = load(gemma, tokenizer_class=kind, do_lower_case=setting)
     a, b = ids(tokenizer, ["RED Cup", "red cup"])
-    assert (a == b) == lowered
+    assert (a == b) == is_lower
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(lines) == bool(says)
     assert all(re.search(says, line) for line in lines)

@@ -139,23 +139,23 @@ def test_what_is_wrong_is_one_sentence_told_before_pytorch_is_imported(tmp_path:
     (tmp_path / "clip/siglip/config.json").write_text('{"model_type": "clip"}')
     assert {line[0] for line, _ in WRONG} >= set(COMMANDS)
     before = sorted(path.name for path in tmp_path.iterdir())
-    ended = run_all(tmp_path, [line for line, _ in WRONG])
-    for (line, words), (code, said, printed, loaded) in zip(WRONG, ended, strict=True):
-        assert code == 2, (line, said)
-        assert said.startswith("siglip-perception: "), line
-        assert said.count("\n") == 1, said
-        assert words in said
-        assert not printed, line
+    results = run_all(tmp_path, [line for line, _ in WRONG])
+    for (line, words), (code, errors, output, loaded) in zip(WRONG, results, strict=True):
+        assert code == 2, (line, errors)
+        assert errors.startswith("siglip-perception: "), line
+        assert errors.count("\n") == 1, errors
+        assert words in errors
+        assert not output, line
         assert not loaded & HEAVY, (line, loaded & HEAVY)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_help_of_every_command_loads_no_heavy_library(tmp_path: Path) -> None:
     lines = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
-    for line, (code, said, printed, loaded) in zip(lines, run_all(tmp_path, lines), strict=True):
+    for line, (code, errors, output, loaded) in zip(lines, run_all(tmp_path, lines), strict=True):
         assert code == 0
-        assert not said, line
-        assert printed, line
+        assert not errors, line
+        assert output, line
         assert not loaded & HEAVY, (line, loaded & HEAVY)
 
 

@@ -47,7 +47,7 @@ def image(tmp_path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     """The one line that a refused command says."""
     assert main.main([str(word) for word in argv]) == 2
     output = capsys.readouterr()
@@ -72,7 +72,7 @@ def test_phrases_shows_what_a_sentence_names(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out)["phrases"] == []
     assert main.main(["phrases", "take the second cup from the left of the bowl"]) == 0
     assert "cup, target" in capsys.readouterr().out
-    assert "1024 bytes" in refused(capsys, "phrases", "cup " * 500)
+    assert "1024 bytes" in refusal(capsys, "phrases", "cup " * 500)
 
 
 def test_tokens_are_the_pipelines(
@@ -104,33 +104,33 @@ def test_ground_prints_json(
     sentence = "빨간 컵을 집어서 접시 위에 놓아라"
     argv = ["ground", str(image), sentence, "--model", model, "--threshold", "0", "--json"]
     assert main.main([*argv, "--overlay", str(overlay)]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["phrases"] == ["빨간 컵", "접시"]
-    assert printed["instruction"] == sentence
-    assert len(printed["presence"]) == 2
-    assert printed["objects"]
-    assert {item["phrase"] for item in printed["objects"]} <= {"빨간 컵", "접시"}
-    for item in printed["objects"]:
+    content = json.loads(capsys.readouterr().out)
+    assert content["phrases"] == ["빨간 컵", "접시"]
+    assert content["instruction"] == sentence
+    assert len(content["presence"]) == 2
+    assert content["objects"]
+    assert {item["phrase"] for item in content["objects"]} <= {"빨간 컵", "접시"}
+    for item in content["objects"]:
         x, y, width, height = item["box"]
         assert 0 <= x < x + width <= 64
         assert 0 <= y < y + height <= 48
         assert item["score"] == pytest.approx(1 / (1 + np.exp(-item["logit"])), abs=1e-5)
         assert item["role"] in ("target", "place")
-    with Image.open(overlay) as drawn:
-        assert drawn.size == (64, 48)
+    with Image.open(overlay) as picture:
+        assert picture.size == (64, 48)
 
 
 def test_ground_looks_at_a_picture_as_people_see_it(
     model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One taken with the camera turned gives the objects and the overlay of the upright one."""
-    turned, upright = tmp_path / "turned.png", tmp_path / "upright.png"
+    rotated_file, upright = tmp_path / "turned.png", tmp_path / "upright.png"
     exif = Image.Exif()
     exif[274] = 6
-    Image.fromarray(pixels).save(turned, exif=exif)
+    Image.fromarray(pixels).save(rotated_file, exif=exif)
     Image.fromarray(np.rot90(pixels, -1)).save(upright)
     objects, overlays = [], []
-    for path in (turned, upright):
+    for path in (rotated_file, upright):
         overlay = path.with_suffix(".out.png")
         argv = ["ground", str(path), "red cup", "--model", model, "--threshold", "0", "--json"]
         assert main.main([*argv, "--overlay", str(overlay)]) == 0
@@ -145,16 +145,16 @@ def test_tokens_says_what_was_mended_and_takes_16_bit_gray(
     model: str, pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tokens.npz"
-    broken = tmp_path / "no end.jpg"
+    broken_file = tmp_path / "no end.jpg"
     stored = io.BytesIO()
     Image.fromarray(pixels).save(stored, "JPEG")
-    broken.write_bytes(stored.getvalue()[:-2])
-    assert main.main(["tokens", str(broken), "--model", model, "-o", str(out)]) == 0
+    broken_file.write_bytes(stored.getvalue()[:-2])
+    assert main.main(["tokens", str(broken_file), "--model", model, "-o", str(out)]) == 0
     assert "no end.jpg was decoded, though it has faults: jpeg_repaired" in capsys.readouterr().err
     gray = tmp_path / "gray.png"
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 4).save(gray)
     argv = ["tokens", str(gray), "--model", model, "-o", str(out)]
-    assert "--mono16-white" in refused(capsys, *argv)
+    assert "--mono16-white" in refusal(capsys, *argv)
     assert main.main([*argv, "--mono16-white", "1023"]) == 0
 
 
@@ -239,26 +239,26 @@ def test_what_a_user_got_wrong_is_one_line(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("no image")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(image.read_bytes()[:60])
+    broken_file = tmp_path / "broken.png"
+    broken_file.write_bytes(image.read_bytes()[:60])
     out = tmp_path / "t.npz"
-    assert "no image file" in refused(capsys, "tokens", tmp_path / "nope.jpg", "-o", out)
-    assert "the file is text" in refused(capsys, "tokens", text, "-o", out)
-    assert "broken.png" in refused(capsys, "tokens", broken, "-o", out)
-    assert "no folder" in refused(capsys, "tokens", image, "-o", tmp_path / "no" / "t.npz")
-    assert "model folder" in refused(capsys, "tokens", image, "-o", out, "--model", "nope")
-    assert "token contract 'x'" in refused(
+    assert "no image file" in refusal(capsys, "tokens", tmp_path / "nope.jpg", "-o", out)
+    assert "the file is text" in refusal(capsys, "tokens", text, "-o", out)
+    assert "broken.png" in refusal(capsys, "tokens", broken_file, "-o", out)
+    assert "no folder" in refusal(capsys, "tokens", image, "-o", tmp_path / "no" / "t.npz")
+    assert "model folder" in refusal(capsys, "tokens", image, "-o", out, "--model", "nope")
+    assert "token contract 'x'" in refusal(
         capsys, "tokens", image, "-o", out, "--model", model, "--contract", "x"
     )
-    assert "hidden_size" in refused(
+    assert "hidden_size" in refusal(
         capsys, "tokens", image, "-o", out, "--model", model, "--contract", "openvla-224"
     )
-    assert "names no object" in refused(capsys, "ground", image, " ")
-    assert "1024 bytes" in refused(capsys, "ground", image, "cup " * 1000)
-    assert ".png or .jpg" in refused(
+    assert "names no object" in refusal(capsys, "ground", image, " ")
+    assert "1024 bytes" in refusal(capsys, "ground", image, "cup " * 1000)
+    assert ".png or .jpg" in refusal(
         capsys, "ground", image, "cup", "--model", model, "--overlay", tmp_path / "o.gif"
     )
-    assert "no bag" in refused(capsys, "replay", tmp_path / "nope", "-o", tmp_path / "out")
+    assert "no bag" in refusal(capsys, "replay", tmp_path / "nope", "-o", tmp_path / "out")
     assert not out.exists()
 
 
@@ -312,7 +312,7 @@ def test_nan_is_withheld_with_a_sentence(
 
     monkeypatch.setattr(Pipeline, "load", lambda _: loaded)
     monkeypatch.setattr(loaded, "process_batch", withhold)
-    sentence = refused(capsys, "tokens", image, "-o", tmp_path / "t.npz")
+    sentence = refusal(capsys, "tokens", image, "-o", tmp_path / "t.npz")
     assert "NaN" in sentence
     assert "use --precision fp32 --backend torch" in sentence
     assert not (tmp_path / "t.npz").exists()
@@ -367,8 +367,8 @@ def test_doctor_names_a_part_of_ros_that_does_not_work(
 ) -> None:
     works = {"folder": "/opt/ros", "error": ""}
     parts = dict.fromkeys((*ros_probe.PARTS, *ros_probe.OPTIONAL_PARTS), works)
-    broken = {"folder": "/opt/ros/cv_bridge", "error": "ImportError: built for another numpy"}
-    monkeypatch.setattr(ros, "probe_parts", lambda: {**parts, "cv_bridge": broken})
+    broken_file = {"folder": "/opt/ros/cv_bridge", "error": "ImportError: built for another numpy"}
+    monkeypatch.setattr(ros, "probe_parts", lambda: {**parts, "cv_bridge": broken_file})
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     assert main.main(["doctor", "--model", model, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -396,8 +396,8 @@ def doctor_with(folder: Path, package: str, content: str) -> str:
 
 
 def test_doctor_reports_a_torch_that_does_not_import(tmp_path: Path) -> None:
-    broken = "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
-    output = doctor_with(tmp_path, "torch", broken)
+    broken_file = "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
+    output = doctor_with(tmp_path, "torch", broken_file)
     assert (
         "PyTorch that starts: OSError: libcudart.so.12: cannot open shared object file;" in output
     )
@@ -405,8 +405,8 @@ def test_doctor_reports_a_torch_that_does_not_import(tmp_path: Path) -> None:
 
 
 def test_doctor_reports_a_library_built_for_another_one(tmp_path: Path) -> None:
-    broken = "raise RuntimeError('numpy.dtype size changed, may indicate incompatibility')"
-    output = doctor_with(tmp_path, "transformers", broken)
+    broken_file = "raise RuntimeError('numpy.dtype size changed, may indicate incompatibility')"
+    output = doctor_with(tmp_path, "transformers", broken_file)
     assert "for the main job: RuntimeError: numpy.dtype size changed" in output
 
 

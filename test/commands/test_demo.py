@@ -27,17 +27,17 @@ def test_instructions_name_two_objects_of_the_scene(seed: int) -> None:
         names = {item.phrase(language) for item in part.scene.objects for language in ("en", "ko")}
         assert len(part.instructions) == 2
         for text in part.instructions:
-            asked = parse(text)
-            assert set(asked.phrases) <= names
-            assert asked.roles == (Role.TARGET, Role.PLACE)
+            instruction = parse(text)
+            assert set(instruction.phrases) <= names
+            assert instruction.roles == (Role.TARGET, Role.PLACE)
 
 
 def test_a_bag_has_compressed_images_at_20_hz_and_instructions(
     short: None, tmp_path: Path
 ) -> None:
-    written = recording.write_recording(tmp_path / "bag", seed=3)
+    recorded_bag = recording.write_recording(tmp_path / "bag", seed=3)
     store = typestore()
-    stamps, spoken = [], []
+    stamps, sentences = [], []
     with Reader(tmp_path / "bag") as reader:
         for connection, stamp, data in reader.messages():
             message: Any = store.deserialize_cdr(data, connection.msgtype)
@@ -46,13 +46,13 @@ def test_a_bag_has_compressed_images_at_20_hz_and_instructions(
                 stamps.append(stamp)
             else:
                 assert connection.topic == "/instruction"
-                spoken.append((stamp, message.data))
-    assert len(stamps) == written.frames == 2 * recording.RATE_HZ
+                sentences.append((stamp, message.data))
+    assert len(stamps) == recorded_bag.frames == 2 * recording.RATE_HZ
     assert stamps[recording.RATE_HZ] - stamps[0] == 10**9
-    assert [text for _, text in spoken] == [
+    assert [text for _, text in sentences] == [
         text for part in recording.parts(3) for text in part.instructions
     ]
-    assert spoken[0][0] < stamps[0]
+    assert sentences[0][0] < stamps[0]
     faster = recording.write_recording(tmp_path / "faster", seed=3, rate_hz=30)
     assert faster.frames == 60
 
@@ -169,9 +169,9 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], sentence: str) -> None:
 def test_a_folder_that_no_demo_wrote_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = tmp_path / "bag" / "mine.mcap"
-    mine.parent.mkdir()
-    mine.write_bytes(b"a day's recording")
+    own_file = tmp_path / "bag" / "mine.mcap"
+    own_file.parent.mkdir()
+    own_file.write_bytes(b"a day's recording")
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "no demo wrote" in capsys.readouterr().err
-    assert mine.exists()
+    assert own_file.exists()

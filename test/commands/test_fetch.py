@@ -53,7 +53,7 @@ class Hub:
     forged: dict[str, bytes] = field(default_factory=dict)
     commit: str = COMMIT
     ranges: list[str] = field(default_factory=list)
-    served: Counter[str] = field(default_factory=Counter)
+    request_counts: Counter[str] = field(default_factory=Counter)
     address: str = ""
 
     def handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805
@@ -112,7 +112,7 @@ class Hub:
                 self.end_headers()
                 if not body:
                     return
-                hub.served[name] += 1
+                hub.request_counts[name] += 1
                 if name in hub.cut:
                     self.wfile.write(data[first : first + hub.cut.pop(name)])
                     self.wfile.flush()
@@ -147,12 +147,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents | {"README.md": b"text", "flax_model.msgpack": b"\0" * 1000}
 
 
-def fetch(hub: Hub, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def fetch(
+    hub: Hub, home: Path, *arguments: str, **options: str
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.address, "XDG_DATA_HOME": str(home), "HF_HOME": str(home)}
     command = [sys.executable, "-m", "siglip_perception.commands.main", "fetch", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment | more, timeout=120
+        command, capture_output=True, text=True, env=environment | options, timeout=120
     )
 
 
@@ -181,9 +183,9 @@ def test_a_repository_becomes_a_model_folder_with_its_commit(
     again = fetch(hub, tmp_path, "someone/siglip")
     assert "already there" in again.stdout
     (out / "config.json").write_text("{}")
-    changed = fetch(hub, tmp_path, "someone/siglip")
-    assert changed.returncode == 2
-    assert "is not the file that the manifest lists" in changed.stderr
+    second_process = fetch(hub, tmp_path, "someone/siglip")
+    assert second_process.returncode == 2
+    assert "is not the file that the manifest lists" in second_process.stderr
 
 
 def policy() -> dict[str, bytes]:
@@ -220,8 +222,8 @@ def test_of_a_policy_only_shards_with_vision_are_fetched_and_a_cut_one_goes_on(
         process = fetch(hub, tmp_path, "openvla-224", "-o", str(out))
     assert process.returncode == 0, process.stderr
     assert [r.partition("=")[0] for r in hub.ranges] == [f"{shard} bytes"]
-    assert hub.served[shard] == 2
-    assert hub.served["model-00002-of-00002.safetensors"] == 0
+    assert hub.request_counts[shard] == 2
+    assert hub.request_counts["model-00002-of-00002.safetensors"] == 0
     assert json.loads((out / "manifest.json").read_text())["contract"] == "openvla-224"
 
 

@@ -156,7 +156,7 @@ def test_a_checkpoint_that_keeps_the_contract_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "changes", "actual", "required"),
+    ("field", "changes", "actual", "requirement"),
     [
         ("hidden_act", {"hidden_act": "gelu_pytorch_tanh"}, "'gelu_pytorch_tanh'", "'gelu'"),
         ("hidden_size", {"hidden_size": 768}, "768", "1152"),
@@ -168,11 +168,11 @@ def test_a_checkpoint_that_keeps_the_contract_passes() -> None:
     ],
 )
 def test_the_siglip_field_that_differs_is_named(
-    field: str, changes: dict[str, Any], actual: str, required: str
+    field: str, changes: dict[str, Any], actual: str, requirement: str
 ) -> None:
     sentence = (
         rf"contract openvla-224: vision_config\.{field} in siglip/config\.json is {actual}"
-        rf" and must be {required};"
+        rf" and must be {requirement};"
     )
     with pytest.raises(ContractError, match=sentence):
         check(siglip=replace(SIGLIP, **changes))
@@ -223,16 +223,16 @@ def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:
         replace(contract, pixels=strategy("letterbox", "bicubic")).preprocessing()
         != contract.preprocessing()
     )
-    swapped = replace(contract, encoders=contract.encoders[::-1])
-    assert swapped.preprocessing() != contract.preprocessing()
+    other_contract = replace(contract, encoders=contract.encoders[::-1])
+    assert other_contract.preprocessing() != contract.preprocessing()
     other_weights = tuple(replace(encoder, weights="a/b") for encoder in contract.encoders)
     assert replace(contract, encoders=other_weights).preprocessing() == contract.preprocessing()
 
 
 def test_the_page_on_contracts_lists_them_as_they_are() -> None:
     page = (Path(__file__).parents[2] / "docs/contracts.md").read_text()
-    rest = page.partition("<!-- contracts:begin -->\n")[2]
-    page_table = rest.partition("\n<!-- contracts:end")[0]
+    remainder = page.partition("<!-- contracts:begin -->\n")[2]
+    page_table = remainder.partition("\n<!-- contracts:end")[0]
     assert page_table == table_text()
 
 
@@ -258,9 +258,9 @@ def test_merges_that_double_with_every_line_are_refused_at_once() -> None:
 
 def test_a_merge_in_a_contract_is_followed() -> None:
     text = contracts.path("tabletop").read_text()
-    merged = text.replace("    registers: 4", "    <<: {registers: 4}")
-    assert merged != text
-    assert parse(merged, "merged") == parse(text, "plain")
+    merged_text = text.replace("    registers: 4", "    <<: {registers: 4}")
+    assert merged_text != text
+    assert parse(merged_text, "merged") == parse(text, "plain")
 
 
 def test_a_special_file_is_no_contract(tmp_path: Path) -> None:

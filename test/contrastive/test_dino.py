@@ -159,10 +159,10 @@ def test_the_student_does_not_see_what_is_masked() -> None:
     image = torch.rand(1, 3, 4 * PATCH, 4 * PATCH)
     mask = torch.zeros(1, 16, dtype=torch.bool)
     mask[0, 0] = True
-    changed = image.clone()
-    changed[..., :PATCH, :PATCH] = 0
+    edited_image = image.clone()
+    edited_image[..., :PATCH, :PATCH] = 0
     for with_mask, alike in ((mask, True), (None, False)):
-        before, after = (branch.features(x, with_mask)[1] for x in (image, changed))
+        before, after = (branch.features(x, with_mask)[1] for x in (image, edited_image))
         assert torch.allclose(before, after) is alike
 
 
@@ -176,7 +176,7 @@ SMALL = {
 }
 
 
-def _striped(count: int) -> Tensor:
+def _stripes(count: int) -> Tensor:
     """Make images [count, 3, 64, 64] that differ in color and stripe width."""
     generator = torch.Generator().manual_seed(3)
     column = torch.arange(64)
@@ -186,7 +186,7 @@ def _striped(count: int) -> Tensor:
 
 
 def _learn(model: SelfDistillation, steps: int) -> list[dict[str, float]]:
-    images = _striped(16)
+    images = _stripes(16)
     zero, unit = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.0
@@ -254,11 +254,13 @@ def test_scenes_tell_what_features_know() -> None:
         patches = images.float().unfold(2, 12, 12).unfold(3, 12, 12)
         return patches.mean(dim=(-1, -2)).flatten(2).transpose(1, 2)
 
-    def nothing(images: Tensor) -> Tensor:
+    def black_images(images: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(len(images), 324, 8, generator=generator)
 
-    color_metrics, noise = (scene_metrics(features, scenes=15) for features in (colors, nothing))
+    color_metrics, noise = (
+        scene_metrics(features, scenes=15) for features in (colors, black_images)
+    )
     assert noise["affinity_auroc"] == pytest.approx(0.5, abs=0.05)
     assert color_metrics["affinity_auroc"] > 0.65
     assert color_metrics["color_probe"] > noise["color_probe"] + 0.1

@@ -57,10 +57,10 @@ def test_a_table_of_captions(tmp_path: Path, suffix: str) -> None:
         table.write_text("\n".join([*lines, "{broken", "[]"]) + "\n")
     else:
         mark = "," if suffix == "csv" else "\t"
-        quoted = [f'{name}{mark}"{text}"' for name, text in rows]
-        table.write_text("\n".join([f"filepath{mark}title", *quoted]) + "\n")
-    for named in (table, tmp_path):
-        source = open_pairs(named)
+        rows_in_quotes = [f'{name}{mark}"{text}"' for name, text in rows]
+        table.write_text("\n".join([f"filepath{mark}title", *rows_in_quotes]) + "\n")
+    for path in (table, tmp_path):
+        source = open_pairs(path)
         assert pairs(source) == [(10, "a, cup"), (20, "ball")]
         assert len(source) == 2
         skip_names = {"picture missing": 1, "row without an image": 1}

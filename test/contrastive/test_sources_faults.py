@@ -366,8 +366,8 @@ def test_sparse_files_are_named_not_read_as_they_lie(tmp_path: Path) -> None:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     write_shard(tmp_path / "s.tar", [("1.txt", b"one"), ("2.jpg", JPG), ("2.txt", b"two")])
-    rest = (tmp_path / "s.tar").read_bytes()
-    (tmp_path / "s.tar").write_bytes(bytes(header) + b"x" * 512 + rest)
+    remainder = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(bytes(header) + b"x" * 512 + remainder)
     source = open_pairs(tmp_path / "s.tar")
     assert pairs(source) == [(10, "two")]
     (reason,) = source.report.skip_counts
@@ -405,8 +405,8 @@ def test_a_bad_shard_is_passed_over_among_good_ones(
     source = open_pairs(tmp_path)
     assert len(source) == 2
     assert list(source.report.skip_counts) == [reason]
-    (where,) = source.report.names(reason)
-    assert name in where
+    (place,) = source.report.names(reason)
+    assert name in place
     with pytest.raises(SourceError, match=name):
         open_pairs(tmp_path / name)
     with pytest.raises(DatasetError, match="without --strict"):
@@ -420,8 +420,8 @@ def test_what_follows_a_broken_header_or_the_end_is_not_lost_in_silence(tmp_path
     (tmp_path / "s.tar").write_bytes(data)
     source = open_pairs(tmp_path / "s.tar")
     assert (len(source), source.report.skip_counts) == (1, {"shard that breaks off": 1})
-    whole = good_shard(tmp_path / "s.tar", 3)
-    (tmp_path / "s.tar").write_bytes(whole + whole)
+    shard = good_shard(tmp_path / "s.tar", 3)
+    (tmp_path / "s.tar").write_bytes(shard + shard)
     source = open_pairs(tmp_path / "s.tar")
     assert (len(source), source.report.skip_counts) == (3, {"shard with more after its end": 1})
 

@@ -141,10 +141,10 @@ def test_a_killed_run_goes_on_with_the_same_loss_curve(
     assert "going on after step 3" in capfd.readouterr().out
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "whole")] == list(range(1, 9))
-    interrupted, unbroken = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(interrupted[name], unbroken[name]) for name in unbroken)
+    killed_weights, whole_weights = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(killed_weights[name], whole_weights[name]) for name in whole_weights)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(unbroken, weights(tiny))
+        torch.testing.assert_close(whole_weights, weights(tiny))
 
 
 @pytest.mark.slow
@@ -179,8 +179,8 @@ def test_two_processes_give_the_result_of_one(
     )
     for name in runs:
         outputs = [tmp_path / count / name for count in "12"]
-        for alone, shared in zip(*map(rows, outputs), strict=True):
-            assert shared == pytest.approx(alone, rel=1e-3)
+        for alone, together in zip(*map(rows, outputs), strict=True):
+            assert together == pytest.approx(alone, rel=1e-3)
         part = "dinov2" if name == "dino" else ""
         first, second = (_sound(weights(output / part)) for output in outputs)
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
@@ -236,9 +236,9 @@ def test_lora_is_merged_into_weights_that_load(tiny: Path, data: Path, tmp_path:
     assert main(command(tiny, data, tmp_path / "out", *extra)) == 0
     before, after = weights(tiny), weights(tmp_path / "out")
     assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed >= {"vision_model.encoder.layers.0.self_attn.q_proj.weight", "logit_bias"}
-    assert all("vision_model.encoder.layers" in n or n.startswith("logit_") for n in changed)
+    updated_names = {name for name in before if not torch.equal(before[name], after[name])}
+    assert updated_names >= {"vision_model.encoder.layers.0.self_attn.q_proj.weight", "logit_bias"}
+    assert all("vision_model.encoder.layers" in n or n.startswith("logit_") for n in updated_names)
     state = load_file(tmp_path / "out.runs" / "state.safetensors")
     assert all("lora_" in name or "logit_" in name for name in state)
     checkpoint = checkpoints.load(tmp_path / "out")
@@ -258,10 +258,10 @@ def test_only_the_last_layers_and_the_free_tower_change(
     extra = ["--tune", "last", "--last-layers", "1", "--freeze", "image"]
     assert main(command(tiny, data, tmp_path / "out", *extra)) == 0
     before, after = weights(tiny), weights(tmp_path / "out")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert "text_model.encoder.layers.1.mlp.fc1.weight" in changed
-    assert "text_model.head.weight" in changed
-    assert not any("layers.0" in name or "vision" in name for name in changed)
+    updated_names = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "text_model.encoder.layers.1.mlp.fc1.weight" in updated_names
+    assert "text_model.head.weight" in updated_names
+    assert not any("layers.0" in name or "vision" in name for name in updated_names)
 
 
 def test_a_model_folder_keeps_its_dinov2_and_its_element_type(pair: Path, tmp_path: Path) -> None:
@@ -360,18 +360,18 @@ def test_a_kill_while_the_state_is_written_leaves_the_old_one(tmp_path: Path) ->
     optimizer.step()
     RunState(tmp_path, layer, [optimizer], {"a": 1}).save(7, {"broken": {"x": "y"}})
     (tmp_path / "state.new").write_bytes(b"half a fi")
-    other = nn.Linear(2, 2)
-    again = torch.optim.AdamW(other.parameters())
-    assert RunState(tmp_path, other, [again], {"a": 1}).load() == (7, {"broken": {"x": "y"}})
-    assert torch.equal(other.weight, layer.weight)
-    saved_state, restored_state = optimizer.state[layer.weight], again.state[other.weight]
+    other_layer = nn.Linear(2, 2)
+    again = torch.optim.AdamW(other_layer.parameters())
+    assert RunState(tmp_path, other_layer, [again], {"a": 1}).load() == (7, {"broken": {"x": "y"}})
+    assert torch.equal(other_layer.weight, layer.weight)
+    saved_state, restored_state = optimizer.state[layer.weight], again.state[other_layer.weight]
     assert all(
         torch.equal(saved_state[key], restored_state[key])
         for key in ("exp_avg", "exp_avg_sq", "step")
     )
     (tmp_path / "state.safetensors").write_bytes(b"half a fi")
     with pytest.raises(PerceptionError, match="remove it to begin again"):
-        RunState(tmp_path, other, [again], {"a": 1}).load()
+        RunState(tmp_path, other_layer, [again], {"a": 1}).load()
 
 
 def test_retrieval_by_hand() -> None:

@@ -62,7 +62,7 @@ def test_names_end_and_counts_do_not() -> None:
 def test_strict_stops_at_the_first_in_one_printable_line() -> None:
     report = SkipReport(strict=True)
     report.note("mended", "a")
-    with pytest.raises(DatasetError) as raised:
+    with pytest.raises(DatasetError) as excinfo:
         report.skip("broken", "a\n\ud800\u202e.jpg", "x" * 1000)
-    assert str(raised.value).isprintable()
-    assert len(str(raised.value)) < 500
+    assert str(excinfo.value).isprintable()
+    assert len(str(excinfo.value)) < 500

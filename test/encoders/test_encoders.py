@@ -91,7 +91,7 @@ def inputs() -> Inputs:
 
 
 @contextmanager
-def counted(*blocks: nn.Module) -> Iterator[list[int]]:
+def count_images(*blocks: nn.Module) -> Iterator[list[int]]:
     """On how many images each of the blocks runs."""
     images = [0] * len(blocks)
 
@@ -130,18 +130,18 @@ def test_tokens_and_last_features_equal_transformers(models: Pair, inputs: Input
 def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
     encoders = models.encoders()
     blocks = [*encoders.towers["siglip"].blocks, *encoders.towers["dinov2"].blocks]
-    with counted(*blocks) as images:
+    with count_images(*blocks) as images:
         features = encoders(inputs, with_tokens=True, grounding_rows=[])
     assert images == [2, 2, 2, 0, 2, 2, 0]
     assert features.siglip is None
     assert features.dino is None
-    with counted(*blocks) as images:
+    with count_images(*blocks) as images:
         encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
     assert images == [2] * 7
-    with counted(*blocks) as images:  # objects of the second image alone
+    with count_images(*blocks) as images:  # objects of the second image alone
         subset = encoders(inputs, with_tokens=True, grounding_rows=[1])
     assert images == [2, 2, 2, 1, 2, 2, 1]
-    with counted(*blocks) as images:  # objects alone, of one image
+    with count_images(*blocks) as images:  # objects alone, of one image
         alone = encoders(inputs, with_tokens=False, grounding_rows=[1])
     assert images == [1] * 7
     assert alone.tokens is None

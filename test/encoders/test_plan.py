@@ -112,8 +112,8 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     own_model, tokens = _grounding(pipeline, query), _tokens(pipeline)
     alone = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
     assert own_model == _grounding(alone, alone.query(from_phrases(["cup"])))
-    fused = Pipeline.load(PipelineOptions(model=str(folder)))
-    np.testing.assert_allclose(tokens, _tokens(fused), atol=1e-5)
+    fused_pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
+    np.testing.assert_allclose(tokens, _tokens(fused_pipeline), atol=1e-5)
 
     encoders = pipeline._encoders.run
     assert isinstance(encoders, Encoders)
@@ -145,14 +145,14 @@ class _counting:  # noqa: N801 - used as a function
         self.kinds = kinds
 
     def __enter__(self) -> list[int]:
-        def counted(kind: int) -> object:
+        def count_blocks(kind: int) -> object:
             def hook(*_: object) -> None:
                 self.ran[kind] += 1
 
             return hook
 
         self.handles = [
-            block.register_forward_hook(counted(kind))  # type: ignore[arg-type]
+            block.register_forward_hook(count_blocks(kind))  # type: ignore[arg-type]
             for kind, blocks in enumerate(self.kinds)
             for block in blocks.children()
         ]

@@ -121,14 +121,14 @@ def test_segmentations(segmentation: Any, pixels: int | None) -> None:
 def test_a_bad_segmentation_is_named_and_its_box_is_used(
     tmp_path: Path, segmentation: Any, reason: str
 ) -> None:
-    with pytest.raises(SegmentationError) as raised:
+    with pytest.raises(SegmentationError) as excinfo:
         decode_segmentation(segmentation, WIDTH, HEIGHT)
-    assert reason in raised.value.reason
+    assert reason in excinfo.value.reason
     (truth,), report = one_box(tmp_path, segmentation=segmentation)
     assert (truth.box, truth.mask) == (Box(2, 1, 4, 5), None)
-    (reported,) = report.skip_counts
-    assert reported == f"{raised.value.reason}; the bbox is used"
-    assert report.names(reported) == ["boxes.json, annotation 11"]
+    (skip_reason,) = report.skip_counts
+    assert skip_reason == f"{excinfo.value.reason}; the bbox is used"
+    assert report.names(skip_reason) == ["boxes.json, annotation 11"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ FIRST = content()["annotations"][0]
 
 
 @pytest.mark.parametrize(
-    ("changes", "skipped", "name"),
+    ("changes", "expected_reason", "name"),
     [
         ({"annotations": [{**FIRST, "image_id": 9}]}, "image_id is unknown", "annotation 11"),
         ({"annotations": [{**FIRST, "image_id": None}]}, "image_id is unknown", "annotation 11"),
@@ -213,20 +213,20 @@ FIRST = content()["annotations"][0]
     ],
 )
 def test_a_bad_entry_is_named_and_passed_over_or_stopped_at(
-    tmp_path: Path, changes: dict[str, Any], skipped: str, name: str
+    tmp_path: Path, changes: dict[str, Any], expected_reason: str, name: str
 ) -> None:
     path = write_annotations(tmp_path, **changes)
     samples, report = read(path)
     assert [sample.name for sample in samples] == ["one.png", "two.png"]
     (reason,) = report.skip_counts
-    assert skipped in reason
+    assert expected_reason in reason
     assert name in report.names(reason)[0]
     assert report.total == 1
-    with pytest.raises(DatasetError) as raised:
+    with pytest.raises(DatasetError) as excinfo:
         list(CocoFolder(path, tmp_path, 0, 10_000, SkipReport(strict=True)))
-    assert reason in str(raised.value)
-    assert str(raised.value).endswith("without --strict it is skipped.")
-    assert str(raised.value).isprintable()
+    assert reason in str(excinfo.value)
+    assert str(excinfo.value).endswith("without --strict it is skipped.")
+    assert str(excinfo.value).isprintable()
 
 
 def test_an_id_that_two_files_share_says_nothing_of_either(tmp_path: Path) -> None:
@@ -321,19 +321,19 @@ def test_a_picture_that_cannot_be_used_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_sizes_that_are_not_the_pictures(tmp_path: Path) -> None:
-    sized = [{**image, "width": WIDTH, "height": HEIGHT} for image in content()["images"]]
-    samples, report = read(write_annotations(tmp_path, images=sized))
+    images = [{**image, "width": WIDTH, "height": HEIGHT} for image in content()["images"]]
+    samples, report = read(write_annotations(tmp_path, images=images))
     assert (len(samples), report.lines()) == (2, [])
-    sized[1] |= {"width": HEIGHT, "height": WIDTH}
-    samples, report = read(write_annotations(tmp_path, images=sized))
+    images[1] |= {"width": HEIGHT, "height": WIDTH}
+    samples, report = read(write_annotations(tmp_path, images=images))
     assert report.skip_counts == {"width and height fit the picture only turned": 1}
-    sized[1] |= {"width": 40, "height": 20}
-    samples, report = read(write_annotations(tmp_path, images=sized))
+    images[1] |= {"width": 40, "height": 20}
+    samples, report = read(write_annotations(tmp_path, images=images))
     assert report.skip_counts == {"width and height are not the picture's": 1}
     assert "stated as 40 x 20, is 20 x 10" in report.first()
     for width, height in (("20", "10"), (20.0, 10), (0, 0), (None, 3), ("wide", True)):
-        sized[1] |= {"width": width, "height": height}
-        samples, report = read(write_annotations(tmp_path, images=sized))
+        images[1] |= {"width": width, "height": height}
+        samples, report = read(write_annotations(tmp_path, images=images))
         assert (len(samples), report.total) == (2, 0)
 
 
@@ -391,10 +391,10 @@ def test_a_file_that_is_not_cocos_is_refused_in_one_sentence(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     path = write_annotations(tmp_path, **changes)
-    with pytest.raises(CocoError) as raised:
+    with pytest.raises(CocoError) as excinfo:
         read(path)
-    assert words in str(raised.value)
-    assert str(path) in str(raised.value)
+    assert words in str(excinfo.value)
+    assert str(path) in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -423,9 +423,9 @@ def test_what_is_no_annotation_file_is_told_for_what_it_is(
 ) -> None:
     path = tmp_path / "boxes.json"
     path.write_bytes(data)
-    with pytest.raises(CocoError) as raised:
+    with pytest.raises(CocoError) as excinfo:
         CocoFolder(path, tmp_path, 0, 10_000)
-    assert words in str(raised.value)
+    assert words in str(excinfo.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
@@ -484,16 +484,16 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_any_value_at_any_place_is_used_or_refused_in_a_sentence(
     tmp_path: Path, changes: list[tuple[tuple[Any, ...], Any]]
 ) -> None:
-    changed = content()
+    document = content()
     for place, value in changes:
-        holder: Any = changed
+        holder: Any = document
         try:
             for key in place[:-1]:
                 holder = holder[key]
             holder[place[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took the place away
-    path = write_annotations(tmp_path, **changed)
+    path = write_annotations(tmp_path, **document)
     try:
         samples, report = read(path)
     except DatasetError as error:
@@ -518,9 +518,9 @@ def box_mask(box: Box) -> UInt8Array:
     return mask
 
 
-def shot(truths: list[Box], **more: Any) -> Sample:
+def shot(truths: list[Box], **arguments: Any) -> Sample:
     questions = (Question("cup", "", tuple(truth_of(box) for box in truths)),)
-    return Sample("", np.zeros((100, 100, 3), np.uint8), len(truths), questions, **more)
+    return Sample("", np.zeros((100, 100, 3), np.uint8), len(truths), questions, **arguments)
 
 
 def answer(box: Box, score: float, phrase: str = "cup") -> GroundedObject:
@@ -556,9 +556,9 @@ def test_crowds_and_unsure_phrases_do_not_count_against_precision() -> None:
 
 
 def test_average_precision_of_nothing() -> None:
-    nothing = Detections(("cup",))
-    nothing.add(shot([]), [], [])
-    assert np.isnan(nothing.metrics()["AP"])
-    missed = Detections(("cup",))
-    missed.add(shot([Box(0, 0, 20, 20)]), [], [])
-    assert missed.metrics()["AP"] == 0.0
+    no_detections = Detections(("cup",))
+    no_detections.add(shot([]), [], [])
+    assert np.isnan(no_detections.metrics()["AP"])
+    misses = Detections(("cup",))
+    misses.add(shot([Box(0, 0, 20, 20)]), [], [])
+    assert misses.metrics()["AP"] == 0.0

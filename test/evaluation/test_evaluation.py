@@ -83,9 +83,9 @@ def test_the_best_published_object_is_judged() -> None:
     assert (answer.recall, answer.score, answer.presence) == (0.5, 0.9, 0.8)
     assert (answer.detections, answer.true_positives) == (2, 1)
     assert answer.wrong == 0.0
-    nothing = judge(question, 0.2, 3, objects[2:], [box_mask(left_box)])
-    assert (nothing.detected, nothing.iou, nothing.mask_iou) == (False, 0.0, 0.0)
-    assert nothing.wrong == 0.8
+    no_result = judge(question, 0.2, 3, objects[2:], [box_mask(left_box)])
+    assert (no_result.detected, no_result.iou, no_result.mask_iou) == (False, 0.0, 0.0)
+    assert no_result.wrong == 0.8
     absent = judge(Question("cup", "en", ()), 0.3, 3, objects, [box_mask(o.box) for o in objects])
     assert (absent.present, absent.wrong, absent.mask_iou) == (False, 0.9, None)
 
@@ -109,7 +109,13 @@ def answer(**changes: Any) -> Answer:
 
 
 def test_figures_by_hand() -> None:
-    nothing = {"occlusion": None, "iou": 0.0, "mask_iou": None, "recall": 0.0, "true_positives": 0}
+    no_result = {
+        "occlusion": None,
+        "iou": 0.0,
+        "mask_iou": None,
+        "recall": 0.0,
+        "true_positives": 0,
+    }
     answers = [
         answer(),
         answer(
@@ -121,9 +127,9 @@ def test_figures_by_hand() -> None:
             detections=2,
             true_positives=0,
         ),
-        answer(present=False, presence=0.2, **nothing),
+        answer(present=False, presence=0.2, **no_result),
         answer(
-            **{**nothing, "present": False, "presence": 0.1, "detected": False, "detections": 0}
+            **{**no_result, "present": False, "presence": 0.1, "detected": False, "detections": 0}
         ),
     ]
     actual = compute_metrics(answers)
@@ -158,9 +164,9 @@ def test_our_own_method_is_the_first_switch_of_the_ablation(pipeline: Pipeline) 
     embeddings = torch.nn.functional.normalize(torch.randn(3, siglip.shape[-1]), dim=-1)
     assert pipeline.grounding_model is not None
     scores = pipeline.grounder.score(siglip[0], dino[0], embeddings)
-    same = Regions(pipeline.grounding_model)(siglip[0], dino[0], embeddings)
-    np.testing.assert_allclose(scores.logits, same.logits, atol=1e-4)
-    np.testing.assert_allclose(scores.presence(), same.presence(), atol=1e-4)
+    direct_scores = Regions(pipeline.grounding_model)(siglip[0], dino[0], embeddings)
+    np.testing.assert_allclose(scores.logits, direct_scores.logits, atol=1e-4)
+    np.testing.assert_allclose(scores.presence(), direct_scores.presence(), atol=1e-4)
 
 
 def test_every_method_answers_every_question(pipeline: Pipeline) -> None:
@@ -190,8 +196,8 @@ def test_the_command_measures_own_images_and_scenes(
     content["images"] += [{"id": 3, "file_name": "three.png"}, {"id": 4, "file_name": "four.png"}]
     boxes.write_text(json.dumps(content))
     (tmp_path / "three.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    own = ["--coco", str(boxes), "--images", str(tmp_path)]
-    assert main(["evaluate", *model, *own, *options]) == 0
+    own_options = ["--coco", str(boxes), "--images", str(tmp_path)]
+    assert main(["evaluate", *model, *own_options, *options]) == 0
     out = capsys.readouterr().out.splitlines()
     assert any(line.startswith("COCO's AP 0.0") for line in out)
     end = out[out.index("left out: 2") :]
@@ -216,7 +222,7 @@ def test_the_command_measures_own_images_and_scenes(
     for wrong, words in (
         (["--coco", "x.json"], "x.json"),
         (["--coco", str(tmp_path)], "boxes.json"),
-        ([*own, "--strict"], "four.png"),
+        ([*own_options, "--strict"], "four.png"),
         (["--images", str(tmp_path)], "--coco"),
         (["--seed", "-1"], "--seed"),
         (["--scenes", "0"], "--scenes"),

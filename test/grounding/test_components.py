@@ -9,13 +9,13 @@ from siglip_perception.grounding.components import split_components
 GRID = (6, 12)
 
 
-def drawn(*rows: str) -> torch.Tensor:
+def draw(*rows: str) -> torch.Tensor:
     """A map [1, 72]: # is 0.9, + is 0.4, everything else 0."""
     values = {"#": 0.9, "+": 0.4}
     return torch.tensor([[values.get(c, 0.0) for row in rows for c in row]])
 
 
-def shown(maps: torch.Tensor) -> list[str]:
+def show(maps: torch.Tensor) -> list[str]:
     return [
         "/".join("".join("#" if v > 0.5 else "." for v in row) for row in item.view(*GRID))
         for item in maps
@@ -23,7 +23,7 @@ def shown(maps: torch.Tensor) -> list[str]:
 
 
 def test_two_cups_are_two() -> None:
-    maps = drawn(
+    maps = draw(
         "............",
         ".##+....+##.",
         ".##+....+##.",
@@ -32,7 +32,7 @@ def test_two_cups_are_two() -> None:
         "............",
     )
     first, second = split_components(maps, GRID)
-    assert shown(torch.stack([first, second])) == [
+    assert show(torch.stack([first, second])) == [
         "............/.##........./.##........./............/............/............",
         "............/.........##./.........##./............/............/............",
     ]
@@ -41,7 +41,7 @@ def test_two_cups_are_two() -> None:
 
 
 def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> None:
-    maps = drawn(
+    maps = draw(
         "...........#",
         ".##.##......",
         ".##.##......",
@@ -50,15 +50,15 @@ def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> Non
         "#...........",
     )
     (item,) = split_components(maps, GRID)
-    assert shown(item[None]) == [
+    assert show(item[None]) == [
         "............/.##.##....../.##.##....../............/............/............"
     ]
 
 
 def test_a_whole_region_and_none_at_all_stay_as_they_are() -> None:
-    full = drawn("............", "....###.....", *["............"] * 4)
+    full = draw("............", "....###.....", *["............"] * 4)
     assert torch.equal(split_components(full, GRID), full)
-    speck = drawn("....#.......", *["............"] * 5)
+    speck = draw("....#.......", *["............"] * 5)
     assert torch.equal(split_components(speck, GRID), speck)
     empty = torch.zeros(0, 72)
     assert split_components(empty, GRID).shape == (0, 72)

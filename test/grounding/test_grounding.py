@@ -133,9 +133,9 @@ def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
 
 
 def test_label_mask_numbers_objects_from_one_and_the_first_wins() -> None:
-    first, combined = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
+    first, union = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
     first[:, :2] = 1
-    assert label_mask([first, combined], 4, 2).tolist() == [[1, 1, 2, 2]] * 2
+    assert label_mask([first, union], 4, 2).tolist() == [[1, 1, 2, 2]] * 2
 
 
 def test_sigmoid_is_right_at_both_ends() -> None:

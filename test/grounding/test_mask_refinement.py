@@ -26,7 +26,7 @@ def coarse(mask: UInt8Array, size: tuple[int, int], rows: int = 12) -> FloatArra
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR))
 
 
-def sharpened(image: UInt8Array, mask: UInt8Array, margin: float = 1 / 12) -> UInt8Array:
+def sharpen(image: UInt8Array, mask: UInt8Array, margin: float = 1 / 12) -> UInt8Array:
     """The whole picture's mask of what the patches know of a mask."""
     colors = MaskRefiner(image)
     part, (x, y) = colors.sharpen(coarse(mask, colors.size), margin)
@@ -44,21 +44,21 @@ def iou(first: UInt8Array, second: UInt8Array) -> float:
 def test_a_thin_thing_gets_its_edges_back(size: tuple[int, int]) -> None:
     image, mask = picture(*size)
     assert iou((coarse(mask, size[::-1]) > 0.5).astype(np.uint8), mask) < 0.5
-    assert iou(sharpened(image, mask), mask) > 0.8
+    assert iou(sharpen(image, mask), mask) > 0.8
 
 
 def test_without_a_color_that_differs_the_start_decides() -> None:
     _, mask = picture()
     cv2.circle(mask, (230, 120), 40, 1, -1)
     start = coarse(mask, (320, 240))
-    sharp = sharpened(np.full((240, 320, 3), 90, dtype=np.uint8), mask)
+    sharp = sharpen(np.full((240, 320, 3), 90, dtype=np.uint8), mask)
     assert abs(float(sharp.sum() / (start > 0.5).sum()) - 1) < 0.35
 
 
 def test_the_same_color_far_away_is_not_part_of_it() -> None:
     image, mask = picture()
     image[200:230, 280:310] = (200, 40, 40)
-    assert not sharpened(image, mask)[190:, 270:].any()
+    assert not sharpen(image, mask)[190:, 270:].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])

@@ -23,10 +23,10 @@ TOKENS = 12
 def head() -> SiglipMultiheadAttentionPoolingHead:
     torch.manual_seed(0)
     config = SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_attention_heads=4)
-    created = SiglipMultiheadAttentionPoolingHead(config).eval()
-    for parameter in created.parameters():  # biases start at zero, where errors hide
+    reference_head = SiglipMultiheadAttentionPoolingHead(config).eval()
+    for parameter in reference_head.parameters():  # biases start at zero, where errors hide
         torch.nn.init.normal_(parameter, std=0.5)
-    return created
+    return reference_head
 
 
 @torch.inference_mode()
@@ -60,15 +60,17 @@ def test_an_empty_region_gives_numbers(head: SiglipMultiheadAttentionPoolingHead
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1 - 1e-6), (torch.bfloat16, 0.9995)])
+@pytest.mark.parametrize(
+    ("dtype", "min_cosine"), [(torch.float32, 1 - 1e-6), (torch.bfloat16, 0.9995)]
+)
 def test_laid_out_for_serving_it_is_the_same_head(
-    head: SiglipMultiheadAttentionPoolingHead, dtype: torch.dtype, least: float
+    head: SiglipMultiheadAttentionPoolingHead, dtype: torch.dtype, min_cosine: float
 ) -> None:
     tokens = torch.randn(1, TOKENS, 16)
     weights = (torch.rand(1, 5, TOKENS) > 0.5).float()
     original = {name: value.clone() for name, value in head.state_dict().items()}
     pooled = pool_regions(head, head_keys(head, tokens), weights)[0]
-    served = RegionHead(head, dtype)(tokens[0], weights[0])
-    assert served.dtype == torch.float32
-    assert float(torch.cosine_similarity(served, pooled, dim=-1).min()) >= least
+    outputs = RegionHead(head, dtype)(tokens[0], weights[0])
+    assert outputs.dtype == torch.float32
+    assert float(torch.cosine_similarity(outputs, pooled, dim=-1).min()) >= min_cosine
     torch.testing.assert_close(dict(head.state_dict()), original, rtol=0, atol=0)

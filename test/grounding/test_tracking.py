@@ -19,13 +19,15 @@ SIZE = (640, 480)
 OPTIONS = TrackingOptions(max_lost=0.3, smoothing=0.2)
 
 
-def thing(x: float, y: float = 240, phrase: str = "cup", logit: float = 3.0) -> GroundedObject:
+def make_object(
+    x: float, y: float = 240, phrase: str = "cup", logit: float = 3.0
+) -> GroundedObject:
     box = Box(round(x) - 30, round(y) - 30, 60, 60)
     return GroundedObject(phrase, 1 / (1 + math.exp(-logit)), logit, box, 0.01)
 
 
-def seen(*objects: GroundedObject, number: int = 1, **more: Any) -> Grounding:
-    return Grounding("find it", number, ("cup", "plate"), (0.9, 0.9), objects, "test", **more)
+def make_grounding(*objects: GroundedObject, number: int = 1, **options: Any) -> Grounding:
+    return Grounding("find it", number, ("cup", "plate"), (0.9, 0.9), objects, "test", **options)
 
 
 class Run:
@@ -35,14 +37,16 @@ class Run:
         self.tracker = Tracker()
         self.now = 100 * SECOND
 
-    def frame(self, *objects: GroundedObject, step: int = FRAME, **more: Any) -> Grounding:
+    def frame(self, *objects: GroundedObject, step: int = FRAME, **options: Any) -> Grounding:
         self.now += step
-        return self.tracker.update(seen(*objects, **more), self.now, SIZE, OPTIONS)
+        return self.tracker.update(make_grounding(*objects, **options), self.now, SIZE, OPTIONS)
 
 
 def test_an_id_stays_while_a_thing_moves() -> None:
     run = Run()
-    ids = [run.frame(thing(100 + 12 * i), thing(500 - 9 * i)).objects for i in range(30)]
+    ids = [
+        run.frame(make_object(100 + 12 * i), make_object(500 - 9 * i)).objects for i in range(30)
+    ]
     first, second = ids[0][0].id, ids[0][1].id
     assert first != second
     for i, objects in enumerate(ids):
@@ -54,47 +58,47 @@ def test_an_id_stays_while_a_thing_moves() -> None:
 def test_the_speed_carries_it_over_a_gap() -> None:
     run = Run()
     for i in range(10):
-        number = run.frame(thing(100 + 20 * i)).objects[0].id
+        number = run.frame(make_object(100 + 20 * i)).objects[0].id
     for i in range(3):
-        (lost,) = run.frame().objects
-        assert lost.id == number
-        assert lost.lost == pytest.approx(0.05 * (i + 1))
-        assert abs(lost.box.x + 30 - (280 + 20 * (i + 1))) < 15
-        assert math.isnan(lost.position[0])
-    (item,) = run.frame(thing(100 + 20 * 13)).objects
+        (track,) = run.frame().objects
+        assert track.id == number
+        assert track.lost == pytest.approx(0.05 * (i + 1))
+        assert abs(track.box.x + 30 - (280 + 20 * (i + 1))) < 15
+        assert math.isnan(track.position[0])
+    (item,) = run.frame(make_object(100 + 20 * 13)).objects
     assert (item.id, item.lost) == (number, 0.0)
 
 
 def test_what_is_gone_is_gone_after_max_lost() -> None:
     run = Run()
-    run.frame(thing(300))
-    shown = [len(run.frame().objects) for _ in range(10)]
-    assert shown == [1] * 6 + [0] * 4  # 0.3 s at 20 frames a second
-    assert run.frame(thing(300)).objects[0].id == 2
+    run.frame(make_object(300))
+    counts = [len(run.frame().objects) for _ in range(10)]
+    assert counts == [1] * 6 + [0] * 4  # 0.3 s at 20 frames a second
+    assert run.frame(make_object(300)).objects[0].id == 2
 
 
 def test_a_slow_camera_keeps_its_ids_and_hides_nothing() -> None:
     run = Run()
-    assert run.frame(thing(300)).objects[0].id == 1
-    assert run.frame(thing(305), step=SECOND).objects[0].id == 1
+    assert run.frame(make_object(300)).objects[0].id == 1
+    assert run.frame(make_object(305), step=SECOND).objects[0].id == 1
     assert run.frame(step=SECOND).objects == ()
 
 
 def test_scores_are_averaged_over_time() -> None:
     run = Run()
-    run.frame(thing(300, logit=4.0))
-    (item,) = run.frame(thing(300, logit=0.0), step=SECOND // 5).objects
+    run.frame(make_object(300, logit=4.0))
+    (item,) = run.frame(make_object(300, logit=0.0), step=SECOND // 5).objects
     assert item.logit == pytest.approx(4.0 * math.exp(-1))  # one time constant later
     assert item.score == pytest.approx(1 / (1 + math.exp(-item.logit)))
 
 
 def test_phrases_are_followed_apart() -> None:
     run = Run()
-    cup, plate = run.frame(thing(300), thing(300, phrase="plate")).objects
+    cup, plate = run.frame(make_object(300), make_object(300, phrase="plate")).objects
     assert cup.id != plate.id
-    assert [item.id for item in run.frame(thing(300, phrase="plate")).objects] == [1, 2]
+    assert [item.id for item in run.frame(make_object(300, phrase="plate")).objects] == [1, 2]
     # The cup is lost and comes first, as its phrase does.
-    assert [item.lost > 0 for item in run.frame(thing(300, phrase="plate")).objects] == [
+    assert [item.lost > 0 for item in run.frame(make_object(300, phrase="plate")).objects] == [
         True,
         False,
     ]
@@ -107,18 +111,18 @@ def test_phrases_are_followed_apart() -> None:
 )
 def test_it_begins_anew(step: int, number: int) -> None:
     run = Run()
-    assert run.frame(thing(300)).objects[0].id == 1
-    (item,) = run.frame(thing(300, logit=0.0), step=step, number=number).objects
+    assert run.frame(make_object(300)).objects[0].id == 1
+    (item,) = run.frame(make_object(300, logit=0.0), step=step, number=number).objects
     assert (item.id, item.logit) == (2, 0.0)
 
 
 def test_the_mask_keeps_up_with_the_order() -> None:
     run = Run()
-    run.frame(thing(100, logit=2.0), thing(400, logit=1.0))
+    run.frame(make_object(100, logit=2.0), make_object(400, logit=1.0))
     mask = np.zeros((480, 640), dtype=np.uint8)
     mask[:, :200], mask[:, 300:] = 2, 1
     # The right one overtakes the left one only slowly: smoothed, it still comes second.
-    result = run.frame(thing(400, logit=2.5), thing(100, logit=2.0), mask=mask)
+    result = run.frame(make_object(400, logit=2.5), make_object(100, logit=2.0), mask=mask)
     assert [item.box.x for item in result.objects] == [70, 370]
     assert result.mask is not None
     assert (result.mask[240, 100], result.mask[240, 250], result.mask[240, 400]) == (1, 0, 2)
@@ -126,24 +130,26 @@ def test_the_mask_keeps_up_with_the_order() -> None:
 
 def test_what_is_lost_takes_no_place_of_what_is_seen() -> None:
     tracker = Tracker()
-    tracker.update(seen(thing(100), thing(300)), SECOND, SIZE, OPTIONS)
-    result = tracker.update(seen(thing(100)), SECOND + FRAME, SIZE, OPTIONS, max_objects=1)
+    tracker.update(make_grounding(make_object(100), make_object(300)), SECOND, SIZE, OPTIONS)
+    result = tracker.update(
+        make_grounding(make_object(100)), SECOND + FRAME, SIZE, OPTIONS, max_objects=1
+    )
     assert [item.lost for item in result.objects] == [0.0]
 
 
 def test_what_leaves_the_picture_is_not_kept() -> None:
     run = Run()
     for i in range(8):
-        run.frame(thing(560 + 8 * i))
+        run.frame(make_object(560 + 8 * i))
     run.frame()
     assert run.frame(step=4 * FRAME).objects == ()
 
 
 def test_a_second_frame_of_the_same_moment_loses_nothing_and_shows_only_what_it_has() -> None:
     run = Run()
-    run.frame(thing(300))
+    run.frame(make_object(300))
     assert run.frame(step=0).objects == ()
-    assert [item.id for item in run.frame(thing(300)).objects] == [1]
+    assert [item.id for item in run.frame(make_object(300)).objects] == [1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +165,7 @@ def test_a_second_frame_of_the_same_moment_loses_nothing_and_shows_only_what_it_
 def test_any_history(history: list[tuple[int, list[tuple[int, int]]]]) -> None:
     run, again = Run(), Run()
     for step, places in history:
-        objects = [thing(x, y) for x, y in places]
+        objects = [make_object(x, y) for x, y in places]
         result = run.frame(*objects, step=step)
         assert result == again.frame(*objects, step=step)
         now = [item for item in result.objects if not item.lost]

@@ -37,8 +37,8 @@ def test_a_point_comes_back_to_where_it_was(
 ) -> None:
     geometry = geometry_of(resize, size, width, height)
     x, y = across * width, down * height
-    there = geometry.to_square(x, y)
-    assert geometry.to_image(*there) == pytest.approx((x, y), abs=1e-6 * max(width, height))
+    point = geometry.to_square(x, y)
+    assert geometry.to_image(*point) == pytest.approx((x, y), abs=1e-6 * max(width, height))
 
 
 @given(STRATEGIES, st.integers(8, 518), SIDE, SIDE)
@@ -113,11 +113,14 @@ def test_a_box_and_its_mask_come_back_to_the_cameras_pixels(
     geometry = geometry_of(resize, size, width, height)
     left, top, right, bottom = geometry.visible_region()
     # Inside what the square shows, and at least three patches wide and high.
-    least = [3 * patch / scale for scale in geometry.scale]
-    assume(right - left > least[0] + 2 and bottom - top > least[1] + 2)
-    x, y = left + share[0] * (right - left - least[0]), top + share[1] * (bottom - top - least[1])
-    across = least[0] + share[2] * (right - x - least[0])
-    down = least[1] + share[3] * (bottom - y - least[1])
+    limits = [3 * patch / scale for scale in geometry.scale]
+    assume(right - left > limits[0] + 2 and bottom - top > limits[1] + 2)
+    x, y = (
+        left + share[0] * (right - left - limits[0]),
+        top + share[1] * (bottom - top - limits[1]),
+    )
+    across = limits[0] + share[2] * (right - x - limits[0])
+    down = limits[1] + share[3] * (bottom - y - limits[1])
     box = round(x), round(y), round(x + across), round(y + down)
     corners = (*geometry.to_square(*box[:2]), *geometry.to_square(*box[2:]))
     edges = np.arange(size // patch) * patch

@@ -63,7 +63,7 @@ def outcome(data: bytes, **options: Any) -> Picture | str:
         return error.reason
 
 
-def saved(pixels: Pixels, kind: str, **options: Any) -> bytes:
+def save(pixels: Pixels, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
@@ -79,7 +79,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-PNG = saved(scene(), "PNG")
+PNG = save(scene(), "PNG")
 
 
 def with_chunk(chunk: bytes) -> bytes:
@@ -91,13 +91,13 @@ def with_chunk(chunk: bytes) -> bytes:
 # --- JPEG: faults that every viewer passes over, and those that lose pixels
 
 JPEGS = {
-    "baseline": saved(scene(), "JPEG"),
-    "restarts": saved(scene(), "JPEG", restart_marker_rows=1),
-    "restart at each block": saved(scene(), "JPEG", restart_marker_blocks=1),
-    "progressive": saved(scene(), "JPEG", progressive=True),
-    "progressive, restarts": saved(scene(), "JPEG", progressive=True, restart_marker_rows=1),
-    "optimized": saved(scene(), "JPEG", optimize=True),
-    "gray": saved(np.ascontiguousarray(scene()[:, :, 0]), "JPEG", restart_marker_rows=1),
+    "baseline": save(scene(), "JPEG"),
+    "restarts": save(scene(), "JPEG", restart_marker_rows=1),
+    "restart at each block": save(scene(), "JPEG", restart_marker_blocks=1),
+    "progressive": save(scene(), "JPEG", progressive=True),
+    "progressive, restarts": save(scene(), "JPEG", progressive=True, restart_marker_rows=1),
+    "optimized": save(scene(), "JPEG", optimize=True),
+    "gray": save(np.ascontiguousarray(scene()[:, :, 0]), "JPEG", restart_marker_rows=1),
 }
 RESTARTS = [name for name in JPEGS if "restart" in name or name == "gray"]
 
@@ -135,8 +135,8 @@ def test_stray_bytes_before_restart_markers_are_skipped(name: str, stray: bytes)
     at = first_marker(data, 0xD1)
     start = data.index(b"\xff\xda")
     everywhere = data[:start] + re.sub(rb"(?=\xff[\xd0-\xd7])", lambda _: stray, data[start:])
-    for damaged in (data[:at] + stray + data[at:], everywhere):
-        picture = decode(damaged)
+    for bad_data in (data[:at] + stray + data[at:], everywhere):
+        picture = decode(bad_data)
         assert picture.repairs == ("jpeg_repaired",)
         np.testing.assert_array_equal(picture.pixels, decode(data).pixels)
 
@@ -180,9 +180,9 @@ def test_an_interval_without_its_data_is_corrupt_whatever_else_is_harmless(name:
     at = first_marker(data, 0xD0)
     stray = data[:at] + b"stray bytes" + data[at:]
     cut_bytes = data[: first_marker(data, 0xD1)] + data[first_marker(data, 0xD1) + 2 :]
-    for damaged in (without_data(data, 2), without_data(stray, 2), cut_bytes):
-        assert refusal(damaged)[0] == "corrupt"
-        assert refusal(damaged[:-2])[0] == "corrupt"
+    for bad_data in (without_data(data, 2), without_data(stray, 2), cut_bytes):
+        assert refusal(bad_data)[0] == "corrupt"
+        assert refusal(bad_data[:-2])[0] == "corrupt"
 
 
 def test_bytes_after_the_end_are_no_fault() -> None:
@@ -254,15 +254,15 @@ def test_a_rare_subsampling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "what"),
+    ("frame", "coding"),
     [(0xC3, "lossless"), (0xC5, "hierarchical"), (0xC9, "arithmetic"), (0xF7, "JPEG-LS")],
 )
-def test_jpegs_of_other_codings_are_refused_by_name(frame: int, what: str) -> None:
+def test_jpegs_of_other_codings_are_refused_by_name(frame: int, coding: str) -> None:
     data = bytearray(JPEGS["baseline"])
     data[data.index(b"\xff\xc0") + 1] = frame
     reason, text = refusal(bytes(data))
     assert reason == "encoding"
-    assert what in text
+    assert coding in text
 
 
 def test_a_jpeg_of_12_bits_is_refused_by_name() -> None:
@@ -318,7 +318,7 @@ def rotated_file(kind: str, orientation: int) -> bytes:
         options = {"tiffinfo": {274: orientation}}
     if kind == "WEBP":
         options["lossless"] = True
-    return saved(corner(), kind, **options)
+    return save(corner(), kind, **options)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -423,9 +423,9 @@ def test_a_png_with_a_wrong_checksum_beside_the_picture() -> None:
 
 def test_a_png_with_a_wrong_checksum_in_the_picture_is_corrupt() -> None:
     at = PNG.index(b"IDAT") + 8
-    damaged = PNG[:at] + bytes([PNG[at] ^ 1]) + PNG[at + 1 :]
-    assert refusal(damaged)[0] == "corrupt"
-    assert "IDAT" in refusal(damaged)[1]
+    bad_data = PNG[:at] + bytes([PNG[at] ^ 1]) + PNG[at + 1 :]
+    assert refusal(bad_data)[0] == "corrupt"
+    assert "IDAT" in refusal(bad_data)[1]
 
 
 @pytest.mark.parametrize("cut_bytes", [1, 4, 12])
@@ -440,7 +440,7 @@ def test_a_png_without_all_its_pixels_is_corrupt(cut_bytes: int) -> None:
     assert refusal(PNG[:-cut_bytes])[0] == "corrupt"
 
 
-def interlaced(height: int, width: int, byte_count: int | None = None) -> bytes:
+def interlace(height: int, width: int, byte_count: int | None = None) -> bytes:
     """A gray Adam7 PNG of zeros, of which only some bytes may be there."""
     rows = b""
     for left, top, across, down in (
@@ -460,8 +460,8 @@ def interlaced(height: int, width: int, byte_count: int | None = None) -> bytes:
 
 @pytest.mark.parametrize(("height", "width"), [(9, 11), (1, 1), (5, 1), (1, 8), (8, 8)])
 def test_an_interlaced_png_needs_the_rows_of_every_pass(height: int, width: int) -> None:
-    assert (decode(interlaced(height, width)).pixels == np.zeros((height, width, 3))).all()
-    assert refusal(interlaced(height, width, -1))[0] == "corrupt"
+    assert (decode(interlace(height, width)).pixels == np.zeros((height, width, 3))).all()
+    assert refusal(interlace(height, width, -1))[0] == "corrupt"
 
 
 def test_of_an_animated_png_the_still_picture_is_taken() -> None:
@@ -527,7 +527,7 @@ def test_the_endings_of_names_do_not_matter(tmp_path: Path) -> None:
     assert read_image(path).format == "WebP"
 
 
-def animated(kind: str, **options: Any) -> bytes:
+def animate(kind: str, **options: Any) -> bytes:
     frames = [Image.new("RGB", (6, 4), color) for color in ((9, 60, 200), (1, 2, 3))]
     file = io.BytesIO()
     frames[0].save(file, kind, save_all=True, append_images=frames[1:], **options)
@@ -538,7 +538,7 @@ def animated(kind: str, **options: Any) -> bytes:
     ("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
 )
 def test_the_first_of_several_pictures_is_taken(kind: str, options: dict[str, Any]) -> None:
-    assert (decode(animated(kind, **options)).pixels == (9, 60, 200)).all()
+    assert (decode(animate(kind, **options)).pixels == (9, 60, 200)).all()
 
 
 @pytest.mark.parametrize("kind", [".png", ".tiff"])
@@ -624,7 +624,7 @@ def test_a_bomb_is_refused_before_decoding(data: bytes, size: str) -> None:
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "GIF", "PPM"])
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
 def test_a_truncated_file_is_corrupt(kind: str, share: float) -> None:
-    data = saved(scene(), kind)
+    data = save(scene(), kind)
     reason, text = refusal(data[: int(share * len(data))])
     assert reason == "corrupt"
     assert kind.lower().replace("ppm", "pnm") in text.lower()
@@ -678,14 +678,14 @@ def test_a_file_without_content_is_corrupt(data: bytes, words: str) -> None:
 
 
 FILES = [
-    saved(scene(16, 24), "WEBP"),
-    saved(scene(16, 24), "WEBP", lossless=True),
-    saved(scene(16, 24), "TIFF"),
-    saved(scene(16, 24), "TIFF", compression="tiff_lzw"),
-    saved(scene(16, 24), "TIFF", compression="jpeg"),
-    saved(scene(16, 24), "BMP"),
-    saved(scene(16, 24), "GIF"),
-    saved(scene(16, 24), "PPM"),
+    save(scene(16, 24), "WEBP"),
+    save(scene(16, 24), "WEBP", lossless=True),
+    save(scene(16, 24), "TIFF"),
+    save(scene(16, 24), "TIFF", compression="tiff_lzw"),
+    save(scene(16, 24), "TIFF", compression="jpeg"),
+    save(scene(16, 24), "BMP"),
+    save(scene(16, 24), "GIF"),
+    save(scene(16, 24), "PPM"),
     b"P2\n2 2\n255\n1 2 3 4\n",
 ]
 

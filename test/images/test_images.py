@@ -619,8 +619,8 @@ def test_every_format_that_image_transport_writes(
     assert result.shape == (8, 12, 3)
     inner = np.s_[2:-2, 2:-2]
     # JPEG blurs a mosaic's fine pattern, and colors by some levels.
-    allowed = 30 if codec == "jpeg" and "bayer" in encoding else 4
-    assert np.abs(result[inner].astype(int) - expected[inner]).max() <= allowed
+    tolerance = 30 if codec == "jpeg" and "bayer" in encoding else 4
+    assert np.abs(result[inner].astype(int) - expected[inner]).max() <= tolerance
 
 
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
@@ -784,7 +784,7 @@ def fix_checksums(file: bytes) -> bytes:
     return b"".join([*parts, file[at:]])
 
 
-def unpacked(file: bytes) -> list[tuple[bytes, bytearray]]:
+def unpack(file: bytes) -> list[tuple[bytes, bytearray]]:
     """The chunks (name, data) of a PNG, its pixel data in one chunk and inflated."""
     chunks: list[tuple[bytes, bytearray]] = []
     at = 8
@@ -816,7 +816,7 @@ def progressive_jpeg() -> bytes:
     return file.getvalue()
 
 
-def mutated(data: bytearray, rng: random.Random) -> None:
+def mutate(data: bytearray, rng: random.Random) -> None:
     """Write one to three bytes over, most of them near the start, where the headers are."""
     for _ in range(rng.randint(1, 3)):
         within = len(data) if rng.random() < 0.5 else min(len(data), 700)
@@ -839,14 +839,14 @@ def test_twenty_thousand_mutated_files_never_raise_anything_else() -> None:
     for number in range(20_000):
         if number % 2:
             data = bytearray(rng.choice(jpegs))
-            mutated(data, rng)
+            mutate(data, rng)
         elif number % 4:
             data = bytearray(rng.choice(pngs))
-            mutated(data, rng)
+            mutate(data, rng)
             data = bytearray(fix_checksums(bytes(data)))
         else:
-            chunks = unpacked(rng.choice(pngs))
-            mutated(rng.choice([inner for _, inner in chunks if inner]), rng)
+            chunks = unpack(rng.choice(pngs))
+            mutate(rng.choice([inner for _, inner in chunks if inner]), rng)
             data = bytearray(pack(chunks))
         came_out = outcome(
             lambda file=bytes(data): decode_compressed(  # type: ignore[misc]

@@ -37,9 +37,9 @@ def is_color(image: UInt8Array, color: tuple[int, int, int]) -> np.ndarray:
 def test_the_box_is_outlined_in_the_phrases_color_and_the_inside_is_left_alone() -> None:
     box = Box(100, 90, 80, 60)
     canvas = draw(picture(), grounding(("cup", "ball"), (make_object("ball", box),)))
-    lit = is_color(canvas, PALETTE[1])
+    is_lit = is_color(canvas, PALETTE[1])
     for row, column in ((90, 140), (149, 140), (120, 100), (120, 179)):
-        assert lit[row, column]
+        assert is_lit[row, column]
     assert (canvas[100:140, 110:170] == GREY).all()
     assert (canvas[155:, :] == GREY).all()
     assert (canvas[95:145, :95] == GREY).all()
@@ -54,10 +54,10 @@ def test_the_mask_is_outlined_along_its_contour() -> None:
     single = (make_object("cup", Box(160, 110, 81, 81)),)
     canvas = draw(picture(), grounding(("cup",), single, mask))
     plain = draw(picture(), grounding(("cup",), single))
-    added = (canvas != plain).any(axis=2)
+    difference = (canvas != plain).any(axis=2)
     distance = np.hypot(rows - 150, columns - 200)
-    assert added.sum() > 200
-    assert np.abs(distance[added] - 40).max() < 4
+    assert difference.sum() > 200
+    assert np.abs(distance[difference] - 40).max() < 4
     assert is_color(canvas, PALETTE[0])[150 - 28, 200 - 28]
 
 
@@ -72,10 +72,10 @@ def test_the_caller_keeps_its_image() -> None:
 
 
 def test_what_was_not_found_is_listed_in_its_color_and_what_was_found_is_not() -> None:
-    nothing = draw(picture(), grounding(("cup", "ball"), ()))
-    assert is_color(nothing, PALETTE[0])[:60].any()
-    assert is_color(nothing, PALETTE[1])[:60].any()
-    assert (nothing[100:] == GREY).all()
+    no_objects = draw(picture(), grounding(("cup", "ball"), ()))
+    assert is_color(no_objects, PALETTE[0])[:60].any()
+    assert is_color(no_objects, PALETTE[1])[:60].any()
+    assert (no_objects[100:] == GREY).all()
     single = draw(
         picture(), grounding(("cup", "ball"), (make_object("cup", Box(100, 150, 60, 60)),))
     )
@@ -112,19 +112,21 @@ def test_every_syllable_of_ks_x_1001_is_in_the_font() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (8, 5), (30, 2000), (1080, 1920)])
 def test_every_size_of_image_is_drawn(shape: tuple[int, int]) -> None:
     height, width = shape
-    whole = make_object(
+    object_mask = make_object(
         "a phrase that is much longer than the image is wide", Box(0, 0, width, height)
     )
     mask = np.ones(shape, dtype=np.uint8)
-    canvas = draw(picture(height, width), grounding((whole.phrase, "cup"), (whole,), mask))
+    canvas = draw(
+        picture(height, width), grounding((object_mask.phrase, "cup"), (object_mask,), mask)
+    )
     assert canvas.shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 40, 20), Box(290, 0, 30, 30), Box(0, 220, 320, 20)])
 def test_labels_stay_inside_the_image(box: Box) -> None:
     canvas = draw(picture(), grounding(("cup",), (make_object("cup", box),)))
-    outlined = draw(picture(), grounding((), ()))
-    label = is_color(canvas, PALETTE[0]) & ~is_color(outlined, PALETTE[0])
+    no_outline = draw(picture(), grounding((), ()))
+    label = is_color(canvas, PALETTE[0]) & ~is_color(no_outline, PALETTE[0])
     inside = np.zeros_like(label)
     inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
     # More of the color than the frame of the box has: the label's plate is there.

@@ -129,9 +129,9 @@ def test_frames_on_a_device_give_the_inputs_of_frames_on_the_host(
     preprocess: Preprocessor,
 ) -> None:
     images = [noise(480, 640), noise(300, 200)]
-    uploaded = preprocess.with_frames([torch.from_numpy(image) for image in images])
+    device_inputs = preprocess.with_frames([torch.from_numpy(image) for image in images])
     for name, values in preprocess(images).items():
-        assert torch.equal(uploaded[name], values)
+        assert torch.equal(device_inputs[name], values)
 
 
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "resize-pad", "resize-crop"])

@@ -35,17 +35,17 @@ def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Start
     """Starts the node's process with these parameters, and a peer of it."""
 
     @contextmanager
-    def started(**parameters: Any) -> Iterator[tuple[Process, Peer]]:
+    def run_node(**parameters: Any) -> Iterator[tuple[Process, Peer]]:
         folder = tmp_path_factory.mktemp("node")
         environment = isolated(folder)
         command = [sys.executable, "-m", "siglip_perception.node.perception_node", "--ros-args"]
         for name, value in {"model": model_folder, **parameters}.items():
-            shown = str(value).lower() if isinstance(value, bool) else value
-            command += ["-p", f"{name.replace('__', '.')}:={shown}"]
+            value_text = str(value).lower() if isinstance(value, bool) else value
+            command += ["-p", f"{name.replace('__', '.')}:={value_text}"]
         with (
             peer_of(environment) as peer,
             running(command, environment, Path(__file__).parents[2]) as process,
         ):
             yield process, peer
 
-    return started
+    return run_node

@@ -39,8 +39,8 @@ class Installed:
         return next(self.prefix.glob(f"lib/python3*/site-packages/{PACKAGE}"))
 
     def command(self, *words: str) -> list[str]:
-        sourced = f'source {self.base}/setup.bash && exec "$@"'
-        return ["bash", "-c", sourced, "bash", *words]
+        shell_command = f'source {self.base}/setup.bash && exec "$@"'
+        return ["bash", "-c", shell_command, "bash", *words]
 
     def program(self, name: str) -> str:
         return str(self.prefix / "lib" / PACKAGE / name)
@@ -176,5 +176,5 @@ def test_one_version_everywhere() -> None:
 
 def test_the_messages_for_bags_are_the_built_ones() -> None:
     copies = {path.name: path.read_text() for path in (ROOT / PACKAGE / "messages").glob("*.msg")}
-    built = (ROOT / f"{PACKAGE}_msgs" / "msg").glob("*.msg")
-    assert copies == {path.name: path.read_text() for path in built}
+    message_files = (ROOT / f"{PACKAGE}_msgs" / "msg").glob("*.msg")
+    assert copies == {path.name: path.read_text() for path in message_files}

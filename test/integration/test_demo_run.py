@@ -29,8 +29,8 @@ def test_the_demo_finds_the_objects_and_accounts_for_every_frame(tmp_path: Path)
     with running(demo(out), isolated(tmp_path), tmp_path) as process:
         process.wait_for_line(r"policy \| .*324 x \d+ tabletop tokens; \"", timeout_s=120)
         match = process.wait_for_line(r"(\d+) played, (\d+) lost .* (\d+) received", timeout_s=120)
-        played, lost, received = map(int, match.groups())
-        assert played == lost + received == 320
+        frame_count, lost_count, received_count = map(int, match.groups())
+        assert frame_count == lost_count + received_count == 320
         process.wait_for_line(r"p50 [\d.]+ ms, p99 [\d.]+ ms")
         assert process.popen.wait(timeout=60) == 0
     assert json.loads((out / "results.json").read_text())["tokens"]

@@ -51,10 +51,10 @@ def launch(environment: dict[str, str], folder: Path, *arguments: str) -> Any:
 
 def model(folder: Path) -> Path:
     """A small model with random weights."""
-    made = folder / "model"
-    made.mkdir()
-    write_random_model(made)
-    return made
+    model = folder / "model"
+    model.mkdir()
+    write_random_model(model)
+    return model
 
 
 def started_node(process: Process) -> int:
@@ -68,12 +68,12 @@ def test_each_argument_is_described() -> None:
     description = PythonLaunchDescriptionSource(
         str(LAUNCH_FILE)
     ).try_get_launch_description_without_context()
-    declared = [e for e in description.entities if isinstance(e, DeclareLaunchArgument)]
-    assert {argument.name for argument in declared} == {
+    arguments = [e for e in description.entities if isinstance(e, DeclareLaunchArgument)]
+    assert {argument.name for argument in arguments} == {
         *("params_file", "namespace", "image", "instruction"),
         *("use_sim_time", "autostart", "log_level", "model"),
     }
-    assert all(len(argument.description) > 20 for argument in declared)
+    assert all(len(argument.description) > 20 for argument in arguments)
 
 
 def test_a_killed_node_comes_back_active_and_sigint_ends_it(

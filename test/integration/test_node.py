@@ -152,11 +152,11 @@ def test_every_frame_is_accounted_for(peer: Peer, picture: Picture) -> None:
         peer.publish("image", raw_image(picture, now()))
     peer.frame(raw_image(picture, now()))
 
-    def settled() -> bool:
+    def is_settled() -> bool:
         message = peer.values("camera")
         return int(message["received"]) > before and message["in_flight"] == "0"
 
-    peer.wait(settled, "end of all frames")
+    peer.wait(is_settled, "end of all frames")
     peer.wait_status("camera", ERROR, "stale")
     values = {key: value for key, value in peer.values("camera").items() if value.isdigit()}
     count = {key: int(value) for key, value in values.items()}
@@ -247,9 +247,9 @@ def test_parameters_at_run_time(peer: Peer, picture: Picture) -> None:
     message = peer.frame(raw_image(picture, now()), output=f"{NODE}/objects")
     assert len(message.mask.data) == len(message.objects) == 0
     for wrong in ({"model": "other"}, {"threshold": 2.0}, {"max_objects": 5, "backend": "torch"}):
-        refused = peer.set(**wrong)
-        assert not refused.successful
-        assert refused.reason
+        response = peer.set(**wrong)
+        assert not response.successful
+        assert response.reason
     assert peer.set(threshold=0.5, max_objects=20).successful
 
 

@@ -107,11 +107,11 @@ def test_bad_files_are_refused_and_the_node_goes_on(
         peer.publish(FRONT, compressed_image(data, simulation.step(), name))
         peer.publish(FRONT, compressed_image(jpeg, simulation.step()))
 
-    def told() -> bool:
+    def is_reported() -> bool:
         status = peer.statuses["camera front"]
         return status.level >= level and f"{reason}: " in status.message
 
-    peer.wait(told, f"status with {reason}", send)
+    peer.wait(is_reported, f"status with {reason}", send)
     peer.frame(compressed_image(jpeg, simulation.step()), FRONT, TOKENS)
     assert int(peer.values("camera front")[f"dropped.{reason}"]) >= 1
 

@@ -20,7 +20,7 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 
 @pytest.fixture(scope="module")
-def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def joined_contract(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = contracts.path("tabletop").read_text().replace("name: tabletop", "name: joined", 1)
     file = tmp_path_factory.mktemp("contract") / "joined.yaml"
     file.write_text(text + "join_cameras: true\n")
@@ -28,10 +28,10 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
-    start: Start, joined: Path, model_folder: Path, picture: np.ndarray[Any, Any]
+    start: Start, joined_contract: Path, model_folder: Path, picture: np.ndarray[Any, Any]
 ) -> None:
     with start(
-        contract=joined,
+        contract=joined_contract,
         cameras="[wrist, front]",
         instruction="find the red cup.",
         grounding__model=model_folder,

@@ -42,7 +42,7 @@ def ask(peer: Peer, picture: Picture, depth: Image, stamp: float) -> Any:
     return peer.frame(raw_image(picture, stamp), output=f"{NODE}/objects")
 
 
-def counted(peer: Peer, name: str) -> int:
+def count_of(peer: Peer, name: str) -> int:
     return int(peer.values("camera").get(f"depth.{name}", "0"))
 
 
@@ -84,14 +84,14 @@ def test_objects_have_a_position_and_keep_their_ids(peer: Peer, picture: Picture
 def test_bad_depth_is_told_and_objects_go_out_without_positions(
     peer: Peer, picture: Picture, depth: dict[str, Any], reason: str
 ) -> None:
-    before = counted(peer, reason)
+    before = count_of(peer, reason)
     step = iter(range(1_000_000))
-    started = round(time.time(), 3)
+    start_time = round(time.time(), 3)
 
     def again() -> None:
-        stamp = started + 0.02 * next(step)
+        stamp = start_time + 0.02 * next(step)
         messages_sent = ask(peer, picture, depth_image(stamp, **depth), stamp)
         assert all(math.isnan(item.position.z) for item in messages_sent.objects)
 
-    peer.wait(lambda: counted(peer, reason) > before, f"depth.{reason}", again)
+    peer.wait(lambda: count_of(peer, reason) > before, f"depth.{reason}", again)
     peer.wait_status("camera", DiagnosticStatus.WARN, f"depth_{reason}", again)

@@ -34,7 +34,7 @@ def peer(node: tuple[Process, Peer]) -> Peer:
     return node[1]
 
 
-def broken(model_folder: Path, folder: Path, kind: str) -> str:
+def broken_model(model_folder: Path, folder: Path, kind: str) -> str:
     """A model folder of which one thing is wrong."""
     if kind == "missing":
         return str(folder / "nowhere")
@@ -65,7 +65,7 @@ def test_configure_fails_in_one_clear_sentence_and_can_be_tried_again(
     node: tuple[Process, Peer], model_folder: Path, tmp_path: Path, kind: str, words: str
 ) -> None:
     process, peer = node
-    assert peer.set(model=broken(model_folder, tmp_path, kind)).successful
+    assert peer.set(model=broken_model(model_folder, tmp_path, kind)).successful
     assert not peer.change(CONFIGURE)
     assert peer.state() == "unconfigured"
     status = peer.wait_status("node", ERROR, words)
@@ -80,9 +80,9 @@ def test_every_transition(peer: Peer, picture: np.ndarray[Any, Any]) -> None:
         assert peer.change(CONFIGURE)
         assert peer.state() == "inactive"
         peer.wait_status("node", OK, "inactive")
-        refused = peer.ground(["cup"], raw_image(picture))
-        assert not refused.success
-        assert "inactive" in refused.message
+        response = peer.ground(["cup"], raw_image(picture))
+        assert not response.success
+        assert "inactive" in response.message
         assert peer.change(ACTIVATE)
         assert peer.state() == "active"
         tokens = peer.frame(raw_image(picture, 10.0 + cycle))

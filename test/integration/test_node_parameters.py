@@ -13,15 +13,15 @@ from siglip_perception.config import PARAMETERS
 
 
 def test_the_node_says_what_it_got_and_what_it_ignores_and_can_be_dumped(tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
-    mine.write_text(
+    own_file, other_file = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    own_file.write_text(
         "/**:\n  ros__parameters:\n    cameras: []\n    phrases: []\n    treshold: 0.3\n"
         "    autostart: false\n"
     )
-    other.write_text("perception:\n  ros__parameters:\n    threshold: 0.3\n")
+    other_file.write_text("perception:\n  ros__parameters:\n    threshold: 0.3\n")
     environment = isolated(tmp_path)
     command = [sys.executable, "-m", "siglip_perception.node.perception_node", "--ros-args"]
-    command += ["--params-file", str(mine), "--params-file", str(other)]
+    command += ["--params-file", str(own_file), "--params-file", str(other_file)]
     with (
         peer_of(environment) as peer,
         running(command, environment, Path(__file__).parents[2]) as process,
@@ -32,6 +32,6 @@ def test_the_node_says_what_it_got_and_what_it_ignores_and_can_be_dumped(tmp_pat
         names = peer.call(ListParameters, f"{NODE}/list_parameters", ListParameters.Request())
         assert {parameter.name for parameter in PARAMETERS} <= set(names.result.names)
         request = GetParameters.Request(names=list(names.result.names))
-        dumped = peer.call(GetParameters, f"{NODE}/get_parameters", request)
-        assert len(dumped.values) == len(names.result.names)
-        assert all(value.type for value in dumped.values)
+        response = peer.call(GetParameters, f"{NODE}/get_parameters", request)
+        assert len(response.values) == len(names.result.names)
+        assert all(value.type for value in response.values)

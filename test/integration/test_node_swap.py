@@ -34,7 +34,7 @@ main(sys.argv)
 """
 
 
-def dropped(peer: Peer) -> dict[str, str]:
+def drop_counts(peer: Peer) -> dict[str, str]:
     """Dropped frames by reason, without those that the peer, who waits briefly, sent twice."""
     values = peer.values("camera")
     return {
@@ -54,13 +54,13 @@ def test_a_node_serves_while_its_engines_are_built_and_then_from_them(
     command = [sys.executable, "-c", NODE, "--ros-args", "-p", f"model:={model_folder}"]
     command += ["-p", "backend:=tensorrt", "-p", "precision:=fp32", "-p", "max_age:=0.0"]
     texts: list[str] = []
-    answered = 0
+    answer_count = 0
 
     def backend(peer: Peer) -> str:
-        said = peer.values("node").get("backend", "")
-        if said and (not texts or texts[-1] != said):
-            texts.append(said)
-        return said
+        backend_text = peer.values("node").get("backend", "")
+        if backend_text and (not texts or texts[-1] != backend_text):
+            texts.append(backend_text)
+        return backend_text
 
     with peer_of(environment) as peer, running(command, environment, ROOT):
         peer.wait_status("node", DiagnosticStatus.OK, "active")
@@ -69,12 +69,12 @@ def test_a_node_serves_while_its_engines_are_built_and_then_from_them(
         while not backend(peer).startswith("tensorrt"):
             assert time.monotonic() < deadline, texts
             before = peer.frame(raw_image(picture, round(time.time(), 6)))
-            answered += 1
+            answer_count += 1
         after = peer.frame(raw_image(picture, round(time.time(), 6)))
         np.testing.assert_allclose(tokens_to_numpy(after), tokens_to_numpy(before), atol=1e-4)
-        assert dropped(peer) == {}
-    assert answered > 0
+        assert drop_counts(peer) == {}
+    assert answer_count > 0
     assert texts[0].startswith("torch ")
     assert "TensorRT engines are being built" in texts[0]
-    assert any("being built: " in said for said in texts)
+    assert any("being built: " in backend_text for backend_text in texts)
     assert texts[-1] == "tensorrt 10.3.0 on cpu, fp32"

@@ -32,12 +32,12 @@ def test_the_named_object_is_found(peer: Peer, language: Language) -> None:
     result = 0
     for number in range(SCENES):
         scene = sample_scene(random, 3)
-        rendered = render(scene)
+        picture_of_scene = render(scene)
         peer.say(f"{scene.objects[0].phrase(language)}.")
-        jpeg = simplejpeg.encode_jpeg(rendered.image, quality=95)
+        jpeg = simplejpeg.encode_jpeg(picture_of_scene.image, quality=95)
         image = compressed_image(jpeg, 100.0 * (language == "ko") + number + 1)
         objects = peer.frame(image, "image/compressed", f"{NODE}/objects")
-        rows, cols = np.nonzero(rendered.instances == 1)
+        rows, cols = np.nonzero(picture_of_scene.instances == 1)
         truth = Box(
             int(cols.min()),
             int(rows.min()),
@@ -46,6 +46,6 @@ def test_the_named_object_is_found(peer: Peer, language: Language) -> None:
         )
         if objects.objects:
             box = objects.objects[0].box
-            seen = Box(box.x_offset, box.y_offset, box.width, box.height)
-            result += truth.iou(seen) >= 0.5
+            found_box = Box(box.x_offset, box.y_offset, box.width, box.height)
+            result += truth.iou(found_box) >= 0.5
     assert result >= ENOUGH

@@ -47,22 +47,22 @@ class Made:
 def english(draw: st.DrawFn) -> Made:
     """One or two orders, each with things of its own, joined by "and", "then" or a full stop."""
     names = draw(st.lists(st.sampled_from(THINGS), min_size=4, max_size=4, unique=True))
-    words, named = [draw(st.sampled_from(OPENINGS))], []
+    words, expected_objects = [draw(st.sampled_from(OPENINGS))], []
     for step in range(1, draw(st.integers(1, 2)) + 1):
         if step == 2:
             words.append(draw(st.sampled_from([" and ", ", then ", ". "])))
-        thing = draw(st.sampled_from(COLORS)) + names.pop()
+        noun = draw(st.sampled_from(COLORS)) + names.pop()
         selector = draw(st.sampled_from(sorted(SELECTORS)))
-        target = Item(thing, Role.TARGET, step=step, which=SELECTORS[selector])
-        named.append(target)
+        target = Item(noun, Role.TARGET, step=step, which=SELECTORS[selector])
+        expected_objects.append(target)
         if draw(st.booleans()):
-            words.append(f"{draw(st.sampled_from(ACTING))} the {selector}{thing}")
+            words.append(f"{draw(st.sampled_from(ACTING))} the {selector}{noun}")
             continue
         link = draw(st.sampled_from(sorted(LINKS)))
         place = draw(st.sampled_from(COLORS)) + names.pop()
-        words.append(f"{draw(st.sampled_from(PLACING))} the {selector}{thing} {link} the {place}")
-        named.append(Item(place, Role.PLACE, LINKS[link], step, of=thing))
-    return Made("".join(words), tuple(named))
+        words.append(f"{draw(st.sampled_from(PLACING))} the {selector}{noun} {link} the {place}")
+        expected_objects.append(Item(place, Role.PLACE, LINKS[link], step, of=noun))
+    return Made("".join(words), tuple(expected_objects))
 
 
 NOUNS = ["컵", "빨간 접시", "사과", "가위", "핸들", "의자", "작은 상자", "손잡이", "포도", "물병"]
@@ -78,25 +78,27 @@ def object_of(noun: str) -> str:
 @st.composite
 def korean(draw: st.DrawFn) -> Made:
     """컵을 접시에 놓아, with or without a side, in either order."""
-    thing, place = draw(st.lists(st.sampled_from(NOUNS), min_size=2, max_size=2, unique=True))
+    noun, place = draw(st.lists(st.sampled_from(NOUNS), min_size=2, max_size=2, unique=True))
     rel = draw(st.sampled_from(sorted(ENDINGS)))
     side = draw(st.sampled_from(["", *sorted(SIDES)]))
-    where = f"{place} {side}" if side else f"{place}에"
-    parts = [object_of(thing), where]
-    target = Item(thing, Role.TARGET)
-    goal = Item(place, Role.PLACE, SIDES[side] if side else rel, of=thing)
-    named = (target, goal)
+    goal_words = f"{place} {side}" if side else f"{place}에"
+    parts = [object_of(noun), goal_words]
+    target = Item(noun, Role.TARGET)
+    goal = Item(place, Role.PLACE, SIDES[side] if side else rel, of=noun)
+    expected_objects = (target, goal)
     if draw(st.booleans()):
         parts.reverse()
-        named = (goal, target)
-    return Made(f"{' '.join(parts)} {draw(st.sampled_from(ENDINGS[rel]))}", named)
+        expected_objects = (goal, target)
+    return Made(f"{' '.join(parts)} {draw(st.sampled_from(ENDINGS[rel]))}", expected_objects)
 
 
 @settings(max_examples=200, deadline=None)
 @given(english() | korean())
-def test_what_was_made_is_read_back(made: Made) -> None:
-    read = items(parse(made.text))
-    assert [str(item) for item in read] == [str(item) for item in made.items], made.text
+def test_what_was_made_is_read_back(sentence_parts: Made) -> None:
+    read = items(parse(sentence_parts.text))
+    assert [str(item) for item in read] == [str(item) for item in sentence_parts.items], (
+        sentence_parts.text
+    )
 
 
 # Loose words of both grammars, marks, and what is of neither.

@@ -54,34 +54,36 @@ _SPATIAL = [
 ROLES = {"T": Role.TARGET, "P": Role.PLACE, "U": Role.UNKNOWN}
 
 
-def written(language: str) -> list[tuple[str, list[tuple[str, Role]]]]:
+def read_sentences(language: str) -> list[tuple[str, list[tuple[str, Role]]]]:
     """Sentences and what they name, out of instructions_<language>.txt."""
     cases = []
     text = (Path(__file__).parent / f"instructions_{language}.txt").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("#"):
             continue
-        sentence, *named = (part.strip() for part in line.split("|"))
-        entries = [entry.split(" ", 1) for entry in named if entry]
+        sentence, *objects = (part.strip() for part in line.split("|"))
+        entries = [entry.split(" ", 1) for entry in objects if entry]
         cases.append((sentence, [(phrase, ROLES[role]) for role, phrase in entries]))
     return cases
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_sentences(language: str) -> None:
-    cases = written(language)
+    cases = read_sentences(language)
     assert len({sentence for sentence, _ in cases}) >= 150
-    missed, misread = [], []
+    wrong_phrases, wrong_roles = [], []
     for sentence, expected in cases:
         instruction = parse(sentence)
         if set(instruction.phrases) != {phrase for phrase, _ in expected}:
-            missed.append(f"{sentence}: {instruction.phrases}")
+            wrong_phrases.append(f"{sentence}: {instruction.phrases}")
         elif list(zip(instruction.phrases, instruction.roles, strict=True)) != expected:
-            misread.append(
+            wrong_roles.append(
                 f"{sentence}: {[*zip(instruction.phrases, instruction.roles, strict=True)]}"
             )
-    assert len(missed) <= 0.01 * len(cases), "\n".join(missed)
-    assert len(missed) + len(misread) <= 0.03 * len(cases), "\n".join(missed + misread)
+    assert len(wrong_phrases) <= 0.01 * len(cases), "\n".join(wrong_phrases)
+    assert len(wrong_phrases) + len(wrong_roles) <= 0.03 * len(cases), "\n".join(
+        wrong_phrases + wrong_roles
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,9 +248,9 @@ def test_no_sentence_takes_long(text: str) -> None:
 
 
 def test_too_many_and_too_long_phrases_are_cut_and_it_shows() -> None:
-    many = parse(", ".join(f"cup {i}" for i in range(MAX_PHRASES + 5)))
-    assert len(many.phrases) == MAX_PHRASES
-    assert many.changed
+    instruction = parse(", ".join(f"cup {i}" for i in range(MAX_PHRASES + 5)))
+    assert len(instruction.phrases) == MAX_PHRASES
+    assert instruction.changed
     long = parse("pick up the " + "big " * 60 + "cup")
     assert len(long.phrases[0]) <= MAX_PHRASE_CHARS
     assert long.changed

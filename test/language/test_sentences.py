@@ -217,7 +217,7 @@ def test_a_guess_says_so() -> None:
     assert parse("pick up the red cup").confidence == 1.0
     assert parse("pick up the red cup").explanation == ""
     assert parse("plonk the red cup on the plate").confidence < 1.0
-    other = parse("prends la tasse rouge sur la table")
-    assert other.phrases == ("prends la tasse rouge sur la table",)
-    assert other.confidence < 0.5
-    assert "is a guess" in other.explanation
+    foreign = parse("prends la tasse rouge sur la table")
+    assert foreign.phrases == ("prends la tasse rouge sur la table",)
+    assert foreign.confidence < 0.5
+    assert "is a guess" in foreign.explanation

@@ -123,8 +123,8 @@ def test_tokens(library: Library, data: Any, dtype: TokenDtype, code: int) -> No
     assert (message.rows, message.cols, message.dim, message.dtype) == (1, 2, 3, code)
     assert (message.contract, message.fingerprint) == ("tabletop", "ab12")
     little = data.dtype.newbyteorder("<")
-    received = np.frombuffer(message.data, little).reshape(2, 3)
-    assert (received == data).all()
+    tokens = np.frombuffer(message.data, little).reshape(2, 3)
+    assert (tokens == data).all()
 
 
 def test_objects(library: Library) -> None:
@@ -168,8 +168,8 @@ def test_objects_without_a_mask_or_any_object(library: Library) -> None:
 
 def test_the_constants_are_those_of_the_message() -> None:
     text = (ROOT / "siglip_perception_msgs" / "msg" / "TokenSequence.msg").read_text()
-    stated = dict(re.findall(r"^uint8 (\w+) = (\d+)", text, re.M))
-    assert {name.upper(): str(code) for name, code in wire.DTYPE_CODES.items()} == stated
+    constants = dict(re.findall(r"^uint8 (\w+) = (\d+)", text, re.M))
+    assert {name.upper(): str(code) for name, code in wire.DTYPE_CODES.items()} == constants
 
 
 def test_a_megabyte_is_handed_over_in_well_under_a_millisecond() -> None:

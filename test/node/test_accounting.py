@@ -27,7 +27,7 @@ class Frames(RuleBasedStateMachine):
         self.mailbox = Mailbox(lambda items: None, lambda: None)
         self.mailbox.open()
         self.is_open = True
-        self.taken: list[PendingFrame] = []
+        self.taken_frames: list[PendingFrame] = []
         self.received: Counter[str] = Counter()
         self.newest: dict[str, PendingFrame] = {}
 
@@ -46,12 +46,12 @@ class Frames(RuleBasedStateMachine):
         assert not any(item.stale for item in items)
         assert len(items) == len(self.newest)
         self.newest.clear()
-        self.taken += items
+        self.taken_frames += items
 
-    @precondition(lambda self: self.taken)
+    @precondition(lambda self: self.taken_frames)
     @rule(data=st.data())
     def resolve(self, data: st.DataObject) -> None:
-        item = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
+        item = self.taken_frames.pop(data.draw(st.integers(0, len(self.taken_frames) - 1)))
         reason = data.draw(st.none() | st.sampled_from(sorted(REASONS)))
         item.ticket.note_repairs(data.draw(st.sampled_from([(), ("jpeg_repaired",)])))
         if reason is None:
@@ -65,7 +65,7 @@ class Frames(RuleBasedStateMachine):
         self.streams[camera].flush("the clock jumped back")
         self.mailbox.drop_stale()
         assert self.streams[camera].epoch == before + 1
-        assert all(item.stale for item in self.taken if item.camera == camera)
+        assert all(item.stale for item in self.taken_frames if item.camera == camera)
         self.newest.pop(camera, None)
 
     @rule(is_open=st.booleans())
@@ -81,8 +81,8 @@ class Frames(RuleBasedStateMachine):
     def every_frame_is_accounted_for(self) -> None:
         for camera, stream in self.streams.items():
             counts = stream.ledger.counts()
-            held = [item for item in self.taken if item.camera == camera]
-            assert counts.in_flight == len(held) + (camera in self.newest)
+            held_frames = [item for item in self.taken_frames if item.camera == camera]
+            assert counts.in_flight == len(held_frames) + (camera in self.newest)
             assert counts.received == self.received[camera]
             assert counts.received == (
                 counts.published + sum(counts.dropped.values()) + counts.in_flight
@@ -124,14 +124,14 @@ def test_a_camera_ten_times_as_fast_takes_no_more_than_its_share() -> None:
     mailbox.open()
     fast, slow = camera_stream("fast"), camera_stream("slow")
     message = image_message()
-    served: Counter[str] = Counter()
+    serve_counts: Counter[str] = Counter()
     for tick in range(3000):  # frames every 1 and every 10 ticks, inference takes 20
         mailbox.put(pending_frame(fast, message))
         if tick % 10 == 0:
             mailbox.put(pending_frame(slow, message))
         if tick % 20 == 19:
-            served.update(item.camera for item in mailbox.take())
-    assert served == {"fast": 150, "slow": 150}
+            serve_counts.update(item.camera for item in mailbox.take())
+    assert serve_counts == {"fast": 150, "slow": 150}
 
 
 def test_cameras_that_are_joined_wait_for_each_other_and_come_in_their_order() -> None:

@@ -19,9 +19,9 @@ NOW_NS = 10_000_000_000
 
 @pytest.fixture
 def mailbox() -> Mailbox:
-    made = Mailbox(lambda item: None, lambda: None)
-    made.open()
-    return made
+    instance = Mailbox(lambda item: None, lambda: None)
+    instance.open()
+    return instance
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ class Camera(CameraStream):
 
 @pytest.fixture
 def feed(mailbox: Mailbox, clock: ManualClock) -> Camera:
-    made = Camera(mailbox, clock)
-    made.start()
-    return made
+    instance = Camera(mailbox, clock)
+    instance.start()
+    return instance
 
 
 def counts(feed: Camera) -> Any:

@@ -90,9 +90,9 @@ def fresh() -> Iterator[None]:
 def bridge(fresh: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A cv_bridge that works."""
     for name in PARTS:
-        made = ModuleType(name)
-        made.__spec__ = ModuleSpec(name, None)
-        monkeypatch.setitem(sys.modules, name, made)
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
     package: Any = sys.modules["cv_bridge"]
     monkeypatch.setattr(FakeBridge, "error", None)
     package.CvBridge, package.CvBridgeError = FakeBridge, CvBridgeError
@@ -145,14 +145,14 @@ def test_what_cv_bridge_refuses_is_an_encoding(
     assert excinfo.value.reason == "encoding"
 
 
-@pytest.mark.parametrize("broken", [PARTS[0], PARTS[2]])
+@pytest.mark.parametrize("failure", [PARTS[0], PARTS[2]])
 def test_a_cv_bridge_that_cannot_be_imported_counts_as_none_and_is_told_once(
-    bridge: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], broken: str
+    bridge: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], failure: str
 ) -> None:
     real = importlib.import_module
 
     def built_for_another_numpy(name: str) -> Any:
-        if name == broken:
+        if name == failure:
             raise ImportError("numpy.core.multiarray failed to import")
         return real(name)
 

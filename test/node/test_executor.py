@@ -64,21 +64,21 @@ def test_the_default_group_goes_on_while_another_groups_callback_takes_long(node
 
 def test_a_callback_that_waits_is_begun_once(node: Node) -> None:
     executor = spun(node)
-    begun: list[int] = []
-    enough = threading.Event()
+    start_calls: list[int] = []
+    limit_reached = threading.Event()
 
     def wait() -> None:
-        begun.append(1)
-        enough.wait(TIMEOUT)
+        start_calls.append(1)
+        limit_reached.wait(TIMEOUT)
 
     node.create_timer(0.0, wait, callback_group=MutuallyExclusiveCallbackGroup())
     node.create_timer(0.001, lambda: None)
     before = threading.active_count()
     for _ in range(50):
         executor.spin_once(timeout_sec=TIMEOUT)
-    assert len(begun) == 1
+    assert len(start_calls) == 1
     assert threading.active_count() <= before + 1
-    enough.set()
+    limit_reached.set()
     executor.shutdown()
 
 
@@ -102,8 +102,8 @@ def test_a_shutdown_from_another_thread_waits_for_the_spin(
 ) -> None:
     executor = spun(node)
     node.create_timer(0.0, lambda: None)
-    ended: list[bool] = []
-    ender = threading.Thread(target=lambda: ended.append(executor.shutdown(TIMEOUT)))
+    returns: list[bool] = []
+    ender = threading.Thread(target=lambda: returns.append(executor.shutdown(TIMEOUT)))
     able = executor.can_execute
 
     def while_it_lists_what_it_waits_for(entity: Any) -> bool:
@@ -115,21 +115,21 @@ def test_a_shutdown_from_another_thread_waits_for_the_spin(
     monkeypatch.setattr(executor, "can_execute", while_it_lists_what_it_waits_for)
     executor.spin()
     ender.join(TIMEOUT)
-    assert ended == [True]
+    assert returns == [True]
 
 
 def test_a_shutdown_gives_up_on_a_callback_that_does_not_end(node: Node) -> None:
     executor = spun(node)
-    begun, over = threading.Event(), threading.Event()
+    start_calls, over = threading.Event(), threading.Event()
 
     def hang() -> None:
-        begun.set()
+        start_calls.set()
         over.wait(TIMEOUT)
 
     node.create_timer(0.0, hang)
     spinner = threading.Thread(target=executor.spin)
     spinner.start()
-    assert begun.wait(TIMEOUT)
+    assert start_calls.wait(TIMEOUT)
     assert not executor.shutdown(0)
     over.set()
     spinner.join(TIMEOUT)

@@ -133,9 +133,9 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Bench:
-    made = Bench()
-    made.processor.load()
-    return made
+    pipelines = Bench()
+    pipelines.processor.load()
+    return pipelines
 
 
 def test_a_frame_is_published_with_its_message(bench: Bench) -> None:
@@ -266,10 +266,10 @@ def test_stripped_and_cut_instructions_are_answered_with_a_warning(bench: Bench)
 def test_bad_images_are_dropped_with_their_reason(
     bench: Bench, message: dict[str, Any], reason: str
 ) -> None:
-    made = image_message()
+    pipelines = image_message()
     for name, value in message.items():
-        setattr(made, name, value)
-    bench.serve_message(made)
+        setattr(pipelines, name, value)
+    bench.serve_message(pipelines)
     bench.serve()
     assert bench.dropped() == {reason: 1}
     assert len(bench.outputs.published) == 1
@@ -341,15 +341,15 @@ def test_three_frames_of_nan_load_the_model_anew(bench: Bench) -> None:
 def test_a_model_that_is_loaded_anew_does_not_stand_beside_the_old_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[weakref.ref[FakePipeline]] = []
+    pipelines: list[weakref.ref[FakePipeline]] = []
     alive: list[int] = []
 
     def load(bench: Bench, settings: Settings) -> FakePipeline:
         gc.collect()
-        alive.append(sum(item() is not None for item in made))
+        alive.append(sum(item() is not None for item in pipelines))
         pipeline = FakePipeline()
         pipeline.fail = raising(FloatingPointError("nan"))
-        made.append(weakref.ref(pipeline))
+        pipelines.append(weakref.ref(pipeline))
         return pipeline
 
     monkeypatch.setattr(Bench, "load", load)
@@ -696,8 +696,8 @@ def test_tracked_objects_keep_their_id_until_another_instruction(bench: Bench) -
     bench.pipeline.objects = lambda frame: (cup(1),)
     bench.processor.hear("find a cup.")
     bench.serve(stamp=7.6)
-    shown = [[(item.id, item.lost > 0) for item in objects] for objects in published(bench)]
-    assert shown == [[(1, False)], [(1, False)], [(1, True)], [], [(2, False)]]
+    tracks = [[(item.id, item.lost > 0) for item in objects] for objects in published(bench)]
+    assert tracks == [[(1, False)], [(1, False)], [(1, True)], [], [(2, False)]]
 
 
 def test_a_jump_back_in_time_and_switching_off_begin_anew(bench: Bench) -> None:

@@ -172,14 +172,16 @@ def test_the_node_tells_its_state_and_why_configure_failed() -> None:
     assert values["backend"] == "torch on cpu"
     assert values["grounding"] == "one pass"
     assert values["encode_ms"] == "25.00"
-    failed = node_status(NodeView("unconfigured", "configure failed: no folder.", ModelState()), 0)
-    assert failed.level == Level.ERROR
-    assert "no folder" in failed.message
+    failure_status = node_status(
+        NodeView("unconfigured", "configure failed: no folder.", ModelState()), 0
+    )
+    assert failure_status.level == Level.ERROR
+    assert "no folder" in failure_status.message
     assert node_status(NodeView("configuring", "", ModelState()), 0).level == Level.WARN
     assert node_status(NodeView("finalized", "", ModelState()), 0).level == Level.STALE
-    troubled = replace(model, trouble="loaded anew", trouble_at=100.0)
-    assert node_status(NodeView("active", "", troubled), 105.0).level == Level.ERROR
-    assert node_status(NodeView("active", "", troubled), 111.0).level == Level.OK
+    trouble_model = replace(model, trouble="loaded anew", trouble_at=100.0)
+    assert node_status(NodeView("active", "", trouble_model), 105.0).level == Level.ERROR
+    assert node_status(NodeView("active", "", trouble_model), 111.0).level == Level.OK
     warned = replace(model, warnings={"cache_off": "the disk is full", "engine_rebuilt": "x"})
     status = node_status(NodeView("active", "", warned), 0.0)
     assert (status.level, status.message) == (
@@ -194,8 +196,13 @@ def test_the_instruction_tells_its_state() -> None:
     assert (result.level, result.message) == (Level.OK, "instruction")
     assert dict(result.values)["phrases"] == "cup; 접시"
     assert dict(result.values)["superseded"] == "12"
-    rejected = instruction_status(InstructionState("instruction_rejected", Level.WARN, "long"), 0)
-    assert (rejected.level, rejected.message) == (Level.WARN, "instruction_rejected: long")
+    rejection_status = instruction_status(
+        InstructionState("instruction_rejected", Level.WARN, "long"), 0
+    )
+    assert (rejection_status.level, rejection_status.message) == (
+        Level.WARN,
+        "instruction_rejected: long",
+    )
 
 
 def test_depth_that_is_of_no_use_is_told_with_its_count() -> None:
@@ -205,15 +212,15 @@ def test_depth_that_is_of_no_use_is_told_with_its_count() -> None:
     counts = receiving(clock).counts()
     clock.now += 0.1
 
-    def told(depth: DepthView | None) -> Status:
+    def depth_status(depth: DepthView | None) -> Status:
         view = CameraView("", "/image", counts, 100.0, None, 0.01, "", depth)
         return camera_status(view, clock.now, 10.0, None)
 
-    assert told(None).level == Level.OK
+    assert depth_status(None).level == Level.OK
     feed.depth(0, 6, 4, 0.05)
-    result = told(feed.view())
+    result = depth_status(feed.view())
     assert result.level == Level.WARN
     assert "no camera info" in result.message
     assert dict(result.values)["depth.info"] == "2"
     clock.now += 10.0
-    assert "depth" not in told(feed.view()).message
+    assert "depth" not in depth_status(feed.view()).message

@@ -25,12 +25,12 @@ class FakeNode:
 
 
 @pytest.fixture
-def made() -> Made:
-    accepted: list[str] = []
+def topic_setup() -> Made:
+    texts: list[str] = []
     clock, node = ManualClock(), FakeNode()
-    topic = InstructionTopic(node, QosWatch(node), accepted.append, lambda: None, clock)
+    topic = InstructionTopic(node, QosWatch(node), texts.append, lambda: None, clock)
     topic.open()
-    return topic, accepted, clock
+    return topic, texts, clock
 
 
 def serve(slot: InstructionTopic) -> None:
@@ -38,21 +38,21 @@ def serve(slot: InstructionTopic) -> None:
         slot.run()
 
 
-def test_of_a_flood_the_newest_is_kept_ten_times_a_second(made: Made) -> None:
-    slot, accepted, clock = made
+def test_of_a_flood_the_newest_is_kept_ten_times_a_second(topic_setup: Made) -> None:
+    slot, texts, clock = topic_setup
     for number in range(1000):
         slot.offer(f"text {number}")
         serve(slot)
         clock.now += 0.001
     clock.now += 0.1
     serve(slot)
-    assert 10 <= len(accepted) <= 11
-    assert accepted[-1] == "text 999"
-    assert slot.superseded == 1000 - len(accepted)
+    assert 10 <= len(texts) <= 11
+    assert texts[-1] == "text 999"
+    assert slot.superseded == 1000 - len(texts)
 
 
-def test_an_instruction_waits_for_its_turn(made: Made) -> None:
-    slot, accepted, clock = made
+def test_an_instruction_waits_for_its_turn(topic_setup: Made) -> None:
+    slot, texts, clock = topic_setup
     assert slot.delay() is None
     slot.offer("one")
     assert slot.delay() == 0.0
@@ -61,18 +61,18 @@ def test_an_instruction_waits_for_its_turn(made: Made) -> None:
     assert slot.delay() == pytest.approx(0.1)
     clock.now += 0.1
     serve(slot)
-    assert accepted == ["one", "two"]
+    assert texts == ["one", "two"]
 
 
-def test_what_comes_while_closed_is_kept(made: Made) -> None:
-    slot, accepted, _ = made
+def test_what_comes_while_closed_is_kept(topic_setup: Made) -> None:
+    slot, texts, _ = topic_setup
     slot.close()
     slot.offer("one")
     slot.offer("two")
     assert slot.delay() is None
     slot.open()
     serve(slot)
-    assert accepted == ["two"]
+    assert texts == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -84,27 +84,27 @@ def test_what_comes_while_closed_is_kept(made: Made) -> None:
     ],
 )
 def test_a_latched_publisher_is_heard_twice_and_taken_once(
-    made: Made, deliver: Callable[[InstructionTopic], object]
+    topic_setup: Made, deliver: Callable[[InstructionTopic], object]
 ) -> None:
-    slot, accepted, _ = made
+    slot, texts, _ = topic_setup
     deliver(slot)
     serve(slot)
-    assert accepted == ["b"]
+    assert texts == ["b"]
     assert slot.superseded == 1
 
 
-def test_the_same_text_sent_again_is_no_double(made: Made) -> None:
-    slot, accepted, clock = made
+def test_the_same_text_sent_again_is_no_double(topic_setup: Made) -> None:
+    slot, texts, clock = topic_setup
     slot.offer("a", 1)
     serve(slot)
     clock.now += 1
     slot.offer("a", 2)
     serve(slot)
-    assert accepted == ["a", "a"]
+    assert texts == ["a", "a"]
 
 
-def test_a_stored_instruction_does_not_replace_a_newer_one(made: Made) -> None:
-    slot, accepted, clock = made
+def test_a_stored_instruction_does_not_replace_a_newer_one(topic_setup: Made) -> None:
+    slot, texts, clock = topic_setup
     for text, at, latched, expected in [
         ("blue", 2, False, "blue"),
         ("red", 1, True, "blue"),
@@ -114,15 +114,15 @@ def test_a_stored_instruction_does_not_replace_a_newer_one(made: Made) -> None:
         slot.offer(text, at, latched)
         serve(slot)
         clock.now += 1
-        assert accepted[-1] == expected
+        assert texts[-1] == expected
     assert slot.superseded == 0
 
 
 @pytest.mark.parametrize("first", [False, True])
 def test_a_spoken_instruction_counts_even_where_its_machine_s_clock_lags(
-    made: Made, first: bool
+    topic_setup: Made, first: bool
 ) -> None:
-    slot, accepted, clock = made
+    slot, texts, clock = topic_setup
     slot.offer("blue", 2)
     serve(slot)
     clock.now += 1
@@ -130,14 +130,14 @@ def test_a_spoken_instruction_counts_even_where_its_machine_s_clock_lags(
     slot.offer("red", 1, latched=first)
     slot.offer("red", 1, latched=not first)
     serve(slot)
-    assert accepted == ["blue", "red"]
+    assert texts == ["blue", "red"]
     assert slot.superseded == 0
 
 
-def test_what_the_middleware_replaced_is_counted(made: Made) -> None:
-    slot, accepted, _ = made
+def test_what_the_middleware_replaced_is_counted(topic_setup: Made) -> None:
+    slot, texts, _ = topic_setup
     slot.offer("a", 1)
     slot.offer("b", 2, replaced=90)
     serve(slot)
-    assert accepted == ["b"]
+    assert texts == ["b"]
     assert slot.superseded == 91

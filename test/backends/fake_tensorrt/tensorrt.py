@@ -54,8 +54,8 @@ class NetworkDefinitionCreationFlag:
 
 
 class _Profile:
-    def set_shape(self, name: str, least: tuple, best: tuple, most: tuple) -> None:
-        self.name, self.shapes = name, (least, best, most)
+    def set_shape(self, name: str, minimum: tuple, optimum: tuple, maximum: tuple) -> None:
+        self.name, self.shapes = name, (minimum, optimum, maximum)
 
 
 class _Config:
@@ -103,9 +103,9 @@ class Builder:
         assert config.limits == {MemoryPoolType.WORKSPACE: 1 << 30}
         (profile,) = config.profiles
         (fed,) = network.model.graph.input
-        rest = tuple(dim.dim_value for dim in fed.type.tensor_type.shape.dim[1:])
+        shape = tuple(dim.dim_value for dim in fed.type.tensor_type.shape.dim[1:])
         assert profile.name == fed.name
-        assert profile.shapes == ((1, *rest), (1, *rest), (4, *rest))
+        assert profile.shapes == ((1, *shape), (1, *shape), (4, *shape))
         monitor = config.progress_monitor
         monitor.phase_start("build", None, 2)
         for step in range(2):
@@ -182,8 +182,8 @@ class _Context:
     def execute_async_v3(self, stream: int) -> bool:
         (fed,), (out,) = self._session.get_inputs(), self._session.get_outputs()
         size = int(np.prod(self._shape))
-        held = ctypes.cast(self._addresses[fed.name], ctypes.POINTER(ctypes.c_float))
-        values = np.ctypeslib.as_array(held, (size,)).reshape(self._shape)
+        memory = ctypes.cast(self._addresses[fed.name], ctypes.POINTER(ctypes.c_float))
+        values = np.ctypeslib.as_array(memory, (size,)).reshape(self._shape)
         (hidden,) = self._session.run([out.name], {fed.name: values.copy()})
         if _faulty("wrong"):
             hidden = hidden[:, ::-1]
