@@ -53,12 +53,12 @@ MLP_WIDTHS = {1152: 4304}  # So400m's MLP; of the others it is four times as wid
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in milliseconds. regions: in the frame. drawn: objects with a mask."""
+    """Medians in milliseconds. regions: in the frame. masks: objects with a mask."""
 
     contract: str
     precision: str
     regions: int
-    drawn: int
+    masks: int
     encode: float
     ground: float
     share: float
@@ -208,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row.contract} | {row.precision} | {row.regions} | {row.drawn} | {row.encode:.1f}"
+        f"| {row.contract} | {row.precision} | {row.regions} | {row.masks} | {row.encode:.1f}"
         f" | {row.ground:.1f} | {row.share:.1%} |"
         for row in rows
     ]

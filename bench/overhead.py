@@ -92,9 +92,9 @@ def be_the_camera(width: int, height: int, transport: str, frames: int) -> None:
     message = image_message(width, height, transport)
     topic = "image/compressed" if transport == "compressed" else "image"
     publisher = node.create_publisher(type(message), topic, qos_profile_sensor_data)
-    answered: list[Any] = []
+    replies: list[Any] = []
     node.create_subscription(
-        TokenSequence, "/siglip_perception/tokens", lambda m: answered.append(m.header.stamp), 1
+        TokenSequence, "/siglip_perception/tokens", lambda m: replies.append(m.header.stamp), 1
     )
     node.create_subscription(GroundedObjectArray, "/siglip_perception/objects", lambda m: None, 1)
     deadline = time.monotonic() + TIMEOUT
@@ -104,7 +104,7 @@ def be_the_camera(width: int, height: int, transport: str, frames: int) -> None:
         message.header.stamp = node.get_clock().now().to_msg()
         publisher.publish(message)
         give_up = time.monotonic() + 5.0
-        while message.header.stamp not in answered and time.monotonic() < give_up:
+        while message.header.stamp not in replies and time.monotonic() < give_up:
             rclpy.spin_once(node, timeout_sec=0.1)
     print("done", flush=True)
     rclpy.spin(node)
@@ -133,8 +133,8 @@ def median_ms(seconds: Sequence[float]) -> float:
     return statistics.median(seconds) * 1000
 
 
-def timed(action: Callable[[], Any], repeats: int) -> float:
-    """The median of a few runs, in milliseconds."""
+def median_run_ms(action: Callable[[], Any], repeats: int) -> float:
+    """Return the median time of a few runs, in milliseconds."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -170,7 +170,7 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         return cast("Pipeline", pipelines[-1])
 
     rclpy.init()
-    given = {
+    parameters = {
         "model": model,
         "image_transport": transport,
         "instruction": "put the red cup on the blue plate",
@@ -178,15 +178,15 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     node = PerceptionNode(
         failures.append,
         load,
-        parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
     )
     publish = Ledger._publish
 
-    def noted(ledger: Ledger, ticket: Any) -> float:
+    def note_latency(ledger: Ledger, ticket: Any) -> float:
         latencies.append(publish(ledger, ticket))
         return latencies[-1]
 
-    Ledger._publish = noted  # type: ignore[method-assign,assignment]
+    Ledger._publish = note_latency  # type: ignore[method-assign,assignment]
     executor = NodeExecutor()
     executor.add_node(node)
     spinner = threading.Thread(target=executor.spin, daemon=True)
@@ -217,9 +217,9 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         stream = CameraStream("", "", decode_message, lambda: settings, lambda: 0)
         pending = stream.admit(message, stream.ledger.receive())
         result = pipelines[0].last
-        receive = timed(lambda: deserialize_message(wire, type(message)), frames)
-        convert = timed(lambda: stream.frame(pending, settings), frames)
-        publish_ms = timed(lambda: outputs.publish(pending, result, False), frames)
+        receive = median_run_ms(lambda: deserialize_message(wire, type(message)), frames)
+        convert = median_run_ms(lambda: stream.frame(pending, settings), frames)
+        publish_ms = median_run_ms(lambda: outputs.publish(pending, result, False), frames)
     finally:
         Ledger._publish = publish  # type: ignore[method-assign]
         camera.kill()
@@ -231,11 +231,11 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
     if failures:
         raise SystemExit(failures[0])
     passes = pipelines[0].seconds[-len(latencies) :][WARM_UP:]
-    others = [
+    other_nodes = [
         latency - seconds for latency, seconds in zip(latencies[WARM_UP:], passes, strict=True)
     ]
     model_ms = median_ms(passes)
-    overhead = receive + median_ms(others)
+    overhead = receive + median_ms(other_nodes)
     return Row(
         width,
         height,
@@ -244,7 +244,7 @@ def measure(width: int, height: int, transport: str, model: str, frames: int) ->
         receive,
         convert,
         publish_ms,
-        max(0.0, median_ms(others) - convert - publish_ms),
+        max(0.0, median_ms(other_nodes) - convert - publish_ms),
         overhead,
         model_ms,
         overhead / (overhead + model_ms),

@@ -120,7 +120,7 @@ class Bench:
 
         began = 0.0
 
-        def watched() -> Iterator[Any]:
+        def watch() -> Iterator[Any]:
             nonlocal began
             for number, batch in enumerate(self.batches()):
                 if number == WARM_UP:
@@ -129,7 +129,7 @@ class Bench:
 
         train(
             self.objective,
-            watched(),
+            watch(),
             self.options,
             self.optimizers,
             self.state,

@@ -47,7 +47,7 @@ class Projector(nn.Module):
 
 
 def projector(dim: int, checkpoint: Path | None) -> Projector:
-    """With the policy's own weights, read out of its shards without the rest of them."""
+    """Load a projector with the policy's weights, and only these, from its shards."""
     if checkpoint is None:
         return Projector(dim).eval()
     index = json.loads((checkpoint / "model.safetensors.index.json").read_text())["weight_map"]
@@ -56,23 +56,23 @@ def projector(dim: int, checkpoint: Path | None) -> Projector:
         if name.startswith("projector."):
             with safe_open(checkpoint / file, framework="pt") as shard:
                 state[name.removeprefix("projector.")] = shard.get_tensor(name).float()
-    made = Projector(dim, state["fc3.weight"].shape[0])
-    made.load_state_dict(state)
-    return made.eval()
+    model = Projector(dim, state["fc3.weight"].shape[0])
+    model.load_state_dict(state)
+    return model.eval()
 
 
 @torch.inference_mode()
-def project(made: Projector, tokens: Tensor) -> Tensor:
-    """What the policy's language model reads in the place of the image."""
-    read: Tensor = made(tokens.float())
-    return read
+def project(model: Projector, tokens: Tensor) -> Tensor:
+    """Return the embeddings that the policy's language model reads in place of the image."""
+    embeddings: Tensor = model(tokens.float())
+    return embeddings
 
 
 def from_npz(path: Path, checkpoint: Path | None) -> None:
-    stored = np.load(path)
-    tokens = torch.from_numpy(stored["tokens"])
+    arrays = np.load(path)
+    tokens = torch.from_numpy(arrays["tokens"])
     embeddings = project(projector(tokens.shape[1], checkpoint), tokens)
-    print(f"{stored['contract']}: {list(tokens.shape)} -> {list(embeddings.shape)}")
+    print(f"{arrays['contract']}: {list(tokens.shape)} -> {list(embeddings.shape)}")
 
 
 def from_node(contract: str, fingerprint: str, checkpoint: Path | None, frames: int) -> None:
@@ -83,23 +83,23 @@ def from_node(contract: str, fingerprint: str, checkpoint: Path | None, frames: 
     from siglip_perception.client import expect, tokens_to_torch
 
     check = expect(contract=contract, fingerprint=fingerprint)
-    made: list[Projector] = []
-    seen = 0
+    projectors: list[Projector] = []
+    frame_count = 0
 
     def on_tokens(message: Any) -> None:
-        nonlocal seen
+        nonlocal frame_count
         tokens = tokens_to_torch(check(message))  # raises at the first message that does not fit
-        if not made:
-            made.append(projector(tokens.shape[1], checkpoint))
-        embeddings = project(made[0], tokens)
-        seen += 1
+        if not projectors:
+            projectors.append(projector(tokens.shape[1], checkpoint))
+        embeddings = project(projectors[0], tokens)
+        frame_count += 1
         print(f"{message.contract}: {list(tokens.shape)} -> {list(embeddings.shape)}", flush=True)
 
     rclpy.init()
     node = rclpy.create_node("openvla_projector")
     node.create_subscription(TokenSequence, "siglip_perception/tokens", on_tokens, 1)
     try:
-        while seen < frames or not frames:
+        while frame_count < frames or not frames:
             rclpy.spin_once(node)
     finally:
         rclpy.try_shutdown()

@@ -78,17 +78,17 @@ class Percept:
 
     @property
     def instruction(self) -> str:
-        """The instruction as it was read; of phrases, their list."""
+        """The sanitized instruction; for phrases, their list."""
         return "" if self.grounding is None else self.grounding.instruction
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """What was looked for."""
+        """The phrases that were grounded."""
         return () if self.grounding is None else self.grounding.phrases
 
     @property
     def presence(self) -> dict[str, float]:
-        """Each phrase's probability, in [0, 1], that it is in view at all."""
+        """The probability of each phrase, in [0, 1], that such an object is in view at all."""
         if self.grounding is None:
             return {}
         return dict(zip(self.grounding.phrases, self.grounding.presence, strict=True))
@@ -97,7 +97,7 @@ class Percept:
     def mask(self) -> UInt8Array | None:
         """uint8 [height, width]: 0, or the number of the object there, counted from 1.
 
-        None where it was not asked for, or nothing was looked for.
+        None if it was not requested, or there was no phrase.
         """
         return None if self.grounding is None else self.grounding.mask
 
@@ -114,19 +114,19 @@ class Percept:
         return pixels
 
     def overlay(self) -> UInt8Array:
-        """A copy of the image, uint8 [height, width, 3] RGB, with the objects marked on it.
+        """Return a copy of the image, uint8 [height, width, 3] RGB, with the objects marked.
 
-        Their outlines are drawn where there is a mask; nothing where nothing was looked for.
+        Outlines are drawn if there is a mask; nothing is drawn without a phrase.
         """
         if self.grounding is None:
             return self.image.copy()
         return overlay.draw(self.image, self.grounding)
 
     def as_json(self) -> dict[str, Any]:
-        """What `siglip-perception ground --json` prints, as JSON's own types.
+        """Return the output of `siglip-perception ground --json` as JSON values.
 
         Boxes are [x, y, width, height] in pixels, points [x, y, z] in meters. Raises
-        PerceptionError where nothing was looked for.
+        PerceptionError if there was no phrase.
         """
         if self.grounding is None:
             raise PerceptionError("Nothing was looked for: give an instruction or phrases.")
@@ -200,20 +200,20 @@ class Perception:
         max_pixels: int = MAX_FILE_PIXELS,
         mono16_white: int = Settings.mono16_white,
     ) -> None:
-        self.model = str(_checked("model", _path(model)))
+        self.model = str(_check("model", _path(model)))
         options = {
-            "contract": _checked("contract", _path(contract)),
-            "threshold": _checked("threshold", threshold),
-            "max_objects": _checked("max_objects", max_objects),
-            "tokens_dtype": _checked("tokens.dtype", tokens_dtype),
-            "backend": _checked("backend", backend),
-            "device": _checked("device", device),
-            "precision": _checked("precision", precision),
-            "grounding_model": _checked("grounding.model", _path(grounding_model)),
-            "grounding_contract": _checked("grounding.contract", _path(grounding_contract)),
+            "contract": _check("contract", _path(contract)),
+            "threshold": _check("threshold", threshold),
+            "max_objects": _check("max_objects", max_objects),
+            "tokens_dtype": _check("tokens.dtype", tokens_dtype),
+            "backend": _check("backend", backend),
+            "device": _check("device", device),
+            "precision": _check("precision", precision),
+            "grounding_model": _check("grounding.model", _path(grounding_model)),
+            "grounding_contract": _check("grounding.contract", _path(grounding_contract)),
         }
-        self._max_pixels = int(_checked("max_pixels", max_pixels))
-        self._mono16_white = int(_checked("mono16_white", mono16_white))
+        self._max_pixels = int(_check("max_pixels", max_pixels))
+        self._mono16_white = int(_check("mono16_white", mono16_white))
         if taps is not None and not isinstance(taps, Mapping):
             raise PerceptionError(
                 f"taps is {format_value(taps)}: give the block of each encoder, as in {{'siglip':"
@@ -227,22 +227,22 @@ class Perception:
         self.pipeline = Pipeline.load(
             PipelineOptions(self.model, **options, taps=dict(taps or {}))
         )
-        # A stream asks the same of every frame, and its text need not be encoded each time.
+        # A video's frames have the same instruction, which is then encoded only once.
         self._query = functools.lru_cache(maxsize=64)(self.pipeline.query)
 
     @property
     def contract(self) -> Contract:
-        """What the tokens are: encoders, taps, grid; `channels` says which encoder's are where."""
+        """Definition of the tokens: encoders, taps, grid; `channels` has each encoder's slice."""
         return self.pipeline.contract
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits of the weights and the preprocessing that the tokens depend on."""
+        """Digest, 64 hex digits, of the weights and the preprocessing."""
         return self.pipeline.fingerprint
 
     @property
     def backend(self) -> str:
-        """What runs the encoders and why, in words."""
+        """Description of the backend that runs the encoders, and why it was chosen."""
         return self.pipeline.backend
 
     @property
@@ -252,7 +252,7 @@ class Perception:
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        self.pipeline.threshold = float(_checked("threshold", value))
+        self.pipeline.threshold = float(_check("threshold", value))
 
     @property
     def max_objects(self) -> int:
@@ -261,7 +261,7 @@ class Perception:
 
     @max_objects.setter
     def max_objects(self, value: int) -> None:
-        self.pipeline.max_objects = int(_checked("max_objects", value))
+        self.pipeline.max_objects = int(_check("max_objects", value))
 
     def look(
         self,
@@ -390,7 +390,7 @@ class Perception:
         Raises InstructionError for a phrase that is empty, or that would have to be cut;
         BackendError where this model has no text tower.
         """
-        texts = [_embeddable(phrase) for phrase in _listed(phrases)]
+        texts = [_embeddable(phrase) for phrase in _as_list(phrases)]
         if not texts:
             raise InstructionError("There is no phrase to embed: give at least one.")
         rows = []
@@ -472,15 +472,15 @@ def describe(grounding: Grounding) -> list[str]:
 
 
 def read_instruction(text: str) -> Instruction:
-    """Parse an instruction that has to name something; InstructionError where it does not."""
-    parsed = language.parse(text)
-    if not parsed.phrases:
-        raise InstructionError(parsed.explanation)
-    return parsed
+    """Parse an instruction that has to name an object; raises InstructionError."""
+    instruction = language.parse(text)
+    if not instruction.phrases:
+        raise InstructionError(instruction.explanation)
+    return instruction
 
 
 def _request(text: object, phrases: object) -> Instruction | None:
-    """What to look for; None for nothing."""
+    """Return the instruction of one image; None if there is none."""
     if not isinstance(text, str):
         raise InstructionError(
             f"The instruction is of type {type(text).__name__}: give a sentence, or phrases=[...]."
@@ -489,19 +489,19 @@ def _request(text: object, phrases: object) -> Instruction | None:
         return read_instruction(text) if text.strip() else None
     if text.strip():
         raise InstructionError("Both an instruction and phrases are given: leave one of them out.")
-    listed = _listed(phrases)
-    if not listed:
+    texts = _as_list(phrases)
+    if not texts:
         return None
-    request = language.from_phrases(listed)
+    request = language.from_phrases(texts)
     if not request.phrases:
         raise InstructionError(
-            f"The phrases {format_value(listed)} name no object: say what it is."
+            f"The phrases {format_value(texts)} name no object: say what it is."
         )
     return request
 
 
 def _requests(text: object, phrases: object, count: int) -> list[Instruction | None]:
-    """What to look for in each of `count` images."""
+    """Return the instruction of each of `count` images."""
     if isinstance(text, str) or not isinstance(text, Sequence):
         return [_request(text, phrases)] * count
     if len(text) != count:
@@ -512,27 +512,27 @@ def _requests(text: object, phrases: object, count: int) -> list[Instruction | N
     return [_request(entry, phrases) for entry in text]
 
 
-def _listed(phrases: object) -> list[str]:
+def _as_list(phrases: object) -> list[str]:
     if isinstance(phrases, str):
         return [phrases]
-    listed: list[Any] = list(phrases) if isinstance(phrases, Iterable) else [phrases]
-    for phrase in listed:
+    texts: list[Any] = list(phrases) if isinstance(phrases, Iterable) else [phrases]
+    for phrase in texts:
         if not isinstance(phrase, str):
             raise InstructionError(
                 f"A phrase is of type {type(phrase).__name__}: give a list of texts."
             )
-    return listed
+    return texts
 
 
 def _embeddable(phrase: str) -> str:
-    """The phrase as the text tower reads it; InstructionError where some of it would be lost."""
+    """Return the phrase as the text tower reads it; raises InstructionError if any is lost."""
     read = language.from_phrases([phrase])
     if not read.phrases:
         raise InstructionError(f"The phrase {format_value(phrase)} names nothing: give a word.")
     if read.changed:
         raise InstructionError(
             f"The phrase {format_value(phrase)} has more than {language.MAX_PHRASE_CHARS}"
-            " characters, or some that are not text: shorten it, or take them out."
+            " characters, or some that are not text: shorten it, or remove them."
         )
     return read.phrases[0]
 
@@ -540,7 +540,7 @@ def _embeddable(phrase: str) -> str:
 def _notes(picture: Picture, request: Instruction | None, query: Query | None) -> list[str]:
     notes = []
     if picture.repairs:
-        notes.append(f"the image has faults that were mended: {', '.join(picture.repairs)}")
+        notes.append(f"the image has faults that were repaired: {', '.join(picture.repairs)}")
     if request is not None and request.changed:
         notes.append(
             f"the instruction was cut to {language.MAX_PHRASES} phrases of"
@@ -555,8 +555,8 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
     return notes
 
 
-def _checked(name: str, value: object) -> Any:
-    """An option, held against the node's parameter of the same meaning."""
+def _check(name: str, value: object) -> Any:
+    """Check an option by the rules of the node's parameter of this name."""
     parameter = replace(BY_NAME[name], name=name.replace(".", "_"))
     return parameter.check(value.item() if isinstance(value, np.generic) else value)
 

@@ -332,7 +332,7 @@ def test_what_is_cut_is_noted(perception: Perception, small: UInt8Array) -> None
     assert "cut to 32 phrases of 128 characters" in cut.notes[0]
     assert cut.notes[1].startswith("longer than the text encoder reads, and cut: 'word word")
     mended = perception.look(png(small)[:-8])
-    assert mended.notes == ("the image has faults that were mended: png_repaired",)
+    assert mended.notes == ("the image has faults that were repaired: png_repaired",)
 
 
 def test_the_mask_has_each_objects_pixels(seen: Percept) -> None:
