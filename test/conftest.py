@@ -1,4 +1,4 @@
-"""What every test runs under, and which of them run."""
+"""Settings of all tests, and the choice of the tests to run."""
 
 from __future__ import annotations
 

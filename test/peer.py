@@ -108,7 +108,7 @@ class Peer:
         meanwhile: Callable[[], None] = lambda: None,
         timeout: float = TIMEOUT,
     ) -> Any:
-        """What `found` returns once that is true; `meanwhile` is called ten times a second."""
+        """Wait for `found` to return something true; call `meanwhile` ten times a second."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             meanwhile()

@@ -90,7 +90,7 @@ def _item(part: str) -> Item:
 
 
 def items(read: Instruction) -> list[Item]:
-    """What was read, each phrase once, as it is first mentioned."""
+    """Return the reading, each phrase once, by its first mention."""
     result: dict[int, Item] = {}
     for mention in read.mentions:
         if mention.phrase in result:

@@ -1,4 +1,4 @@
-"""On-disk cache of engines and graphs: an entry is whole and verified, or absent.
+"""Disk cache of engines and graphs: an entry is whole and verified, or absent.
 
 An entry is a folder named by the hash of everything that it depends on; change any of that and it
 is another entry. It is built in a temporary folder and renamed into place, so that a kill leaves

@@ -191,7 +191,7 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
 def test_auto_takes_openvino_in_bf16_for_a_small_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its choice alone, as a CPU without bfloat16 makes it too."""
+    """Test only the choice, which a CPU without bfloat16 makes, too."""
     speed_of(monkeypatch, 3.0)
     monkeypatch.setattr(graphs, "is_built", lambda *_: True)
     monkeypatch.setattr(graphs, "serve", lambda _, precision, cache: f"openvino in {precision}")
@@ -202,7 +202,7 @@ def test_auto_takes_openvino_in_bf16_for_a_small_model(
 def test_openvino_without_bfloat16_is_not_asked_for_any(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would compute in float32 without a word."""
+    """Refuse what would silently compute in float32."""
 
     class Core:
         def get_property(self, *_: str) -> list[str]:

@@ -63,7 +63,7 @@ def python(script: str) -> list[str]:
 
 
 def mark(serving: Serving) -> float:
-    """Which one served a pass."""
+    """Records which encoders served a pass."""
     tokens = serving({}, with_tokens=True, grounding_rows=[]).tokens
     assert tokens is not None
     return float(tokens)

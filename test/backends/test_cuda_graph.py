@@ -1,4 +1,4 @@
-"""What is captured, when, and between which buffers: CUDA's own calls are stood in for.
+"""Captures of CUDA graphs and their buffers, with a stand-in for CUDA's own calls.
 
 The stand-in notes each operation of a capture and runs it again on the same tensors, as a graph
 does. What only a GPU can show, such as what may be captured at all, is not shown here.
@@ -120,7 +120,7 @@ POOL = (0, 1)
 
 @dataclass
 class Cuda:
-    """What stands in for torch.cuda. error: that a capture raises; at: "begin", "run" or "end"."""
+    """Stand-in for torch.cuda. error: raised by a capture; at: "begin", "run" or "end"."""
 
     streams: list[Stream] = field(default_factory=lambda: [Stream()])
     graphs: list[Graph] = field(default_factory=list)
@@ -178,7 +178,7 @@ def inputs(encoders: Encoders, first: int, stop: int) -> DeviceFrames:
 
 
 def upload(encoders: Encoders, images: list[UInt8Array]) -> DeviceFrames:
-    """As on a GPU, but that the frames stay where they are."""
+    """Stand in for a GPU's preprocessing; the frames stay on the CPU."""
     return Preprocessor(encoders.inputs, CPU).with_frames(
         [torch.from_numpy(item) for item in images]
     )

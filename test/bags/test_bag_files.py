@@ -65,7 +65,7 @@ def times(recording: Recording, name: str = "/image/compressed") -> list[int]:
 
 
 def shape(recording: Recording, name: str) -> tuple[int, ...]:
-    """Of the first image of a topic, decoded."""
+    """Return the shape of a topic's first image, decoded."""
     (topic,) = recording.topics_named(name)
     data = recording.first(topic)
     assert data is not None

@@ -1,4 +1,4 @@
-"""What is wrong with a command line is told before PyTorch is imported, in one sentence."""
+"""Errors of a command line come in one sentence, before PyTorch is imported."""
 
 from __future__ import annotations
 

@@ -379,7 +379,7 @@ def test_doctor_names_a_part_of_ros_that_does_not_work(
 
 
 def doctor_with(folder: Path, package: str, content: str) -> str:
-    """What doctor prints, and ends with 1, in a fresh Python that finds `package` broken."""
+    """Return the output of doctor, which ends with 1, in a Python with a broken `package`."""
     (folder / package).mkdir()
     (folder / package / "__init__.py").write_text(content)
     code = (

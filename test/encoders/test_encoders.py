@@ -92,7 +92,7 @@ def inputs() -> Inputs:
 
 @contextmanager
 def count_images(*blocks: nn.Module) -> Iterator[list[int]]:
-    """On how many images each of the blocks runs."""
+    """Record the number of images that each block runs on."""
     images = [0] * len(blocks)
 
     def hook(index: int) -> object:

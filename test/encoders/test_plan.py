@@ -1,4 +1,4 @@
-"""Which contract a checkpoint is run with, and with which encoders objects are found."""
+"""Choice of a checkpoint's contract, and of the encoders for the objects."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _tokens(pipeline: Pipeline) -> np.ndarray:
 
 
 class _counting:  # noqa: N801 - used as a function
-    """How many blocks of each kind run."""
+    """Count the blocks of each kind that run."""
 
     def __init__(self, *kinds: nn.Module) -> None:
         self.ran = [0] * len(kinds)

@@ -1,4 +1,4 @@
-"""What lies apart is apart: pieces of a region, drawn by hand."""
+"""Connected components of hand-drawn regions."""
 
 from __future__ import annotations
 

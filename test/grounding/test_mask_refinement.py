@@ -21,7 +21,7 @@ def picture(height: int = 240, width: int = 320) -> tuple[UInt8Array, UInt8Array
 
 
 def coarse(mask: UInt8Array, size: tuple[int, int], rows: int = 12) -> FloatArray:
-    """What patches know of a mask: their share of it, spread over a picture of that size."""
+    """Return a mask as patches see it: their shares of it, spread over a picture of that size."""
     small = cv2.resize(mask.astype(np.float32), (rows, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR))
 

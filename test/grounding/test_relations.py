@@ -1,4 +1,4 @@
-"""Which of several: hand-drawn layouts, each relation, landmarks that are missing, roles."""
+"""Selection among several objects on drawn layouts: relations, missing landmarks, roles."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_a_broken_color_profile_is_no_reason_to_drop_a_frame() -> None:
 
 
 def test_a_thumbnail_inside_does_not_count() -> None:
-    """Its markers lie within a segment."""
+    """Test markers that lie within a segment."""
     block = exif(6)
     file = io.BytesIO()
     Image.fromarray(corner()).save(file, "JPEG", exif=block, quality=95)
@@ -227,7 +227,7 @@ def test_a_thumbnail_inside_does_not_count() -> None:
 
 
 def test_cmyk_is_read_as_viewers_do() -> None:
-    """With 255 for no ink: cyan 10, magenta 20, yellow 30 and black 40 of 255."""
+    """Test cyan 10, magenta 20, yellow 30 and black 40 of 255, where 255 is no ink."""
     file = io.BytesIO()
     Image.new("CMYK", (16, 16), (10, 20, 30, 40)).save(file, "JPEG")
     data = bytearray(file.getvalue())
@@ -405,7 +405,7 @@ def test_a_broken_exif_block_turns_nothing(block: bytes, orientation: int) -> No
 
 
 def test_a_message_is_not_turned() -> None:
-    """Its pixels match the camera's raw topic, CameraInfo and depth."""
+    """Keep the pixels of the camera's raw topic, CameraInfo and depth."""
     picture = decode_compressed("jpeg", rotated_file("JPEG", 6), max_pixels=LIMIT)
     assert (picture.pixels.shape, picture.orientation) == ((32, 48, 3), 1)
 

@@ -1,4 +1,4 @@
-"""What the tests of the running node share."""
+"""Fixtures of the tests of a running node."""
 
 from __future__ import annotations
 

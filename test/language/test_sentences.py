@@ -19,7 +19,7 @@ def line(read: list[Item]) -> str:
 
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_figures(language: str) -> None:
-    """What docs/instructions.md states, with some room for sentences that are added."""
+    """Check the figures of docs/instructions.md, with some room for added sentences."""
     result = score(load(HERE / f"sentences_{language}.txt"))
     assert result.sentences >= 350
     assert result.share(result.roles) >= 0.97, "\n".join(result.roles)

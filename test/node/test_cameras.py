@@ -1,4 +1,4 @@
-"""What comes from one camera, up to the mailbox."""
+"""Messages of one camera, up to the mailbox."""
 
 from __future__ import annotations
 

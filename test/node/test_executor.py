@@ -1,4 +1,4 @@
-"""Which thread runs what, and that nothing a callback raises is lost."""
+"""Threads of the executor's callbacks, and their exceptions."""
 
 from __future__ import annotations
 

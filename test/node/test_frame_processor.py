@@ -1,4 +1,4 @@
-"""What the worker does with frames, instructions and questions, with a stand-in for the model."""
+"""The worker's frames, instructions and requests, with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Bench:
         return self.pipeline.calls[-1][argument]
 
     def last_grounding(self) -> Any:
-        """Of the last frame that was published."""
+        """Return the objects of the last published frame."""
         return self.outputs.published[-1][1].grounding
 
     def all_counts(self) -> list[Counts]:
@@ -118,7 +118,7 @@ class Bench:
         return sum(counts.published for counts in self.all_counts())
 
     def dropped(self) -> dict[str, int]:
-        """Of all cameras, once nothing is in flight."""
+        """Return the counts of all cameras, once nothing is in flight."""
         dropped: Counter[str] = Counter()
         for counts in self.all_counts():
             assert counts.in_flight == 0

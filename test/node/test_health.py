@@ -1,4 +1,4 @@
-"""From counts to statuses: every row of the table of faults that the node can tell."""
+"""Diagnostic statuses from counts: every fault that the node reports."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_wrong_value_given_at_the_start_is_one_sentence(
 
 
 def test_an_empty_list_leaves_no_parameter_without_a_value(make: Make) -> None:
-    """As a file's `cameras: []` arrives, which has no type."""
+    """Return a parameter without a type, as a file's `cameras: []` arrives."""
     node, live = make(cameras=None, phrases=None)
     assert live.get() == Settings()
     dumped = node.get_parameters([parameter.name for parameter in PARAMETERS])

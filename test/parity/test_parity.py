@@ -65,7 +65,7 @@ def test_fp32_tokens_are_the_references(model_folder: tuple[Path, Path]) -> None
 
 
 def test_dinov2_without_registers_is_transformers_too(tmp_path: Path) -> None:
-    """Without registers, transformers interpolates positions without antialiasing."""
+    """Test positions without registers, which transformers interpolates without antialiasing."""
     content = yaml.safe_load(small("siglip2-dinov2-224", tmp_path).read_text())
     content["encoders"][0]["registers"] = 0
     file = tmp_path / "plain.yaml"

@@ -103,7 +103,7 @@ def test_a_compiler_is_asked_for(
 def test_a_sourced_ros_needs_a_cmake(
     environment: ModuleType, place: Any, on_ros: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a ROS 2, cmake comes from PyPI."""
+    """Take cmake from PyPI without a ROS 2."""
     monkeypatch.setattr(
         shutil, "which", lambda name, **_: None if name == "cmake" else f"/usr/bin/{name}"
     )

@@ -48,7 +48,7 @@ def test_tokens_go_through_an_openvla_style_projector(tmp_path: Path) -> None:
 
 
 def run_cell(source: str, names: dict[str, Any]) -> tuple[str, object]:
-    """What a notebook's cell prints, and the value of its last expression."""
+    """Return a notebook cell's output and the value of its last expression."""
     cell = ast.parse(source)
     last = cell.body.pop() if isinstance(cell.body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None

@@ -1,4 +1,4 @@
-"""How often a camera's objects are looked for."""
+"""Rate limit of a camera's grounding."""
 
 from __future__ import annotations
 
