@@ -32,7 +32,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Surface:
-    """How a thing's own color looks.
+    """Material of an object.
 
     rgb: 0..1. specular, shininess, reflectance: MuJoCo's, 0..1. pattern: index of a texture of
     things, or None.
@@ -100,7 +100,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What the camera makes of the light.
+    """Effects of the camera on the light.
 
     gain, tint: factors, overall and per channel. gamma: exponent. noise: deviation in gray levels.
     blur: sigma in units of the image height. motion: length in units of the image height, and
