@@ -65,12 +65,6 @@ class Settings:
         choices=("auto", *PRECISIONS),
         change=Change.UNCONFIGURED,
     )
-    allow_download: bool = _parameter(
-        False,
-        "Only false is allowed: the node never uses the network; `siglip-perception fetch`"
-        " downloads models.",
-        change=Change.UNCONFIGURED,
-    )
     grounding_model: str = _parameter(
         "",
         "Model that finds objects: a whole SigLIP, with or without a DINO encoder, if the tokens' "
@@ -236,11 +230,6 @@ class Settings:
         }
         if "cameras" in by_field:
             by_field["cameras"] = _cameras(by_field["cameras"])
-        if by_field.get("allow_download"):
-            raise ConfigError(
-                "allow_download is true, but the node never uses the network; run "
-                "`siglip-perception fetch MODEL` and name what it fetched in the parameter model."
-            )
         return cls(**by_field)
 
     def values(self) -> dict[str, Value]:

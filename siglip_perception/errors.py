@@ -47,3 +47,15 @@ class ImageError(PerceptionError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def first_line(reason: BaseException | str) -> str:
+    """Return the first line that is not blank, to be quoted in a sentence.
+
+    It comes without its full stop and with at most 160 characters; of an exception without a text,
+    the name of its class.
+    """
+    lines = str(reason).strip().splitlines()
+    if not lines:
+        return type(reason).__name__ if isinstance(reason, BaseException) else "no reason given"
+    return lines[0].strip().rstrip(".:;")[:160]

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from siglip_perception.errors import BackendError, CacheError
-from siglip_perception.util.files import open_regular, read_regular, write_atomically
+from siglip_perception.util.files import read_regular, sha256, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 _DIGESTS = "digests.json"
@@ -243,7 +243,7 @@ def _seal(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o022)
         if path.is_file():
-            digests[path.relative_to(folder).as_posix()] = _digest(path)
+            digests[path.relative_to(folder).as_posix()] = sha256(path)
             _sync(path)
     (folder / _DIGESTS).write_text(json.dumps(digests, indent=2))
     (folder / _DIGESTS).chmod(0o600)
@@ -277,7 +277,7 @@ def _find_damage(folder: Path) -> str:
         for name, digest in digests.items():
             if name not in paths:
                 return f"{name} is missing"
-            if _digest(paths[name]) != digest:
+            if sha256(paths[name]) != digest:
                 return f"{name} is not what was built"
     except (OSError, ValueError, RecursionError) as error:
         return f"{error}"
@@ -294,11 +294,3 @@ def _find_intrusion(path: Path) -> str:
     if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "may be written by others"
     return ""
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

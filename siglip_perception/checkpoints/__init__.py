@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.checkpoints.configs import SiglipConfig
-from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable, sha256
+from siglip_perception.checkpoints.folder import MANIFEST, Folder, readable
 from siglip_perception.checkpoints.layout import (
     EncoderSource,
     Layout,
@@ -40,7 +40,7 @@ from siglip_perception.contracts import (
     contradictions,
 )
 from siglip_perception.errors import CheckpointError
-from siglip_perception.util.files import write_atomically
+from siglip_perception.util.files import sha256, write_atomically
 
 if TYPE_CHECKING:
     # PyTorch and transformers take seconds: a wrong name or folder is told before.

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from siglip_perception.checkpoints import networks, timm
 from siglip_perception.checkpoints.configs import EncoderConfig, SiglipVisionConfig
-from siglip_perception.checkpoints.folder import Folder, first_line
+from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.layout import EncoderSource
 from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
 from siglip_perception.checkpoints.tensors import quantized
 from siglip_perception.contracts import EncoderName, EncoderSpec
-from siglip_perception.errors import CheckpointError
+from siglip_perception.errors import CheckpointError, first_line
 from siglip_perception.util.oom import available_bytes
 
 # A SigLIP whose text tower is missing, the honest extreme, has a quarter of its bytes; float16

@@ -18,11 +18,10 @@ from siglip_perception.checkpoints.identify import (
     describe_missing_weights,
 )
 from siglip_perception.checkpoints.tensors import Entry, TensorData, read_header, read_tensors
-from siglip_perception.errors import CheckpointError
-from siglip_perception.util.files import UnsuitableFileError, open_regular, read_regular
+from siglip_perception.errors import CheckpointError, first_line
+from siglip_perception.util.files import UnsuitableFileError, read_regular, sha256
 
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 22
 # Most bytes that are read of a file whole, by its name; other files are small configurations.
 # Gemma's vocabulary, the largest in use, takes 34 MB as tokenizer.json.
 _MAX_CONFIG_BYTES = 1 << 20
@@ -232,15 +231,6 @@ def _strip_wrappers(name: str) -> str:
     return _WRAPPER.sub("", name)
 
 
-def sha256(path: Path) -> str:
-    """Compute the hex SHA-256 of a file of any size; OSError if it cannot be read."""
-    total = hashlib.sha256()
-    with open_regular(path) as file:
-        while chunk := file.read(_CHUNK):
-            total.update(chunk)
-    return total.hexdigest()
-
-
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
@@ -265,8 +255,3 @@ def _missing_file(folder: Path, name: str) -> str:
     elif path.suffix == ".safetensors":
         return f"{path} is missing, and {INDEX} lists it: download the missing files, too."
     return f"{path} is missing, and a model folder needs it: download the folder again."
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".:") if lines else type(error).__name__

@@ -24,9 +24,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import is_sentencepiece_available
 
 from siglip_perception.checkpoints.configs import SiglipTextConfig
-from siglip_perception.checkpoints.folder import first_line
 from siglip_perception.checkpoints.normalizer_growth import MAX_GROWTH, growth
-from siglip_perception.errors import CheckpointError
+from siglip_perception.errors import CheckpointError, first_line
 from siglip_perception.util.panics import PanicError, panics_as_errors
 
 CONFIG, FAST, SENTENCEPIECE = "tokenizer_config.json", "tokenizer.json", "spiece.model"

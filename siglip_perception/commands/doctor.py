@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception.errors import PerceptionError, first_line
 from siglip_perception.util import requirements, ros
 from siglip_perception.util.ros_probe import PARTS
 
@@ -63,7 +63,8 @@ def examine(model: str) -> Report:
             _torch(report)
         except Exception as error:  # noqa: BLE001 - a broken library may raise anything
             report.backends["torch cpu"] = "does not start"
-            report.missing.append(f"a PyTorch that starts: {_first_line(error)}; install it again")
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            report.missing.append(f"a PyTorch that starts: {reason}; install it again")
             missing_names.append("torch")
     if not missing_names:
         try:
@@ -72,16 +73,12 @@ def examine(model: str) -> Report:
         except (PerceptionError, FloatingPointError) as error:
             report.missing.append(f"a model that runs: {error}")
         except Exception as error:  # noqa: BLE001 - as above
+            reason = f"{type(error).__name__}: {first_line(error)}"
             report.missing.append(
-                f"libraries that work together, for the main job: {_first_line(error)};"
-                " install the one that it names again"
+                f"libraries that work together, for the main job: {reason}; install the one"
+                " that it names again"
             )
     return report
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip('.:;')}" if lines else type(error).__name__
 
 
 def _packages(report: Report) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import PRECISIONS, Precision
 from siglip_perception.util import requirements
 from siglip_perception.util.backend_names import refuse_impossible
+from siglip_perception.util.files import sha256
 
 if TYPE_CHECKING:
     # These import PyTorch, which takes seconds: only once the arguments are checked.
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--least-cosine",
-        type=float,
+        type=number(float, -1, 1),
         default=0.99,
         metavar="C",
         help="int8 is refused if a held-out frame's tokens have a lower mean cosine with those"
@@ -182,7 +182,7 @@ def _manifest(
                 "encoder": graph.tower,
                 "blocks": [graph.start, graph.stop],
                 "tokens_before_patches": plan.towers[graph.tower].prefix,
-                "sha256": hashlib.sha256(graph.path.read_bytes()).hexdigest(),
+                "sha256": sha256(graph.path),
             }
             for graph in graphs
         ],

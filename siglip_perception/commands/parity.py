@@ -30,9 +30,9 @@ def _weights(model: str, contract: str, seed: int) -> Iterator[tuple[Path, str, 
 
     if model:
         folder = checkpoints.resolve(model)
-        name = contract or kept_contract("", Checkpoint(folder)).name
-        need_reference(contracts.get(name))
-        yield folder, name, str(model)
+        kept = kept_contract(contract, Checkpoint(folder))
+        need_reference(kept)
+        yield folder, contract or kept.name, str(model)
         return
     content = contracts.get(contract)
     need_reference(content)
@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.model or args.contract):
         raise PerceptionError("Name a --contract, or a --model that keeps one.")
+    if args.model:
+        kept_contract(args.contract, Checkpoint(checkpoints.resolve(args.model)))
     pictures = [read_image(path).pixels for path in args.image]
     from siglip_perception.parity.compare import LIMITS, compare, sample_images
 

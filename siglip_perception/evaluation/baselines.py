@@ -16,8 +16,8 @@ from siglip_perception.encoders.plan import GroundingModel
 from siglip_perception.grounding.components import split_components
 from siglip_perception.grounding.options import DEFAULT_OPTIONS
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
-from siglip_perception.grounding.regions import candidates, cosines, find_regions, led_regions
-from siglip_perception.grounding.scores import Scores
+from siglip_perception.grounding.regions import affinity_sigmoid, candidates, cosines, find_regions
+from siglip_perception.grounding.scores import Scores, sigmoid
 from siglip_perception.types import FloatArray
 
 Method = Callable[[Tensor, Tensor, Tensor], Scores]
@@ -142,7 +142,7 @@ class Dense(_Base):
             weights = excess.masked_fill(excess < 0, float("-inf")).softmax(dim=-1)
             values = torch.einsum("nm,mhd->nhd", weights.nan_to_num(0.0), values)
         logits = self.logits(pool_single(head, values, mlp=self.mlp), phrases)
-        maps = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        maps = sigmoid(logits)
         scores = np.full((len(logits), len(logits)), _NEVER, dtype=np.float32)
         np.fill_diagonal(scores, logits.max(axis=1, initial=_NEVER))
         grids = maps.reshape(-1, *self.grid).astype(np.float32)
@@ -200,3 +200,18 @@ def _around_best(soft: FloatArray) -> FloatArray:
         single[best] = 1.0
         return single
     return np.where(labels == labels[best], soft, 0.0).astype(np.float32)
+
+
+def led_regions(dinov2: Tensor, dense: Tensor, settings: GroundingSettings) -> Tensor:
+    """Grow a region around the patch that fits each phrase best: soft maps [P, N].
+
+    dense: [P, N], probability of each phrase at each single patch. SigLIP then finds a small thing
+    whose patches DINOv2 gives to the table. With the embedded model it costs
+    precision and finds nothing more (docs/grounding.md).
+    """
+    patches = functional.normalize(dinov2, dim=-1)
+    cosine = patches @ patches.T
+    scale, bias = affinity_sigmoid(cosine, settings, DEFAULT_OPTIONS)
+    weights = torch.sigmoid(scale * cosine[dense.argmax(dim=1)] + bias) * dense
+    mean = functional.normalize(weights @ patches, dim=-1)
+    return torch.sigmoid(scale * (mean @ patches.T) + bias)

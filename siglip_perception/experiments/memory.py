@@ -117,7 +117,7 @@ def run(options: Options) -> Outcome:
     sizes = (64, 256) if options.quick else (256, 512, 1024, 2048, 4096, 8192)
     dim = 16 if options.quick else 512
     measurements: dict[str, list[tuple[int, float, float]]] = {}
-    bar = tqdm(FORMS, unit="form", disable=not sys.stderr.isatty())
+    bar = tqdm(FORMS, unit="form", disable=None)
     # Fork from a server that has already imported this module.
     set_forkserver_preload([__name__])
     context = multiprocessing.get_context("forkserver")

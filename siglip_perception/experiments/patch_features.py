@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +77,7 @@ class SceneEncoder:
     def encode(self, scenes: Sequence[Scene], label: str) -> list[EncodedScene]:
         """Render at 640x480 and encode."""
         results: list[EncodedScene] = []
-        bar = tqdm(total=len(scenes), unit="scene", desc=label, disable=not sys.stderr.isatty())
+        bar = tqdm(total=len(scenes), unit="scene", desc=label, disable=None)
         for start in range(0, len(scenes), _BATCH):
             batch = scenes[start : start + _BATCH]
             renderings = [render(scene) for scene in batch]

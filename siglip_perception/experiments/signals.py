@@ -15,7 +15,6 @@ encoders, trained for much longer, are shown for comparison.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,7 @@ class Pictures:
 def pictures(scenes: Sequence[Scene]) -> Pictures:
     """Render scenes and squash them to the encoder's square."""
     images, coverage = [], []
-    for scene in tqdm(scenes, unit="scene", desc="scenes", disable=not sys.stderr.isatty()):
+    for scene in tqdm(scenes, unit="scene", desc="scenes", disable=None):
         rendering = render(scene, 160, 120)
         square = cv2.resize(rendering.image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         images.append(np.asarray(square, dtype=np.float32) / 255)
@@ -208,7 +207,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     signal.train()
     value: Any = torch.zeros(())
-    bar = tqdm(range(steps), unit="step", desc=name, disable=not sys.stderr.isatty())
+    bar = tqdm(range(steps), unit="step", desc=name, disable=None)
     for step in bar:
         indices = torch.randint(len(pictures.images), (batch,), generator=generator)
         progress = step / steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +45,7 @@ def small_pairs(count: int, seed: int, distinct: bool = False) -> SmallPairs:
     words: list[tuple[int, ...]] = []
     captions: set[tuple[int, ...]] = set()
     number = 0
-    bar = tqdm(total=count, unit="scene", desc="scenes", disable=not sys.stderr.isatty())
+    bar = tqdm(total=count, unit="scene", desc="scenes", disable=None)
     while len(images) < count:
         rng = np.random.default_rng((seed, number))
         number += 1
@@ -124,7 +123,7 @@ def train(
         optimizer, max_lr=[2e-3, 1e-2], total_steps=steps, pct_start=0.1
     )
     generator = torch.Generator().manual_seed(seed)
-    bar = tqdm(range(steps), unit="step", desc=name, disable=not sys.stderr.isatty())
+    bar = tqdm(range(steps), unit="step", desc=name, disable=None)
     for _ in bar:
         indices = torch.randint(len(pairs), (batch,), generator=generator)
         image = model.embed_images(pairs.images[indices])

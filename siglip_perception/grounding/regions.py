@@ -44,7 +44,7 @@ def regions_at_cuts(
     depends on the one before, so this runs on the CPU: on a GPU, launching the steps would take
     longer than the steps.
     """
-    scale, offset = _affinity(cosine, settings, options)
+    scale, offset = affinity_sigmoid(cosine, settings, options)
     bias = np.array([[offset + cut] for cut in cuts], np.float32)
     affinity = torch.sigmoid(scale * cosine + torch.from_numpy(bias).unsqueeze(-1))
     # Arrays and tensors share their memory: NumPy's elementwise steps cost a third of PyTorch's at
@@ -111,27 +111,7 @@ def candidates(
     return maps[is_new], int(is_new[len(sets[0]) :].sum())
 
 
-def led_regions(
-    dinov2: Tensor,
-    dense: Tensor,
-    settings: GroundingSettings,
-    options: GroundingOptions = DEFAULT_OPTIONS,
-) -> Tensor:
-    """Grow a region around the patch that fits each phrase best: soft maps [P, N].
-
-    dense: [P, N], probability of each phrase at each single patch. SigLIP then finds a small thing
-    whose patches DINOv2 gives to the table. Only the ablation uses this: with the embedded model
-    it costs precision and finds nothing more (docs/grounding.md).
-    """
-    patches = functional.normalize(dinov2, dim=-1)
-    cosine = patches @ patches.T
-    scale, bias = _affinity(cosine, settings, options)
-    weights = torch.sigmoid(scale * cosine[dense.argmax(dim=1)] + bias) * dense
-    mean = functional.normalize(weights @ patches, dim=-1)
-    return torch.sigmoid(scale * (mean @ patches.T) + bias)
-
-
-def _affinity(
+def affinity_sigmoid(
     cosine: Tensor, settings: GroundingSettings, options: GroundingOptions
 ) -> tuple[float, float]:
     """Scale and bias of sigmoid(scale * cosine + bias), the chance that patches are one thing."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from siglip_perception.grounding.scores import sigmoid
 from siglip_perception.types import NOWHERE, Box, GroundedObject, Grounding
 
 _State = npt.NDArray[np.float64]
@@ -131,7 +132,7 @@ class Tracker:
                 self._tracks.append(track)
             current.add(track.number)
             detections[index] = replace(
-                item, id=track.number, logit=track.logit, score=_sigmoid(track.logit)
+                item, id=track.number, logit=track.logit, score=float(sigmoid(track.logit))
             )
         room = max(0, max_objects - len(detections))
         lost_objects = self._keep_lost(current, stamp_ns, size, options.max_lost)[:room]
@@ -175,7 +176,7 @@ class Tracker:
                     track.detection,
                     id=track.number,
                     logit=track.logit,
-                    score=_sigmoid(track.logit),
+                    score=float(sigmoid(track.logit)),
                     box=box,
                     lost=lost_s,
                     position=NOWHERE,
@@ -201,10 +202,6 @@ def _combine(
                 numbers[index + 1] = place
         mask = numbers[mask]
     return replace(grounding, objects=tuple(item for _, item in entries), mask=mask)
-
-
-def _sigmoid(logit: float) -> float:
-    return 0.5 * (1 + math.tanh(0.5 * logit))
 
 
 def _place(box: Box) -> _State:

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from siglip_perception_msgs.srv import Ground
 
 from siglip_perception.config import Settings
-from siglip_perception.errors import PerceptionError
+from siglip_perception.errors import PerceptionError, first_line
 from siglip_perception.node.conversions import decode_message
 from siglip_perception.node.diagnostic_status import (
     NodeView,
@@ -303,7 +303,7 @@ class PerceptionNode(ManagedNode):
                 qos_overriding_options=overridable(),
             )
         except (ParameterException, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = first_line(error)
             raise ConfigError(
                 f"cannot subscribe to {topic} ({reason}): correct the parameters"
                 f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."

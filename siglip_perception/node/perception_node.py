@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from siglip_perception.errors import first_line
 from siglip_perception.node.stop_request import StopRequest
 from siglip_perception.util.threads import spin_briefly
 
@@ -58,7 +59,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             raise
         node = PerceptionNode(end, arguments=arguments)
     except (ConfigError, ParameterException, rclpy_implementation.RCLError) as error:
-        print(f"perception_node: {_first_line(error)}", file=sys.stderr)
+        # Without rcl's trailing list of source locations.
+        reason = re.sub(r"(, at /\S+:\d+)+$", "", first_line(error))
+        print(f"perception_node: {reason}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
     with suppress(OSError):  # without a record a kill leaves the shared memory behind
@@ -85,11 +88,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if record is not None:
             record.close()
     _leave(1 if failures else 0)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of a message, without rcl's trailing list of source locations."""
-    return re.sub(r"(, at /\S+:\d+)+$", "", str(error).splitlines()[0])
 
 
 def _leave(code: int) -> NoReturn:

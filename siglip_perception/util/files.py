@@ -1,7 +1,8 @@
-"""Bounded reading of regular files, and atomic writing."""
+"""Bounded reading of regular files, their digests, and atomic writing."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -67,6 +68,16 @@ def _check_kind(path: Path, mode: int) -> None:
 def _too_large(max_bytes: int) -> str:
     size = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes >> 10} KiB"
     return f"it is larger than {size}"
+
+
+def sha256(*paths: Path) -> str:
+    """Compute the hex SHA-256 of files of any size, one after the other; OSError as above."""
+    total = hashlib.sha256()
+    for path in paths:
+        with open_regular(path) as file:
+            while chunk := file.read(1 << 22):
+                total.update(chunk)
+    return total.hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -54,7 +54,6 @@ def test_an_int_is_taken_for_a_double() -> None:
         ("cameras", ["../etc"], "letters"),
         ("cameras", ["2nd"], "letters"),
         ("cameras", [f"c{i}" for i in range(17)], "16"),
-        ("allow_download", True, "model"),
         ("no_such", 1, "no_such"),
         ("model\n" * 50, 1, "no parameter"),
     ],

@@ -267,3 +267,9 @@ def test_a_special_file_is_no_contract(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ContractError, match="is no contract, for it is a named pipe"):
         contracts.get(str(tmp_path / "pipe.yaml"))
+
+
+def test_a_contract_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("name: caf\u00e9".encode("latin-1"))
+    with pytest.raises(ContractError, match=r"latin\.yaml is not UTF-8 text: save it as UTF-8\."):
+        contracts.get(str(tmp_path / "latin.yaml"))

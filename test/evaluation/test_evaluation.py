@@ -15,6 +15,7 @@ from models import write_random_model
 from PIL import Image
 
 from siglip_perception.commands.main import main
+from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.baselines import Regions, ablation, baselines
 from siglip_perception.evaluation.measure import PIPELINE_METHOD, measure
 from siglip_perception.evaluation.metrics import (
@@ -25,6 +26,7 @@ from siglip_perception.evaluation.metrics import (
     compute_metrics,
     judge,
 )
+from siglip_perception.evaluation.retrieval import read_classes
 from siglip_perception.evaluation.samples import Question, Truth, scene_samples
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject
@@ -247,3 +249,11 @@ def test_the_embedded_model_finds_what_is_named(tmp_path: Path) -> None:
         assert row["auroc"] >= 0.95
     for name in ("SigLIP alone", "DINO alone", "max patch"):
         assert parts[PIPELINE_METHOD]["all"]["all"]["top1"] > parts[name]["all"]["all"]["top1"]
+
+
+def test_classes_are_two_or_more_and_each_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text(" red  cup\n\ncup\nred cup\n")
+    assert read_classes(tmp_path / "classes.txt") == ("red cup", "cup")
+    (tmp_path / "one.txt").write_text("cup\ncup\n")
+    with pytest.raises(PerceptionError, match=r"one\.txt has to list two or more classes"):
+        read_classes(tmp_path / "one.txt")

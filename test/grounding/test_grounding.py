@@ -8,8 +8,9 @@ import torch
 
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.contracts.steps import SQUASH
+from siglip_perception.evaluation.baselines import led_regions
 from siglip_perception.grounding.objects import ObjectMask, label_mask, select_objects
-from siglip_perception.grounding.regions import find_regions, led_regions
+from siglip_perception.grounding.regions import find_regions
 from siglip_perception.grounding.scores import Scores, sigmoid
 from siglip_perception.images.geometry import Geometry
 from siglip_perception.types import Box, Role

@@ -29,8 +29,6 @@ from siglip_perception.types import Precision
 from siglip_perception.util import cpu, requirements
 
 _MODEL = "model.xml"
-# Frames that int8 is calibrated on; NNCF's own default.
-CALIBRATION_FRAMES = 300
 NOT_CALIBRATED = (
     "The model has not been calibrated for int8 on this machine: run `siglip-perception export"
     " --backend openvino --precision int8 --calibrate` with a bag or a folder of your own frames,"

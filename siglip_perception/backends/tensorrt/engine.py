@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from siglip_perception.backends.onnx_export import INPUT, OUTPUT
-from siglip_perception.errors import BackendError
+from siglip_perception.errors import BackendError, first_line
 
 _LOGGER = logging.getLogger(__name__)
 # Batch sizes of an engine: least, the one it is tuned for, most. More cameras are served in
@@ -65,7 +65,7 @@ def build(library: Any, onnx: Path, shape: Shape, report: Report) -> bytes:
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise BackendError(
             f"TensorRT {library.__version__} cannot read {onnx.name}"
-            f" ({_first_line(errors[0] if errors else log.last)}): use backend: torch."
+            f" ({first_line(errors[0] if errors else log.last)}): use backend: torch."
         )
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)
@@ -83,7 +83,7 @@ def build(library: Any, onnx: Path, shape: Shape, report: Report) -> bytes:
     if plan is None:
         raise BackendError(
             f"TensorRT {library.__version__} built no engine of {onnx.name}"
-            f" ({_first_line(log.last)}): free GPU memory, or use backend: torch."
+            f" ({first_line(log.last)}): free GPU memory, or use backend: torch."
         )
     report(1.0)
     return bytes(memoryview(plan))
@@ -157,7 +157,7 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise BackendError(
-                f"TensorRT cannot load {path} ({_first_line(self._log.last)}): free GPU memory,"
+                f"TensorRT cannot load {path} ({first_line(self._log.last)}): free GPU memory,"
                 " or use backend: torch."
             )
         self._contexts: dict[int, _Context] = {}
@@ -178,14 +178,14 @@ class Engine:
         if self._device.type == "cuda":
             stream = torch.cuda.current_stream(self._device).cuda_stream
         if not context.context.execute_async_v3(stream):
-            raise RuntimeError(f"TensorRT could not run an engine: {_first_line(self._log.last)}.")
+            raise RuntimeError(f"TensorRT could not run an engine: {first_line(self._log.last)}.")
         return context.hidden
 
     def _context(self, values: Tensor) -> _Context:
         context = self._make_context()
         if context is None:
             raise BackendError(
-                f"TensorRT cannot run an engine ({_first_line(self._log.last)}): free GPU memory,"
+                f"TensorRT cannot run an engine ({first_line(self._log.last)}): free GPU memory,"
                 " or use backend: torch."
             )
         input_buffer = torch.empty(values.shape, dtype=torch.float32, device=self._device)
@@ -214,9 +214,3 @@ class Engine:
         config = self._engine.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         return self._engine.create_execution_context(config)
-
-
-def _first_line(text: str) -> str:
-    """Return the first line, at most 160 characters."""
-    line = next(iter(text.splitlines()), "").strip().rstrip(".")
-    return line[:160] or "no reason given"

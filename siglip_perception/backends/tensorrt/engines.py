@@ -8,7 +8,6 @@ reproduce whenever it is loaded (selftest.py).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from siglip_perception.backends.tensorrt.probe import load_library, machine, pro
 from siglip_perception.encoders.encoders import Encoders, Features, Segment, Tower
 from siglip_perception.errors import BackendError
 from siglip_perception.types import Precision
+from siglip_perception.util.files import sha256
 
 Span = tuple[int, int]
 # Takes the current step, and the share of all work done, in [0, 1].
@@ -323,13 +323,8 @@ def _is_out_of_memory(error: BackendError) -> bool:
 
 def _digest(path: Path) -> str:
     """SHA-256 of an ONNX file and its weights."""
-    digest = hashlib.sha256()
-    for file_path in (path, path.with_name(path.name + ".data")):
-        if file_path.exists():
-            with file_path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
+    data = path.with_name(path.name + ".data")
+    return sha256(path, data) if data.exists() else sha256(path)
 
 
 def _write(path: Path, text: str) -> None:

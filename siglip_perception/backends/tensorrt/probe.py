@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from siglip_perception.errors import first_line
 from siglip_perception.util import requirements
 
 # In order of preference: tensorrt_rtx is for desktop cards only.
@@ -187,7 +188,7 @@ def _investigate() -> Iterator[Mapping[str, Any]]:
         try:
             library = load_library(name)
         except Exception as error:  # noqa: BLE001 - a broken library raises anything
-            failures.append(f"{name}: {_first_line(error)}")
+            failures.append(f"{name}: {first_line(error)}")
             continue
         yield {"module": name, "version": str(library.__version__)}
         break
@@ -222,10 +223,6 @@ def _can_make(make: Any) -> bool:
         return make() is not None
     except Exception:  # noqa: BLE001 - what cannot be made is not there, whatever it raises
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def main() -> int:

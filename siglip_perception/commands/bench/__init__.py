@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from siglip_perception.commands.arguments import output_file
+from siglip_perception.commands.arguments import number, output_file
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util.files import write_atomically
 from siglip_perception.util.suggest import did_you_mean
@@ -157,7 +157,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="for each pair of candidates (default: 15)"
+        "--seconds",
+        type=number(float, 0, 3600),
+        default=15.0,
+        help="for each pair of candidates (default: 15)",
     )
     parser.add_argument(
         "--minutes",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +36,7 @@ class MetricsLog:
         if path.exists():
             write_atomically(path, _rows_until(path, first))
         self._file = path.open("a")
-        self._bar = tqdm(
-            total=steps, initial=first, unit="step", desc=name, disable=not sys.stderr.isatty()
-        )
+        self._bar = tqdm(total=steps, initial=first, unit="step", desc=name, disable=None)
         self._last = first
         self._last_row_at = self._step_end = time.perf_counter()
 

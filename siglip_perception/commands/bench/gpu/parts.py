@@ -259,10 +259,10 @@ def objects(bench: Bench) -> Findings:
         for reference in host_objects:
             best = max(
                 (o for o in device_objects if o.phrase == reference.phrase),
-                key=lambda o: _overlap(o, reference),
+                key=lambda o: reference.box.iou(o.box),
                 default=None,
             )
-            if best is not None and _overlap(best, reference) >= 0.8:
+            if best is not None and reference.box.iou(best.box) >= 0.8:
                 match_count += 1
                 score_difference = max(score_difference, abs(best.score - reference.score))
     share = match_count / max(total, 1)
@@ -280,10 +280,6 @@ def _objects(
     grounding = pipeline.process(Frame(sample.image), query).grounding
     assert grounding is not None
     return tuple(grounding.objects)
-
-
-def _overlap(a: GroundedObject, b: GroundedObject) -> float:
-    return a.box.iou(b.box)
 
 
 def graphs(bench: Bench) -> Findings:
