@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from siglip_perception.checkpoints import networks, timm
+from siglip_perception.checkpoints.architecture import wrapper_prefix
 from siglip_perception.checkpoints.configs import EncoderConfig, SiglipVisionConfig
 from siglip_perception.checkpoints.folder import Folder
-from siglip_perception.checkpoints.layout import EncoderSource
+from siglip_perception.checkpoints.layout import EncoderSource, check_shapes
 from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
 from siglip_perception.checkpoints.tensors import quantized
-from siglip_perception.contracts import EncoderName, EncoderSpec
+from siglip_perception.contracts import EncoderSpec
 from siglip_perception.errors import CheckpointError, first_line
 from siglip_perception.util.oom import available_bytes
 
@@ -27,12 +28,6 @@ from siglip_perception.util.oom import available_bytes
 _SIZE_RATIO = 16
 _SIZE_SLACK = 64 << 20
 _POSITION_IDS = "embeddings.position_ids"
-# A tensor that every checkpoint of the encoder has; whatever precedes its name is a prefix.
-_ANCHORS: Mapping[EncoderName, str] = {
-    "siglip": "embeddings.patch_embedding.weight",
-    "dinov2": "embeddings.patch_embeddings.projection.weight",
-    "dinov3": "embeddings.patch_embeddings.weight",
-}
 # Parts of tensor names that reveal a modified or foreign model -> what it is, and what to do.
 _NAME_ADVICE = (
     (
@@ -85,6 +80,8 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
     network = _unset_network(config, path)
     budget = _Budget(path, network)
     tensors, digests = _tensors(folder, source, budget)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(folder.path / source.part / "config.json", source, shapes)
     budget.check()
     if spec is not None and source.is_timm:
         with _missing_tensors_named(path):
@@ -183,19 +180,11 @@ def _tensors(
             digests[name_in_encoder] = (
                 f"{tensor.dtype} {list(tensor.shape)} {file_tensors.digests[name]}"
             )
-    prefix = "" if source.config is None else _wrapper_prefix(source.name, tensors)
+    prefix = "" if source.config is None else wrapper_prefix(source.name, tensors)
     return (
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
         {name.removeprefix(prefix): digest for name, digest in digests.items()},
     )
-
-
-def _wrapper_prefix(encoder: EncoderName, names: Iterable[str]) -> str:
-    """Find the prefix that a training module put before all names, such as `model.`."""
-    anchor = _ANCHORS[encoder]
-    holder = next((name for name in names if name.endswith(anchor)), anchor)
-    prefix = holder.removesuffix(anchor).removesuffix("vision_model.")
-    return prefix if not prefix or prefix.endswith(".") else ""
 
 
 def _digest(source: EncoderSource, digests: Mapping[str, str]) -> str:
@@ -212,19 +201,22 @@ def _digest(source: EncoderSource, digests: Mapping[str, str]) -> str:
 
 
 def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConfig:
-    if not (spec.heads and spec.hidden_act):
+    heads = spec.heads or source.facts.num_attention_heads
+    hidden_act = spec.hidden_act or source.facts.hidden_act
+    if not (heads and hidden_act):
         raise CheckpointError(
             "The contract does not say how many heads and which activation siglip has, and the"
-            " policy's weights do not either: name them (heads, hidden_act) in a contract file."
+            " policy's files do not either (num_attention_heads and hidden_act in the"
+            " vision_config of its config.json): name them (heads, hidden_act) in a contract file."
         )
     return SiglipVisionConfig(
         hidden_size=source.facts.hidden_size,
         intermediate_size=source.shapes["encoder.layers.0.mlp.fc1.weight"][0],
         num_hidden_layers=source.facts.num_hidden_layers,
-        num_attention_heads=spec.heads,
+        num_attention_heads=heads,
         image_size=spec.image_size,
         patch_size=source.facts.patch_size,
-        hidden_act=spec.hidden_act,
+        hidden_act=hidden_act,
         layer_norm_eps=spec.layer_norm_eps,
         vision_use_head="head.probe" in source.shapes,
     )

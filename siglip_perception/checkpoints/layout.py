@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from siglip_perception.checkpoints import timm
-from siglip_perception.checkpoints.configs import CONFIGS, EncoderConfig, SiglipConfig, read_config
+from siglip_perception.checkpoints.architecture import Fields, plain_shapes, text_shapes
+from siglip_perception.checkpoints.configs import (
+    CONFIGS,
+    EncoderConfig,
+    SiglipConfig,
+    SiglipVisionConfig,
+    read_config,
+)
 from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.identify import (
     INDEX,
@@ -35,6 +42,7 @@ _REMOTE_CODE_KEYS = frozenset(
         "use_kernels",
     }
 )
+_SMOL_TYPES = ("smolvlm_vision", "idefics3_vision")
 _PREFIXED_PATCHES = "embeddings.patch_embedding.weight"
 
 
@@ -102,7 +110,7 @@ def discover(folder: Folder) -> Layout:
         return Layout({encoder: _transformers(folder, "", encoder)}, None, trained=False)
     advice = type_advice(kind)
     if advice:
-        raise CheckpointError(f"{folder.path} is {advice}.")
+        raise CheckpointError(f"{folder.path} is {advice} (its model_type is {kind!r}).")
     return _policy(folder, folder.read_json("config.json"))
 
 
@@ -182,6 +190,8 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
         )
     raw = _without_remote_code(fields)
     config = read_config(raw, CONFIGS[name][model_type], path)
+    for _, tower, elsewhere in _fields(path, raw, config):
+        tower.check_unknown(elsewhere)
     vision = config.vision_config if isinstance(config, SiglipConfig) else config
     pixels = pixel_facts(folder, part, name)
     try:
@@ -208,6 +218,32 @@ def _transformers(folder: Folder, part: str, name: EncoderName) -> EncoderSource
     for file in files:
         folder.require(file)
     return EncoderSource(name, part, config, raw, "", False, files, {}, facts)
+
+
+def check_shapes(path: Path, source: EncoderSource, shapes: timm.Shapes) -> None:
+    """Compare an encoder's config.json with its tensors' shapes.
+
+    Raises CheckpointError that names the field.
+    """
+    if source.config is None:
+        return
+    vision = plain_shapes(source.name, shapes)
+    for part, fields, elsewhere in _fields(path, source.raw, source.config):
+        fields.check(text_shapes(shapes) if part == "text_config" else vision, elsewhere)
+
+
+def _fields(
+    path: Path, raw: Mapping[str, Any], config: EncoderConfig
+) -> Iterator[tuple[str, Fields, Mapping[str, Any]]]:
+    """Yield each tower's name in config.json, its fields, and where else they may lie."""
+    if not isinstance(config, SiglipConfig):
+        inner = raw.get("vision_config")
+        elsewhere = inner if isinstance(inner, dict) else {}
+        yield "", Fields(path, "", raw, type(config)()), elsewhere
+        return
+    for part in ("vision_config", "text_config"):
+        default = type(getattr(config, part))()
+        yield part, Fields(path, f"{part}.", raw.get(part) or {}, default), raw
 
 
 def _wrong_type(path: Path, model_type: object, name: EncoderName) -> CheckpointError:
@@ -243,6 +279,10 @@ def _timm_folder(folder: Folder, part: str, name: EncoderName) -> EncoderSource:
         where = f"{part}config.json"
         pixels = timm_facts(where, folder.read_json(where))
     facts = replace(timm.facts(shapes, weights), pixels=pixels)
+    if folder.has(f"{part}config.json"):
+        config = folder.read_json(f"{part}config.json")
+        activation = timm.activation(config, name, folder.path / part / "config.json")
+        facts = replace(facts, hidden_act=activation)
     return EncoderSource(name, part, None, {}, "", True, files, shapes, facts)
 
 
@@ -255,9 +295,9 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
     sources: dict[EncoderName, EncoderSource] = {}
     for prefix, is_timm in vision_prefixes(names).items():
         if is_timm:
-            source = _timm_source(folder, files, prefix, _activation(config))
+            source = _timm_source(folder, files, prefix, config)
         else:
-            source = _siglip_source(folder, files, prefix)
+            source = _siglip_source(folder, files, prefix, config)
         if source.name in sources:
             raise CheckpointError(
                 f"{folder.path} holds two {source.name} encoders,"
@@ -284,30 +324,25 @@ def vision_prefixes(names: Iterable[str]) -> dict[str, bool]:
     return prefixes
 
 
-def _activation(config: Mapping[str, Any]) -> str | None:
-    """Read the activation of timm models from a Prismatic configuration; None if it is open.
-
-    timm computes exact GELU in every model that Prismatic names, unless overridden.
-    """
-    names, overrides = config.get("timm_model_ids"), config.get("timm_override_act_layers")
-    plain = isinstance(overrides, list) and not any(overrides)
-    return "gelu" if isinstance(names, list) and plain else None
-
-
 def _timm_source(
-    folder: Folder, files: Mapping[str, list[str]], prefix: str, activation: str | None
+    folder: Folder, files: Mapping[str, list[str]], prefix: str, config: Mapping[str, Any]
 ) -> EncoderSource:
     encoder_files = _files_with_prefix(files, prefix)
     shapes = _shapes(folder, encoder_files, prefix)
     where = f"{next(iter(encoder_files))} ({prefix}*)"
+    name = timm.encoder_of(shapes)
+    activation = timm.activation(config, name, folder.path / "config.json")
     facts = replace(timm.facts(shapes, where), hidden_act=activation)
-    return EncoderSource(
-        timm.encoder_of(shapes), "", None, {}, prefix, True, encoder_files, shapes, facts
-    )
+    return EncoderSource(name, "", None, {}, prefix, True, encoder_files, shapes, facts)
 
 
-def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) -> EncoderSource:
-    """Describe a SigLIP vision tower with transformers' names after a prefix, as in pi0."""
+def _siglip_source(
+    folder: Folder, files: Mapping[str, list[str]], prefix: str, config: Mapping[str, Any]
+) -> EncoderSource:
+    """Describe a SigLIP vision tower with transformers' names after a prefix, as in pi0.
+
+    Its vision_config, where config.json has one, tells what the shapes do not.
+    """
     encoder_files = _files_with_prefix(files, prefix)
     shapes = _shapes(folder, encoder_files, prefix)
     where = f"{next(iter(encoder_files))} ({prefix}*)"
@@ -318,7 +353,45 @@ def _siglip_source(folder: Folder, files: Mapping[str, list[str]], prefix: str) 
         raise CheckpointError(f"{where} is not a SigLIP encoder: it is not supported.") from error
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}
     facts = EncoderFacts(where, width, patch, len(blocks), 0, side)
+    inner = config.get("vision_config")
+    if inner is not None:
+        path = folder.path / "config.json"
+        facts = _vision_facts(path, inner, config, facts, plain_shapes("siglip", shapes))
     return EncoderSource("siglip", "", None, {}, prefix, False, encoder_files, shapes, facts)
+
+
+def _vision_facts(
+    path: Path,
+    inner: Any,
+    config: Mapping[str, Any],
+    facts: EncoderFacts,
+    shapes: timm.Shapes,
+) -> EncoderFacts:
+    """Add what a policy's vision_config tells. Raises CheckpointError if the tensors disagree."""
+    if not isinstance(inner, dict):
+        raise CheckpointError(
+            f"vision_config in {path} is {inner!r} and must be an object: get a fresh copy of the"
+            " model folder."
+        )
+    kind = inner.get("model_type", "siglip_vision_model")
+    if kind not in ("siglip_vision_model", *_SMOL_TYPES):
+        raise CheckpointError(
+            f"vision_config.model_type in {path} is {kind!r} and the tensors are a SigLIP's: it"
+            f" must be 'siglip_vision_model' or one of {', '.join(_SMOL_TYPES)}."
+        )
+    read_config(inner, SiglipVisionConfig, path)
+    # SmolVLM's class has other defaults for what the tensors tell, and the same for the rest.
+    fields = Fields(path, "vision_config.", inner, SiglipVisionConfig())
+    # Of a policy the tensors alone make the model: what they tell need not be written.
+    known = {key: value for key, value in inner.items() if key != "vision_use_head"}
+    replace(fields, content=known).check_stated(shapes)
+    fields.check_unknown(config, heads_needed=False)
+    return replace(
+        facts,
+        num_attention_heads=inner.get("num_attention_heads"),
+        hidden_act=fields.value("hidden_act"),
+        layer_norm_eps=fields.value("layer_norm_eps"),
+    )
 
 
 def _files_with_prefix(files: Mapping[str, list[str]], prefix: str) -> dict[str, list[str]]:

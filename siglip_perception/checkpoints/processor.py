@@ -13,6 +13,14 @@ from siglip_perception.errors import CheckpointError
 
 _NESTED, _PLAIN = "processor_config.json", "preprocessor_config.json"
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
+# Lists of openvla's processor, by encoder: timm's data configuration, and torchvision's parameters
+# by the settings that they stand for.
+_PRISMATIC = ("means", "tvf_normalize_params", "tvf_resize_params", "image_resize_strategy")
+_TVF: Mapping[str, Mapping[str, str]] = {
+    "tvf_normalize_params": {"mean": "image_mean", "std": "image_std"},
+    "tvf_resize_params": {"interpolation": "resample", "size": "tvf_size"},
+    "tvf_crop_params": {"output_size": "tvf_crop"},
+}
 _FLAGS = (
     *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_convert_rgb"),
     "do_flip_channel_order",
@@ -63,7 +71,7 @@ def timm_facts(where: str, config: Mapping[str, Any]) -> PixelFacts | None:
 
 
 def _facts(where: str, path: str, content: Mapping[str, Any], name: EncoderName) -> PixelFacts:
-    if isinstance(content.get("means"), list):
+    if any(key in content for key in _PRISMATIC):
         content = _of_prismatic(content, path, name)
     settings = {key: content[key] for key in _SETTINGS if content.get(key) is not None}
     for key in _FLAGS:
@@ -74,13 +82,25 @@ def _facts(where: str, path: str, content: Mapping[str, Any], name: EncoderName)
     if strategy is not None:
         strategy = str(strategy)
         settings["resize_strategy"], resize = strategy, STRATEGIES.get(strategy, strategy)
+    if content.get("do_image_splitting") is True or "max_dynamic_tiles" in content:
+        # SmolVLM's and Eagle's, whose do_resize is of the tiles.
+        settings.pop("do_resize", None)
+        resize, size = "a cut into tiles", None
     mean, std = _normalization(settings, path)
-    return PixelFacts(where, settings, resize, size, _filter(settings, path), mean, std)
+    interpolation = _filter(settings, path)
+    if interpolation and content.get("antialias") is False:
+        interpolation += " without antialias"
+    return PixelFacts(where, settings, resize, size, interpolation, mean, std)
 
 
 def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> dict[str, Any]:
-    """Pick one encoder's entries of PrismaticImageProcessor's lists, in which DINOv2 is first."""
-    number = 1 if name == "siglip" and len(content["means"]) > 1 else 0
+    """Pick one encoder's entries of PrismaticImageProcessor's lists, in which DINOv2 is first.
+
+    Its constructor makes the tvf_* lists of the others and then overwrites them with the file's,
+    by which pictures are made (openvla/openvla: prismatic/extern/hf/processing_prismatic.py).
+    """
+    lists = [content[key] for key in _PRISMATIC if isinstance(content.get(key), list)]
+    number = 1 if name == "siglip" and any(len(values) > 1 for values in lists) else 0
     share: dict[str, Any] = {"resize_strategy": content.get("image_resize_strategy")}
     for prismatic_key, key in (
         ("means", "image_mean"),
@@ -99,7 +119,51 @@ def _of_prismatic(content: Mapping[str, Any], path: str, name: EncoderName) -> d
     size = share.get("size")
     if isinstance(size, list) and len(size) == 3:
         share["size"] = {"height": size[1], "width": size[2]}
+    for tvf_key, names in _TVF.items():
+        values = content.get(tvf_key)
+        if values is None:
+            continue
+        entries = values if isinstance(values, list) else []
+        if len(entries) <= number or not isinstance(entries[number], dict):
+            raise _setting_error(path, tvf_key, values, "a list of one object for each encoder")
+        for tvf_name, key in names.items():
+            label, value = f"{tvf_key}[{number}].{tvf_name}", entries[number].get(tvf_name)
+            if value is None:
+                raise CheckpointError(f"{label} is missing in {path}: add it, or remove the list.")
+            if tvf_name in ("mean", "std"):
+                _triple({label: value}, label, path)
+            share[key] = value
+        if entries[number].get("antialias") is False:
+            share["antialias"] = False
+    letterbox = content.get("tvf_do_letterbox")
+    if isinstance(letterbox, list):
+        letterbox = letterbox[number] if len(letterbox) > number else None
+    if letterbox is not None and not isinstance(letterbox, bool):
+        raise _setting_error(path, "tvf_do_letterbox", letterbox, "true or false")
+    if letterbox is not None and letterbox != (share["resize_strategy"] == "letterbox"):
+        raise CheckpointError(
+            f"tvf_do_letterbox {letterbox} and image_resize_strategy {share['resize_strategy']!r}"
+            f" in {path} contradict each other: correct one of them."
+        )
+    _check_tvf_geometry(share, path)
     return share
+
+
+def _check_tvf_geometry(share: Mapping[str, Any], path: str) -> None:
+    """Refuse a resize or a crop in the tvf_* lists that its strategy does not make."""
+    if "tvf_size" not in share:
+        return
+    size, crop = share["tvf_size"], share.get("tvf_crop", share["tvf_size"])
+    shapes = [size] if share["resize_strategy"] != "resize-crop" else []
+    for value in (*shapes, crop):
+        height, width = value if isinstance(value, list) and len(value) == 2 else (value, None)
+        expected = share.get("size")
+        sides = expected.values() if isinstance(expected, dict) else ()
+        if width is None or any(side not in (height, width) for side in sides):
+            raise CheckpointError(
+                f"tvf_resize_params or tvf_crop_params in {path} end at {value!r}, and"
+                f" input_sizes at {expected!r}: correct one of them."
+            )
 
 
 def _geometry(

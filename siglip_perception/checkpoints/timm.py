@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.checkpoints.configs import (
@@ -85,6 +86,35 @@ def facts(shapes: Shapes, where: str) -> EncoderFacts:
             " this model is not supported."
         ) from error
     return EncoderFacts(where, width, patch, len(blocks), registers, side)
+
+
+# timm's architectures with the tanh form of GELU; its other SigLIPs and all DINOv2 have exact GELU
+# (timm/models/vision_transformer.py).
+_TANH = re.compile(
+    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_|vit_large_patch16_siglip_(gap_)?512"
+)
+
+
+def activation(config: Mapping[str, Any], name: EncoderName, path: Path) -> str | None:
+    """Tell the activation by the architecture in timm's or Prismatic's configuration.
+
+    None if it names no architecture. Raises CheckpointError for one that Prismatic overrides.
+    """
+    overrides = config.get("timm_override_act_layers")
+    if overrides is not None and (not isinstance(overrides, list) or any(overrides)):
+        raise CheckpointError(
+            f"timm_override_act_layers in {path} is {overrides!r}, another activation than timm's:"
+            " this is not supported."
+        )
+    architectures = config.get("timm_model_ids", config.get("architecture"))
+    if isinstance(architectures, str):
+        architectures = [architectures]
+    if not isinstance(architectures, list):
+        return None
+    for architecture in architectures:
+        if isinstance(architecture, str) and (("siglip" in architecture) == (name == "siglip")):
+            return "gelu_pytorch_tanh" if _TANH.match(architecture) else "gelu"
+    return None
 
 
 def _class_positions(shapes: Shapes) -> int:

@@ -195,7 +195,7 @@ def test_an_encoder_far_larger_than_its_weights_is_not_made(
     fields = json.loads(path.read_text())
     fields["vision_config"] |= {"num_hidden_layers": 256, "hidden_size": 1536}
     path.write_text(json.dumps(fields))
-    assert "they do not belong together" in refusal(folder)
+    assert "is 1536 and the weights' is 192" in refusal(folder)
 
 
 def test_weights_that_do_not_fit_in_memory_are_refused(

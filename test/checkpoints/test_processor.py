@@ -269,3 +269,106 @@ def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
     write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
     tower = ModelPlan.load(str(pair), "tabletop", "", "").towers["siglip"]
     assert tower.input.mean == (0.5, 0.5, 0.5)
+
+
+def prismatic(**changes: Any) -> dict[str, Any]:
+    """openvla-7b's published file, as far as it tells of pixels."""
+    size = {"antialias": True, "interpolation": 3, "max_size": None, "size": [224, 224]}
+    settings = {
+        "image_processor_type": "PrismaticImageProcessor",
+        "image_resize_strategy": "resize-naive",
+        "input_sizes": [[3, 224, 224], [3, 224, 224]],
+        "interpolations": ["bicubic", "bicubic"],
+        "means": [MEAN, HALF],
+        "stds": [STD, HALF],
+        "tvf_crop_params": [{"output_size": [224, 224]}, {"output_size": [224, 224]}],
+        "tvf_do_letterbox": False,
+        "tvf_letterbox_fill": None,
+        "tvf_normalize_params": [
+            {"mean": [0.484375, 0.455078125, 0.40625], "std": [0.25, 0.25, 0.25]},
+            {"mean": HALF, "std": HALF},
+        ],
+        "tvf_resize_params": [size, size],
+    }
+    return {**settings, **changes}
+
+
+def test_openvlas_tvf_lists_win_over_the_lists_that_they_were_made_of(tmp_path: Path) -> None:
+    """Its constructor overwrites what it made of means and stds with the file's tvf_* lists."""
+    write(tmp_path, prismatic())
+    dinov2 = pixel_facts(Folder(tmp_path), "", "dinov2")
+    siglip = pixel_facts(Folder(tmp_path), "", "siglip")
+    assert dinov2 is not None
+    assert siglip is not None
+    assert (dinov2.mean, dinov2.std) == ((0.484375, 0.455078125, 0.40625), (0.25,) * 3)
+    assert (siglip.mean, siglip.resize, siglip.size) == ((0.5,) * 3, "squash", 224)
+    write(tmp_path, prismatic(tvf_normalize_params=None))
+    plain = pixel_facts(Folder(tmp_path), "", "dinov2")
+    assert plain is not None
+    assert plain.mean == tuple(MEAN)
+    resized = {"antialias": False, "interpolation": 2, "size": [224, 224]}
+    write(tmp_path, prismatic(tvf_resize_params=[resized, resized]))
+    rough = pixel_facts(Folder(tmp_path), "", "siglip")
+    assert rough is not None
+    assert rough.interpolation == "bilinear without antialias"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tvf_normalize_params": []}, "tvf_normalize_params in .* for each encoder"),
+        ({"tvf_normalize_params": [{}, {}]}, r"tvf_normalize_params\[1\]\.mean is missing"),
+        (
+            {"tvf_normalize_params": [{"mean": HALF, "std": "x"}] * 2},
+            r"tvf_normalize_params\[1\]\.std in .* three numbers",
+        ),
+        ({"tvf_do_letterbox": True}, "tvf_do_letterbox True and image_resize_strategy"),
+        ({"tvf_do_letterbox": "no"}, "tvf_do_letterbox in .* true or false"),
+        (
+            {"tvf_crop_params": [{"output_size": [112, 112]}] * 2},
+            r"tvf_crop_params in .* end at \[112, 112\]",
+        ),
+    ],
+)
+def test_a_wrong_tvf_list_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    write(tmp_path, prismatic(**changes))
+    with pytest.raises(CheckpointError, match=says):
+        pixel_facts(Folder(tmp_path), "", "siglip")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_image_splitting": True, "size": {"longest_edge": 2048}, "do_pad": True},
+        {"do_resize": False, "max_dynamic_tiles": 12, "size": {"height": 216, "width": 216}},
+    ],
+    ids=["smolvlm", "eagle2"],
+)
+def test_a_processor_that_cuts_tiles_is_told_and_not_refused(
+    pair: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
+) -> None:
+    write(pair / "siglip", {**settings, "image_mean": HALF, "image_std": HALF})
+    assert choose_contract("", Checkpoint(pair)).name == "tabletop"
+    assert "preprocessor_config.json" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
+def test_transformers_5_writes_the_same_settings_under_other_class_names(
+    pair: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    """Old and new names, all in processor_config.json, with keys of no effect."""
+    inner = {
+        **SIGLIP,
+        "image_processor_type": f"SiglipImageProcessor{suffix}",
+        "data_format": "channels_first",
+        "device": None,
+        "disable_grouping": None,
+        "default_to_square": False,
+        "pad_size": None,
+    }
+    write(pair / "siglip", {"image_processor": inner}, "processor_config.json")
+    assert choose_contract("", Checkpoint(pair)).name == "tabletop"
+    assert not caplog.records
+    write(pair / "siglip", {"image_processor": {**inner, "resample": 2}}, "processor_config.json")
+    choose_contract("", Checkpoint(pair))
+    assert "resample 2, bilinear (the contract: bicubic)" in caplog.text
