@@ -160,6 +160,12 @@ class Settings:
         minimum=0,
         maximum=65535,
     )
+    pixel_reference: str = _parameter(
+        "",
+        "File by `siglip-perception fingerprint` of the policy's training set, from which the"
+        " images must not differ; empty: they are not compared.",
+        change=Change.UNCONFIGURED,
+    )
     expected_rate: float = _parameter(
         0.0,
         "Frame rate per camera, by which a silent camera is detected; 0: learned.",

@@ -22,6 +22,7 @@ from siglip_perception.grounding.objects import label_mask, select_objects
 from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
+from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.types import (
@@ -250,11 +251,17 @@ class Pipeline:
             index for index, task in enumerate(tasks) if with_pooled or task.query is not None
         ]
         features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        # While a GPU works.
+        fingerprints = (
+            [pixel_fingerprint(task.frame.image) for task in tasks] if with_tokens else []
+        )
         # One transfer for everything that the host needs: a GPU idles each time it is waited for.
         host_tensors = iter(to_host(*features.host_outputs))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
-            grids = dict(enumerate(self._token_grids(next(host_tensors), next(host_tensors))))
+            grids = dict(
+                enumerate(self._token_grids(next(host_tensors), next(host_tensors), fingerprints))
+            )
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
         pooled: FloatArray | None = None
@@ -303,7 +310,7 @@ class Pipeline:
         return tuple(tensors)
 
     def _token_grids(
-        self, cast_tokens: Tensor, finite: Tensor
+        self, cast_tokens: Tensor, finite: Tensor, fingerprints: Sequence[FloatArray]
     ) -> list[TokenGrid | FloatingPointError]:
         data = cast_tokens.numpy()
         if self._tokens_dtype == "bfloat16":
@@ -316,6 +323,7 @@ class Pipeline:
                 self.contract.cols,
                 self.contract.name,
                 self.fingerprint,
+                tuple(fingerprints[index].tolist()),
             )
             if is_valid
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")

@@ -186,6 +186,9 @@ class TokenGrid:
 
     data: [rows * cols, dim], row-major over the image from the top left; float32 or float16, or
         uint16 with the bits of bfloat16, which numpy lacks. `dtype` tells them apart.
+    fingerprint: of the weights and the preprocessing.
+    pixel_fingerprint: of the frame's own pixels, images.fingerprint.FIELDS; joined sequences have
+        one after the other.
     """
 
     data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16] = field(
@@ -196,6 +199,7 @@ class TokenGrid:
     cols: int
     contract: str
     fingerprint: str
+    pixel_fingerprint: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def dim(self) -> int:
@@ -217,6 +221,7 @@ def join(grids: Sequence[TokenGrid]) -> TokenGrid:
         first,
         data=np.concatenate([grid.data for grid in grids]),
         rows=sum(grid.rows for grid in grids),
+        pixel_fingerprint=tuple(value for grid in grids for value in grid.pixel_fingerprint),
     )
 
 

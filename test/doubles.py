@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from siglip_perception.config import Settings
+from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.node.conversions import decode_message
 from siglip_perception.pipeline import Result
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
@@ -99,7 +100,8 @@ class FakePipeline:
             )
         # Whose tokens they are can be told: they hold the frame's stamp in seconds.
         data = np.full((4, 3), frame.stamp_ns / 1e9, np.float32)
-        tokens = TokenGrid(data, "float32", 2, 2, "fake", "f00d")
+        pixels = tuple(pixel_fingerprint(frame.image).tolist())
+        tokens = TokenGrid(data, "float32", 2, 2, "fake", "f00d", pixels)
         return Result(tokens if with_tokens else None, grounding, {"encode": 0.01})
 
     def process_batch(self, tasks: Sequence[Task]) -> list[Any]:

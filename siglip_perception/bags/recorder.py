@@ -18,6 +18,7 @@ from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.grounding.tracking import TrackingOptions
 from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
+from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.language.instruction import parse
 from siglip_perception.messages import wire
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
@@ -43,6 +44,7 @@ class ReplayOptions:
     tracking: gives objects an id across frames; None: no ids.
     depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
     depth_tolerance: longest time between a color image and its depth image, in seconds.
+    pixel_reference: the training set's pixels, with which the images are compared.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -58,6 +60,21 @@ class ReplayOptions:
     depth_topic: str = ""
     info_topic: str = ""
     depth_tolerance: float = Settings.depth_tolerance
+    pixel_reference: PixelReference | None = None
+
+
+@dataclass(frozen=True)
+class PixelRemark:
+    """A difference of a topic's images from the training set's pixels.
+
+    text: as it was first told. first: number of the image, from 1, at which it was. images: how
+    many images it lasted for.
+    """
+
+    topic: str
+    text: str
+    first: int
+    images: int
 
 
 @dataclass
@@ -72,6 +89,7 @@ class Summary:
     doubts: for each instruction that names nothing or is a guess, how it was read.
     found: for each instruction and phrase, the number of images with such an object.
     depth: grounded images by the outcome for their depth, as in DepthView.counts.
+    pixels: differences from the training set's pixels, by topic and kind; None if not compared.
     """
 
     images: int = 0
@@ -89,6 +107,7 @@ class Summary:
     grounded: Counter[str] = field(default_factory=Counter)
     found: dict[str, Counter[str]] = field(default_factory=dict)
     depth: Counter[str] = field(default_factory=Counter)
+    pixels: dict[tuple[str, str], PixelRemark] | None = None
 
     @property
     def dropped(self) -> Counter[str]:
@@ -241,11 +260,26 @@ class BagRecorder:
         if result is None:
             return
         if result.tokens is not None:
+            self._compare_pixels(pending, result.tokens)
             self._write_tokens(pending, result.tokens)
         if result.grounding is not None:
             self._count(result.grounding)
             self._write_objects(pending, frame, result.grounding)
         pending.ticket.publish()
+
+    def _compare_pixels(self, pending: PendingFrame, tokens: TokenGrid) -> None:
+        reference = self._options.pixel_reference
+        if reference is None:
+            return
+        remarks = self._summary.pixels
+        if remarks is None:
+            remarks = self._summary.pixels = {}
+        stream = pending.stream
+        number = stream.ledger.counts().received
+        for alarm in stream.check_pixels(pending, tokens, reference):
+            key = stream.topic, alarm.kind
+            remark = remarks.get(key) or PixelRemark(stream.topic, alarm.text, number, 0)
+            remarks[key] = replace(remark, images=remark.images + 1)
 
     def _write_tokens(self, pending: PendingFrame, grid: TokenGrid) -> None:
         """Write the tokens of one image, or of all cameras once each has a new image."""

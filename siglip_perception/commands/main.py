@@ -14,6 +14,7 @@ from siglip_perception.commands.arguments import (
     Parser,
     as_options,
     check_model,
+    input_file,
     number,
     output_file,
     output_folder,
@@ -34,6 +35,7 @@ COMMANDS = {
     "contracts": "the token contracts: what each states, and where that was read",
     "pixels": "what each encoder of a contract is fed for one image -> .npz",
     "parity": "compare the tokens with those of timm's or transformers' own models",
+    "fingerprint": "a training set's pixels in numbers, for the node and replay to compare with",
     "doctor": "what is installed here, what is missing and how to get it",
     "scenes": "render training scenes ahead of time, by MuJoCo -> shards",
     "features": "a whole corpus through the encoders -> tokens and vectors in parquet, resumable",
@@ -52,6 +54,7 @@ _DELEGATED = {
     "contracts": "siglip_perception.commands.contracts",
     "pixels": "siglip_perception.commands.pixels",
     "parity": "siglip_perception.commands.parity",
+    "fingerprint": "siglip_perception.commands.fingerprint",
     "scenes": "siglip_perception.commands.scenes",
     "features": "siglip_perception.commands.features",
     "search": "siglip_perception.commands.search",
@@ -227,6 +230,13 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="TEXT",
         help="what to look for until the bag's first instruction (default: nothing)",
+    )
+    parser.add_argument(
+        "--pixel-reference",
+        type=input_file,
+        metavar="FILE",
+        help="compare the images with a training set's pixels: the file that"
+        " `siglip-perception fingerprint` wrote",
     )
     parser.add_argument(
         "--tokens-dtype",

@@ -21,6 +21,7 @@ from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.grounding.tracking import TrackingOptions
 from siglip_perception.images import overlay
 from siglip_perception.images.files import Picture, read_image
+from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.language import instruction
 from siglip_perception.perception import Perception, describe, read_instruction
 from siglip_perception.types import Grounding, UInt8Array
@@ -98,6 +99,7 @@ def replay(args: argparse.Namespace) -> int:
         tracking=TrackingOptions() if args.tracking else None,
         depth_topic=args.depth_topic,
         info_topic=args.camera_info_topic,
+        pixel_reference=_pixel_reference(args.pixel_reference),
     )
     with bag_replay.reading(args.bag) as recording:
         count = len(recording.topics)
@@ -126,6 +128,10 @@ def replay(args: argparse.Namespace) -> int:
     elif summary.instructions and not summary.objects:
         print("no objects: no usable image came after an instruction")
     return 0
+
+
+def _pixel_reference(path: Path | None) -> PixelReference | None:
+    return None if path is None else PixelReference.read(path)
 
 
 def _picture(args: argparse.Namespace) -> Picture:
@@ -208,6 +214,13 @@ def _report(summary: bag_replay.Summary, out: Path) -> list[str]:
     lines += [f"  {note}" for note in summary.notes]
     lines.append(f"{summary.instructions} instructions accepted, {summary.rejected} rejected")
     lines += [f"  {doubt}" for doubt in summary.doubts.values()]
+    if summary.pixels is not None and not summary.pixels:
+        lines.append("pixels: as in the training set")
+    for remark in (summary.pixels or {}).values():
+        lines.append(
+            f"pixels: {remark.topic}: {remark.text} ({remark.images} images, from image"
+            f" {remark.first} on)"
+        )
     if summary.depth:
         outcomes = ", ".join(
             f"{outcome} {count}" for outcome, count in sorted(summary.depth.items())

@@ -118,6 +118,7 @@ def tokens_message(types: MessageTypes, header: Any, grid: TokenGrid) -> Any:
         dim=grid.dim,
         dtype=DTYPE_CODES[grid.dtype],
         data=types.uint8_array(np.ascontiguousarray(data)),
+        pixel_fingerprint=types.float32_array(grid.pixel_fingerprint),
     )
 
 

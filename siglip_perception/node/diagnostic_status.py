@@ -70,6 +70,9 @@ def camera_status(
     depth = view.depth
     if depth is not None and depth.failed_at is not None and now - depth.failed_at <= DROP_SECONDS:
         problems.append((Level.WARN, f"depth_{depth.reason}", depth.text))
+    problems += [
+        (Level.WARN, f"pixels_{alarm.kind}", alarm.text) for alarm in view.pixel_alarms or ()
+    ]
     return _status(
         f"camera {view.name}" if view.name else "camera",
         problems,
@@ -113,6 +116,9 @@ def _count_values(view: CameraView) -> Values:
     values += [
         (f"last.{reason}", drop.text) for reason, drop in sorted(counts.drops.items()) if drop.text
     ]
+    if view.pixel_alarms is not None:
+        texts = "; ".join(alarm.text for alarm in view.pixel_alarms)
+        values.append(("pixels", texts or "as in the training set"))
     if view.depth is not None:
         values += [(f"depth.{name}", str(n)) for name, n in sorted(view.depth.counts.items())]
     return values

@@ -8,10 +8,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from siglip_perception.config import Settings
 from siglip_perception.errors import InstructionError, PerceptionError
+from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.node.pipeline_loader import Loader
 from siglip_perception.stream.accounting import Clock
@@ -105,6 +107,7 @@ class FrameProcessor:
         self._report_times: dict[str, float] = {}
         self._instruction = CurrentInstruction(self._report_exception, clock)
         self._pipeline: Pipeline | None = None
+        self._pixel_reference: PixelReference | None = None
         self._not_finite = 0
         self._failures = 0
         self._out_of_memory: deque[float] = deque(maxlen=MAX_OUT_OF_MEMORY)
@@ -133,6 +136,11 @@ class FrameProcessor:
     def load(self) -> None:
         """Load the model and encode the instruction with it; raises PerceptionError."""
         settings = self._settings()
+        self._pixel_reference = (
+            PixelReference.read(Path(settings.pixel_reference).expanduser())
+            if settings.pixel_reference
+            else None
+        )
         pipeline = self._load(settings)
         self._pipeline = pipeline
         self._not_finite = self._failures = 0
@@ -181,6 +189,8 @@ class FrameProcessor:
             result = pending.stream.finish(pending, frame, outcome, settings)
             if result is not None:
                 results.append((pending, frame, result))
+                if self._pixel_reference is not None and result.tokens is not None:
+                    pending.stream.check_pixels(pending, result.tokens, self._pixel_reference)
         self._note_outcomes(outcomes)
         if must_join and not self._publish_joined(results, len(batch)):
             return

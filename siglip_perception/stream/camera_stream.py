@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.grounding.tracking import Tracker, TrackingOptions
 from siglip_perception.images.files import Picture
+from siglip_perception.images.pixel_reference import Alarm, PixelReference, StreamCheck
 from siglip_perception.stream.accounting import Clock, Counts, Ledger, Ticket
 from siglip_perception.stream.depth_feed import DepthFeed, DepthView
 from siglip_perception.stream.rate_limit import RateLimiter
 from siglip_perception.stream.stamp_check import StampCheck, stamp_ns, too_old
-from siglip_perception.types import Frame, Task
+from siglip_perception.types import Frame, Task, TokenGrid
 
 if TYPE_CHECKING:
     # Imports PyTorch, which takes seconds.
@@ -69,6 +72,7 @@ class CameraView:
 
     age: seconds from the newest frame's stamp to its arrival; None if it has no stamp.
     picture: size and encoding of the newest frame, or its format.
+    pixel_alarms: what differs from the training set's pixels; None if they are not compared.
     """
 
     name: str
@@ -79,6 +83,7 @@ class CameraView:
     age: float | None
     picture: str
     depth: DepthView | None = None
+    pixel_alarms: tuple[Alarm, ...] | None = None
 
 
 class CameraStream:
@@ -123,6 +128,7 @@ class CameraStream:
         self._jumped_at: float | None = None
         self._age: float | None = None
         self._picture = ""
+        self._pixel_check: StreamCheck | None = None
 
     @property
     def epoch(self) -> int:
@@ -246,6 +252,22 @@ class CameraStream:
         )
         return replace(outcome, grounding=grounding)
 
+    def check_pixels(
+        self, pending: PendingFrame, tokens: TokenGrid, reference: PixelReference
+    ) -> tuple[Alarm, ...]:
+        """Compare the stream's last seconds, this frame included, with a training set's pixels.
+
+        tokens: the frame's, which hold its pixels' fingerprint.
+        """
+        check = self._pixel_check
+        if check is None or check.reference is not reference:
+            check = StreamCheck(reference)
+        fingerprint = np.array(tokens.pixel_fingerprint, np.float32)
+        alarms = check.add(pending.time_ns, fingerprint)
+        with self._lock:
+            self._pixel_check = check
+        return alarms
+
     def flush(self, text: str) -> None:
         """Make everything so far stale, after a jump back in time, which `text` describes."""
         self.depth.flush()
@@ -255,6 +277,7 @@ class CameraStream:
             self._epoch += 1
             self._jump = text
             self._newest = None
+            self._pixel_check = None
             self._jumped_at = self._clock()
 
     def start(self) -> None:
@@ -271,6 +294,7 @@ class CameraStream:
         with self._lock:
             self._active_since = None
             self._newest = None
+            self._pixel_check = None
 
     def newest(self) -> tuple[PendingFrame | None, float]:
         """Return the newest usable message, or None, and the seconds since it came."""
@@ -292,6 +316,7 @@ class CameraStream:
                 self._age,
                 self._picture,
                 self.depth.view() if self._settings().depth_enabled else None,
+                None if self._pixel_check is None else self._pixel_check.alarms,
             )
 
 

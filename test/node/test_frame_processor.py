@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
@@ -761,3 +762,11 @@ def test_ground_refuses_phrases_in_one_sentence(
     with pytest.raises(PerceptionError, match=words) as excinfo:
         bench.ground(phrases, image_message(), with_mask=False)
     assert "\n" not in str(excinfo.value)
+
+
+def test_a_missing_pixel_reference_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    bench = Bench()
+    bench.values["pixel_reference"] = str(tmp_path / "gone.json")
+    with pytest.raises(PerceptionError, match=r"Cannot read the pixel reference .*gone\.json"):
+        bench.processor.load()
+    assert bench.loads == 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from doubles import ManualClock
 
+from siglip_perception.images.pixel_reference import Alarm
 from siglip_perception.node.diagnostic_status import (
     NodeView,
     Status,
@@ -224,3 +225,16 @@ def test_depth_that_is_of_no_use_is_told_with_its_count() -> None:
     assert dict(result.values)["depth.info"] == "2"
     clock.now += 10.0
     assert "depth" not in depth_status(feed.view()).message
+
+
+def test_pixels_unlike_the_training_sets_are_a_warning_in_words() -> None:
+    clock = ManualClock()
+    view = CameraView("", "/image", receiving(clock).counts(), 100.0, None, 0.01, "640x480 'rgb8'")
+    assert "pixels" not in dict(camera_status(view, clock.now, 0.0, None).values)
+    honest = camera_status(replace(view, pixel_alarms=()), clock.now, 0.0, None)
+    assert (honest.level, dict(honest.values)["pixels"]) == (Level.OK, "as in the training set")
+    alarms = (Alarm("darker", "darker by 1.4 stops than the training set"),)
+    status = camera_status(replace(view, pixel_alarms=alarms), clock.now, 0.0, None)
+    assert status.level == Level.WARN
+    assert status.message == "pixels_darker: darker by 1.4 stops than the training set"
+    assert status.reasons == ("WARN pixels_darker",)

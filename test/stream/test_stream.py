@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from siglip_perception.config import Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.images.files import Picture
+from siglip_perception.images.fingerprint import pixel_fingerprint
+from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.stream.camera_stream import CameraStream
 from siglip_perception.stream.content import CameraJoin
 from siglip_perception.stream.instruction import CurrentInstruction
@@ -173,3 +175,21 @@ def test_depth_is_offered_only_where_it_is_enabled() -> None:
     assert depth is not None
     assert depth() is None
     assert camera.depth.view().counts == {"info": 1}
+
+
+def test_a_camera_that_differs_from_the_training_set_is_told_until_time_jumps_back() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (48, 64, 3), np.uint8)
+    reference = PixelReference.of([pixel_fingerprint(image)] * 8)
+    camera = stream(Settings())
+    assert camera.view().pixel_alarms is None
+    image[:12] = 0
+    tokens = replace(grid(0.0), pixel_fingerprint=tuple(pixel_fingerprint(image).tolist()))
+    for second in (1, 2, 3):
+        pending = camera.receive(message(second * S))
+        assert pending is not None
+        camera.check_pixels(pending, tokens, reference)
+    (alarm,) = camera.view().pixel_alarms or ()
+    assert alarm.text.startswith("a black band that training did not have (25 % at the top)")
+    camera.flush("its stamps jumped back")
+    assert camera.view().pixel_alarms is None

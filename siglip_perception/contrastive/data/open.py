@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from siglip_perception.contrastive.data.source_bag import NO_CAPTION, BagOptions, bag_to_shard
@@ -82,7 +82,7 @@ def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool
         return SceneSource(int(scenes[1] or _DEFAULT_SCENES), int(scenes[2] or 0))
     path = Path(name).expanduser()
     if _is_bag(path):
-        return _open_bag(path, cache, bag, captioned, strict)
+        return _open_bag(path, cache, replace(bag, captioned=captioned), strict)
     if path.is_dir():
         return _open_folder(path, captioned, strict)
     if path.suffix.lower() in NAMED_TABLE_SUFFIXES:
@@ -150,9 +150,7 @@ def _is_bag(path: Path) -> bool:
     return path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file()
 
 
-def _open_bag(
-    path: Path, cache: Path, options: BagOptions, captioned: bool, strict: bool
-) -> PairSource:
+def _open_bag(path: Path, cache: Path, options: BagOptions, strict: bool) -> PairSource:
     """Open the bag's cached shard, converting the bag first if needed.
 
     The cache key covers the files' paths, sizes and modification times, and the options.
@@ -166,7 +164,7 @@ def _open_bag(
         cache.mkdir(parents=True, exist_ok=True)
         counts = bag_to_shard(path, shard, options)
         write_atomically(report, json.dumps(counts).encode())
-    source = ShardSource([shard], captioned, strict)
+    source = ShardSource([shard], options.captioned, strict)
     counts = json.loads(report.read_text())
     broken = ", ".join(f"{reason} {n}" for reason, n in counts.items() if reason != NO_CAPTION)
     if strict and broken:

@@ -46,11 +46,13 @@ class BagOptions:
 
     image_topics: empty means every camera. caption_topic: a std_msgs/String topic.
     interval: minimum time between two frames of a camera, in seconds.
+    captioned: skip frames without a caption.
     """
 
     image_topics: tuple[str, ...] = ()
     caption_topic: str = INSTRUCTION_TOPIC
     interval: float = 0.5
+    captioned: bool = True
 
 
 def bag_to_shard(bag: Path, shard: Path, options: BagOptions) -> Counter[str]:
@@ -100,7 +102,7 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skips: Counter[s
                 since = latest.get(topic.name)
                 if since is not None and stamp - since < options.interval * 1e9:
                     continue
-                if not caption:
+                if not caption and options.captioned:
                     skips[NO_CAPTION] += 1
                     continue
                 pixels = decode_image(message, image_type(topic), MAX_FILE_PIXELS).pixels
@@ -112,7 +114,8 @@ def _copy(bag: Path, tar: tarfile.TarFile, options: BagOptions, skips: Counter[s
             key = f"{camera}/{stamp:020d}"
             ending, image_bytes = _encode_image(message, image_type(topic), pixels)
             _add(tar, f"{key}.{ending}", image_bytes)
-            _add(tar, f"{key}.txt", caption.encode())
+            if caption:
+                _add(tar, f"{key}.txt", caption.encode())
             frames += 1
     return frames
 
