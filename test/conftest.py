@@ -27,7 +27,7 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 HERE = Path(__file__).parent
-ROS_FOLDERS = ("integration", "node")
+ROS_FOLDERS = ("integration", "node", "soak/nodes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +53,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _needs_ros(item.path):
             item.add_marker("ros")
+    if "soak" not in config.option.markexpr:
+        soak = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
     names_file = any(".py" in argument for argument in config.args)
     if config.getoption("--slow") or "slow" in config.option.markexpr or names_file:
         return

@@ -31,8 +31,11 @@ from siglip_perception.images.checks import upright
 from siglip_perception.images.files import Picture, read_image
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.types import Box, UInt8Array
+from siglip_perception.util.files import read_regular
 
 _FILE_FIELDS = ("file_name", "coco_url", "flickr_url", "url", "path")
+# Twice the largest annotations in use, those of COCO's training images.
+_MAX_BYTES = 1 << 30
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 Rectangle = tuple[float, float, float, float]
@@ -450,7 +453,7 @@ def _read(path: Path) -> Mapping[str, list[Any]]:
         such = f", such as {inside[0]}" if inside else ""
         raise CocoError(f"{path} is a folder: name the annotations' JSON file with --coco{such}.")
     try:
-        text = decode_text(path.read_bytes())
+        text = decode_text(read_regular(path, _MAX_BYTES))
     except OSError as error:
         raise CocoError(f"Cannot read {path} ({error.strerror}).") from error
     except UnicodeDecodeError as error:

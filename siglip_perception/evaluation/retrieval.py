@@ -11,6 +11,7 @@ from torch import Tensor
 
 from siglip_perception.datasets.texts import decode_text
 from siglip_perception.errors import PerceptionError
+from siglip_perception.util.files import read_regular
 
 TEMPLATES = ("{}", "a photo of a {}")
 
@@ -49,7 +50,7 @@ def retrieval_metrics(image: Tensor, text: Tensor, captions: Sequence[str]) -> d
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read class names, one per line; raise PerceptionError for fewer than two."""
     try:
-        lines = decode_text(path.read_bytes()).splitlines()
+        lines = decode_text(read_regular(path, 1 << 24)).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PerceptionError(f"The classes in {path} cannot be read ({error}).") from error
     names = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))

@@ -270,6 +270,6 @@ def test_a_wrong_value_at_any_key_is_one_sentence_or_harmless(folder: Path) -> N
     load_mutated(folder, random.Random(3).sample(mutations(folder), 10))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_wrong_value_at_every_key_is_one_sentence_or_harmless(folder: Path) -> None:
     load_mutated(folder, mutations(folder))
