@@ -39,12 +39,17 @@ class Status:
 
 @dataclass(frozen=True)
 class NodeView:
-    """State of the node itself. error: why the last transition failed, one sentence, or empty."""
+    """State of the node itself.
+
+    error: why the last transition failed, one sentence, or empty. namesakes: number of other nodes
+        of the same name and namespace.
+    """
 
     state: str
     error: str
     model: ModelState
     fatal: str = ""
+    namesakes: int = 0
 
 
 def camera_status(
@@ -131,6 +136,12 @@ def node_status(view: NodeView, now: float) -> Status:
         problems.append((Level.ERROR, "fatal", view.fatal))
     if view.error:
         problems.append((Level.ERROR, "configure_failed", view.error))
+    if view.namesakes:
+        text = (
+            f"{view.namesakes} more node(s) of this name: services reach any of them, and outputs"
+            " of all mix; start each with a name or namespace of its own"
+        )
+        problems.append((Level.WARN, "name_taken", text))
     if view.state == "configuring":
         problems.append((Level.WARN, "loading", "the model is being loaded"))
     if view.model.trouble and now - view.model.trouble_at <= TROUBLE_SECONDS:

@@ -51,6 +51,8 @@ from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
 
 # Age, in seconds since its arrival, up to which ~/ground uses a camera's newest frame.
 NEWEST_SECONDS = 2.0
+# How often the graph is searched for another node of this name, in seconds.
+NAMES_PERIOD = 1.0
 # A depth image and a camera_info are taken once after each frame of their camera, and besides once
 # in this time, in seconds, so that those are there which come before the first frame.
 DEPTH_SECONDS = 0.05
@@ -77,6 +79,7 @@ class PerceptionNode(ManagedNode):
         self._end = end
         self._error = self._fatal = ""
         self._joins_tokens = False
+        self._namesakes = 0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._settings = LiveSettings(self, lambda: self.state_id == UNCONFIGURED)
         log_overrides(self, arguments)
@@ -108,6 +111,7 @@ class PerceptionNode(ManagedNode):
         # On steady time: simulated time may stop, and a silent camera would go unnoticed.
         self.create_timer(WATCH_PERIOD, self._diagnostics.watch, clock=self._steady)
         self.create_timer(WATCH_PERIOD, self._instructions.watch, clock=self._steady)
+        self.create_timer(NAMES_PERIOD, self._count_namesakes, clock=self._steady)
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -309,6 +313,17 @@ class PerceptionNode(ManagedNode):
                 f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."
             ) from error
 
+    def _count_namesakes(self) -> None:
+        """Count the other nodes of this name, which ROS allows; log when there are more."""
+        own = (self.get_name(), self.get_namespace())
+        namesakes = max(0, self.get_node_names_and_namespaces().count(own) - 1)
+        if namesakes > self._namesakes:
+            self.get_logger().warning(
+                f"there is another node with the name {self.get_fully_qualified_name()}: start"
+                " each with a name (-r __node:=) or namespace (-r __ns:=) of its own"
+            )
+        self._namesakes = namesakes
+
     def _newest(self, camera: str) -> PendingFrame:
         """Return a camera's newest frame; that of the first camera for an empty name."""
         streams = self._streams
@@ -332,7 +347,13 @@ class PerceptionNode(ManagedNode):
             camera_status(stream.view(), now, rate, mismatches.pop(stream.topic, None))
             for stream in streams
         ]
-        view = NodeView(self.state_label, self._error, self._processor.model_state, self._fatal)
+        view = NodeView(
+            self.state_label,
+            self._error,
+            self._processor.model_state,
+            self._fatal,
+            self._namesakes,
+        )
         return [
             node_status(view, now),
             instruction_status(self._processor.instruction_state, self._instructions.superseded),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from siglip_perception.stream.accounting import REASONS, Level
 FUTURE_NS = 50_000_000
 # A smaller step back is a frame that another one overtook; a larger step is a bag that loops.
 JUMP_NS = 500_000_000
+# Stamps that are remembered: those of half a second at 500 frames a second.
+_RECENT = 256
 # Age from which a frame that is too old is an error, not a warning.
 VERY_OLD_NS = 1_000_000_000
 
@@ -34,13 +37,21 @@ class StampCheck:
 
     def __init__(self) -> None:
         self._newest = 0
+        self._recent: deque[int] = deque(maxlen=_RECENT)
 
     def is_jump(self, stamp_ns: int) -> bool:
-        """Return True if the stamp is so far before the newest one that time has jumped back."""
-        return 0 < stamp_ns < self._newest - JUMP_NS
+        """Return True if time has jumped back, by the stamp.
+
+        It is far before the newest one, or it has come before: no middleware delivers a frame
+        twice, but a bag of less than half a second does when it loops.
+        """
+        if stamp_ns <= 0 or stamp_ns >= self._newest:
+            return False
+        return stamp_ns < self._newest - JUMP_NS or stamp_ns in self._recent
 
     def forget(self) -> None:
         self._newest = 0
+        self._recent.clear()
 
     def check(self, stamp_ns: int, now_ns: int, max_age: float) -> Verdict | None:
         """Return the stamp's fault; None if the frame may be used. max_age: seconds; 0: no limit.
@@ -61,6 +72,7 @@ class StampCheck:
                 REASONS["out_of_order"],
             )
         self._newest = stamp_ns
+        self._recent.append(stamp_ns)
         return too_old(stamp_ns, now_ns, max_age)
 
 

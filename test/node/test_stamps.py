@@ -65,3 +65,14 @@ def test_a_stamp_from_the_future_does_not_make_the_next_ones_old() -> None:
     assert reason(check, 500 * S) == "future"
     assert not check.is_jump(99 * S)
     assert reason(check, 99 * S) == ""
+
+
+def test_a_short_bag_that_loops_is_not_out_of_order() -> None:
+    check = StampCheck()
+    stamps = [90 * S + n * 100 * MS for n in range(4)]
+    for _ in range(3):
+        assert check.is_jump(stamps[0]) == (check._newest > 0)
+        check.forget()
+        assert [reason(check, stamp) for stamp in stamps] == [""] * 4
+    assert not check.is_jump(stamps[3])
+    assert reason(check, stamps[2] + 1) == "out_of_order"

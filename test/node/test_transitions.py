@@ -14,6 +14,7 @@ from doubles import FakePipeline, image_message
 from lifecycle_msgs.msg import Transition
 from peer import NODE, TIMEOUT, Peer, peer_of
 from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from std_msgs.msg import String
@@ -173,3 +174,11 @@ def test_a_model_that_never_loads_ends_configure_with_the_step(running: Running)
             assert "took longer than 0.2 s, while" in status.message
         finally:
             go_on.set()
+
+
+def test_another_node_of_the_same_name_is_warned_of(running: Running) -> None:
+    with running(lambda settings: FakePipeline()) as peer:
+        twin = Node("siglip_perception", context=peer.node.context, enable_rosout=False)
+        peer.wait_status("node", DiagnosticStatus.WARN, "name_taken: 1 more node(s)")
+        twin.destroy_node()
+        peer.wait_status("node", DiagnosticStatus.OK)
