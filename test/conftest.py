@@ -27,7 +27,7 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 HERE = Path(__file__).parent
-ROS_FOLDERS = ("integration", "node", "soak/nodes")
+ROS_FOLDERS = ("integration", "node")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,14 +14,17 @@ import struct
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from models import write_random_model
 
 from siglip_perception import checkpoints
 from siglip_perception.checkpoints.normalizer_growth import growth
 from siglip_perception.checkpoints.tensors import read_header
+from siglip_perception.encoders.encoders import TextEncoder
 from siglip_perception.errors import CheckpointError
 
 JSON_FILES = (
@@ -273,3 +276,19 @@ def test_a_wrong_value_at_any_key_is_one_sentence_or_harmless(folder: Path) -> N
 @pytest.mark.soak
 def test_every_wrong_value_at_every_key_is_one_sentence_or_harmless(folder: Path) -> None:
     load_mutated(folder, mutations(folder))
+
+
+class PanicException(BaseException):  # noqa: N818 - PyO3's own name
+    """Like the one that PyO3 raises, which is no Exception."""
+
+
+def test_a_text_that_makes_the_tokenizer_panic_is_an_error_of_the_folder() -> None:
+    def tokenizer(*_: Any, **__: Any) -> Any:
+        raise PanicException("index out of bounds")
+
+    module = torch.nn.Identity()
+    config = SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=8))
+    siglip: Any = SimpleNamespace(text_model=module, config=config)
+    encode = TextEncoder(siglip, cast("Any", tokenizer), torch.device("cpu"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json fails on this text"):
+        encode(("cup",))

@@ -121,7 +121,7 @@ def _raw(data: bytes) -> object:
     if head[7] & 1:  # most images fit their data
         height, width, step = height % 16, width % 16, step % 200
     body = data[16:]
-    if head[7] & 2:
+    if head[7] & 2 and height * step < PIXELS:
         body = body.ljust(height * step, b"\x07")[: height * step]
     return convert(
         encoding, height, width, step, bool(head[7] & 4), body, max_pixels=PIXELS, mono16_white=99

@@ -1,0 +1,161 @@
+"""The real node at length: `pytest -m soak -s test/integration/test_soak.py` prints its figures.
+
+SOAK_CYCLES, SOAK_KILLS, SOAK_MINUTES: numbers of cycles and kills (20), and how long frames come
+(1). Run it in pieces: each counts for itself, with another SOAK_SEED for the kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from peer import NODE, Start, raw_image
+from std_msgs.msg import String
+from watching import Process
+
+CYCLES = int(os.environ.get("SOAK_CYCLES", "20"))
+KILLS = int(os.environ.get("SOAK_KILLS", "20"))
+MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
+CYCLE = (
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+    Transition.TRANSITION_CONFIGURE,
+    Transition.TRANSITION_ACTIVATE,
+)
+FRAMES_A_LOOP = 16
+PERIOD = 0.05
+PROFILE = Path(__file__).parents[2] / "config" / "fastdds.xml"
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def use_of(process: Process) -> dict[str, int]:
+    """Measure a process: resident memory in MB, open files, threads, its shared memory files."""
+    folder = Path(f"/proc/{process.popen.pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    mapped = {
+        line.split()[-1]
+        for line in (folder / "maps").read_text().splitlines()
+        if "/dev/shm/" in line
+    }
+    return {
+        "memory": pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000,
+        "files": len(list((folder / "fd").iterdir())),
+        "threads": len(list((folder / "task").iterdir())),
+        "shared": len(mapped),
+    }
+
+
+def expect_flat(before: dict[str, int], after: dict[str, int], megabytes: int) -> None:
+    print(f"before {before}, after {after}")
+    assert after["memory"] - before["memory"] <= megabytes
+    assert after["files"] <= before["files"] + 2
+    assert after["threads"] <= before["threads"] + 2
+    assert after["shared"] <= before["shared"]
+
+
+@pytest.mark.soak
+def test_lifecycle_cycles(start: Start, picture: Picture) -> None:
+    with start(instruction="find the red cup.") as (process, peer):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        images = peer.publisher("image", type(raw_image(picture)))
+        before: dict[str, int] = {}
+        for cycle in range(CYCLES):
+            for transition in CYCLE:
+                images.publish(raw_image(picture, time.time()))
+                assert peer.change(transition), f"cycle {cycle}"
+            if cycle == CYCLES // 4:
+                before = use_of(process)
+        expect_flat(before, use_of(process), 32)
+        print(f"{CYCLES} cycles")
+
+
+@pytest.mark.soak
+def test_hours_of_frames_in_looping_bags(start: Start, picture: Picture) -> None:
+    """Frames whose stamps jump back after 16, instructions faster than they are taken, calls."""
+    with start(instruction="find the red cup.") as (process, peer):
+        peer.wait_status("node", DiagnosticStatus.OK, "active")
+        images = peer.publisher("image", type(raw_image(picture)))
+        texts = peer.publisher("instruction", String)
+        began, end, frames = time.monotonic(), time.monotonic() + 60 * MINUTES, 0
+        before: dict[str, int] = {}
+        while (now := time.monotonic()) < end:
+            stamp = 1_000_000.0 + (frames % FRAMES_A_LOOP) * PERIOD
+            images.publish(raw_image(picture, stamp))
+            for number in range(3):
+                texts.publish(String(data=f"find the cup {frames % 40} {number}"))
+            if frames % 100 == 0:
+                assert peer.ground(["red cup"], raw_image(picture)).success
+                with peer.news:
+                    for heard in peer.heard.values():
+                        heard.clear()
+            if not before and now - began > 15 * MINUTES:
+                before = use_of(process)
+            frames += 1
+            time.sleep(PERIOD)
+        peer.wait(lambda: peer.values("camera").get("in_flight") == "0", "the end of all frames")
+        values = peer.values("camera")
+        print({name: values[name] for name in ("received", "published", "dropped")})
+        assert int(values["received"]) == int(values["published"]) + int(values["dropped"])
+        assert not any(name.startswith("dropped.out_of_order") for name in values)
+        print(f"{frames // FRAMES_A_LOOP} loops in {MINUTES} minutes")
+        expect_flat(before, use_of(process), 32)
+
+
+@contextmanager
+def with_shared_memory() -> Iterator[None]:
+    """Use the shipped profile, whose segments of 64 MiB a kill leaves behind."""
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    kept = {name: os.environ.get(name) for name in (*names, "FASTDDS_BUILTIN_TRANSPORTS")}
+    os.environ.update(dict.fromkeys(names, str(PROFILE)))
+    os.environ.pop("FASTDDS_BUILTIN_TRANSPORTS", None)
+    yield
+    for name, value in kept.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def kill_somewhere(start: Start, moment: random.Random, picture: Picture) -> bool:
+    """Start a node and kill it within its first seconds; return True if it was active."""
+    with start() as (process, peer):
+        delay = moment.uniform(0.0, 8.0)
+        end = time.monotonic() + delay
+        images = peer.publisher("image", type(raw_image(picture)))
+        while time.monotonic() < end:
+            images.publish(raw_image(picture, time.time()))
+            time.sleep(PERIOD)
+        process.popen.send_signal(signal.SIGKILL)
+        process.popen.wait(60)
+        return bool(peer.heard[f"{NODE}/tokens"])
+
+
+@pytest.mark.soak
+def test_kills_at_random_moments(start: Start, picture: Picture) -> None:
+    seed = int(os.environ.get("SOAK_SEED", "0"))
+    moment = random.Random(seed)
+    with with_shared_memory():
+        served = sum(kill_somewhere(start, moment, picture) for _ in range(KILLS))
+        with start() as (_, peer):
+            output = peer.frame(raw_image(picture, time.time()))
+            assert output is not None
+            leftovers = leftovers_of_dead()
+    print(f"{KILLS} kills, of which {served} while frames were served; left behind: {leftovers}")
+    assert not leftovers
+
+
+def leftovers_of_dead() -> list[str]:
+    """List the records of nodes that have ended, which the next start removes."""
+    records = Path("/dev/shm").glob(f"siglip_perception_{os.geteuid()}_*")
+    return [
+        path.name for path in records if not Path(f"/proc/{path.name.split('_')[-1]}").exists()
+    ]
