@@ -278,7 +278,7 @@ def test_every_wrong_value_at_every_key_is_one_sentence_or_harmless(folder: Path
     load_mutated(folder, mutations(folder))
 
 
-class PanicException(BaseException):  # noqa: N818 - PyO3's own name
+class PanicException(BaseException):
     """Like the one that PyO3 raises, which is no Exception."""
 
 
@@ -286,9 +286,9 @@ def test_a_text_that_makes_the_tokenizer_panic_is_an_error_of_the_folder() -> No
     def tokenizer(*_: Any, **__: Any) -> Any:
         raise PanicException("index out of bounds")
 
-    module = torch.nn.Identity()
-    config = SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=8))
-    siglip: Any = SimpleNamespace(text_model=module, config=config)
+    tower: Any = torch.nn.Identity()
+    tower.config = SimpleNamespace(max_position_embeddings=8)
+    siglip: Any = SimpleNamespace(text_model=tower)
     encode = TextEncoder(siglip, cast("Any", tokenizer), torch.device("cpu"))
     with pytest.raises(CheckpointError, match=r"tokenizer\.json fails on this text"):
         encode(("cup",))

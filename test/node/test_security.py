@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
@@ -67,7 +68,7 @@ def node(tmp_path: Path) -> Iterator[PerceptionNode]:
     overrides = {"autostart": False, "depth.enabled": True}
     node = PerceptionNode(
         lambda sentence: None,
-        lambda settings: FakePipeline(),
+        cast("Any", lambda settings: FakePipeline()),
         context=context,
         parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
     )

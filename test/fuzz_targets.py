@@ -182,7 +182,7 @@ def _sentence(data: bytes) -> object:
 
 
 def _sentences() -> tuple[bytes, ...]:
-    folder = Path(__file__).parent.parent / "language"
+    folder = Path(__file__).parent / "language"
     lines = []
     for name in ("sentences_en.txt", "sentences_ko.txt"):
         lines += (folder / name).read_text(encoding="utf-8").splitlines()
