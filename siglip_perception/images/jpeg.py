@@ -33,8 +33,10 @@ REPAIR = "jpeg_repaired"
 
 # Real progressive JPEGs have about ten scans; a decompression bomb has thousands.
 MAX_SCANS = 100
-# Work, as check_work() has it, of each further scan of a pixel.
-_WORK_PER_SCAN = 0.06
+# Work, as check_work() has it, of each further scan of a pixel: of those that encoders write, and
+# of more, which can each refine all coefficients again.
+_WORK_PER_SCAN, _WORK_PER_EXTRA_SCAN = 0.06, 0.25
+_USUAL_SCANS = 12
 # A file with a fault is decoded strictly, tolerantly, and with filler to see what is missing.
 _MENDING_PASSES = 3
 # Profiles and thumbnails come in segments of at most 64 KiB.
@@ -130,10 +132,15 @@ def decode_jpeg(view: memoryview, *, max_pixels: int, max_work: float = math.inf
         view = _cut_gaps(view, layout.gaps)
         layout = replace(_read_segments(view), gaps=layout.gaps)
     _check_supported(layout, max_pixels)
-    work = layout.height * layout.width * (1 + _WORK_PER_SCAN * (len(layout.scans) - 1))
+    work = layout.height * layout.width * _work_per_pixel(len(layout.scans))
     check_work(work, max_work, "JPEG", layout.height, layout.width)
     pixels, repairs = _decode_and_mend(view, layout, max_work / work)
     return DecodedImage(pixels, len(layout.components) == 1, layout.orientation, repairs)
+
+
+def _work_per_pixel(scans: int) -> float:
+    usual = min(scans, _USUAL_SCANS)
+    return 1 + _WORK_PER_SCAN * (usual - 1) + _WORK_PER_EXTRA_SCAN * (scans - usual)
 
 
 def _decode_and_mend(

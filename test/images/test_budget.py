@@ -83,3 +83,12 @@ def test_a_large_jpeg_is_not_decoded_three_times_to_mend_it() -> None:
     assert decode_compressed("jpeg", stray, max_pixels=PIXELS, max_work=3 * PIXELS).repairs
     with pytest.raises(ImageError, match="it is too large to be mended"):
         decode_compressed("jpeg", stray, max_pixels=PIXELS, max_work=2 * PIXELS)
+
+
+def test_scans_that_no_encoder_writes_cost_most() -> None:
+    data = encoded("JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    many = data[:-2] + 60 * data[start:-2] + data[-2:]
+    with pytest.raises(ImageError, match="takes as long to decode as a JPEG of") as caught:
+        decode_compressed("jpeg", many, max_pixels=8 * PIXELS, max_work=8 * PIXELS)
+    assert caught.value.reason == "too_large"
