@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,35 @@ def expect(
         return message
 
     return check
+
+
+class TokenHistory:
+    """The tokens of the last steps of a policy, joined: a contract's `history`.
+
+    A policy that was trained on the images of several of its own steps calls add() once a step, at
+    its own rate, which the node does not know.
+    """
+
+    def __init__(self, length: int) -> None:
+        """length: steps that are joined, the oldest first."""
+        if length < 1:
+            raise ValueError(f"A history is of at least one step, and {length} is none.")
+        self._steps: deque[npt.NDArray[Any]] = deque(maxlen=length)
+
+    def add(self, message: Any) -> npt.NDArray[Any] | None:
+        """Add a step's tokens; return those of all steps, [length * rows * cols, dim].
+
+        None until there are as many steps. float32, or float16 as sent. Raises TokensError if the
+        message's sizes or dtype do not fit, or differ from the steps' before.
+        """
+        tokens = tokens_to_numpy(message)
+        if self._steps and tokens.shape != self._steps[-1].shape:
+            raise TokensError(
+                f"The tokens are {list(tokens.shape)} and those of the step before were"
+                f" {list(self._steps[-1].shape)}: begin a new TokenHistory."
+            )
+        self._steps.append(tokens)
+        return np.concatenate(self._steps) if len(self._steps) == self._steps.maxlen else None
 
 
 def _dtype_name(code: int) -> str:

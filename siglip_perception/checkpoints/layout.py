@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -293,6 +294,7 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
     if not names:
         names = list(folder.read_header(next(iter(files))))
     sources: dict[EncoderName, EncoderSource] = {}
+    _refuse_film(folder, names)
     for prefix, is_timm in vision_prefixes(names).items():
         if is_timm:
             source = _timm_source(folder, files, prefix, config)
@@ -311,6 +313,21 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
             " SigLIP or DINOv2 encoder: this model is not supported."
         )
     return Layout(sources, _input_facts(config), trained=True)
+
+
+# FiLM wraps each block of OpenVLA's vision backbone and scales and shifts what is in it.
+_FILM = re.compile(r"vision_backbone\..*\.blocks\.\d+\.(scale|shift)\.(weight|bias)$")
+
+
+def _refuse_film(folder: Folder, names: Iterable[str]) -> None:
+    """Raise CheckpointError for an encoder whose tokens depend on the instruction."""
+    name = next((name for name in names if _FILM.search(name)), None)
+    if name is not None:
+        raise CheckpointError(
+            f"{folder.path} has an encoder with FiLM ({name}), which scales and shifts every block"
+            " by the instruction: no frame's tokens are the same for two instructions, so no"
+            " contract can state them; use a checkpoint without FiLM."
+        )
 
 
 def vision_prefixes(names: Iterable[str]) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from siglip_perception.contracts.steps import (
     TokenStep,
     block_side,
 )
+from siglip_perception.errors import PerceptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +26,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table", action="store_true", help="print all as the table of docs/contracts.md"
     )
     parser.add_argument("--yaml", action="store_true", help="print NAME's file, to copy and adapt")
+    parser.add_argument(
+        "--check",
+        metavar="NAME",
+        help="compare NAME's pixels with its policy's own code; all: every contract that has some",
+    )
+    parser.add_argument(
+        "--model", default="", metavar="FOLDER", help="with --check: compare its tokens, too"
+    )
+    parser.add_argument(
+        "--tokens",
+        action="store_true",
+        help="with --check: compare tokens of random weights at real size, too (minutes)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each contract, or one contract in full."""
+    if args.check:
+        from siglip_perception.commands.contract_check import check
+
+        return check(args.check, args.model, args.tokens, args.table)
     if args.table:
         print(table_text())
         return 0
+    if args.model or args.tokens:
+        raise PerceptionError(
+            "--model and --tokens need --check NAME: name the contract to check."
+        )
     if not args.name:
         width = max(map(len, contracts.names()))
         for name in contracts.names():

@@ -57,6 +57,16 @@ _FOLDER = Path(__file__).parent
 _SUFFIXES = (".yaml", ".yml")
 _MAX_BYTES = 2**16
 _DEFAULT = "tabletop"
+# Policies that no contract can state, by a part of the name that people would type, and why.
+_REFUSED = {
+    "film": "its FiLM layers scale and shift every block by the instruction, so its tokens are no"
+    " function of the image",
+    "gr00t-n1.6": "its NaFlex encoder has as many rows and columns as the camera's image asks for,"
+    " and a contract has one grid",
+    "gr00t-n1.7": "its encoder is Qwen-VL's, which is neither SigLIP nor DINO",
+    "x-vla": "its encoder is Florence-2's, which is neither SigLIP nor DINO",
+    "octo": "its encoder reads the instruction with the image",
+}
 
 
 @cache
@@ -73,6 +83,11 @@ def path(name: str) -> Path:
     """
     if name in names():
         return _FOLDER / f"{name}.yaml"
+    reason = next((why for part, why in _REFUSED.items() if part in name.lower()), "")
+    if reason and not name.endswith(_SUFFIXES):
+        raise ContractError(
+            f"There is no contract of {_quote(name)}: {reason}; use one of {', '.join(names())}."
+        )
     file = Path(name).expanduser() if name.endswith(_SUFFIXES) else None
     if file is None or not file.exists():
         kind = f"There is no token contract {_quote(name)}"

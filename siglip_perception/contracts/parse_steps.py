@@ -73,6 +73,7 @@ _READERS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
         "to": one_of(get_args(Target)),
         "size": integer(1, 4096),
         "antialias": flag,
+        "ratio": one_of(("divide", "multiply")),
         "rounding": one_of(get_args(Rounding)),
     },
     Pad: {

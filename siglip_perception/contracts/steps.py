@@ -47,7 +47,10 @@ class ResizeStep:
     filter, antialias: antialiasing widens the filter with the scale when it shrinks an image.
     arithmetic: the library whose results are meant, bit for bit where it rounds.
     rounding: how sums become uint8: "half up", "half even", "down" (truncated), "none" (they stay
-        float32, clipped to [0, 255]). Pillow and OpenCV round by themselves, half up.
+        float32, clipped to [0, 255]). Pillow and OpenCV round by themselves, half up. PyTorch sums
+        pixels in [0, 1] if they are truncated or not rounded, as policies do.
+    ratio: of "fit": sides are divided by the camera's over the encoder's, or multiplied by the
+        inverse; rounded down, they may differ by a pixel.
     """
 
     filter: Filter
@@ -56,6 +59,7 @@ class ResizeStep:
     size: int = 0
     antialias: bool = True
     rounding: Rounding = "half up"
+    ratio: Literal["divide", "multiply"] = "divide"
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,9 @@ def place(step: Step, width: int, height: int, side: int) -> Placement:
 def _scaled_size(step: ResizeStep, width: int, height: int, side: int) -> tuple[int, int]:
     if step.to == "square":
         return side, side
+    if step.to == "fit" and step.ratio == "multiply":
+        ratio = min(side / width, side / height)
+        return max(int(width * ratio), 1), max(int(height * ratio), 1)
     if step.to == "fit":
         ratio = max(width / side, height / side)
         return max(int(width / ratio), 1), max(int(height / ratio), 1)

@@ -191,7 +191,10 @@ def _resize(step: ResizeStep, image: Pixels, size: tuple[int, int]) -> Pixels:
 
 def _torch_resize(values: Tensor, step: ResizeStep, size: tuple[int, int]) -> Tensor:
     """Run torch.nn.functional.interpolate over float32: [H, W, 3] -> [height, width, 3]."""
+    unit = step.rounding in ("none", "down")
     planes = values.permute(2, 0, 1)[None].float()
+    if unit:
+        planes = planes / torch.tensor(255.0, device=values.device)
     shape = size[1], size[0]
     if step.filter == "area":
         resized = functional.interpolate(planes, shape, mode="area")
@@ -199,7 +202,8 @@ def _torch_resize(values: Tensor, step: ResizeStep, size: tuple[int, int]) -> Te
         resized = functional.interpolate(
             planes, shape, mode=step.filter, align_corners=False, antialias=step.antialias
         )
-    return resized[0].permute(1, 2, 0)
+    pixels = resized[0].permute(1, 2, 0)
+    return pixels * 255 if unit else pixels
 
 
 def _sample_share(image: Tensor, share: float, rounding: Rounding) -> Tensor:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from siglip_perception import contracts
 from siglip_perception.commands.contracts import table_text
-from siglip_perception.contracts import EncoderFacts, InputFacts
+from siglip_perception.contracts import EncoderFacts, EncoderName, InputFacts, PixelFacts
 from siglip_perception.contracts.parse import parse
 from siglip_perception.contracts.steps import strategy
 from siglip_perception.errors import ContractError
@@ -103,6 +103,10 @@ def test_a_users_own_file_is_a_contract(tmp_path: Path) -> None:
     assert {encoder.tap for encoder in contract.encoders} == {-3}
 
 
+def _pixels(content: dict[str, Any], *steps: dict[str, Any]) -> None:
+    content["pixels"] = list(steps)
+
+
 def _short_form(content: dict[str, Any], **fields: str) -> None:
     """Write the strategy's short form in place of the steps."""
     del content["pixels"]
@@ -114,6 +118,53 @@ def _short_form(content: dict[str, Any], **fields: str) -> None:
     [
         (lambda c: c.pop("encoders"), "needs the field encoders"),
         (lambda c: c["encoders"][0].pop("mean"), r"the field encoders\[0\]\.mean"),
+        (lambda c: c.update(pixels=[]), "pixels to be a list of 1 to 12 steps"),
+        (lambda c: _pixels(c, {"resise": {}}), r"'resise' is none \(did you mean resize\?\)"),
+        (lambda c: _pixels(c, {"resize": {}}), r"the field pixels\[0\]\.resize\.filter"),
+        (
+            lambda c: _pixels(c, {"resize": {"filter": "bicubik"}}),
+            r"pixels\[0\]\.resize\.filter to be one of .* \(did you mean bicubic\?\)",
+        ),
+        (
+            lambda c: _pixels(c, {"resize": {"filter": "bicubic", "antialiass": True}}),
+            r"'antialiass' is none \(did you mean antialias\?\)",
+        ),
+        (
+            lambda c: _pixels(c, {"resize": {"filter": "lanczos3", "arithmetic": "torch"}}),
+            r"pixels\[0\] to have a filter of torch's \(bilinear, bicubic, area\)",
+        ),
+        (
+            lambda c: _pixels(c, {"resize": {"filter": "bicubic", "antialias": False}}),
+            "antialias: true, as pillow's bicubic always antialiases",
+        ),
+        (
+            lambda c: _pixels(c, {"pad": {"to": "square", "fill": [0, 0, 256]}}),
+            r'pad\.fill to be "mean", or a list of three, each a whole number from 0 to 255',
+        ),
+        (
+            lambda c: _pixels(c, {"crop": {"to": "share", "area": 0.9, "side": 0.9}}),
+            "side or area, one of them",
+        ),
+        (lambda c: _pixels(c, {"crop": {"to": "size"}}), "too small for it: put it after a"),
+        (lambda c: _pixels(c, {"jpeg": {"quality": 101}}), "quality to be a whole number from 1"),
+        (
+            lambda c: _pixels(
+                c,
+                {"resize": {"filter": "bilinear", "arithmetic": "jax", "rounding": "none"}},
+                {"jpeg": {}},
+            ),
+            r"pixels\[1\] before the step with `rounding: none`: it takes whole levels",
+        ),
+        (
+            lambda c: _pixels(c, {"resize": {"filter": "bicubic", "to": "fit"}}),
+            "dinov2's 224 x 224, and a 640 x 480 image ends at 224 x 168: add a resize, a pad",
+        ),
+        (
+            lambda c: c.update(tokens=[{"shuffle": {"factor": 3}}]),
+            r"tokens\[0\] to divide its 16 x 16 patches, and 3 does not",
+        ),
+        (lambda c: c["encoders"][0].update(more_taps=[-2]), "each block tapped once"),
+        (lambda c: c["encoders"][0].update(normalization="mine"), "one of contract, checkpoint"),
         (lambda c: c.update(resize="squash"), "pixels or resize, which is their short form"),
         (lambda c: _short_form(c, resize="stretch"), "resize to be one of squash, letterbox"),
         (lambda c: c.update(color="red"), "only the fields .* and 'color' is none"),
@@ -214,6 +265,44 @@ def test_an_encoder_that_is_not_there_is_named() -> None:
 def test_what_a_policy_says_of_its_input_counts(policy: InputFacts, field: str) -> None:
     with pytest.raises(ContractError, match=field):
         contracts.check(contracts.get("openvla-224"), {"siglip": SIGLIP, "dinov2": DINOV2}, policy)
+
+
+def test_the_short_form_of_a_strategy_is_its_steps() -> None:
+    content = yaml.safe_load(contracts.path("openvla-224-letterbox").read_text())
+    _short_form(content, resize="letterbox", interpolation="bicubic")
+    assert parse(yaml.safe_dump(content), "x.yaml") == contracts.get("openvla-224-letterbox")
+
+
+def test_tokens_after_the_tap_have_their_grid_and_channels() -> None:
+    smolvla, molmoact = contracts.get("smolvla-512"), contracts.get("molmoact-378")
+    assert (smolvla.rows, smolvla.cols, smolvla.dim) == (8, 8, 16 * 768)
+    assert (molmoact.rows, molmoact.dim) == (27, 2 * 1152)
+    assert molmoact.encoders[0].taps == (-3, -9)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("openvla-oft-film-224", "FiLM layers scale and shift every block by the instruction"),
+        ("gr00t-n1.6", "NaFlex"),
+    ],
+)
+def test_what_no_contract_can_state_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(ContractError, match=rf"no contract of '{name}': .*{reason}"):
+        contracts.get(name)
+
+
+def test_the_checkpoints_own_normalization_is_followed_where_the_contract_says_so() -> None:
+    own = PixelFacts("preprocessor_config.json", {}, mean=(0.484375, 0.455078125, 0.40625))
+    facts: dict[EncoderName, EncoderFacts] = {
+        "dinov2": replace(DINOV2, pixels=own),
+        "siglip": SIGLIP,
+    }
+    followed = contracts.with_own_normalization(contracts.get("openvla-224"), facts)
+    assert followed.encoder("dinov2").mean == own.mean
+    assert followed.encoder("dinov2").std == (0.229, 0.224, 0.225)
+    stated = contracts.get("cogact-224")
+    assert contracts.with_own_normalization(stated, facts) == stated
 
 
 def test_preprocessing_holds_what_changes_tokens_and_no_prose() -> None:

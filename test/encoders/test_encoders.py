@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from transformers import (
 from siglip_perception import contracts
 from siglip_perception.checkpoints import networks
 from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
+from siglip_perception.contracts import Contract
+from siglip_perception.contracts.steps import Pool, Shuffle
 from siglip_perception.contrastive.training.tabletop_model import (
     new_dinov2,
     new_siglip,
@@ -63,17 +65,19 @@ class Pair:
     dinov2: Dinov2WithRegistersModel
     tokenizer: PreTrainedTokenizerFast
 
-    def encoders(self, dtype: torch.dtype = torch.float32) -> Encoders:
+    def encoders(
+        self, dtype: torch.dtype = torch.float32, contract: Contract = CONTRACT
+    ) -> Encoders:
         parts = {"dinov2": self.dinov2, "siglip": self.siglip.vision_model}
         towers: dict[str, Tower] = {
             spec.name: Tower(
-                vision_network(parts[spec.name]), spec, EncoderInput.of(CONTRACT, spec), spec.name
+                vision_network(parts[spec.name]), spec, EncoderInput.of(contract, spec), spec.name
             )
-            for spec in CONTRACT.encoders
+            for spec in contract.encoders
         }
         names = {"dinov2": "dinov2", "siglip": "siglip"}
         reads = {"dino": "dinov2", "siglip": "siglip"}
-        encoders = Encoders(CONTRACT, towers, names, reads)
+        encoders = Encoders(contract, towers, names, reads)
         encoders.prepare(CPU, dtype)
         return encoders
 
@@ -127,6 +131,36 @@ def test_tokens_and_last_features_equal_transformers(models: Pair, inputs: Input
 
 
 @torch.inference_mode()
+def test_several_taps_of_an_encoder_are_joined_and_patches_shuffled(
+    models: Pair, inputs: Inputs
+) -> None:
+    """In one pass; the last block is read by the grounding as ever."""
+    spec = replace(CONTRACT.encoder("dinov2"), tap=-1, more_taps=(-3, -2), norm=True)
+    contract = replace(
+        CONTRACT, encoders=(spec, CONTRACT.encoder("siglip")), tokens=(Shuffle(3), Pool(2))
+    )
+    assert (contract.rows, contract.dim) == (3, 9 * 4 * 192)
+    features = models.encoders(contract=contract)(inputs, with_tokens=True, grounding_rows=[0])
+    with torch.inference_mode():
+        dinov2 = models.dinov2(inputs[DINOV2], output_hidden_states=True)
+        siglip = models.siglip.vision_model(inputs[SIGLIP], output_hidden_states=True)
+        taps = [models.dinov2.layernorm(dinov2.hidden_states[tap])[:, 5:] for tap in (-1, -3, -2)]
+        patches = torch.cat([*taps, siglip.hidden_states[-2]], dim=-1)
+    rows = patches.view(2, 18, 18, -1)
+    places = [rows[:, down::3, across::3] for down in range(3) for across in range(3)]
+    shuffled = torch.cat(places, dim=-1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.avg_pool2d(shuffled, 2).permute(0, 2, 3, 1).flatten(1, 2)
+    assert features.tokens is not None
+    torch.testing.assert_close(features.tokens, expected, rtol=1e-4, atol=1e-4)
+    assert features.dino is not None
+    torch.testing.assert_close(
+        features.dino[0],
+        models.dinov2.layernorm(dinov2.hidden_states[-1])[0, 5:],
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
 def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
     encoders = models.encoders()
     blocks = [*encoders.towers["siglip"].blocks, *encoders.towers["dinov2"].blocks]

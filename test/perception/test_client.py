@@ -13,6 +13,7 @@ import torch
 
 from siglip_perception.bags import replay
 from siglip_perception.client import (
+    TokenHistory,
     TokensError,
     expect,
     mentions,
@@ -83,6 +84,18 @@ def test_bfloat16_comes_back(message: Any) -> None:
     as_float = tokens_to_numpy(message("bfloat16"))
     assert as_float.dtype == np.float32
     np.testing.assert_array_equal(as_float, expectation.float().numpy())
+
+
+def test_a_history_joins_the_last_steps_the_oldest_first() -> None:
+    history = TokenHistory(2)
+    first, second = rclpy_message("float32"), rclpy_message("float32")
+    second.data = wire.as_array(VALUES + 1)
+    assert history.add(first) is None
+    joined = history.add(second)
+    assert joined is not None
+    np.testing.assert_array_equal(joined, np.concatenate([VALUES, VALUES + 1]))
+    with pytest.raises(ValueError, match="at least one step, and 0 is none"):
+        TokenHistory(0)
 
 
 def test_rclpys_memory_is_not_copied() -> None:
