@@ -95,6 +95,8 @@ setup(
             "tensorboard>=2.16",
             "types-PyYAML>=6",
         ],
+        # The page of `siglip-perception view`.
+        "view": ["starlette>=0.37", "uvicorn>=0.27", "websockets>=13"],
         # ONNX of the encoders, and OpenVINO, which runs it on a CPU; NNCF makes int8 of it.
         "export": ["onnx>=1.17", "onnxscript>=0.5"],
         # TensorRT, which a Jetson has with JetPack (the two others are all it needs there).

@@ -130,15 +130,7 @@ class Percept:
         """
         if self.grounding is None:
             raise PerceptionError("Nothing was looked for: give an instruction or phrases.")
-        return {
-            "instruction": self.grounding.instruction,
-            "contract": self.grounding.contract,
-            "phrases": list(self.grounding.phrases),
-            "presence": [round(value, 6) for value in self.grounding.presence],
-            "mentions": mentions_as_json(self.grounding.phrases, self.grounding.mentions),
-            "confidence": round(self.grounding.confidence, 3),
-            "objects": [_object_as_json(item) for item in self.grounding.objects],
-        }
+        return grounding_as_json(self.grounding)
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -469,6 +461,19 @@ def describe(grounding: Grounding) -> list[str]:
             for item in objects
         ]
     return lines
+
+
+def grounding_as_json(grounding: Grounding) -> dict[str, Any]:
+    """Make the JSON of Percept.as_json()."""
+    return {
+        "instruction": grounding.instruction,
+        "contract": grounding.contract,
+        "phrases": list(grounding.phrases),
+        "presence": [round(value, 6) for value in grounding.presence],
+        "mentions": mentions_as_json(grounding.phrases, grounding.mentions),
+        "confidence": round(grounding.confidence, 3),
+        "objects": [_object_as_json(item) for item in grounding.objects],
+    }
 
 
 def read_instruction(text: str) -> Instruction:

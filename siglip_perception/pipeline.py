@@ -87,17 +87,27 @@ class Query:
 
 
 @dataclass(frozen=True)
+class PatchFeatures:
+    """Last patches of one frame, [N, D] each, as the grounding reads them."""
+
+    siglip: Tensor
+    dino: Tensor
+
+
+@dataclass(frozen=True)
 class Result:
     """Outputs of one frame; timings in seconds: "preprocess", "encode", "ground".
 
     pooled: SigLIP's embedding of the whole image, float32 [D] of unit length; None unless
         requested.
+    features: None unless requested, and without a query.
     """
 
     tokens: TokenGrid | None
     grounding: Grounding | None
     timings: Mapping[str, float]
     pooled: FloatArray | None = None
+    features: PatchFeatures | None = None
 
 
 class Pipeline:
@@ -216,9 +226,12 @@ class Pipeline:
         *,
         with_tokens: bool = True,
         with_mask: bool = False,
+        with_features: bool = False,
     ) -> Result:
         """Process one frame as process_batch does, but raise its FloatingPointError."""
-        result = self.process_batch([Task(frame, query, with_mask)], with_tokens=with_tokens)[0]
+        result = self.process_batch(
+            [Task(frame, query, with_mask)], with_tokens=with_tokens, with_features=with_features
+        )[0]
         if isinstance(result, FloatingPointError):
             raise result
         return result
@@ -233,12 +246,14 @@ class Pipeline:
         *,
         with_tokens: bool = True,
         with_pooled: bool = False,
+        with_features: bool = False,
         inputs: Mapping[EncoderInput, Tensor] | None = None,
     ) -> list[Result | FloatingPointError]:
         """Process all frames in one pass; the last blocks run only over frames with a query.
 
         with_pooled: embed every image as a whole, too, which runs the last blocks over all frames;
             only if `can_ground`.
+        with_features: keep the last patches of frames with a query.
         inputs: preprocess() of the frames' images, if that is done already.
         A frame for which the encoders gave NaN or infinity gets an error in place of its result.
         Timings are those of the whole batch.
@@ -287,7 +302,9 @@ class Pipeline:
                 results.append(grounding)
             else:
                 image_pooled = None if pooled is None else pooled[index]
-                results.append(Result(tokens, grounding, timings, image_pooled))
+                row = grounding_rows.index(index) if grounding is not None else None
+                patches = _row_features(features, row) if with_features else None
+                results.append(Result(tokens, grounding, timings, image_pooled, patches))
         return results
 
     def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
@@ -404,6 +421,13 @@ class Pipeline:
         objects = with_roles(objects, roles)[: self.max_objects]
         masks = [masks[index] for index in sorted(roles)][: self.max_objects]
         return objects, masks
+
+
+def _row_features(features: Features, row: int | None) -> PatchFeatures | None:
+    """Copy one frame's features out of a pass: a CUDA graph reuses its memory."""
+    if row is None or features.siglip is None or features.dino is None:
+        return None
+    return PatchFeatures(features.siglip[row].clone(), features.dino[row].clone())
 
 
 def _finite(*tensors: Tensor) -> Tensor:

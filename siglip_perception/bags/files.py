@@ -22,7 +22,13 @@ from siglip_perception.bags import mcap, sqlite
 from siglip_perception.bags.mcap import McapFile
 from siglip_perception.bags.messages import BagTopic, canonical_type
 from siglip_perception.bags.sqlite import SqliteFile
-from siglip_perception.bags.storage import BrokenFileError, StoredFile, StoredTopic, merge_by_time
+from siglip_perception.bags.storage import (
+    EVER,
+    BrokenFileError,
+    StoredFile,
+    StoredTopic,
+    merge_by_time,
+)
 from siglip_perception.errors import BagError
 from siglip_perception.util import bounded_yaml
 from siglip_perception.util.files import UnsuitableFileError, read_regular
@@ -95,9 +101,12 @@ class Recording:
         """Remarks on the bag, including its damages."""
         return (*self._notes, *(f"{damage}; what can be read is read" for damage in self.damages))
 
-    def messages(self, topics: Iterable[BagTopic]) -> Iterator[tuple[BagTopic, int, bytes]]:
+    def messages(
+        self, topics: Iterable[BagTopic], start_ns: int = EVER
+    ) -> Iterator[tuple[BagTopic, int, bytes]]:
         """Yield the topics' messages by time over all files, each with its time in nanoseconds.
 
+        start_ns: earlier ones are left out, and hardly cost anything.
         Messages of the same time come in the order of the files, and within a file as written.
         Raises BagError if the bag cannot be read.
         """
@@ -107,7 +116,7 @@ class Recording:
             numbers = {item.number: self._topics[_key(item)] for item in file.topics}
             numbers = {n: topic for n, topic in numbers.items() if topic in selected_topics}
             if numbers:
-                sources.append((file.start_ns, partial(_entries, file, numbers)))
+                sources.append((file.start_ns, partial(_entries, file, numbers, start_ns)))
         try:
             for time, (topic, data) in merge_by_time(sources):
                 yield topic, time, data
@@ -183,9 +192,9 @@ def _merged_topics(
 
 
 def _entries(
-    file: StoredFile, topics: Mapping[int, BagTopic]
+    file: StoredFile, topics: Mapping[int, BagTopic], start_ns: int
 ) -> Iterator[tuple[int, tuple[BagTopic, bytes]]]:
-    for time, number, data in file.messages(topics.keys()):
+    for time, number, data in file.messages(topics.keys(), start_ns):
         # rosbag2 can compress each message. No CDR message begins with zstd's magic bytes.
         yield time, (topics[number], zstd.decompress(data) if data[:4] == _ZSTD else data)
 

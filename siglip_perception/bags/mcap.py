@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lz4.frame
 
-from siglip_perception.bags.storage import BrokenFileError, StoredTopic, merge_by_time
+from siglip_perception.bags.storage import EVER, BrokenFileError, StoredTopic, merge_by_time
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -38,6 +38,7 @@ class _Chunk:
     """A chunk record. offset, length: of its content. channels: None if unknown."""
 
     start_ns: int
+    end_ns: int
     offset: int
     length: int
     channels: frozenset[int] | None
@@ -77,19 +78,22 @@ class McapFile:
             for number, (schema, topic, encoding) in sorted(self._channels.items())
         )
 
-    def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
+    def messages(
+        self, numbers: Set[int], start_ns: int = EVER
+    ) -> Iterator[tuple[int, int, bytes]]:
         def open_chunk(chunk: _Chunk) -> Callable[[], Iterator[tuple[int, tuple[int, bytes]]]]:
             return lambda: self._chunk_messages(chunk, numbers)
 
         sources = [
             (chunk.start_ns, open_chunk(chunk))
             for chunk in self._chunks
-            if chunk.channels is None or chunk.channels & numbers
+            if (chunk.channels is None or chunk.channels & numbers) and chunk.end_ns >= start_ns
         ]
         if self._has_unchunked:
             sources.append((self.start_ns, lambda: self._unchunked_messages(numbers)))
         for time, (number, data) in merge_by_time(sources):
-            yield time, number, data
+            if time >= start_ns:
+                yield time, number, data
 
     def close(self) -> None:
         self._file.close()
@@ -192,7 +196,9 @@ class McapFile:
                 self._define(kind, content)
         if times:
             self._starts.append(min(times))
-            self._chunks.append(_Chunk(min(times), offset, length, frozenset(channels)))
+            self._chunks.append(
+                _Chunk(min(times), max(times), offset, length, frozenset(channels))
+            )
 
     def _define(self, kind: int, content: memoryview) -> None:
         if kind == _SCHEMA:
@@ -291,14 +297,14 @@ def _string(content: memoryview, position: int) -> tuple[str, int]:
 
 
 def _parse_chunk_index(content: memoryview) -> _Chunk:
-    start_ns, _, offset, _, size = struct.unpack_from("<QQQQI", content)
+    start_ns, end_ns, offset, _, size = struct.unpack_from("<QQQQI", content)
     channels = frozenset(
         number for number, _ in struct.iter_unpack("<HQ", content[36 : 36 + size])
     )
     # The index gives the record's own offset and length. Without message indexes, which a writer
     # may leave out, it names no channels.
     length = struct.unpack_from("<Q", content, 24)[0] - _HEAD.size
-    return _Chunk(start_ns, offset + _HEAD.size, length, channels or None)
+    return _Chunk(start_ns, end_ns, offset + _HEAD.size, length, channels or None)
 
 
 def _decompress(compression: str, data: memoryview) -> bytes:

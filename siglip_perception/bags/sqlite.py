@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from siglip_perception.bags.storage import BrokenFileError, StoredTopic
+from siglip_perception.bags.storage import EVER, BrokenFileError, StoredTopic
 
 MAGIC = b"SQLite format 3\0"
 # Suffixes of files that SQLite leaves beside a database that was not closed.
@@ -38,14 +38,18 @@ class SqliteFile:
             raise
         self.start_ns = int(first or 0)
 
-    def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
+    def messages(
+        self, numbers: Set[int], start_ns: int = EVER
+    ) -> Iterator[tuple[int, int, bytes]]:
         placeholders = ",".join("?" * len(numbers))
         query = (
             "SELECT timestamp, topic_id, data FROM messages"
-            f" WHERE topic_id IN ({placeholders}) ORDER BY timestamp, id"
+            f" WHERE topic_id IN ({placeholders}) AND timestamp >= ? ORDER BY timestamp, id"
         )
         try:
-            for time, number, data in self._connection.execute(query, sorted(numbers)):
+            for time, number, data in self._connection.execute(
+                query, [*sorted(numbers), start_ns]
+            ):
                 yield time, number, bytes(data or b"")
         except sqlite3.Error as error:
             self.damages.append(f"the rest of its messages cannot be read ({error})")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 Entry = TypeVar("Entry")
+# Before every time that a file can hold.
+EVER = -(2**63)
 
 
 class BrokenFileError(Exception):
@@ -44,8 +46,13 @@ class StoredFile(Protocol):
     start_ns: int
     damages: list[str]
 
-    def messages(self, numbers: Set[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (time in nanoseconds, topic number, bytes) of these topics' messages, by time."""
+    def messages(
+        self, numbers: Set[int], start_ns: int = EVER
+    ) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (time in nanoseconds, topic number, bytes) of these topics' messages, by time.
+
+        start_ns: leave out earlier ones.
+        """
 
     def close(self) -> None:
         """Close the file."""

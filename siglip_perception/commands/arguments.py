@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
@@ -183,8 +184,62 @@ def output_folder(text: str) -> Path:
     return path
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which model runs, and on what."""
+    parser.add_argument(
+        "--model",
+        default=Settings.model,
+        metavar="FOLDER",
+        help="packaged or fetched model, or a folder of one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--contract",
+        default=Settings.contract,
+        metavar="NAME",
+        help="name or .yaml file (default: the one that the model keeps)",
+    )
+    for name, choices, text in (
+        ("backend", ("auto", *BACKENDS), "what runs the encoders"),
+        ("device", ("auto", "cpu", "cuda"), "where they run"),
+        ("precision", ("auto", *PRECISIONS), "arithmetic of their products"),
+    ):
+        parser.add_argument(
+            f"--{name}", choices=choices, default="auto", help=f"{text} (default: %(default)s)"
+        )
+
+
+def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say what finds objects, and which are kept."""
+    parser.add_argument(
+        "--grounding-model",
+        default=Settings.grounding_model,
+        metavar="FOLDER",
+        help="SigLIP to find objects with, where the tokens' own is a policy's",
+    )
+    parser.add_argument(
+        "--grounding-contract",
+        default=Settings.grounding_contract,
+        metavar="NAME",
+        help="how images are fed to it (default: the contract that it keeps)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=number(float, 0, 1),
+        default=Settings.threshold,
+        metavar="P",
+        help="least score of an object, in [0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-objects",
+        type=number(int, 1),
+        default=Settings.max_objects,
+        metavar="N",
+        help="most objects in one image, up to 255 (default: %(default)s)",
+    )
+
+
 # Commands that run the pipeline, so that their model has to keep a contract.
-_WITH_CONTRACT = ("tokens", "ground", "replay", "export", "evaluate")
+_WITH_CONTRACT = ("tokens", "ground", "replay", "view", "export", "evaluate")
 
 
 def check_model(args: argparse.Namespace) -> None:

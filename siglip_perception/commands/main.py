@@ -12,6 +12,8 @@ from pathlib import Path
 from siglip_perception import __version__
 from siglip_perception.commands.arguments import (
     Parser,
+    add_grounding_arguments,
+    add_model_arguments,
     as_options,
     check_model,
     input_file,
@@ -22,7 +24,6 @@ from siglip_perception.commands.arguments import (
 )
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
 from siglip_perception.util.threads import spin_briefly
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "ground": "find what an instruction names in one image",
     "phrases": "what an instruction is understood to name, without a model or an image",
     "replay": "run the pipeline over a bag -> a bag of tokens and objects",
+    "view": "a page that shows what is seen: of a node, a webcam, a bag, a video or pictures",
     "fetch": "get a model's weights over the network; no other command uses it",
     "contracts": "the token contracts: what each states, and where that was read",
     "pixels": "what each encoder of a contract is fed for one image -> .npz",
@@ -50,6 +52,7 @@ COMMANDS = {
 # Commands with arguments of their own; each module is imported only for its command.
 _DELEGATED = {
     "phrases": "siglip_perception.commands.phrases",
+    "view": "siglip_perception.commands.view",
     "fetch": "siglip_perception.commands.fetch",
     "contracts": "siglip_perception.commands.contracts",
     "pixels": "siglip_perception.commands.pixels",
@@ -138,7 +141,7 @@ def _parser(command: str) -> Parser:
 
 def _tokens(parser: argparse.ArgumentParser) -> None:
     _image(parser)
-    _model(parser)
+    add_model_arguments(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -152,8 +155,8 @@ def _tokens(parser: argparse.ArgumentParser) -> None:
 def _ground(parser: argparse.ArgumentParser) -> None:
     _image(parser)
     parser.add_argument("instruction", help='"pick up the red cup", or a list: "red cup. plate."')
-    _model(parser)
-    _threshold(parser)
+    add_model_arguments(parser)
+    add_grounding_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON; boxes are [x, y, w, h]")
     parser.add_argument(
         "--overlay",
@@ -202,8 +205,8 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new bag"
     )
-    _model(parser)
-    _threshold(parser)
+    add_model_arguments(parser)
+    add_grounding_arguments(parser)
     parser.add_argument(
         "--image-topic",
         action="append",
@@ -278,58 +281,6 @@ def _replay(parser: argparse.ArgumentParser) -> None:
         default=10,
         metavar="N",
         help="write one of every N images with objects (default: %(default)s)",
-    )
-
-
-def _model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        default=Settings.model,
-        metavar="FOLDER",
-        help="packaged or fetched model, or a folder of one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--contract",
-        default=Settings.contract,
-        metavar="NAME",
-        help="name or .yaml file (default: the one that the model keeps)",
-    )
-    for name, choices, text in (
-        ("backend", ("auto", *BACKENDS), "what runs the encoders"),
-        ("device", ("auto", "cpu", "cuda"), "where they run"),
-        ("precision", ("auto", *PRECISIONS), "arithmetic of their products"),
-    ):
-        parser.add_argument(
-            f"--{name}", choices=choices, default="auto", help=f"{text} (default: %(default)s)"
-        )
-
-
-def _threshold(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--grounding-model",
-        default=Settings.grounding_model,
-        metavar="FOLDER",
-        help="SigLIP to find objects with, where the tokens' own is a policy's",
-    )
-    parser.add_argument(
-        "--grounding-contract",
-        default=Settings.grounding_contract,
-        metavar="NAME",
-        help="how images are fed to it (default: the contract that it keeps)",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=number(float, 0, 1),
-        default=Settings.threshold,
-        metavar="P",
-        help="least score of an object, in [0, 1] (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-objects",
-        type=number(int, 1),
-        default=Settings.max_objects,
-        metavar="N",
-        help="most objects in one image, up to 255 (default: %(default)s)",
     )
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOptions
 from siglip_perception.grounding.region_head import RegionHead
-from siglip_perception.grounding.regions import candidates, cosines
+from siglip_perception.grounding.regions import affinity_sigmoid, candidates, cosines
 from siglip_perception.grounding.scores import Scores
 from siglip_perception.util.device import to_host, upload
 
@@ -82,3 +82,31 @@ class Grounder:
             soft = maps.view(-1, *self._grid).numpy()
             scores.append(Scores(soft, values[:, :-1], values[:, -1]))
         return scores
+
+    @torch.inference_mode()
+    def similarities(self, siglip: Tensor, phrases: Tensor) -> Tensor:
+        """Cosine of every patch, pooled alone, with every phrase: float32 [P, N] on the CPU.
+
+        siglip: features [N, D] of one frame. phrases: unit embeddings [P, D].
+        """
+        patches = functional.normalize(self._head.pool_each(siglip), dim=-1)
+        return to_host(phrases.to(siglip.device) @ patches.T)[0]
+
+    @torch.inference_mode()
+    def probabilities(self, siglip: Tensor, region: Tensor, phrases: Tensor) -> Tensor:
+        """Probability of every phrase for one region, bool [N] of the patches: [P] on the CPU."""
+        weights = region.float().unsqueeze(0).to(siglip.device)
+        pooled = functional.normalize(self._head(siglip, weights), dim=-1)
+        logits = phrases.to(siglip.device) @ pooled.T * self._scale + self._bias
+        return torch.sigmoid(to_host(logits)[0].squeeze(-1))
+
+    @torch.inference_mode()
+    def same_thing(self, dinov2: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        """Compare one patch with all: cosines float32 [N], and bool [N] of those of its thing.
+
+        dinov2: features [N, D] of one frame. A patch is of the same thing if the model's
+        calibration holds that likelier than not. Both on the CPU.
+        """
+        cosine = to_host(cosines(dinov2))[0]
+        scale, bias = affinity_sigmoid(cosine, self._settings, self.options)
+        return cosine[patch], scale * cosine[patch] + bias > 0

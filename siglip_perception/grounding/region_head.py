@@ -157,6 +157,14 @@ class RegionHead(nn.Module):
         everywhere = tokens.new_ones(len(tokens), 1, tokens.shape[1])
         return self._output(_attend(_keys(self._probe, tokens), everywhere)[:, 0])
 
+    def pool_each(self, tokens: Tensor) -> Tensor:
+        """Pool each token alone: float32 [N, dim] -> [N, dim], as forward() of N single tokens."""
+        weight, bias = self._probe.weight, self._probe.bias
+        # Attention to a single token is its value.
+        flat_weight = weight.reshape(-1, weight.shape[-1])
+        values = functional.linear(tokens.to(weight.dtype), flat_weight, bias.flatten())
+        return self._output(values)
+
     def _output(self, attended: Tensor) -> Tensor:
         pooled: Tensor = self.out(attended).float()
         residual: Tensor = self.mlp(self.norm(pooled)).float()
