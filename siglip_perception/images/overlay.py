@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,44 +16,69 @@ from siglip_perception.types import Box, GroundedObject, Grounding, Role, UInt8A
 
 FONT = Path(__file__).parent.parent / "fonts" / "PerceptionSansKR-Bold.ttf"
 _Color = tuple[int, int, int]
-# One color per phrase, in turn: bright, and distinct to color-blind eyes (after Okabe and Ito).
+# Color of each phrase, in turn. Any two are at least 25 apart in CIELAB to normal, protan, deutan
+# and tritan eyes (Machado et al. 2009), and dark text on each has a contrast of at least 4.5.
 PALETTE: tuple[_Color, ...] = (
     (255, 196, 0),
     (0, 200, 255),
-    (255, 110, 199),
-    (0, 220, 130),
-    (255, 127, 42),
-    (150, 140, 255),
+    (255, 45, 105),
+    (150, 135, 15),
+    (180, 90, 255),
+    (225, 75, 180),
 )
 _DARK: _Color = (16, 16, 20)
 _LIGHT: _Color = (245, 245, 245)
 _GRAY: _Color = (170, 170, 175)
+# Height of the smallest text, in pixels: Korean syllables are read down to this.
+_SMALLEST_TEXT = 13
+# A lost object is a present one, of the same phrase, that covers so much of its box.
+_TWIN = 0.5
+# Boxes that overlap so much are drawn as one.
+_SAME = 0.8
 _ROLES = {Role.UNKNOWN: "", Role.TARGET: "target", Role.PLACE: "place"}
 
 
 def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     """Draw the objects on a copy of the image, uint8 [H, W, 3] RGB.
 
-    Each object gets a box, an outline if the grounding has a mask, and a label with its phrase,
-    probability, role, number and distance, as far as they are known. A lost object has a thin
-    box. A panel at the top, or at the bottom if it hides less there, shows the instruction and
-    every phrase that was not found.
+    Each object gets the outline of its mask, or a box without one, and a label with its phrase,
+    probability, role, number and distance, as far as they are known. A lost object gets a dashed
+    box and a dark label, unless another object of its phrase is there. A panel at the top, or at
+    the bottom if it hides less there, shows the instruction and every phrase that was not found.
     """
     height, width = image.shape[:2]
     thickness = max(2, round(min(width, height) / 200))
     canvas = np.array(image, dtype=np.uint8, copy=True)
     colors = {phrase: PALETTE[i % len(PALETTE)] for i, phrase in enumerate(grounding.phrases)}
-    if grounding.mask is not None:
-        _outlines(canvas, grounding, colors, thickness)
-    for item in grounding.objects:
-        _rectangle(canvas, item.box, colors[item.phrase], 1 if item.lost else thickness)
+    items = _drawable(grounding.objects)
+    _shapes(canvas, grounding, items, colors, thickness)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    font = _font(max(12, round(min(width, height) / 26)))
+    font = _font(max(_SMALLEST_TEXT, round(min(width, height) / 26)))
     obstacles = [_panel(pen, font, grounding, colors, (width, height))]
-    for item in grounding.objects:
+    for item in items:
         obstacles.append(_label(pen, font, item, colors[item.phrase], (width, height), obstacles))
     return np.asarray(picture).copy()
+
+
+def _drawable(objects: Sequence[GroundedObject]) -> list[GroundedObject]:
+    """Leave out what was lost where the frame shows an object of the same phrase."""
+    present = [item for item in objects if not item.lost]
+    return present + [
+        item
+        for item in objects
+        if item.lost
+        and not any(
+            item.phrase == other.phrase and _overlap(item.box, other.box) > _TWIN
+            for other in present
+        )
+    ]
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """Compute the share of the smaller box that the other one covers, in [0, 1]."""
+    smaller = min(first.width * first.height, second.width * second.height)
+    return _shared_pixels(first, second) / smaller
 
 
 @lru_cache(maxsize=8)
@@ -59,15 +86,55 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(FONT), size)
 
 
-def _outlines(
-    canvas: UInt8Array, grounding: Grounding, colors: dict[str, _Color], thickness: int
+def _shapes(
+    canvas: UInt8Array,
+    grounding: Grounding,
+    items: Sequence[GroundedObject],
+    colors: dict[str, _Color],
+    thickness: int,
 ) -> None:
+    """Draw where each object is, once: two phrases may mean one thing, with one outline."""
+    outlined: list[Box] = []
+    for item in items:
+        color = colors[item.phrase]
+        if item.lost:
+            _dashes(canvas, item.box, color, thickness)
+            continue
+        contours = _contours(grounding, item)
+        if contours:
+            outlined.append(item.box)
+            cv2.drawContours(canvas, contours, -1, _DARK, thickness + 2)
+            cv2.drawContours(canvas, contours, -1, color, thickness)
+        elif all(item.box.iou(box) < _SAME for box in outlined):
+            outlined.append(item.box)
+            _rectangle(canvas, item.box, color, thickness)
+
+
+def _contours(grounding: Grounding, item: GroundedObject) -> Sequence[Any]:
+    """Trace the object's part of the mask; empty without any."""
     if grounding.mask is None:
+        return ()
+    number = grounding.objects.index(item) + 1
+    region = (grounding.mask == number).astype(np.uint8)
+    contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return list(contours)
+
+
+def _dashes(canvas: UInt8Array, box: Box, color: _Color, thickness: int) -> None:
+    """Draw a dashed frame inside the box, the gaps dark."""
+    inset = thickness // 2
+    left, top = box.x + inset, box.y + inset
+    right, bottom = box.x + box.width - 1 - inset, box.y + box.height - 1 - inset
+    if left > right or top > bottom:
         return
-    for i, item in enumerate(grounding.objects):
-        region = (grounding.mask == i + 1).astype(np.uint8)
-        contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, colors[item.phrase], thickness)
+    cv2.rectangle(canvas, (left, top), (right, bottom), _DARK, 1)
+    dash = 4 * thickness
+    for x in range(left, right + 1, 2 * dash):
+        for y in (top, bottom):
+            cv2.line(canvas, (x, y), (min(x + dash, right), y), color, thickness)
+    for y in range(top, bottom + 1, 2 * dash):
+        for x in (left, right):
+            cv2.line(canvas, (x, y), (x, min(y + dash, bottom)), color, thickness)
 
 
 def _rectangle(canvas: UInt8Array, box: Box, color: _Color, thickness: int) -> None:
@@ -91,9 +158,13 @@ def _label(
     """Draw the label above the box, or where it overlaps the obstacles least; return its place."""
     width, height = size
     role = f" {_ROLES[item.role]}" if _ROLES[item.role] else ""
-    text = _fit(font, f"{item.phrase} {item.score:.2f}{role}{_details(item)}", width)
     line = _line_height(font)
-    across = round(font.getlength(text)) + line // 2
+    details = f" {item.score:.2f}{role}{_details(item)}"
+    # The phrase is cut first: what is known of the object matters more.
+    room = width - line // 2
+    phrase = _fit(font, printable(item.phrase), max(room - round(font.getlength(details)), 0))
+    text = _fit(font, phrase + details, room)
+    across = min(round(font.getlength(text)) + line // 2, width)
     box = item.box
     bottom = box.y + box.height
     left = max(0, min(box.x, width - across))
@@ -108,8 +179,9 @@ def _label(
         key=lambda candidate: sum(_shared_pixels(candidate, obstacle) for obstacle in obstacles),
     )
     x, y = place.x, place.y
-    pen.rectangle((x, y, x + across - 1, y + line - 1), fill=color)
-    pen.text((x + line // 4, y + line // 2), text, font=font, fill=_DARK, anchor="lm")
+    plate, ink = (_DARK, color) if item.lost else (color, _DARK)
+    pen.rectangle((x, y, x + across - 1, y + line - 1), fill=plate)
+    pen.text((x + line // 4, y + line // 2), text, font=font, fill=ink, anchor="lm")
     return place
 
 
@@ -137,14 +209,16 @@ def _panel(
     """Draw the instruction and the missing phrases in a left corner; return the panel's place."""
     width, height = size
     lines = [(grounding.instruction or ", ".join(grounding.phrases), _LIGHT)]
-    phrases_in_view = {item.phrase for item in grounding.objects}
+    phrases_in_view = {item.phrase for item in grounding.objects if not item.lost}
     for phrase, presence in zip(grounding.phrases, grounding.presence, strict=True):
         if phrase not in phrases_in_view:
             lines.append((f"not found: {phrase} (in view {presence:.2f})", colors[phrase]))
     if not grounding.phrases:
         lines.append(("nothing to look for", _GRAY))
     line = _line_height(font)
-    rows = [(_fit(font, text, width - line // 2), color) for text, color in lines if text]
+    rows = [
+        (_fit(font, printable(text), width - line // 2), color) for text, color in lines if text
+    ]
     across = min(max(round(font.getlength(text)) for text, _ in rows) + line // 2, width)
     down = line * len(rows)
     top, bottom = (Box(0, y, max(across, 1), down) for y in (0, max(height - down, 0)))
@@ -162,6 +236,33 @@ def _panel(
 
 def _line_height(font: ImageFont.FreeTypeFont) -> int:
     return round(font.size * 1.35)
+
+
+def printable(text: str) -> str:
+    """Spell a text in the font's own characters: é as e, and what it lacks as □."""
+    return "".join(map(_spelled, text))
+
+
+@lru_cache(maxsize=4096)
+def _spelled(character: str) -> str:
+    if _has_glyph(character):
+        return character
+    parts = unicodedata.normalize("NFKD", character)
+    base = "".join(part for part in parts if not unicodedata.combining(part))
+    # A Korean syllable that the font lacks would come apart into letters.
+    if len(base) == 1 and base != character and _has_glyph(base):
+        return base
+    return "□"
+
+
+def _has_glyph(character: str) -> bool:
+    """Tell whether the font draws the character otherwise than one that it lacks."""
+    font = _font(16)
+    try:
+        glyph = bytes(font.getmask(character))
+    except RuntimeError:  # a character that no text is laid out with alone
+        return False
+    return character == " " or (bool(glyph) and glyph != bytes(font.getmask("\U0001f600")))
 
 
 def _fit(font: ImageFont.FreeTypeFont, text: str, width: int) -> str:

@@ -72,10 +72,13 @@ export class Stage {
     if (this.probe) this.drawThing(pen, area, this.probe);
     const scale = area.width / this.head.width;
     const taken = [];
-    for (const item of this.head.objects) this.drawOutline(pen, item, scale);
-    if (this.labels) {
-      for (const item of this.head.objects) this.drawLabel(pen, item, scale, area, taken);
+    const items = drawable(this.head.objects);
+    for (const item of items) {
+      // Two phrases may mean one thing: one outline, and a label each.
+      const twin = items.some((other) => other !== item && other.outline.length && iou(other.box, item.box) > 0.8);
+      if (item.outline.length || item.lost || !twin) this.drawOutline(pen, item, scale);
     }
+    if (this.labels) for (const item of items) this.drawLabel(pen, item, scale, area, taken);
     if (this.cursor) this.drawCursor(pen, area);
   }
 
@@ -185,6 +188,18 @@ export class Stage {
       pen.stroke();
     }
   }
+}
+
+// Without what was lost where the frame shows an object of the same phrase.
+function drawable(objects) {
+  const present = objects.filter((item) => !item.lost);
+  return [...present, ...objects.filter((item) => item.lost && !present.some((other) => other.text === item.text && iou(other.box, item.box) > 0.3))];
+}
+
+function iou(a, b) {
+  const rect = ([left, top, width, height]) => ({ left, top, width, height });
+  const both = common(rect(a), rect(b));
+  return both / (a[2] * a[3] + b[2] * b[3] - both);
 }
 
 function common(a, b) {
