@@ -148,7 +148,7 @@ class FakeOutputs:
             self.published.append((item, result, publish_mask))
         return self.is_open
 
-    def publish_overlay(self, item: Any, frame: Frame, result: Any, quality: int) -> None:
+    def publish_views(self, item: Any, frame: Frame, result: Any, quality: int) -> None:
         if self.fail_overlay is not None:
             raise self.fail_overlay
         self.overlays += self.overlay

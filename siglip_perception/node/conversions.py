@@ -26,6 +26,7 @@ from siglip_perception.images.decode import convert, decode_compressed
 from siglip_perception.images.encodings import ENCODINGS, refused_encoding
 from siglip_perception.images.files import Picture
 from siglip_perception.messages.wire import MessageTypes, as_array, as_float_array, as_uint_array
+from siglip_perception.node.markers import box_pose
 from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Frame, Grounding, UInt8Array
 
@@ -131,13 +132,13 @@ def _by_cv_bridge(bridge: Any, message: Image, settings: Settings) -> UInt8Array
 
 
 @lru_cache(maxsize=1)
-def detection_type() -> Any | None:
-    """Return vision_msgs' Detection2DArray; None if vision_msgs is not installed."""
+def detection_types() -> tuple[Any, Any] | tuple[None, None]:
+    """Return vision_msgs' Detection2DArray and Detection3DArray; None if it is not installed."""
     if importlib.util.find_spec("vision_msgs") is None:
-        return None
-    from vision_msgs.msg import Detection2DArray
+        return None, None
+    from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-    return Detection2DArray
+    return Detection2DArray, Detection3DArray
 
 
 def detections_message(header: Any, grounding: Grounding) -> Any:
@@ -166,6 +167,40 @@ def detections_message(header: Any, grounding: Grounding) -> Any:
                 id=str(item.id) if item.id else "",
                 results=[ObjectHypothesisWithPose(hypothesis=hypothesis)],
                 bbox=box,
+            )
+        )
+    return result
+
+
+def detections3d_message(header: Any, grounding: Grounding) -> Any:
+    """Fill a vision_msgs/Detection3DArray with the objects that have a position.
+
+    class_id is the phrase, and id the tracked object's, empty without tracking. The box's axes are
+    those of the image's frame, a camera's optical one (REP 103): its orientation is the identity.
+    """
+    from vision_msgs.msg import (
+        BoundingBox3D,
+        Detection3D,
+        Detection3DArray,
+        ObjectHypothesis,
+        ObjectHypothesisWithPose,
+    )
+
+    result = Detection3DArray(header=header)
+    for item in grounding.objects:
+        if not np.isfinite((*item.position, *item.extent)).all():
+            continue
+        size = Vector3(**dict(zip("xyz", map(float, item.extent), strict=True)))
+        hypothesis = ObjectHypothesisWithPose(
+            hypothesis=ObjectHypothesis(class_id=item.phrase, score=float(item.score))
+        )
+        hypothesis.pose.pose = box_pose(item)
+        result.detections.append(
+            Detection3D(
+                header=header,
+                id=str(item.id) if item.id else "",
+                results=[hypothesis],
+                bbox=BoundingBox3D(center=box_pose(item), size=size),
             )
         )
     return result

@@ -58,10 +58,10 @@ class Outputs(Protocol):
     def publish(self, pending: PendingFrame, result: Result, publish_mask: bool) -> bool:
         """Publish tokens and objects, both or neither; False if the gate is closed."""
 
-    def publish_overlay(
+    def publish_views(
         self, pending: PendingFrame, frame: Frame, result: Result, quality: int
     ) -> None:
-        """Publish the overlay if it has a subscriber."""
+        """Publish overlay and markers, each only if it has a subscriber."""
 
 
 @dataclass(frozen=True)
@@ -247,13 +247,13 @@ class FrameProcessor:
             return
         pending.ticket.publish()
         if result.grounding is None and self._instruction.query is not None:
-            return  # Objects were not due: the last overlay stays.
+            return  # Objects were not due: the last overlay and markers stay.
         try:
-            self._outputs.publish_overlay(pending, frame, result, settings.overlay_quality)
-        except Exception as error:  # noqa: BLE001 - a debugging picture must not end the node
+            self._outputs.publish_views(pending, frame, result, settings.overlay_quality)
+        except Exception as error:  # noqa: BLE001 - what is only looked at must not end the node
             if is_out_of_memory(error):
                 free_memory()
-            self._report_exception("the overlay could not be drawn")
+            self._report_exception("the overlay or the markers could not be made")
 
     def _drop(self, pending: PendingFrame, error: Exception, heading: str) -> bool:
         """Drop a frame for the exception being handled; return True if memory ran out."""

@@ -20,6 +20,7 @@ PARTS = (
     "rcl_interfaces",
     "sensor_msgs",
     "std_msgs",
+    "visualization_msgs",
     "siglip_perception_msgs",
 )
 # Parts that the node can do without.

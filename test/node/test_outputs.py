@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +16,16 @@ from doubles import camera_stream, image_message, pending_frame
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
+from visualization_msgs.msg import Marker, MarkerArray
 
 from siglip_perception.node import outputs as module
 from siglip_perception.node.outputs import NodeOutputs
 from siglip_perception.node.qos import QosWatch
 from siglip_perception.pipeline import Result
 from siglip_perception.stream.camera_stream import PendingFrame
-from siglip_perception.types import Frame, Grounding, TokenGrid
+from siglip_perception.types import Box, Frame, GroundedObject, Grounding, TokenGrid
 
 TIMEOUT = 30.0
 FRAME = Frame(np.zeros((4, 6, 3), np.uint8))
@@ -121,9 +123,8 @@ def test_close_waits_for_the_pair_that_is_being_published(
         SimpleNamespace(publish=tokens),
         SimpleNamespace(publish=lambda message: published.append("objects")),
     )
-    monkeypatch.setitem(
-        outputs._publishers, "", module._Publishers(*fake, publishers.overlay, None)
-    )
+    silent = replace(publishers, tokens=fake[0], objects=fake[1])
+    monkeypatch.setitem(outputs._publishers, "", silent)
     worker = threading.Thread(target=outputs.publish, args=(item(), RESULT, False))
     worker.start()
     assert half.wait(TIMEOUT)
@@ -155,15 +156,49 @@ def test_the_overlay_is_drawn_only_while_someone_looks(
     monkeypatch.setattr(module, "draw", draw)
     outputs.open()
     assert not outputs.wants_mask("")
-    outputs.publish_overlay(item(), FRAME, RESULT, 80)
+    outputs.publish_views(item(), FRAME, RESULT, 80)
     assert drawn == []
     ear = Ear(node, CompressedImage, "outputs/overlay/compressed")
     ear.until(lambda: outputs.wants_mask(""))
-    outputs.publish_overlay(item(), FRAME, RESULT, 80)
+    outputs.publish_views(item(), FRAME, RESULT, 80)
     overlay = ear.wait()
     assert overlay.format == "jpeg"
     assert bytes(overlay.data[:3]) == b"\xff\xd8\xff"
     assert drawn == [RESULT.grounding]
     empty = Result(TOKENS, None, {})
-    outputs.publish_overlay(item(), FRAME, empty, 80)
+    outputs.publish_views(item(), FRAME, empty, 80)
     assert drawn[-1].phrases == ()
+
+
+def test_the_raw_overlay_is_the_picture_and_is_made_only_while_someone_looks(
+    node: Node, outputs: NodeOutputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    monkeypatch.setattr(module, "draw", lambda image, grounding: drawn)
+    outputs.open()
+    outputs.publish_views(item(), FRAME, RESULT, 80)
+    ear = Ear(node, Image, "outputs/overlay")
+    ear.until(lambda: outputs.wants_mask(""))
+    outputs.publish_views(item(), FRAME, RESULT, 80)
+    message = ear.wait()
+    assert (message.encoding, message.step, message.header.frame_id) == ("rgb8", 18, "optical")
+    np.testing.assert_array_equal(np.asarray(message.data).reshape(4, 6, 3), drawn)
+
+
+def test_markers_are_made_only_while_someone_looks_and_go_with_the_instruction(
+    node: Node, outputs: NodeOutputs
+) -> None:
+    assert not outputs.wants_objects("")
+    ear = Ear(node, MarkerArray, "outputs/markers")
+    ear.until(lambda: outputs.wants_objects(""))
+    assert not outputs.wants_mask("")
+    outputs.open()
+    cup = GroundedObject(
+        "cup", 0.9, 2.2, Box(0, 0, 2, 2), 0.1, position=(0.0, 0.0, 1.0), extent=(0.1, 0.1, 0.1)
+    )
+    seen = Result(TOKENS, Grounding("cup", 1, ("cup",), (0.9,), (cup,), "fake"), {})
+    outputs.publish_views(item(), FRAME, seen, 80)
+    assert [marker.action for marker in ear.wait().markers] == [Marker.ADD] * 2
+    ear.heard.clear()
+    outputs.publish_views(item(), FRAME, Result(TOKENS, None, {}), 80)
+    assert [marker.action for marker in ear.wait().markers] == [Marker.DELETE] * 2
