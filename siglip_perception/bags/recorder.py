@@ -13,6 +13,7 @@ from rosbags.typesys.store import Typestore
 
 from siglip_perception.bags.depth_wait import DepthWait
 from siglip_perception.bags.messages import PACKAGE, RAW, BagTopic, decode_image, deserialize
+from siglip_perception.bags.pictures import BagPictures
 from siglip_perception.bags.topics import under
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import ImageError
@@ -45,6 +46,7 @@ class ReplayOptions:
     depth_topic, info_topic: registered depth images and their CameraInfo; both empty: no depth.
     depth_tolerance: longest time between a color image and its depth image, in seconds.
     pixel_reference: the training set's pixels, with which the images are compared.
+    with_images: the pictures, their overlays and annotations go into the new bag, too.
     overlay: called with (camera, number of the image, image, grounding) for each grounded image.
     """
 
@@ -61,6 +63,7 @@ class ReplayOptions:
     info_topic: str = ""
     depth_tolerance: float = Settings.depth_tolerance
     pixel_reference: PixelReference | None = None
+    with_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class BagRecorder:
                 camera: self._output(under(camera, "tokens"), "TokenSequence")
                 for camera in cameras.values()
             }
+        self._pictures = BagPictures(store, writer, cameras) if options.with_images else None
         self._instruction = CurrentInstruction()
         self._instruction.start(pipeline.query, "")
         self._overlays = 0
@@ -253,12 +257,15 @@ class BagRecorder:
         frame = stream.decode(pending, settings)
         if frame is None:
             return
-        with_mask = options.with_mask or options.overlay is not None
+        is_drawn = options.overlay is not None or options.with_images
+        with_mask = options.with_mask or is_drawn
         task = stream.task(pending, frame, query, settings, with_mask=with_mask)
         (outcome,) = self._pipeline.process_batch([task])
         result = stream.finish(pending, frame, outcome, settings)
         if result is None:
             return
+        if self._pictures is not None:
+            self._pictures.write_picture(pending)
         if result.tokens is not None:
             self._compare_pixels(pending, result.tokens)
             self._write_tokens(pending, result.tokens)
@@ -299,6 +306,8 @@ class BagRecorder:
         if options.overlay is not None:
             self._overlays += 1
             options.overlay(pending.camera, self._overlays, frame.image, grounding)
+        if self._pictures is not None:
+            self._pictures.write_views(pending, frame, grounding)
         message = published_objects(
             self._types, pending.message.header, grounding, with_mask=options.with_mask
         )

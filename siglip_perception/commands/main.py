@@ -257,6 +257,12 @@ def _replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mask", action="store_true", help="write masks into the objects, too")
     parser.add_argument(
+        "--with-images",
+        action="store_true",
+        help="write the pictures, their overlays and annotations, too: a viewer shows the new bag"
+        " complete (docs/viewing.md)",
+    )
+    parser.add_argument(
         "--tracking", action="store_true", help="give objects an id that stays across frames"
     )
     parser.add_argument(

@@ -93,6 +93,7 @@ def replay(args: argparse.Namespace) -> int:
         instruction_topic=args.instruction_topic,
         instruction=args.instruction,
         with_mask=args.mask,
+        with_images=args.with_images,
         mono16_white=args.mono16_white,
         grounding_rate=args.grounding_rate,
         overlay=None if args.overlay is None else partial(_write_overlay, args),

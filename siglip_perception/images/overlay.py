@@ -35,6 +35,8 @@ _SMALLEST_TEXT = 13
 _TWIN = 0.5
 # Boxes that overlap so much are drawn as one.
 _SAME = 0.8
+# Outlines as polygons stray at most so far from the mask's own border, in pixels.
+_OUTLINE_TOLERANCE = 1.0
 _ROLES = {Role.UNKNOWN: "", Role.TARGET: "target", Role.PLACE: "place"}
 
 
@@ -50,7 +52,7 @@ def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     thickness = max(2, round(min(width, height) / 200))
     canvas = np.array(image, dtype=np.uint8, copy=True)
     colors = {phrase: PALETTE[i % len(PALETTE)] for i, phrase in enumerate(grounding.phrases)}
-    items = _drawable(grounding.objects)
+    items = drawable(grounding.objects)
     _shapes(canvas, grounding, items, colors, thickness)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
@@ -61,8 +63,8 @@ def draw(image: UInt8Array, grounding: Grounding) -> UInt8Array:
     return np.asarray(picture).copy()
 
 
-def _drawable(objects: Sequence[GroundedObject]) -> list[GroundedObject]:
-    """Leave out what was lost where the frame shows an object of the same phrase."""
+def drawable(objects: Sequence[GroundedObject]) -> list[GroundedObject]:
+    """Put lost ones last, without those where the frame shows an object of the same phrase."""
     present = [item for item in objects if not item.lost]
     return present + [
         item
@@ -118,6 +120,29 @@ def _contours(grounding: Grounding, item: GroundedObject) -> Sequence[Any]:
     region = (grounding.mask == number).astype(np.uint8)
     contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return list(contours)
+
+
+def outlines(grounding: Grounding) -> list[list[list[int]]]:
+    """Outline each object's mask: for each object its polygons, each [x0, y0, x1, y1, ...].
+
+    Empty lists without a mask.
+    """
+    polygons: list[list[list[int]]] = []
+    for number, item in enumerate(grounding.objects, start=1):
+        if grounding.mask is None:
+            polygons.append([])
+            continue
+        box = item.box
+        # A border of the box more: smoothed masks may reach a pixel beyond.
+        top, left = max(box.y - 2, 0), max(box.x - 2, 0)
+        part = grounding.mask[top : box.y + box.height + 2, left : box.x + box.width + 2]
+        region = (part == number).astype(np.uint8)
+        contours, _ = cv2.findContours(
+            region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
+        )
+        rough = [cv2.approxPolyDP(contour, _OUTLINE_TOLERANCE, True) for contour in contours]
+        polygons.append([contour.reshape(-1).tolist() for contour in rough if len(contour) > 2])
+    return polygons
 
 
 def _dashes(canvas: UInt8Array, box: Box, color: _Color, thickness: int) -> None:

@@ -14,14 +14,12 @@ from siglip_perception.contracts import Contract
 from siglip_perception.grounding.grounder import Grounder
 from siglip_perception.images.geometry import Geometry
 from siglip_perception.pipeline import PatchFeatures
-from siglip_perception.types import FloatArray, Grounding, TokenGrid, UInt8Array
+from siglip_perception.types import FloatArray, TokenGrid, UInt8Array
 
 # Shares of the values between which a component's colors run: a few outliers would gray the rest.
 _QUANTILES = (0.02, 0.98)
 # Subspace iterations from the axes of the frame before, which are nearly right already.
 _ITERATIONS = 4
-# Outlines stray at most so far from the mask's own border, in pixels.
-_OUTLINE_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -181,26 +179,3 @@ def probe(
     ranked = sorted(zip(phrases, probabilities, strict=True), key=lambda pair: -pair[1])
     alike: UInt8Array = np.rint((cosine.numpy().clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return Probe(patch, alike, thing, tuple(ranked[:count]))
-
-
-def outlines(grounding: Grounding) -> list[list[list[int]]]:
-    """Outline each object's mask: for each object its polygons, each [x0, y0, x1, y1, ...].
-
-    Empty lists without a mask.
-    """
-    polygons: list[list[list[int]]] = []
-    for number, item in enumerate(grounding.objects, start=1):
-        if grounding.mask is None:
-            polygons.append([])
-            continue
-        box = item.box
-        # A border of the box more: smoothed masks may reach a pixel beyond.
-        top, left = max(box.y - 2, 0), max(box.x - 2, 0)
-        part = grounding.mask[top : box.y + box.height + 2, left : box.x + box.width + 2]
-        region = (part == number).astype(np.uint8)
-        contours, _ = cv2.findContours(
-            region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
-        )
-        rough = [cv2.approxPolyDP(contour, _OUTLINE_TOLERANCE, True) for contour in contours]
-        polygons.append([contour.reshape(-1).tolist() for contour in rough if len(contour) > 2])
-    return polygons

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.images.overlay import outlines
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.stream.accounting import Counts, Ledger, Level
 from siglip_perception.stream.instruction import CurrentInstruction
@@ -487,8 +488,6 @@ class Engine:
         self._number += 1
         shapes: Sequence[Sequence[Sequence[int]]] = ()
         if grounding is not None and grounding.mask is not None:
-            from siglip_perception.view.analysis import outlines
-
             shapes = outlines(grounding)
         if features is not None or tokens is not None:
             self._panel_at = self._clock()

@@ -20,6 +20,7 @@ import yaml
 from bag_files import Channel, write_mcap
 from models import write_random_model
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from siglip_perception.bags import replay
 from siglip_perception.bags.calibration_frames import read_frames
@@ -442,6 +443,57 @@ def test_overlays_are_asked_for_each_grounded_image(pipeline: Pipeline, tmp_path
     replay.replay(tmp_path / "in", tmp_path / "out", pipeline, options)
     assert values == [("", number, True) for number in (1, 2, 3, 4)]
     assert all(message.mask.width == 0 for message in messages(tmp_path / "out", OBJECTS))
+
+
+def decoded(path: Path, topic: str) -> Iterator[Any]:
+    """Messages of a topic, read by the definitions that are in the bag alone."""
+    with Reader(path) as reader:
+        for connection, _, data in reader.messages(reader.connections):
+            if connection.topic == topic:
+                store = get_typestore(Stores.EMPTY)
+                store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+                yield store.deserialize_cdr(data, connection.msgtype)
+
+
+def test_with_images_the_new_bag_opens_complete(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "bag")
+    plain, whole = tmp_path / "plain", tmp_path / "whole"
+    replay.replay(tmp_path / "bag", plain, pipeline)
+    summary = replay.replay(
+        tmp_path / "bag", whole, pipeline, replay.ReplayOptions(with_images=True)
+    )
+    extra = {
+        "/image/compressed",
+        "/siglip_perception/overlay/compressed",
+        "/siglip_perception/annotations",
+    }
+    # All else is as without: byte for byte.
+    assert [row for row in rows(whole) if row[0] not in extra] == rows(plain)
+    pictures = list(decoded(whole, "/image/compressed"))
+    assert [bytes(picture.data) for picture in pictures] == [
+        bytes(picture.data) for picture in decoded(tmp_path / "bag", "/image/compressed")
+    ]
+    overlays = list(decoded(whole, "/siglip_perception/overlay/compressed"))
+    annotations = list(decoded(whole, "/siglip_perception/annotations"))
+    objects = list(decoded(whole, "/siglip_perception/objects"))
+    assert summary.objects == len(overlays) == len(annotations) == len(objects) > 0
+    for overlay, annotation, message in zip(overlays, annotations, objects, strict=True):
+        assert str(overlay.header) == str(message.header)
+        assert str(annotation.timestamp) == str(message.header.stamp)
+        assert bytes(overlay.data[:2]) == b"\xff\xd8"
+        assert [text.text.rsplit(" ", 1)[0] for text in annotation.texts] == [
+            item.phrase for item in message.objects
+        ]
+        assert all(points.type == 2 for points in annotation.points)
+        assert len(annotation.points) >= len(message.objects)
+
+
+def test_a_bag_of_pictures_can_be_replayed_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_sample(tmp_path / "bag")
+    options = replay.ReplayOptions(with_images=True)
+    first = replay.replay(tmp_path / "bag", tmp_path / "once", pipeline, options)
+    again = replay.replay(tmp_path / "once", tmp_path / "twice", pipeline, options)
+    assert again.images == first.images
 
 
 def depth_bag(path: Path, late_ns: int = 0, **changes: Any) -> None:
