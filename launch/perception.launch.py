@@ -12,6 +12,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
+from siglip_perception.config import launch_arguments, launch_description
+from siglip_perception.parameter import Value
+
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 RESPAWN_DELAY_S = 2.0
 
@@ -21,6 +24,13 @@ def profile_environment(config: Path) -> dict[str, str]:
     if any(os.environ.get(name) for name in PROFILE_VARIABLES):
         return {}
     return {name: str(config / "fastdds.xml") for name in PROFILE_VARIABLES}
+
+
+def typed(value: Value) -> object:
+    """A parameter's value that stays what it is: launch_ros reads text as YAML otherwise."""
+    if isinstance(value, str):
+        return ParameterValue(value, value_type=str)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def make_node(context: LaunchContext) -> list[LifecycleNode]:
@@ -37,8 +47,13 @@ def make_node(context: LaunchContext) -> list[LifecycleNode]:
             "autostart": ParameterValue(argument("autostart"), value_type=bool),
         },
     ]
-    if context.perform_substitution(argument("model")):
-        parameters.append({"model": ParameterValue(argument("model"), value_type=str)})
+    parameters.append(
+        {
+            parameter.name: typed(parameter.from_text(text))
+            for name, parameter in launch_arguments().items()
+            if (text := context.perform_substitution(argument(name)))
+        }
+    )
     node = LifecycleNode(
         package="siglip_perception",
         executable="perception_node",
@@ -50,6 +65,8 @@ def make_node(context: LaunchContext) -> list[LifecycleNode]:
             # A rule is for one topic, not for those below it.
             ("image/compressed", [argument("image"), "/compressed"]),
             ("instruction", argument("instruction")),
+            ("depth", argument("depth")),
+            ("camera_info", argument("camera_info")),
         ],
         ros_arguments=["--log-level", argument("log_level")],
         additional_env=profile_environment(config),
@@ -107,9 +124,23 @@ def generate_launch_description() -> LaunchDescription:
                 description="Least severity of the messages that are logged.",
             ),
             DeclareLaunchArgument(
-                "model",
-                default_value="",
-                description="A packaged model or a folder of weights; empty: as in params_file.",
+                "depth",
+                default_value="depth",
+                description="Topic of depth images registered to the color image (depth_enabled).",
+            ),
+            DeclareLaunchArgument(
+                "camera_info",
+                default_value="camera_info",
+                description="Topic of the color camera's CameraInfo (depth_enabled).",
+            ),
+            *(
+                DeclareLaunchArgument(
+                    name,
+                    default_value="",
+                    choices=["", *parameter.choices] if parameter.choices else None,
+                    description=launch_description(parameter),
+                )
+                for name, parameter in launch_arguments().items()
             ),
             OpaqueFunction(function=make_node),
         ]

@@ -261,6 +261,29 @@ PARAMETERS = _parameters()
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
+# Parameters that are no launch argument: one has an argument of its own, one only one legal value.
+_NOT_LAUNCHED = ("autostart", "allow_download")
+
+
+def launch_arguments() -> dict[str, Parameter]:
+    """Map the launch files' arguments to the parameters that they set: tracking.enabled is
+    tracking_enabled. `instruction` is the topic's name there, and the parameter's text
+    initial_instruction."""
+    names = {"instruction": "initial_instruction"}
+    return {
+        names.get(parameter.name, field_name(parameter.name)): parameter
+        for parameter in PARAMETERS
+        if parameter.name not in _NOT_LAUNCHED
+    }
+
+
+def launch_description(parameter: Parameter) -> str:
+    """Describe a launch argument; launch itself lists choices."""
+    limits = "" if parameter.choices else f"{parameter.constraint} {parameter.unit}".strip()
+    note = f" {limits[0].upper()}{limits[1:]}." if limits else ""
+    return f"{parameter.description}{note} Not given: as in params_file."
+
+
 def _cameras(names: tuple[str, ...]) -> tuple[str, ...]:
     """Check the camera names; ("",) for a single camera without a name."""
     present = tuple(name for name in names if name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -94,6 +95,22 @@ class Parameter:
             raise ConfigError(
                 f"{self.name} is {size} bytes long; it must have at most {self.max_bytes}."
             )
+
+    def from_text(self, text: str) -> Value:
+        """Read a value from a command line's text; a list is front,wrist or [front, wrist].
+
+        Raises ConfigError, as check() does, for a text that is no such value.
+        """
+        value: Any = text
+        if self.type == "string[]":
+            items = text.strip().removeprefix("[").removesuffix("]").split(",")
+            value = [item.strip().strip("'\"") for item in items]
+        elif self.type == "bool":
+            value = {"true": True, "false": False}.get(text.strip().lower(), text)
+        elif self.type in ("int", "double"):
+            with suppress(ValueError):
+                value = int(text) if self.type == "int" else float(text)
+        return self.check(value)
 
     def _convert(self, value: Any) -> Value:
         kind = self.type

@@ -127,3 +127,41 @@ def test_the_generator_prints_or_says_how_it_is_used(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == config.table_text() + "\n"
     assert config.main([]) == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_launch_has_an_argument_for_each_parameter_that_is_no_other_one() -> None:
+    arguments = config.launch_arguments()
+    names = {parameter.name for parameter in arguments.values()}
+    assert names == set(BY_NAME) - {"autostart", "allow_download"}
+    assert arguments["tracking_enabled"].name == "tracking.enabled"
+    assert arguments["initial_instruction"].name == "instruction"
+    # What launch files call their topics and themselves.
+    assert not {"image", "instruction", "depth", "camera_info", "namespace"} & set(arguments)
+    assert all(re.fullmatch("[a-z0-9_]+", name) for name in arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("model", "tabletop", "tabletop"),
+        ("instruction", "123", "123"),
+        ("threshold", "0.25", 0.25),
+        ("threshold", "1", 1.0),
+        ("max_objects", "7", 7),
+        ("tracking.enabled", "True", True),
+        ("cameras", "front", ("front",)),
+        ("cameras", "[front, 'wrist']", ("front", "wrist")),
+        ("phrases", "red cup,빨간 컵", ("red cup", "빨간 컵")),
+    ],
+)
+def test_a_parameter_is_read_from_a_command_line(name: str, text: str, value: Any) -> None:
+    assert BY_NAME[name].from_text(text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("threshold", "2"), ("threshold", "nan"), ("max_objects", "7.5"), ("publish_mask", "yes")],
+)
+def test_a_text_that_is_no_such_value_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        BY_NAME[name].from_text(text)

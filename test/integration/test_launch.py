@@ -15,7 +15,11 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2, not fro
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from models import write_random_model
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
 from watching import Process, isolated, running, watching
+
+from siglip_perception.config import launch_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
@@ -64,16 +68,30 @@ def started_node(process: Process) -> int:
     )
 
 
-def test_each_argument_is_described() -> None:
-    description = PythonLaunchDescriptionSource(
-        str(LAUNCH_FILE)
-    ).try_get_launch_description_without_context()
-    arguments = [e for e in description.entities if isinstance(e, DeclareLaunchArgument)]
-    assert {argument.name for argument in arguments} == {
-        *("params_file", "namespace", "image", "instruction"),
-        *("use_sim_time", "autostart", "log_level", "model"),
+def declared(name: str) -> dict[str, DeclareLaunchArgument]:
+    """What `ros2 launch siglip_perception NAME --show-args` lists."""
+    source = PythonLaunchDescriptionSource(str(ROOT / "launch" / name))
+    description = source.try_get_launch_description_without_context()
+    return {argument.name: argument for argument in description.get_launch_arguments()}
+
+
+def test_each_parameter_of_the_node_is_an_argument_and_described() -> None:
+    arguments = declared("perception.launch.py")
+    assert arguments.keys() == {
+        *("params_file", "namespace", "image", "instruction", "depth", "camera_info"),
+        *("use_sim_time", "autostart", "log_level"),
+        *launch_arguments(),
     }
-    assert all(len(argument.description) > 20 for argument in arguments)
+    assert all(len(argument.description) > 20 for argument in arguments.values())
+    for name, parameter in launch_arguments().items():
+        assert parameter.description in arguments[name].description
+        assert arguments[name].choices == (["", *parameter.choices] if parameter.choices else None)
+
+
+def test_the_webcam_takes_every_argument_of_the_node() -> None:
+    arguments = declared("webcam.launch.py")
+    own = {"video_device", "width", "height", "fps"}
+    assert arguments.keys() == own | declared("perception.launch.py").keys()
 
 
 def test_a_killed_node_comes_back_active_and_sigint_ends_it(
@@ -155,3 +173,39 @@ def test_the_inputs_are_those_of_the_launch_call(
         assert {image, instruction} <= message
         assert not {name for name in message - {image} if "image" in name}
         assert process.interrupt() == 0
+
+
+def test_parameters_come_from_the_launch_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = isolated(tmp_path)
+    arguments = {
+        "autostart": "false",
+        "threshold": "0.25",
+        "max_objects": "7",
+        "cameras": "[front,wrist]",
+        "tracking_enabled": "true",
+        "initial_instruction": "123",
+        "image_reliability": "reliable",
+    }
+    with (
+        watching(environment, monkeypatch) as watcher,
+        launch(environment, tmp_path, *(f"{k}:={v}" for k, v in arguments.items())) as process,
+    ):
+        watcher.wait_for("unconfigured")
+        client = watcher.node.create_client(GetParameters, "/siglip_perception/get_parameters")
+        assert client.wait_for_service(timeout_sec=60.0)
+        names = ["threshold", "max_objects", "cameras", "tracking.enabled", "instruction"]
+        request = GetParameters.Request(names=[*names, "image_reliability", "device"])
+        future = client.call_async(request)
+        watcher.executor.spin_until_future_complete(future, timeout_sec=60.0)
+        values = [parameter_value_to_python(value) for value in future.result().values]
+        assert values == [0.25, 7, ["front", "wrist"], True, "123", "reliable", "auto"]
+        assert process.interrupt() == 0
+
+
+def test_a_value_out_of_range_ends_the_launch_with_a_sentence(tmp_path: Path) -> None:
+    environment = isolated(tmp_path)
+    with launch(environment, tmp_path, "threshold:=2") as process:
+        process.wait_for_line("threshold is 2.0; it must be 0 to 1")
+        assert process.popen.wait(timeout=60) == 1
