@@ -20,12 +20,14 @@ ROS := source $(VENV)/ros.sh &&
 PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(VENV)/bin/python -m pytest
 # A thread each, as all cores have a worker; a file's fixtures are made once.
 PARALLEL := -p xdist.plugin -n $(WORKERS) --dist loadfile
+# Strict: a link that leads nowhere is an error.
+DOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 
 # Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help env demo test test-core test-ros test-slow test-avx2 lint format bench gpu clean
+.PHONY: help env demo test test-core test-ros test-slow test-avx2 lint docs format bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -58,11 +60,16 @@ test-slow: env ## The slow tests, with ROS 2 and without
 test-avx2: env ## The numeric tests once more, as on a CPU that has AVX2 alone
 	@$(ROS) OMP_NUM_THREADS=1 $(AVX2) $(PYTEST) $(PARALLEL) --slow -m numeric
 
-lint: env ## ruff, mypy (strict), and that rooms import downwards
+lint: env ## ruff, mypy (strict), that rooms import downwards, and that the site builds
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(ROS) $(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(DOCS)
+
+docs: env ## The documents as a site, in out/site
+	@$(DOCS)
+	@echo "out/site/index.html"
 
 format: env ## Format and mend what ruff can
 	@$(VENV)/bin/ruff format .

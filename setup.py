@@ -95,6 +95,8 @@ setup(
             "tensorboard>=2.16",
             "types-PyYAML>=6",
         ],
+        # The documents as a site, which `make docs` builds.
+        "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],
         # The page of `siglip-perception view`.
         "view": ["starlette>=0.37", "uvicorn>=0.27", "websockets>=13"],
         # ONNX of the encoders, and OpenVINO, which runs it on a CPU; NNCF makes int8 of it.

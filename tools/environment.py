@@ -206,7 +206,9 @@ def constraints(place: Place) -> str:
 def install(place: Place, log: Path, pip_arguments: Sequence[str]) -> None:
     pins = place.venv / "constraints.txt"
     pins.write_text(constraints(place))
-    extras = "test,openvino,experiments,robot,features,view" + ("" if place.sourced else ",ros")
+    extras = "test,openvino,experiments,robot,features,view,docs" + (
+        "" if place.sourced else ",ros"
+    )
     if not place.sourced or shutil.which("colcon") is None:
         extras += ",colcon"
     command = [str(place.python), "-m", "pip", "install", "--progress-bar=off"]

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before the first import of the Hub's library, which reads the variable.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        code = _run(_parser(command).parse_args(words))
+        code = _run(command_parser(command).parse_args(words))
         sys.stdout.flush()
         return code
     except PerceptionError as error:
@@ -117,7 +117,7 @@ def _run(args: argparse.Namespace) -> int:
     return programs[args.command](args)
 
 
-def _parser(command: str) -> Parser:
+def command_parser(command: str) -> Parser:
     parser = Parser(
         prog="siglip-perception",
         description="Fused SigLIP and DINOv2 tokens, and the objects that an instruction names.",

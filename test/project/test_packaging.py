@@ -152,7 +152,7 @@ def test_the_extras_are_those_of_setup_py() -> None:
     """Each row of the README's table names modules of its extra."""
     rows = re.findall(r"^\| (.+) \| (.+) \| `pip install '\.\[([\w-]+)\]'` \|$", README, re.M)
     extras = setup_arguments()["extras_require"]
-    developers = {"test", "open-clip", "colcon", "ros", "timm"}
+    developers = {"test", "docs", "open-clip", "colcon", "ros", "timm"}
     assert {extra for _, _, extra in rows} == set(extras) - developers
     for _, modules, extra in rows:
         names = {Requirement(text).name for text in extras[extra]}
