@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
     check_model,
+    input_file,
     input_folder,
     input_path,
     number,
@@ -60,6 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of those images (default: that of the JSON file)",
     )
     parser.add_argument(
+        "--probe",
+        type=input_folder,
+        metavar="DIR",
+        help="a linear probe instead, on what `features` has written",
+    )
+    parser.add_argument(
+        "--classes",
+        type=input_file,
+        metavar="FILE",
+        help="the probe's classes, one per line, that texts name (default: each text is one)",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="stop at the first image or annotation that cannot be used",
@@ -78,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write the requested files."""
+    if args.probe is not None:
+        return _probe(args)
+    if args.classes is not None:
+        raise PerceptionError("--classes has an effect only with --probe DIR.")
     min_objects, max_objects = args.objects
     if args.scenes < 1 or not 1 <= min_objects <= max_objects <= 8:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
@@ -175,6 +193,28 @@ def run(args: argparse.Namespace) -> int:
         print(_table("switches", rows))
     for line in report.lines():
         print(line)
+    return 0
+
+
+def _probe(args: argparse.Namespace) -> int:
+    """Fit a linear classifier to a folder of features, and print how often it is right."""
+    from siglip_perception import features
+    from siglip_perception.evaluation.retrieval import read_classes
+    from siglip_perception.features.probe import probe
+    from siglip_perception.util.files import write_atomically
+
+    folder = features.open(args.probe)
+    result = probe(folder, read_classes(args.classes) if args.classes else ())
+    print(
+        f"{args.probe}: {result.classes} classes, {result.train} frames to fit, {result.test} of"
+        f" other episodes to test; the most frequent class is {result.majority:.1%} of these"
+    )
+    for name, accuracy in result.accuracy.items():
+        print(f"  {name:<24}{accuracy:6.1%}")
+    if result.unlabeled:
+        print(f"left out: {result.unlabeled} frames without a class")
+    if args.json is not None:
+        write_atomically(args.json, (json.dumps(asdict(result), indent=2) + "\n").encode())
     return 0
 
 

@@ -99,13 +99,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_pairs(args: argparse.Namespace) -> int:
     """Check the arguments, which needs no PyTorch, then train on the data."""
-    from siglip_perception.contrastive.data.open import expand
+    from siglip_perception.contrastive.data.open import check_features, expand
 
     check_numbers(args)
     check_replaceable(args.output.absolute())
     if args.classes is not None:
         input_file(str(args.classes))
     expand(args.data)
+    check_features(args.data, args.freeze, args.objective)
     check_model(args)
     from siglip_perception.contrastive.training import finetune
 

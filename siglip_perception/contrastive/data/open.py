@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from siglip_perception.contrastive.data.source_bag import NO_CAPTION, BagOptions, bag_to_shard
+from siglip_perception.contrastive.data.source_features import FeatureSource, is_features
 from siglip_perception.contrastive.data.source_files import open_folder
 from siglip_perception.contrastive.data.source_shards import ShardSource
 from siglip_perception.contrastive.data.source_tables import (
@@ -34,9 +36,9 @@ def open_data(
     """Open every named source and concatenate them in order.
 
     A name is `scenes`, `scenes:COUNT` or `scenes:COUNT@SEED`; a caption table; a tar shard or a
-    folder of shards; a bag; or a folder of images with text files. Braces and wildcards expand as
-    in a shell. cache: folder for shards converted from bags. captioned: require captions.
-    strict: fail on the first unusable item instead of skipping it.
+    folder of shards; a bag; a folder of features; or a folder of images with text files. Braces
+    and wildcards expand as in a shell. cache: folder for shards converted from bags.
+    captioned: require captions. strict: fail on the first unusable item instead of skipping it.
     Raises SourceError for an unknown kind of source, or an empty one.
     """
     paths = expand(names)
@@ -70,6 +72,30 @@ def expand(names: list[str]) -> list[str]:
     return paths
 
 
+def feature_folders(names: list[str]) -> list[Path]:
+    """Return those of the sources that `siglip-perception features` has written."""
+    paths = [Path(name).expanduser() for name in expand(names)]
+    return [path for path in paths if is_features(path)]
+
+
+def check_features(names: list[str], frozen: Sequence[str], objective: str) -> None:
+    """Raise SourceError where stored features cannot stand in for images in a training."""
+    folders = feature_folders(names)
+    if not folders:
+        return
+    if objective == "dino":
+        raise SourceError(f"{folders[0]} holds features, and --objective dino needs pictures.")
+    if len(folders) < len(expand(names)):
+        raise SourceError(
+            f"{folders[0]} holds features and other sources pictures: train on one kind at a time."
+        )
+    if "image" not in frozen:
+        raise SourceError(
+            f"{folders[0]} holds features, of which the image tower cannot learn: add --freeze"
+            " image, or train on the pictures."
+        )
+
+
 def _is_shard(name: str) -> bool:
     return name.lower().endswith(".tar") and not Path(name).expanduser().is_dir()
 
@@ -81,6 +107,8 @@ def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool
 
         return SceneSource(int(scenes[1] or _DEFAULT_SCENES), int(scenes[2] or 0))
     path = Path(name).expanduser()
+    if is_features(path):
+        return FeatureSource(path, strict)
     if _is_bag(path):
         return _open_bag(path, cache, replace(bag, captioned=captioned), strict)
     if path.is_dir():

@@ -23,7 +23,7 @@ from siglip_perception.contrastive.data.sources import (
 )
 from siglip_perception.datasets.skips import describe
 from siglip_perception.images.squares import SquareSpec, to_levels
-from siglip_perception.types import UInt8Array
+from siglip_perception.types import FloatArray, UInt8Array
 
 _TRIES = 50
 _SPARE = 1
@@ -33,15 +33,16 @@ Broken = tuple[str, str, str]
 Remark = tuple[str, str]
 """Name of a pair, and a remark on it."""
 
-Item = tuple[UInt8Array, str, int, list[Broken], list[Remark]]
-"""Image, caption, position in the order, unusable pairs skipped on the way, and remarks."""
+Item = tuple[UInt8Array | FloatArray, str, int, list[Broken], list[Remark]]
+"""Tower's input, caption, position in the order, unusable pairs skipped on the way, remarks."""
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """This process's B pairs of a step.
 
-    images: uint8 [B, 3, S, S], resized but not normalized. seeds: one per pair, for augmentation.
+    images: uint8 [B, 3, S, S], resized but not normalized, or float32 [B, D], their embeddings.
+    seeds: one per pair, for augmentation.
     broken: unusable pairs that were replaced. remarks: on the pairs in the batch.
     failure: error message if the batch could not be loaded, else "".
     """
@@ -132,7 +133,7 @@ class PairDataset(Dataset[Item | str]):
                 broken.append((error.name, error.reason, error.detail))
                 continue
             remarks = [(pair.name, remark) for remark in pair.remarks]
-            return to_levels(pair.image, self._square), pair.caption, place, broken, remarks
+            return tower_input(pair, self._square), pair.caption, place, broken, remarks
         return (
             f"{_TRIES} pairs one after the other could not be used, the last"
             f" {describe(*broken[-1])}: check the data."
@@ -167,6 +168,20 @@ class _Steps:
         return self._stop - self._first
 
 
+def tower_input(pair: Pair, square: SquareSpec) -> UInt8Array | FloatArray:
+    """Resize a pair's image to uint8 [S, S, 3], or pass on its embedding, float32 [D]."""
+    if pair.embedding is not None:
+        return pair.embedding
+    assert pair.image is not None
+    return to_levels(pair.image, square)
+
+
+def stack_inputs(inputs: Sequence[UInt8Array | FloatArray]) -> Tensor:
+    """Stack what tower_input() gives: uint8 [B, 3, S, S], or float32 [B, D]."""
+    stacked = torch.from_numpy(np.stack(inputs))
+    return stacked if stacked.is_floating_point() else stacked.permute(0, 3, 1, 2)
+
+
 def _collate(items: list[Item | str]) -> PairBatch:
     failure = next((item for item in items if isinstance(item, str)), None)
     if failure is not None:
@@ -174,7 +189,7 @@ def _collate(items: list[Item | str]) -> PairBatch:
     pairs = [item for item in items if isinstance(item, tuple)]
     images, captions, places, broken, remarks = zip(*pairs, strict=True)
     return PairBatch(
-        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        stack_inputs(images),
         list(captions),
         list(places),
         list(chain.from_iterable(broken)),

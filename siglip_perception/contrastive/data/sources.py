@@ -17,7 +17,7 @@ from siglip_perception.datasets.skips import SkipReport, describe
 from siglip_perception.datasets.texts import decode_text
 from siglip_perception.errors import DatasetError, ImageError
 from siglip_perception.images.files import Picture, decode_file
-from siglip_perception.types import UInt8Array
+from siglip_perception.types import FloatArray, UInt8Array
 
 SEVERAL_CAPTIONS = "several captions of one image, one an epoch"
 _LONGEST_CAPTION = 64 * 1024
@@ -44,14 +44,17 @@ class BrokenPairError(Exception):
 class Pair:
     """An image with a caption.
 
-    image: uint8 [H, W, 3] RGB. caption: one line; "" if captions are not needed.
+    image: uint8 [H, W, 3] RGB; None where there is its embedding alone.
+    caption: one line; "" if captions are not needed.
     name: for reports. remarks: notes for the report, such as "jpeg_repaired".
+    embedding: the image tower's, float32 [D] of unit length, in place of an image.
     """
 
-    image: UInt8Array
+    image: UInt8Array | None
     caption: str
     name: str = ""
     remarks: tuple[str, ...] = ()
+    embedding: FloatArray | None = None
 
 
 class PairSource(Protocol):

@@ -55,8 +55,13 @@ class PairObjective(nn.Module):
         self._std: Tensor
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Embed images: uint8 [B, 3, S, S] -> float32 [B, d] of unit length."""
+        """Embed images: uint8 [B, 3, S, S] -> float32 [B, d] of unit length.
+
+        Embeddings, float [B, d], which a frozen tower gave before, are only normalized.
+        """
         device = self._mean.device
+        if images.is_floating_point():
+            return functional.normalize(images.to(device, non_blocking=True).float(), dim=-1)
         pixels = (images.to(device, non_blocking=True).float() / 255 - self._mean) / self._std
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             embedding = self.model.vision_model(pixels).pooler_output

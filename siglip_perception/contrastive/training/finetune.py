@@ -12,8 +12,15 @@ import numpy as np
 import torch
 
 from siglip_perception.contracts import EncoderName
-from siglip_perception.contrastive.data.open import open_data
-from siglip_perception.contrastive.data.samples import Order, PairDataset, Share, batches
+from siglip_perception.contrastive.data.open import feature_folders, open_data
+from siglip_perception.contrastive.data.samples import (
+    Order,
+    PairDataset,
+    Share,
+    batches,
+    stack_inputs,
+    tower_input,
+)
 from siglip_perception.contrastive.data.source_bag import BagOptions
 from siglip_perception.contrastive.data.sources import BrokenPairError, PairSource, Subset
 from siglip_perception.contrastive.objectives.dino import DinoSettings
@@ -44,7 +51,7 @@ from siglip_perception.evaluation.retrieval import (
     read_classes,
     retrieval_metrics,
 )
-from siglip_perception.images.squares import to_levels
+from siglip_perception.features.job import read_job
 from siglip_perception.scenes.samples import GRID, TABLETOP
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
@@ -86,6 +93,7 @@ class _FinetuneRun:
                 " train: choose another --model."
             )
         self._input = self._initial.inputs[self._encoder]
+        self._check_features()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
         self._options = LoopOptions(
             steps=args.steps,
@@ -108,6 +116,16 @@ class _FinetuneRun:
             args.lora_rank,
             args.lora_alpha,
         )
+
+    def _check_features(self) -> None:
+        """Raise PerceptionError where stored features are not those of the model's image tower."""
+        for path in feature_folders(self._args.data):
+            digest = read_job(path).siglip
+            if digest not in self._initial.digest.split():
+                raise PerceptionError(
+                    f"The vectors in {path} are of another SigLIP ({digest[:12]}) than"
+                    f" {self._args.model}'s: name the model that they were made with."
+                )
 
     def _split_data(self) -> tuple[PairSource, PairSource]:
         """Open the data and split it into training and holdout pairs."""
@@ -294,11 +312,10 @@ class _FinetuneRun:
                     continue
                 for remark in pair.remarks:
                     self._report.note(remark, pair.name)
-                squares.append(to_levels(pair.image, self._input.square))
+                squares.append(tower_input(pair, self._input.square))
                 batch_captions.append(pair.caption)
             if squares:
-                batch_images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-                images.append(objective.embed_images(batch_images))
+                images.append(objective.embed_images(stack_inputs(squares)))
                 texts.append(objective.embed_texts(batch_captions))
                 captions += batch_captions
         if len(captions) < 2:

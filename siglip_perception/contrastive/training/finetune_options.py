@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SOURCE",
         help="folder of images with .txt beside them, table of captions (.csv, .tsv, .jsonl),"
-        " .tar shards (WebDataset) or a folder of them, a bag, or scenes[:COUNT[@SEED]]",
+        " .tar shards (WebDataset) or a folder of them, a bag, scenes[:COUNT[@SEED]], or what"
+        " `features` has written (with --freeze image)",
     )
     data.add_argument(
         "--image-topic",
