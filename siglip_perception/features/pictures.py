@@ -15,7 +15,7 @@ from siglip_perception.types import FloatArray, UInt8Array
 _TILE, _CAPTION, _GAP = (320, 240), 44, 8
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 34), (120, 120, 126)
 _MAP = (1400, 1000)
-_MARGIN = 70
+_MARGIN, _HEAD = 60, 44
 _THUMBNAIL = (88, 66)
 _GOLDEN = 0.618
 
@@ -54,25 +54,29 @@ def corpus_map(
     """
     sheet = Image.new("RGB", _MAP, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    room = np.array([_MAP[0] - 2 * _MARGIN, _MAP[1] - 2 * _MARGIN])
-    places = np.rint(points * room + _MARGIN).astype(int)
+    room = np.array([_MAP[0] - 2 * _MARGIN, _MAP[1] - 2 * _MARGIN - _HEAD])
+    places = np.rint(points * room + (_MARGIN, _MARGIN + _HEAD)).astype(int)
     names = list(dict.fromkeys(groups))
     colors = {name: _color(number) for number, name in enumerate(names)}
     for (x, y), group in zip(places.tolist(), groups, strict=True):
         pen.ellipse((x - 2, y - 2, x + 2, y + 2), colors[group])
-    # One thumbnail at most in each cell of a grid, so that none covers another.
-    cells: dict[tuple[int, int], int] = {}
-    for row, (x, y) in enumerate(places.tolist()):
-        cells.setdefault((x // (_THUMBNAIL[0] + 10), y // (_THUMBNAIL[1] + 10)), row)
-    chosen = list(cells.values())
-    for (column, line), row, image in zip(cells, chosen, images(chosen), strict=True):
+    # One thumbnail at most in each cell of a grid, so that none covers another: of the frame
+    # that is nearest to its middle.
+    cell = np.array([_THUMBNAIL[0] + 10, _THUMBNAIL[1] + 10])
+    cells, off_middle = np.divmod(places - (0, _HEAD), cell)
+    distance = np.abs(off_middle - cell / 2).sum(axis=1)
+    nearest: dict[tuple[int, int], int] = {}
+    for row in np.argsort(distance, kind="stable").tolist():
+        nearest.setdefault((int(cells[row, 0]), int(cells[row, 1])), row)
+    chosen = list(nearest.values())
+    for (column, line), row, image in zip(nearest, chosen, images(chosen), strict=True):
         if image is None:
             continue
-        x, y = column * (_THUMBNAIL[0] + 10) + 5, line * (_THUMBNAIL[1] + 10) + 5
+        x, y = column * int(cell[0]) + 5, line * int(cell[1]) + 5 + _HEAD
         frame = (x - 2, y - 2, x + _THUMBNAIL[0] + 1, y + _THUMBNAIL[1] + 1)
         pen.rectangle(frame, colors[groups[row]])
         sheet.paste(_tile(image, _THUMBNAIL), (x, y))
-    pen.rectangle((0, 0, _MAP[0], 44), _PAPER)
+    pen.rectangle((0, 0, _MAP[0], _HEAD), _PAPER)
     pen.text((12, 8), _fit(title, _font(24), _MAP[0] // 2), _INK, _font(24))
     x = _MAP[0] // 2 + 24
     for name in names[:6]:

@@ -7,6 +7,7 @@ The folder and the sources have to be on storage that all nodes mount under the 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ def encode_on_ray(
     ray_data = requirements.load(USE, "ray.data")
     is_local = address == "local"
     was_connected = ray.is_initialized()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not was_connected:
         try:
             ray.init(
