@@ -138,7 +138,7 @@ def write_lerobot(
             ("task_index", "int64"),
         )
     }
-    action = {"dtype": "float32", "shape": [1], "names": ["gripper"]}
+    action = {"dtype": "float32", "shape": [2], "names": ["arm", "gripper"]}
     total = sum(map(len, episodes))
     info: dict[str, Any] = {
         "codebase_version": version,
@@ -230,7 +230,7 @@ def _rows(
     return pa.table(
         {
             **columns,
-            "action": pa.array([[0.0]] * count, pa.list_(pa.float32(), 1)),
+            "action": pa.array([[0.0, 1.0]] * count, pa.list_(pa.float32(), 2)),
             "timestamp": pa.array([n / fps for n in range(count)], pa.float32()),
             "frame_index": pa.array(range(count), pa.int64()),
             "episode_index": pa.array([number] * count, pa.int64()),
