@@ -98,8 +98,8 @@ def main() -> None:
         print(
             f"{args.model}, {args.precision}, {args.outputs}, batch {BATCH}, JPEG"
             f" {args.size[0]}x{args.size[1]}: {statistics.median(ratios):.1%} of the bare"
-            f" encoders' rate, {statistics.median(processor):.1%} of the processor time is theirs (quartiles"
-            f" {np.percentile(processor, 25):.1%}, {np.percentile(processor, 75):.1%}),"
+            f" encoders' rate, {statistics.median(processor):.1%} of the processor time is theirs"
+            f" (quartiles {np.percentile(processor, 25):.1%}, {np.percentile(processor, 75):.1%}),"
             f" {statistics.median(rates):.1f} frames/s; peak memory {memory[1]:.0f} MiB after two"
             f" shards, {memory[-1]:.0f} MiB after {len(memory)}"
         )

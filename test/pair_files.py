@@ -36,6 +36,7 @@ def pairs(source: PairSource) -> list[tuple[int, str]]:
             pair = source.read(index)
         except BrokenPairError:
             continue
+        assert pair.image is not None
         contents.append((int(pair.image.mean().round()), pair.caption))
     return contents
 
