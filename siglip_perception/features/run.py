@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 # Frames that run together unless the user says otherwise: more gain nothing, as measured.
 BATCHES = {"cpu": 8, "cuda": 32}
 _VERSIONS = ("torch", "transformers", "numpy", "pillow", "pyarrow", "av", "safetensors")
-_RESERVE = 2**26
+# Beside the files themselves: the file system's own blocks, and the report.
+_ROOM = 1.02
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,10 @@ class Run:
 
     def check_disk(self, estimate: Estimate) -> None:
         """Raise DatasetError where the disk has no room for what is left."""
-        if estimate.bytes + _RESERVE > estimate.free:
+        needed = round(estimate.bytes * _ROOM)
+        if needed > estimate.free:
             raise DatasetError(
-                f"{self.request.folder} needs {size_text(estimate.bytes)}, and its disk has"
+                f"{self.request.folder} needs {size_text(needed)}, and its disk has"
                 f" {size_text(estimate.free)}: name another disk, take fewer frames with --every,"
                 " --cameras or --episodes, or store less with --dtype int8 or --outputs pooled."
             )

@@ -340,7 +340,7 @@ def test_a_disk_too_small_is_refused_before_the_work(
     encode(run.request, pipeline)
     written = sum(path.stat().st_size for path in (tmp_path / "out").glob("*/*"))
     assert estimate.bytes == pytest.approx(written, rel=0.1)
-    with pytest.raises(DatasetError, match=r"needs 1\.7 MB, and its disk has 1\.0 MB"):
+    with pytest.raises(DatasetError, match=r"needs 1\.8 MB, and its disk has 1\.0 MB"):
         run.check_disk(replace(estimate, free=10**6))
 
 
