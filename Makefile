@@ -27,7 +27,7 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 # Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help env demo test test-core test-ros test-slow test-avx2 lint docs format bench gpu clean
+.PHONY: help env demo robot test test-core test-ros test-slow test-avx2 lint docs format bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +40,9 @@ env: ## Make .venv with all that is needed, and build the messages; quick when n
 
 demo: env ## Play a sample bag through the real node; tables and pictures in out/demo
 	@$(ROS) $(VENV)/bin/siglip-perception demo
+
+robot: env ## A simulated arm that does what it is told, in English and Korean; EPISODES=12
+	@$(ROS) $(VENV)/bin/siglip-perception robot --episodes $(or $(EPISODES),12)
 
 ifdef PYTEST_ARGS
 test: lint

@@ -77,6 +77,14 @@ class Process:
             if match := re.search(pattern, line):
                 return match
 
+    def rest(self) -> str:
+        """All lines of an ended process that nobody has waited for."""
+        self._reader.join(timeout=10)
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get() or "")
+        return "".join(lines)
+
     def interrupt(self, timeout_s: float = 90.0) -> int:
         """Send SIGINT to the process alone, as `kill -INT` does; its exit code."""
         self.popen.send_signal(signal.SIGINT)

@@ -48,6 +48,7 @@ COMMANDS = {
     "export": "ONNX of the encoders, or their engines built ahead of time; int8 on your frames",
     "bench": "compare with transformers and timm: latency, use of the machine, accuracy",
     "demo": "the whole main job over ROS 2, on a sample bag",
+    "robot": "a simulated arm that acts on what the node sees, over ROS 2",
 }
 # Commands with arguments of their own; each module is imported only for its command.
 _DELEGATED = {
@@ -65,6 +66,7 @@ _DELEGATED = {
     "evaluate": "siglip_perception.commands.evaluate",
     "experiment": "siglip_perception.commands.experiment",
     "demo": "siglip_perception.commands.demo",
+    "robot": "siglip_perception.commands.robot",
     "export": "siglip_perception.commands.export",
     "bench": "siglip_perception.commands.bench",
 }

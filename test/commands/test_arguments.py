@@ -121,6 +121,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["experiment", "matrxi"], "did you mean matrix?"),
     (["experiment", "matrix", "--seed", "-1"], "--seed"),
     (["fetch", "openvla-22"], "did you mean openvla-224?"),
+    (["robot", "--episodes", "0"], "--episodes has to be a whole number"),
+    (["robot", "--out", "a.png"], "a.png is a file"),
     (["demo", "--rate", "0"], "--rate is 1 to 60"),
     (["demo", "--model", "none"], "no model folder 'none'"),
     (["phrases"], "has to be given"),

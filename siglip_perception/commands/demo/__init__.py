@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         problems.append("No overlay pictures arrived.")
     print(f"Logs: {out / 'node.log'}")
+    print("A simulated arm that acts on what the node sees: make robot")
     for problem in problems:
         print(f"WRONG: {problem}")
     return 1 if problems else 0
