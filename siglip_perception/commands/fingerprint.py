@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from siglip_perception.commands.arguments import number, output_file
+from siglip_perception.errors import PerceptionError
 from siglip_perception.images.fingerprint import FIELDS, pixel_fingerprint
 from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.types import FloatArray
@@ -68,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
         fingerprints: list[FloatArray] = []
         for done, index in enumerate(sorted(order.tolist()), 1):
             try:
-                fingerprints.append(pixel_fingerprint(source.read(index).image))
+                pair = source.read(index)
+                if pair.image is None:
+                    raise PerceptionError(
+                        f"{', '.join(args.dataset)} holds features and no pictures: name the"
+                        " pictures that they were made of."
+                    )
+                fingerprints.append(pixel_fingerprint(pair.image))
             except BrokenPairError as error:
                 report.skip(error.reason, error.name, error.detail)
             show(done, count)
