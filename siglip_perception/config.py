@@ -261,8 +261,8 @@ PARAMETERS = _parameters()
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
-# Parameters that are no launch argument: one has an argument of its own, one only one legal value.
-_NOT_LAUNCHED = ("autostart", "allow_download")
+# Parameters that have a launch argument of their own.
+_NOT_LAUNCHED = ("autostart",)
 
 
 def launch_arguments() -> dict[str, Parameter]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from siglip_perception.commands.arguments import (
     add_grounding_arguments,
     add_model_arguments,
+    input_file,
     number,
 )
 from siglip_perception.config import INSTRUCTION_TOPIC, Settings
@@ -69,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--paused", action="store_true", help="do not play a recording at once")
     parser.add_argument(
+        "--tracking", action="store_true", help="give objects an id that stays across frames"
+    )
+    parser.add_argument(
+        "--pixel-reference",
+        type=input_file,
+        metavar="FILE",
+        help="the training set's pixels, of `siglip-perception fingerprint`: what differs is told"
+        " among the diagnostics (a node has the parameter pixel_reference)",
+    )
+    parser.add_argument(
         "--fps",
         type=number(float, 0.1, 240),
         default=5.0,
@@ -109,6 +120,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     requirements.require("The view", "starlette", "uvicorn", "websockets")
+    from siglip_perception.grounding.tracking import TrackingOptions
+    from siglip_perception.images.pixel_reference import PixelReference
     from siglip_perception.language.instruction import parse
     from siglip_perception.view import server as view_server
     from siglip_perception.view.engine import Engine, EngineOptions
@@ -123,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
     except view_server.ViewServerError:
         source.close()
         raise
-    options = EngineOptions(args.instruction, phrases, not args.paused)
+    tracking = TrackingOptions() if args.tracking else None
+    reference = None if args.pixel_reference is None else PixelReference.read(args.pixel_reference)
+    options = EngineOptions(args.instruction, phrases, not args.paused, tracking, reference)
     token = "" if args.host in _LOOPBACK else view_server.new_token()
     server = view_server.ViewServer(partial(Engine, source, partial(_load, args), options), token)
     address = view_server.page_address(bound, token)

@@ -11,8 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from siglip_perception.errors import ImageError, PerceptionError
+from siglip_perception.grounding.tracking import Tracker, TrackingOptions
+from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.overlay import outlines
+from siglip_perception.images.pixel_reference import Alarm, PixelReference, StreamCheck
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.stream.accounting import Counts, Ledger, Level
 from siglip_perception.stream.instruction import CurrentInstruction
@@ -59,11 +64,15 @@ _TEXT_BATCH = 64
 @dataclass(frozen=True)
 class EngineOptions:
     """instruction: the first one; "" for nothing. phrases: what a clicked thing is compared with.
-    play: whether a recording plays from the start."""
+    play: whether a recording plays from the start. tracking: give objects an id from frame to
+    frame; None: they have none. pixel_reference: a training set's pixels, which the source's are
+    compared with; None: they are not."""
 
     instruction: str = ""
     phrases: Sequence[str] = ()
     play: bool = True
+    tracking: TrackingOptions | None = None
+    pixel_reference: PixelReference | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Engine:
         self._following = True
         self._spoken = options.instruction
         self._ledger = Ledger()
+        self._tracker = Tracker()
+        reference = options.pixel_reference
+        self._pixel_check = None if reference is None else StreamCheck(reference)
         self._camera = source.cameras[0]
         self._index = 0
         self._number = 0
@@ -354,6 +366,9 @@ class Engine:
             self._complain(str(error))
             return
         ticket.note_repairs(picture.repairs)
+        if self._pixel_check is not None:
+            pixels = np.array(pixel_fingerprint(picture.pixels), np.float32)
+            self._pixel_check.add(round(frame.time_s * 1e9), pixels)
         notes = [f"mended: {', '.join(picture.repairs)}"] if picture.repairs else []
         try:
             if frame.answer is not None:
@@ -401,13 +416,19 @@ class Engine:
             with_mask=True,
             with_features=with_features,
         )
+        grounding = result.grounding
+        if grounding is not None and self._options.tracking is not None:
+            size = image.shape[1], image.shape[0]
+            grounding = self._tracker.update(
+                grounding, round(frame.time_s * 1e9), size, self._options.tracking
+            )
         features = result.features
         if features is None and due and self._pin is not None:
             features = self._features(image)
         return self._make_seen(
             frame,
             image,
-            result.grounding,
+            grounding,
             notes,
             timings=result.timings,
             features=features,
@@ -630,6 +651,8 @@ class Engine:
             facts = _node_facts(statuses, self._pipeline)
         if not self._answers_itself:
             statuses.append(_frames_status(self._ledger.counts(), self._trouble))
+            if self._pixel_check is not None:
+                statuses.append(_pixel_status(self._pixel_check.alarms))
         model, text = self._model, self._model_text
         if self._answers_itself and model == "loading":
             model, text = "none", "the node's; a click or the similarity map loads one here, too"
@@ -686,6 +709,13 @@ def _node_facts(statuses: Sequence[Status], pipeline: Pipeline | None) -> list[t
             )
         )
     return facts
+
+
+def _pixel_status(alarms: Sequence[Alarm]) -> Status:
+    """What differs from the training set's pixels."""
+    if not alarms:
+        return Status("pixels", int(Level.OK), "as in the training set")
+    return Status("pixels", int(Level.WARN), "; ".join(alarm.text for alarm in alarms))
 
 
 def _frames_status(counts: Counts, trouble: str) -> Status:

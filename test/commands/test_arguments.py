@@ -79,6 +79,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["ground", "a.png", " "], "names no object"),
     (["ground", "none.png", "cup"], "no image file none.png"),
     (["tokens", "a.png"], "--output has to be given"),
+    (["pixels", "none.png", "--contract", "tabletop", "-o", "x.png"], "no file none.png"),
+    (["fingerprint", "none", "-o", "x.json"], "There is no none"),
     (["view", "none.mp4"], "no file or folder 'none.mp4'"),
     (["view", "a.png", "--port", "70000"], "--port has to be a whole number from 0 to 65535"),
     (["view", "a.png", "--host", "nowhere.invalid"], "--host"),

@@ -132,7 +132,7 @@ def test_the_generator_prints_or_says_how_it_is_used(capsys: pytest.CaptureFixtu
 def test_launch_has_an_argument_for_each_parameter_that_is_no_other_one() -> None:
     arguments = config.launch_arguments()
     names = {parameter.name for parameter in arguments.values()}
-    assert names == set(BY_NAME) - {"autostart", "allow_download"}
+    assert names == set(BY_NAME) - {"autostart"}
     assert arguments["tracking_enabled"].name == "tracking.enabled"
     assert arguments["initial_instruction"].name == "instruction"
     # What launch files call their topics and themselves.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from siglip_perception.bags.recorder import ReplayOptions
 from siglip_perception.errors import CheckpointError
+from siglip_perception.grounding.tracking import TrackingOptions
+from siglip_perception.images.fingerprint import pixel_fingerprint
+from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.perception import Perception
 from siglip_perception.pipeline import Pipeline
 from siglip_perception.view import server as view_server
@@ -159,6 +163,40 @@ def test_a_recording_is_stepped_and_scrubbed_and_a_broken_picture_is_said(clip: 
         counts = dict(page.state["statuses"][0]["values"])
         assert int(counts["dropped.corrupt"]) >= 1
         assert int(counts["received"]) == int(counts["shown"]) + int(counts["dropped"])
+
+
+def test_with_tracking_a_thing_keeps_its_number(pipeline: Pipeline, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(PICTURE.read_bytes())
+    source = open_source(str(tmp_path), ReplayOptions(), 10)
+    options = EngineOptions("red cup", play=False, tracking=TrackingOptions())
+    with served(source, lambda: pipeline, options) as port, Page(port) as page:
+        (first,) = page.wait(lambda p: p.head.get("objects"))
+        page.ask("step", by=1)
+        page.wait(lambda p: p.head["index"] == 1)
+        (second,) = page.head["objects"]
+        assert first["id"] == second["id"] == 1
+
+
+def test_pixels_that_differ_from_the_training_sets_are_said(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        picture = rng.integers(0, 40, (48, 64, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+    bright = [rng.integers(120, 256, (48, 64, 3), np.uint8) for _ in range(40)]
+    reference = PixelReference.of(pixel_fingerprint(picture) for picture in bright)
+    source = open_source(str(tmp_path), ReplayOptions(), 50)
+    options = EngineOptions(pixel_reference=reference)
+    with served(source, lambda: pipeline, options) as port, Page(port) as page:
+
+        def pixels(page: Page) -> list[dict[str, Any]]:
+            statuses = page.state.get("statuses", [])
+            return [item for item in statuses if item["name"] == "pixels" and item["level"] == 1]
+
+        (status,) = page.wait(pixels)
+        assert "dark" in status["message"]
 
 
 def test_a_model_that_cannot_be_loaded_is_said_and_the_picture_is_there() -> None:
