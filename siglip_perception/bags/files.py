@@ -28,10 +28,11 @@ from siglip_perception.bags.storage import (
     StoredFile,
     StoredTopic,
     merge_by_time,
+    unpack_zstd,
 )
 from siglip_perception.errors import BagError
 from siglip_perception.util import bounded_yaml
-from siglip_perception.util.files import UnsuitableFileError, read_regular
+from siglip_perception.util.files import UnsuitableFileError, open_regular, read_regular
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -54,6 +55,9 @@ _OTHER_FORMATS = (
 _MAX_NAMES = 5
 # A recording split into thousands of files lists them in less; more takes seconds to parse.
 _MAX_METADATA_BYTES = 1 << 20
+# A packed file may unpack to this many times its size and this many bytes more; images compress to
+# a fifth, a bomb to a ten-thousandth. It is unpacked by pieces of at most _UNPACKED_BYTES.
+_MAX_GROWTH, _SPARE_BYTES, _UNPACKED_BYTES = 100, 1 << 26, 1 << 24
 
 
 _Key = tuple[str, str, str]
@@ -196,7 +200,7 @@ def _entries(
 ) -> Iterator[tuple[int, tuple[BagTopic, bytes]]]:
     for time, number, data in file.messages(topics.keys(), start_ns):
         # rosbag2 can compress each message. No CDR message begins with zstd's magic bytes.
-        yield time, (topics[number], zstd.decompress(data) if data[:4] == _ZSTD else data)
+        yield time, (topics[number], unpack_zstd(data) if data[:4] == _ZSTD else data)
 
 
 def _find_files(bag: Path, notes: list[str]) -> tuple[list[Path], _Metadata]:
@@ -357,14 +361,17 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 def _decompress(path: Path, folder: Path) -> Path:
     """Decompress a zstd file into the folder, up to where it is cut off."""
     target = folder / path.stem
-    with path.open("rb") as file, target.open("wb") as out:
+    limit = _MAX_GROWTH * path.stat().st_size + _SPARE_BYTES
+    with open_regular(path) as file, target.open("wb") as out:
         decompressor = zstd.ZstdDecompressor()
         while block := file.read(2**20):
-            while block:
+            while block or not (decompressor.needs_input or decompressor.eof):
                 try:
-                    out.write(decompressor.decompress(block))
+                    out.write(decompressor.decompress(block, _UNPACKED_BYTES))
                 except zstd.ZstdError as error:
                     raise BrokenFileError(f"its compression is damaged ({error})") from error
+                if out.tell() > limit:
+                    raise BrokenFileError(f"it unpacks to more than {limit >> 20} MiB")
                 block = b""
                 if decompressor.eof:
                     block = decompressor.unused_data
@@ -373,7 +380,7 @@ def _decompress(path: Path, folder: Path) -> Path:
 
 
 def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(32)
 
 

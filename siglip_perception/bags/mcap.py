@@ -16,7 +16,15 @@ from pathlib import Path
 
 import lz4.frame
 
-from siglip_perception.bags.storage import EVER, BrokenFileError, StoredTopic, merge_by_time
+from siglip_perception.bags.storage import (
+    EVER,
+    MAX_UNPACKED_BYTES,
+    BrokenFileError,
+    StoredTopic,
+    merge_by_time,
+    unpack_zstd,
+)
+from siglip_perception.util.files import open_regular
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,7 +63,7 @@ class McapFile:
         self._counts: Counter[int] = Counter()
         self._starts: list[int] = []
         self._has_unchunked = False
-        self._file = path.open("rb")
+        self._file = open_regular(path)
         try:
             self._size = self._file.seek(0, 2)
             if self._read_at(0, len(MAGIC)) != MAGIC:
@@ -311,16 +319,20 @@ def _decompress(compression: str, data: memoryview) -> bytes:
     if compression == "":
         return bytes(data)
     if compression == "zstd":
-        return zstd.decompress(data)
+        return unpack_zstd(data)
     if compression == "lz4":
-        return bytes(lz4.frame.decompress(data))
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+        records = bytes(decompressor.decompress(data, MAX_UNPACKED_BYTES))
+        if not decompressor.eof:
+            raise RuntimeError("the chunk is cut off, or unpacks to too much")
+        return records
     raise _CompressionError(f"its chunks are compressed with {compression!a}, not lz4 or zstd")
 
 
 def _decompress_start(compression: str, data: memoryview) -> bytes:
     """Decompress the beginning of a chunk that is cut off, as far as possible."""
     if compression == "zstd":
-        return zstd.ZstdDecompressor().decompress(data)
+        return zstd.ZstdDecompressor().decompress(data, MAX_UNPACKED_BYTES)
     if compression == "lz4":
-        return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data))
+        return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data, MAX_UNPACKED_BYTES))
     return _decompress(compression, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -10,6 +11,30 @@ from typing import Protocol, TypeVar
 Entry = TypeVar("Entry")
 # Before every time that a file can hold.
 EVER = -(2**63)
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+# Most bytes that a message or a chunk unpacks to; the largest image that is read has 265 MB.
+MAX_UNPACKED_BYTES = 1 << 29
+
+
+def unpack_zstd(data: bytes | memoryview) -> bytes:
+    """Decompress all frames; ZstdError if they are damaged or unpack to more than 512 MiB."""
+    parts: list[bytes] = []
+    left = MAX_UNPACKED_BYTES
+    while data:
+        decompressor = zstd.ZstdDecompressor()
+        parts.append(decompressor.decompress(data, left + 1))
+        left -= len(parts[-1])
+        if left < 0:
+            raise zstd.ZstdError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
+        if not decompressor.eof:
+            raise zstd.ZstdError("it is cut off")
+        data = decompressor.unused_data
+    return b"".join(parts)
 
 
 class BrokenFileError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shlex
 import shutil
@@ -48,6 +49,7 @@ from siglip_perception.bags.messages import (
     deserialize,
     image_type,
 )
+from siglip_perception.bags.storage import unpack_zstd
 from siglip_perception.bags.topics import choose_cameras, choose_instructions
 from siglip_perception.errors import BagError, ImageError, PerceptionError
 
@@ -720,3 +722,27 @@ def test_the_sample_bag_is_what_it_was(tmp_path: Path) -> None:
             ("/instruction", STRING, 1, 1),
         ]
         assert recording.notes == ()
+
+
+def test_a_pipe_is_no_bag_and_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mcap")
+    with pytest.raises(BagError, match="it is a named pipe"), reading(tmp_path / "pipe.mcap"):
+        pass
+
+
+def test_what_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siglip_perception.bags.files._SPARE_BYTES", 1 << 16)
+    (tmp_path / "bomb.mcap.zstd").write_bytes(zstd.compress(bytes(1 << 24)))
+    bomb = tmp_path / "bomb.mcap.zstd"
+    with pytest.raises(BagError, match="it unpacks to more than"), reading(bomb):
+        pass
+    monkeypatch.setattr("siglip_perception.bags.storage.MAX_UNPACKED_BYTES", 1000)
+    assert unpack_zstd(zstd.compress(bytes(400)) + zstd.compress(bytes(600))) == bytes(1000)
+    for data, reason in (
+        (zstd.compress(bytes(1001)), "more than"),
+        (zstd.compress(bytes(900))[:-3], "cut off"),
+    ):
+        with pytest.raises(zstd.ZstdError, match=reason):
+            unpack_zstd(data)
