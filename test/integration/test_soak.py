@@ -24,6 +24,7 @@ from std_msgs.msg import String
 from watching import Process
 
 CYCLES = int(os.environ.get("SOAK_CYCLES", "20"))
+KILL_SECONDS = 20.0  # a start takes three on an idle machine
 KILLS = int(os.environ.get("SOAK_KILLS", "20"))
 MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
 CYCLE = (
@@ -126,9 +127,9 @@ def with_shared_memory() -> Iterator[None]:
 
 
 def kill_somewhere(start: Start, moment: random.Random, picture: Picture) -> bool:
-    """Start a node and kill it within its first seconds; return True if it was active."""
+    """Start a node and kill it within KILL_SECONDS; return True if it was active."""
     with start() as (process, peer):
-        delay = moment.uniform(0.0, 8.0)
+        delay = moment.uniform(0.0, KILL_SECONDS)
         end = time.monotonic() + delay
         images = peer.publisher("image", type(raw_image(picture)))
         while time.monotonic() < end:
