@@ -18,7 +18,7 @@ from siglip_perception.contracts.steps import Filter
 from siglip_perception.images.filters import KERNELS, Values
 
 # Rows of the result per product: each reads only the band of rows that its filters reach.
-_BLOCK = 32
+_BLOCK = 16
 
 
 def weights(length: int, new_length: int, filter_name: Filter, antialias: bool) -> Values:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from models import write_random_model
+from safetensors.torch import save_file
 
 from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
@@ -372,3 +374,19 @@ def test_transformers_5_writes_the_same_settings_under_other_class_names(
     write(pair / "siglip", {"image_processor": {**inner, "resample": 2}}, "processor_config.json")
     choose_contract("", Checkpoint(pair))
     assert "resample 2, bilinear (the contract: bicubic)" in caplog.text
+
+
+def test_an_encoder_with_film_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """Its blocks are named as openvla-oft's film_vit_wrapper.py wraps them."""
+    wrapped = "vision_backbone.vision_backbone.featurizer"
+    save_file(
+        {
+            f"{wrapped}.patch_embed.proj.weight": torch.zeros(8, 3, 14, 14),
+            f"{wrapped}.blocks.0.block.norm1.weight": torch.zeros(8),
+            f"{wrapped}.blocks.0.scale.weight": torch.zeros(8, 8),
+        },
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "openvla"}')
+    with pytest.raises(CheckpointError, match=r"FiLM \(.*scale\.weight\), which scales"):
+        Checkpoint(tmp_path)
