@@ -97,6 +97,7 @@ def test_shards_have_every_frame_once_in_order(
     assert sum(shard.frames for shard in shards) == len(frames)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8"])
 def test_rows_hold_the_pipelines_own_tokens_and_vectors(
     tmp_path: Path, pictures: Path, pipeline: Pipeline, dtype: str
