@@ -38,6 +38,7 @@ from siglip_perception.backends import choose, without_bf16  # noqa: E402
 from siglip_perception.checkpoints.networks import Siglip  # noqa: E402
 from siglip_perception.contracts import Contract, EncoderSpec  # noqa: E402
 from siglip_perception.encoders.encoders import Encoders, TextEncoder  # noqa: E402
+from siglip_perception.encoders.null_bank import load_bank  # noqa: E402
 from siglip_perception.encoders.plan import ModelPlan  # noqa: E402
 from siglip_perception.grounding.grounder import Grounder  # noqa: E402
 from siglip_perception.grounding.objects import select_objects  # noqa: E402
@@ -155,8 +156,10 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
     sight = plan.grounding_model
     assert sight is not None
     siglip, dino = tabletop.encode()
-    embeddings, _ = TextEncoder(sight.siglip, sight.tokenizer, device)(tuple(phrases))
-    tabletop_scores = Grounder(sight.siglip, (sight.grid, sight.grid), sight.settings).score(
+    text = TextEncoder(sight.siglip, sight.tokenizer, device)
+    bank = load_bank(text, sight.settings.templates, sight.folder, sight.text_digest)
+    embeddings, _ = text(tuple(phrases))
+    tabletop_scores = Grounder(sight.siglip, (sight.grid, sight.grid), sight.settings, bank).score(
         siglip, dino, embeddings
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -173,10 +176,11 @@ def measure(contract: str, precision: str, args: argparse.Namespace) -> Row:
         embeddings = functional.normalize(
             torch.randn(len(phrases), semantic.dim, device=device), dim=-1
         )
+        bank = {x: torch.randn(len(b), semantic.dim, device=device) for x, b in bank.items()}
     grid = rows, rows
     # Random weights find nothing sensible, so the embedded model's regions are drawn.
     dtype = choose("torch", args.device, precision).dtype
-    grounder = Grounder(encoded.siglip, grid, sight.settings, dtype)
+    grounder = Grounder(encoded.siglip, grid, sight.settings, bank, dtype)
     geometry = sight.resize.geometry(image.shape[1], image.shape[0])
     roles = (Role.UNKNOWN,) * len(phrases)
 

@@ -35,7 +35,6 @@ from siglip_perception.types import (
     GroundedObject,
     Grounding,
     Point3,
-    Role,
     Task,
     TokenDtype,
     TokenGrid,
@@ -388,14 +387,14 @@ class Perception:
         rows = []
         for start in range(0, len(texts), language.MAX_PHRASES):
             part = tuple(texts[start : start + language.MAX_PHRASES])
-            query = self.pipeline.query(Instruction("", part, (Role.UNKNOWN,) * len(part)))
-            for phrase, cut in zip(part, query.truncated, strict=True):
+            embedded, truncated = self.pipeline.embed(part)
+            for phrase, cut in zip(part, truncated, strict=True):
                 if cut:
                     raise InstructionError(
                         f"The phrase {format_value(phrase)} is longer than the text encoder reads:"
                         " say it in fewer words."
                     )
-            rows.append(query.embeddings.cpu().numpy())
+            rows.append(embedded.cpu().numpy())
         embeddings: FloatArray = np.concatenate(rows)
         return embeddings
 
@@ -451,9 +450,18 @@ class Perception:
 def describe(grounding: Grounding) -> list[str]:
     """A line for each phrase, and below it one for each of its objects."""
     lines = []
-    for phrase, presence in zip(grounding.phrases, grounding.presence, strict=True):
+    if grounding.uncalibrated:
+        lines.append("uncalibrated scores: they rank objects, but are no probabilities")
+    if grounding.outside_training:
+        lines.append("outside training: this image is unlike those that scores were measured on")
+    outside = set(grounding.unfamiliar)
+    for number, (phrase, presence) in enumerate(
+        zip(grounding.phrases, grounding.presence, strict=True)
+    ):
         objects = [item for item in grounding.objects if item.phrase == phrase]
-        lines.append(f"{phrase}: in view {presence:.2f}" + ("" if objects else ", not found"))
+        doubt = ", outside training" if number in outside else ""
+        found = "" if objects else ", not found"
+        lines.append(f"{phrase}: in view {presence:.2f}{found}{doubt}")
         lines += [
             f"  score {item.score:.2f}, box x {item.box.x} y {item.box.y}"
             f" {item.box.width} x {item.box.height}"
@@ -473,6 +481,9 @@ def grounding_as_json(grounding: Grounding) -> dict[str, Any]:
         "mentions": mentions_as_json(grounding.phrases, grounding.mentions),
         "confidence": round(grounding.confidence, 3),
         "objects": [_object_as_json(item) for item in grounding.objects],
+        "uncalibrated": grounding.uncalibrated,
+        "outside_training": grounding.outside_training,
+        "unfamiliar": list(grounding.unfamiliar),
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,17 +15,23 @@ from siglip_perception import backends
 from siglip_perception.backends import BackendChoice, ModelSource
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
-from siglip_perception.encoders.plan import ModelPlan
+from siglip_perception.encoders.null_bank import bank_key, load_bank
+from siglip_perception.encoders.plan import GroundingModel, ModelPlan
 from siglip_perception.errors import BackendError, CheckpointError
 from siglip_perception.grounding.depth import locate
 from siglip_perception.grounding.grounder import Grounder
+from siglip_perception.grounding.head_choice import choose_head
 from siglip_perception.grounding.objects import label_mask, select_objects
 from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
+from siglip_perception.grounding.standing import PhraseSet
+from siglip_perception.grounding.training_domain import read_domain
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
+from siglip_perception.language.null_phrases import language_of, recolored
+from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import (
     FloatArray,
     Frame,
@@ -39,6 +46,8 @@ from siglip_perception.types import (
 )
 from siglip_perception.util.device import to_host
 
+_LOGGER = logging.getLogger(__name__)
+_HEAD_TEST_SEED, _HEAD_TEST_OBJECTS = 20_260_101, 5
 # Most objects that a mask image has values for. Relations choose among all of these before
 # `max_objects` limits what is left.
 _MAX_MASK_OBJECTS = 255
@@ -72,7 +81,7 @@ class PipelineOptions:
 class Query:
     """Encoded phrases.
 
-    embeddings: float32 [P, D], unit length.
+    encoded: the phrases, and what they are compared with.
     truncated: for each phrase, True if it was cut to the text tower's context.
     """
 
@@ -80,10 +89,15 @@ class Query:
     instruction_id: int
     phrases: tuple[str, ...]
     roles: tuple[Role, ...]
-    embeddings: Tensor
+    encoded: PhraseSet
     truncated: tuple[bool, ...]
     mentions: tuple[Mention, ...] = ()
     confidence: float = 1.0
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Float32 [P, D], unit length."""
+        return self.encoded.embeddings
 
 
 @dataclass(frozen=True)
@@ -142,16 +156,24 @@ class Pipeline:
         encoders.finish = self._host_outputs
         # Not kept as an attribute: engines release the encoders' own weights.
         self._encoders = backends.start(encoders, choice, model_source)
-        self.grounding_model = plan.grounding_model
+        self.grounding_model: GroundingModel | None = None
         siglip_key = plan.grounding_towers.get("siglip")
         self.siglip_digest = plan.towers[siglip_key].digest if siglip_key else ""
         self.pooled_dim = plan.towers[siglip_key].dim if siglip_key else 0
         if plan.grounding_model is not None:
             model = plan.grounding_model
             self._text = TextEncoder(model.siglip, model.tokenizer, device)
+            bank = load_bank(self._text, model.settings.templates, model.folder, model.text_digest)
+            self.grounding_model = replace(model, bank=bank)
             self.grounder = Grounder(
-                model.siglip.to(device), (model.grid, model.grid), model.settings, choice.dtype
+                model.siglip.to(device),
+                (model.grid, model.grid),
+                model.settings,
+                bank,
+                choice.dtype,
             )
+            domain = read_domain(model.folder, self.grounder.head.width)
+            self.grounder.domain = None if domain is None else domain.to(device)
 
     @classmethod
     def load(cls, options: PipelineOptions) -> Pipeline:
@@ -170,6 +192,7 @@ class Pipeline:
         try:
             pipeline = cls(plan, options, choice)
             pipeline._warm_up()
+            pipeline._test_head()
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"{options.model} does not fit into the memory of {choice.device}: use a smaller"
@@ -200,6 +223,30 @@ class Pipeline:
         size = self.contract.encoders[0].image_size
         self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
 
+    def _test_head(self) -> None:
+        """Choose how regions are pooled, where neither the model nor a calibration says it."""
+        model = self.grounding_model
+        if model is None:
+            return
+        if model.settings.head_mlp is None:
+            scene = sample_scene(np.random.default_rng(_HEAD_TEST_SEED), _HEAD_TEST_OBJECTS)
+            with_mlp = choose_head(self.grounder, render(scene).image, self.features)
+            self.grounder.head.with_mlp = with_mlp
+            settings = replace(model.settings, head_mlp=with_mlp)
+            self.grounder.settings = settings
+            self.grounding_model = replace(model, settings=settings)
+            _LOGGER.info(
+                "Regions are pooled %s the MLP of SigLIP's head, as crops of a test picture say.",
+                "with" if with_mlp else "without",
+            )
+        if not model.settings.is_calibrated:
+            _LOGGER.warning(
+                "The scores of %s are uncalibrated: they tell which object fits best, by the null"
+                " bank, but are no probabilities; siglip-perception calibrate --coco measures them"
+                " on 20 pictures of yours.",
+                model.folder,
+            )
+
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
         """Run the text tower over the phrases of an instruction, at least one.
 
@@ -207,17 +254,60 @@ class Pipeline:
         """
         if not self.can_ground:
             raise BackendError(self.grounding_status)
-        embeddings, truncated = self._text(instruction.phrases)
+        encoded, truncated = self._encode(instruction.phrases)
         return Query(
             instruction.text,
             instruction_id,
             instruction.phrases,
             instruction.roles,
-            embeddings,
+            encoded,
             truncated,
             instruction.mentions,
             instruction.confidence,
         )
+
+    def _encode(self, phrases: tuple[str, ...]) -> tuple[PhraseSet, tuple[bool, ...]]:
+        """Embed phrases in their language's templates, with their negatives."""
+        assert self.grounding_model is not None
+        languages = tuple(language_of(phrase) for phrase in phrases)
+        owners = [place for place, phrase in enumerate(phrases) for _ in recolored(phrase)]
+        negatives = [text for phrase in phrases for text in recolored(phrase)]
+        texts = [*zip(phrases, languages, strict=True)]
+        texts += [(text, languages[o]) for text, o in zip(negatives, owners, strict=True)]
+        rows: dict[int, Tensor] = {}
+        truncated: dict[int, bool] = {}
+        for language in dict.fromkeys(languages):
+            places = [place for place, (_, x) in enumerate(texts) if x == language]
+            embeddings, cut = self._text(
+                tuple(texts[place][0] for place in places),
+                self.grounding_model.settings.templates[language],
+            )
+            rows |= dict(zip(places, embeddings, strict=True))
+            truncated |= dict(zip(places, cut, strict=True))
+        count = len(phrases)
+        everything = torch.stack([rows[place] for place in range(len(texts))])
+        domain = self.grounder.domain
+        unfamiliar = () if domain is None else domain.unfamiliar(everything[:count])
+        encoded = PhraseSet(
+            everything[:count], languages, everything[count:], tuple(owners), unfamiliar
+        )
+        return encoded, tuple(truncated[place] for place in range(count))
+
+    @property
+    def bank_key(self) -> str:
+        """Key of the null bank's embeddings, see write_bank()."""
+        model = self.grounding_model
+        assert model is not None
+        return bank_key(model.text_digest, model.settings.templates)
+
+    def embed(self, phrases: tuple[str, ...]) -> tuple[Tensor, tuple[bool, ...]]:
+        """Embed phrases as they are: unit vectors float32 [P, D], and which were truncated.
+
+        Raises BackendError if this model cannot ground.
+        """
+        if not self.can_ground:
+            raise BackendError(self.grounding_status)
+        return self._text(phrases)
 
     def process(
         self,
@@ -368,7 +458,7 @@ class Pipeline:
         finite_rows = {row for row, is_finite in enumerate(finite.tolist()) if is_finite}
         for row, task in enumerate(tasks):
             if row in finite_rows and isinstance(task.query, Query):
-                inputs[row] = (siglip[row], cosine[row], task.query.embeddings)
+                inputs[row] = (siglip[row], cosine[row], task.query.encoded)
         scores = dict(zip(inputs, self.grounder.score_all(list(inputs.values())), strict=True))
         error = FloatingPointError("The features hold NaN or infinity; objects are withheld.")
         return [
@@ -395,6 +485,9 @@ class Pipeline:
             label_mask(masks, frame.width, frame.height) if task.with_mask else None,
             query.mentions,
             query.confidence,
+            uncalibrated=not self.grounder.settings.is_calibrated,
+            outside_training=scores.outside_training,
+            unfamiliar=scores.unfamiliar,
         )
 
     def choose_objects(

@@ -248,7 +248,7 @@ class Box:
 class GroundedObject:
     """An object that a phrase names.
 
-    score: SigLIP's own probability sigmoid(logit), in [0, 1], independent of every other phrase.
+    score: probability sigmoid(logit), in [0, 1], independent of every other phrase.
     area: share of the image that the mask covers, in [0, 1].
     id: number of the object, stable across frames, from 1; 0 without tracking.
     lost: seconds since the object was last seen; 0 if this frame shows it.
@@ -281,6 +281,9 @@ class Grounding:
     mask: uint8 [height, width] of the camera image, 0 or the object's index + 1 (at most 255
         objects); None unless requested.
     mentions, confidence: the reading of the instruction; no mentions for a query of phrases.
+    uncalibrated: the scores were never measured for these weights.
+    outside_training: the image is unlike all that the scores were measured on; unfamiliar: indices
+        of the phrases of which that is true. Their scores are by the null bank.
     """
 
     instruction: str
@@ -292,3 +295,6 @@ class Grounding:
     mask: UInt8Array | None = None
     mentions: tuple[Mention, ...] = ()
     confidence: float = 1.0
+    uncalibrated: bool = False
+    outside_training: bool = False
+    unfamiliar: tuple[int, ...] = ()

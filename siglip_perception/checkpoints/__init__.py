@@ -81,6 +81,9 @@ class Models:
     digests: hex SHA-256 per encoder over all that its tokens depend on: the vision tower's
         tensors, and its configuration if it has one.
     verified: the files matched a manifest.
+    text_digest: hex SHA-256 of SigLIP's text tower; empty without one.
+    grounding_digest: the same over all that a score depends on: every encoder, SigLIP's head and
+        its text tower, but not its scale and bias.
     """
 
     vision: Mapping[EncoderName, VisionNetwork]
@@ -90,6 +93,8 @@ class Models:
     grounding: Mapping[str, Any]
     digests: Mapping[EncoderName, str]
     verified: bool
+    text_digest: str = ""
+    grounding_digest: str = ""
 
 
 class Checkpoint:
@@ -169,6 +174,13 @@ class Checkpoint:
             grounding=grounding,
             digests={name: encoder.digest for name, encoder in encoders.items()},
             verified=folder.manifest is not None,
+            text_digest=next((e.text_digest for e in encoders.values() if e.text_digest), ""),
+            grounding_digest=hashlib.sha256(
+                "\n".join(
+                    f"{name} {encoder.digest} {encoder.head_digest} {encoder.text_digest}"
+                    for name, encoder in sorted(encoders.items())
+                ).encode()
+            ).hexdigest(),
         )
 
 

@@ -63,11 +63,14 @@ class LoadedEncoder:
 
     whole: the network that the weights were loaded into. vision: its vision tower, or the network
         itself. digest: hex SHA-256 over the vision tower's tensors, without SigLIP's pooling head.
+    text_digest: the same over SigLIP's text tower; empty without one. head_digest: over its head.
     """
 
     whole: Network
     vision: VisionNetwork
     digest: str
+    text_digest: str = ""
+    head_digest: str = ""
 
 
 def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> LoadedEncoder:
@@ -94,7 +97,13 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
     tensors.clear()
     _fill(network, state, path)
     vision = network.vision_model if isinstance(network, Siglip) else network
-    return LoadedEncoder(network, vision, _digest(source, digests))
+    return LoadedEncoder(
+        network,
+        vision,
+        _digest(source, digests),
+        _part_digest(digests, ("text_model.",)),
+        _part_digest(digests, ("head.", "attn_pool.")),
+    )
 
 
 def _config(source: EncoderSource, spec: EncoderSpec | None, path: Path) -> EncoderConfig:
@@ -198,6 +207,16 @@ def _digest(source: EncoderSource, digests: Mapping[str, str]) -> str:
             continue
         total.update(f"\n{plain} {digest}".encode())
     return total.hexdigest()
+
+
+def _part_digest(digests: Mapping[str, str], prefixes: tuple[str, ...]) -> str:
+    """Hex SHA-256 over the tensors whose names begin so; empty if there are none."""
+    lines = [
+        f"{plain} {digest}"
+        for name, digest in sorted(digests.items())
+        if (plain := name.removeprefix("vision_model.")).startswith(prefixes)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
 
 def _siglip_config(source: EncoderSource, spec: EncoderSpec) -> SiglipVisionConfig:

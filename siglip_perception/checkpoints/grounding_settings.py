@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from siglip_perception.errors import CheckpointError
+
+DEFAULT_TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "en": ("{}", "a photo of a {}"),
+    "ko": ("{}", "{} 사진"),
+}
+"""Sentences that stock weights read phrases in; the bank's phrases are read in them, too."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Line from a phrase's standing to the log-odds that it is in view: scale * standing + bias.
+
+    threshold: probability at which it finds most and errs least on the pictures that it was
+    measured on (the greatest F1).
+    """
+
+    scale: float
+    bias: float
+    threshold: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -16,29 +35,98 @@ class GroundingSettings:
 
     affinity_scale, affinity_bias: sigmoid(scale * cosine + bias) is the probability that two
         DINOv2 patches show the same thing. None: not measured for these weights, so each frame's
-        mean affinity sets the cut.
+        own cosines set the cut.
+    calibration: by language; empty: scores are by the null bank alone.
+    head_mlp: pool regions with the MLP of SigLIP's head; None: a self-test decides when the model
+        is loaded.
+    templates: language -> sentences with one {} for the phrase, averaged as unit vectors.
     """
 
     affinity_scale: float | None = None
     affinity_bias: float | None = None
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    head_mlp: bool | None = None
+    templates: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_TEMPLATES)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True if scores are probabilities measured for these weights."""
+        return bool(self.calibration)
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> GroundingSettings:
-        """Check the content of grounding.json; empty without one.
+        """Check the content of grounding.json; the defaults without one.
 
-        Raises CheckpointError if a value is not a number, or one is there without the other.
+        Raises CheckpointError if a value is not what it has to be, or the affinity's scale is
+        there without its bias.
         """
         names = ("affinity_scale", "affinity_bias")
-        if all(content.get(name) is None for name in names):
-            return cls()
-        numbers: list[float] = []
-        for name in names:
-            value = content.get(name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is None or not number or not -1e6 <= value <= 1e6:
-                raise CheckpointError(
-                    f"{name} in grounding.json is {reprlib.repr(value)} and must be a number"
-                    " between -1e6 and 1e6: get a fresh copy of the model folder."
-                )
-            numbers.append(float(value))
-        return cls(*numbers)
+        affinity: list[float | None] = [None, None]
+        if any(content.get(name) is not None for name in names):
+            affinity = [_number(content.get(name), name) for name in names]
+        head_mlp = content.get("head_mlp")
+        if head_mlp is not None and not isinstance(head_mlp, bool):
+            raise _wrong("head_mlp", head_mlp, "true or false")
+        return cls(
+            affinity[0],
+            affinity[1],
+            read_calibration(content.get("calibration")),
+            head_mlp,
+            _templates(content.get("templates")),
+        )
+
+
+def read_calibration(content: Any) -> Mapping[str, Calibration]:
+    """Check a calibration as it stands in a file, by language; empty for None.
+
+    Raises CheckpointError for numbers that are none, a scale that is not above 0, or a threshold
+    outside of (0, 1).
+    """
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise _wrong("calibration", content, "an object with a language for each key")
+    calibration = {}
+    for language, values in content.items():
+        name = f"calibration.{language}"
+        if not isinstance(values, dict):
+            raise _wrong(name, values, "an object with scale, bias and threshold")
+        scale = _number(values.get("scale"), f"{name}.scale")
+        threshold = _number(values.get("threshold", 0.5), f"{name}.threshold")
+        if scale <= 0:
+            raise _wrong(f"{name}.scale", scale, "above 0")
+        if not 0 < threshold < 1:
+            raise _wrong(f"{name}.threshold", threshold, "between 0 and 1")
+        bias = _number(values.get("bias"), f"{name}.bias")
+        calibration[str(language)] = Calibration(scale, bias, threshold)
+    return calibration
+
+
+def _templates(content: Any) -> Mapping[str, tuple[str, ...]]:
+    if content is None:
+        return DEFAULT_TEMPLATES
+    if not isinstance(content, dict):
+        raise _wrong("templates", content, "an object with a list of sentences for each language")
+    templates = dict(DEFAULT_TEMPLATES)
+    for language, sentences in content.items():
+        is_list = isinstance(sentences, list) and sentences
+        if not is_list or any(not isinstance(s, str) or s.count("{}") != 1 for s in sentences):
+            raise _wrong(
+                f"templates.{language}", sentences, "a list of sentences with one {} each"
+            )
+        templates[str(language)] = tuple(sentences)
+    return templates
+
+
+def _number(value: Any, name: str) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not -1e6 <= value <= 1e6:
+        raise _wrong(name, value, "a number between -1e6 and 1e6")
+    return float(value)
+
+
+def _wrong(name: str, value: Any, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} in grounding.json is {reprlib.repr(value)} and must be {expected}: get a"
+        " fresh copy of the model folder."
+    )

@@ -83,6 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--failures", type=output_picture, metavar="PNG", help="write a sheet of the worst answers"
     )
     parser.add_argument(
+        "--crops",
+        action="store_true",
+        help="answer by crops of the regions, too: what the weights can tell at best; slow",
+    )
+    parser.add_argument(
         "--ablation",
         type=output_file,
         metavar="MD",
@@ -151,7 +156,9 @@ def run(args: argparse.Namespace) -> int:
         methods |= baselines.baselines(pipeline.grounding_model)
         if args.ablation is not None:
             methods |= baselines.ablation(pipeline.grounding_model)
-    result = measure(pipeline, samples, total, methods, detections=detections)
+    result = measure(
+        pipeline, samples, total, methods, detections=detections, with_crops=args.crops
+    )
     if args.coco is not None:
         subject = f"{result.samples} images of {args.coco}"
     else:

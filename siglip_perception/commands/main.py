@@ -44,6 +44,7 @@ COMMANDS = {
     "search": "find the frames of such a corpus that a sentence describes",
     "train": "train SigLIP or DINOv2 on your own data, or the embedded model on scenes",
     "evaluate": "measure how well a model grounds, on generated scenes or on your own images",
+    "calibrate": "make scores probabilities, on twenty annotated pictures of yours",
     "experiment": "answer one question about contrastive learning by measuring",
     "export": "ONNX of the encoders, or their engines built ahead of time; int8 on your frames",
     "bench": "compare with transformers and timm: latency, use of the machine, accuracy",
@@ -64,6 +65,7 @@ _DELEGATED = {
     "search": "siglip_perception.commands.search",
     "train": "siglip_perception.commands.train",
     "evaluate": "siglip_perception.commands.evaluate",
+    "calibrate": "siglip_perception.commands.calibrate",
     "experiment": "siglip_perception.commands.experiment",
     "demo": "siglip_perception.commands.demo",
     "robot": "siglip_perception.commands.robot",
@@ -71,7 +73,7 @@ _DELEGATED = {
     "bench": "siglip_perception.commands.bench",
 }
 # Commands that check their models themselves: not at all, or after the data.
-_OWN_CHECK = ("fetch", "evaluate", "train", "features", "search")
+_OWN_CHECK = ("fetch", "evaluate", "calibrate", "train", "features", "search")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,6 +155,6 @@ def _run_recipe(args: argparse.Namespace) -> int:
             rendered=args.rendered,
         )
     if all(steps_done(runs / tower) >= recipes[tower].steps for tower in TOWERS):
-        tabletop.export(runs, output, recipes["siglip"].seed, args.calibration)
+        tabletop.export(runs, output, recipes, args.calibration)
         print(f"wrote {output}")
     return 0

@@ -24,6 +24,7 @@ from siglip_perception.util.panics import PanicError, panics_as_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TEXT_BATCH = 64
 Segment = Callable[[Tensor], Tensor]
 Job = Callable[[], tuple[Tensor, Tensor]]
 
@@ -326,14 +327,42 @@ class TextEncoder:
         self._context = int(siglip.text_model.config.max_position_embeddings)
         self._device = device
 
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are computed."""
+        return self._device
+
     @torch.inference_mode()
-    def __call__(self, phrases: tuple[str, ...]) -> tuple[Tensor, tuple[bool, ...]]:
-        """Return embeddings float32 [P, D] of unit length, and which phrases were truncated."""
+    def __call__(
+        self, phrases: tuple[str, ...], templates: Sequence[str] = ("{}",)
+    ) -> tuple[Tensor, tuple[bool, ...]]:
+        """Return embeddings float32 [P, D] of unit length, and which phrases were truncated.
+
+        templates: sentences with one {}; a phrase's embedding is the mean over them, as in CLIP
+        (Radford et al. 2021, section 3.1.4).
+        """
+        truncated = [False] * len(phrases)
+        total: Tensor | None = None
+        for template in templates:
+            sentences = [template.replace("{}", phrase) for phrase in phrases]
+            embeddings, lengths = self._encode(sentences)
+            total = embeddings if total is None else total + embeddings
+            truncated = [
+                cut or length > self._context
+                for cut, length in zip(truncated, lengths, strict=True)
+            ]
+        assert total is not None
+        if len(templates) > 1:
+            total = functional.normalize(total, dim=-1)
+        return total, tuple(truncated)
+
+    def _encode(self, sentences: list[str]) -> tuple[Tensor, list[int]]:
+        """Embed sentences, and count their tokens."""
         try:
             with panics_as_errors():
-                lengths = [len(ids) for ids in self._tokenizer(list(phrases))["input_ids"]]
+                lengths = [len(ids) for ids in self._tokenizer(sentences)["input_ids"]]
                 ids = self._tokenizer(
-                    list(phrases),
+                    sentences,
                     padding="max_length",
                     truncation=True,
                     max_length=self._context,
@@ -344,5 +373,6 @@ class TextEncoder:
                 "The model's tokenizer.json fails on this text, so it is damaged: get a fresh copy"
                 " of the model folder."
             ) from error
-        embeddings = functional.normalize(self._tower(ids.to(self._device)).float(), dim=-1)
-        return embeddings, tuple(length > self._context for length in lengths)
+        # No attention mask: SigLIP was trained with attention to its padding.
+        vectors = [self._tower(part.to(self._device)).float() for part in ids.split(_TEXT_BATCH)]
+        return functional.normalize(torch.cat(vectors), dim=-1), lengths

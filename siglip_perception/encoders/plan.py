@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
+from siglip_perception.checkpoints.calibration_file import find_calibration
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.checkpoints.match import kept_contract
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
-from siglip_perception.errors import ContractError
+from siglip_perception.errors import CheckpointError, ContractError
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.images.squares import SquareSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from siglip_perception.checkpoints.networks import Siglip
@@ -28,6 +30,8 @@ class GroundingModel:
     """Everything but the features that the grounding needs.
 
     grid: patches in a row. patch: side of a patch in pixels of the resized image.
+    folder: of the model. text_digest, grounding_digest: as in checkpoints.Models.
+    bank: embeddings of the null bank by language, see load_bank(); the pipeline fills it in.
     """
 
     siglip: Siglip
@@ -36,6 +40,10 @@ class GroundingModel:
     grid: int
     patch: int
     settings: GroundingSettings
+    folder: Path
+    text_digest: str
+    grounding_digest: str
+    bank: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ class ModelPlan:
             self,
             grounding_towers={"siglip": siglip.name, "dino": dino.name},
             grounding_model=_grounding_model(
-                models.siglip, models.tokenizer, self.contract, models
+                models.siglip, models.tokenizer, self.contract, models, self.folder
             ),
             grounding_status="in one pass with the tokens, on the same encoders",
         )
@@ -155,7 +163,9 @@ class ModelPlan:
             self,
             towers=towers,
             grounding_towers=grounding_towers,
-            grounding_model=_grounding_model(models.siglip, models.tokenizer, contract, models),
+            grounding_model=_grounding_model(
+                models.siglip, models.tokenizer, contract, models, checkpoint.path
+            ),
             grounding_status=f"on {model}, a model of its own ({contract.name}){suffix}",
         )
 
@@ -194,11 +204,37 @@ def _is_same(first: Tower, second: Tower) -> bool:
 
 
 def _grounding_model(
-    siglip: Siglip, tokenizer: PreTrainedTokenizerBase, contract: Contract, models: Models
+    siglip: Siglip,
+    tokenizer: PreTrainedTokenizerBase,
+    contract: Contract,
+    models: Models,
+    folder: Path,
 ) -> GroundingModel:
     spec = contract.siglip
     assert spec is not None
-    settings = GroundingSettings.from_mapping(models.grounding)
+    for name in ("logit_scale", "logit_bias"):
+        if not bool(getattr(siglip, name).isfinite().all()):
+            raise CheckpointError(
+                f"{name} of SigLIP in {folder} is not a finite number: its training went wrong or"
+                " the file is damaged, get a fresh copy."
+            )
     return GroundingModel(
-        siglip, tokenizer, SquareSpec.of(contract, spec), spec.grid, spec.patch, settings
+        siglip,
+        tokenizer,
+        SquareSpec.of(contract, spec),
+        spec.grid,
+        spec.patch,
+        _settings(models, folder),
+        folder,
+        models.text_digest,
+        models.grounding_digest,
     )
+
+
+def _settings(models: Models, folder: Path) -> GroundingSettings:
+    """The model's own settings, and the user's calibration in place of its one."""
+    settings = GroundingSettings.from_mapping(models.grounding)
+    measured = find_calibration(folder, models.grounding_digest)
+    if measured is None:
+        return settings
+    return replace(settings, calibration=measured.calibration, head_mlp=measured.head_mlp)

@@ -14,17 +14,20 @@ from torch.nn import functional
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.encoders.plan import GroundingModel
 from siglip_perception.grounding.components import split_components
+from siglip_perception.grounding.head_choice import crop_region
 from siglip_perception.grounding.options import DEFAULT_OPTIONS
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
 from siglip_perception.grounding.regions import affinity_sigmoid, candidates, cosines, find_regions
 from siglip_perception.grounding.scores import Scores, sigmoid
-from siglip_perception.types import FloatArray
+from siglip_perception.grounding.standing import PhraseSet, log_odds, texts_of
+from siglip_perception.types import FloatArray, UInt8Array
 
-Method = Callable[[Tensor, Tensor, Tensor], Scores]
-"""SigLIP's and DINO's last patches [N, D] and phrase embeddings [P, D] -> Scores."""
+Method = Callable[[Tensor, Tensor, PhraseSet | Tensor], Scores]
+"""SigLIP's and DINO's last patches [N, D] and phrases (see Grounder.score) -> Scores."""
 
 # Lan et al. 2024 (ProxyCLIP): attention from gamma (S - beta mean S), negative entries masked.
 BETA, GAMMA = 1.2, 3.0
+_CROP_BATCH = 8
 _NEVER = -50.0  # a logit below every threshold
 
 
@@ -36,14 +39,34 @@ class _Base:
     def grid(self) -> tuple[int, int]:
         return self.sight.grid, self.sight.grid
 
-    def logits(self, regions: Tensor, phrases: Tensor) -> FloatArray:
-        """Score pooled features [R, D] against phrases [P, D]: logits [P, R]."""
-        siglip = self.sight.siglip
-        cosine = phrases.to(regions.device) @ functional.normalize(regions, dim=-1).T
-        scores: FloatArray = (
-            (cosine * siglip.logit_scale.exp() + siglip.logit_bias).float().cpu().numpy()
+    def logits(
+        self, features: Tensor, phrases: PhraseSet, penalties: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Score pooled features [R, D] by their standing, see log_odds(): [P, R], slopes [P]."""
+        texts = texts_of(phrases, self.sight.bank, features.device)
+        cosine = (texts @ functional.normalize(features, dim=-1).T).float().cpu().numpy()
+        return log_odds(
+            cosine, phrases, self.sight.bank, self.sight.settings.calibration, penalties=penalties
         )
-        return scores
+
+    def dense(self, patches: Tensor, phrases: PhraseSet) -> Scores:
+        """Score patches [N, D]; a phrase's region is the component around its best patch."""
+        logits, slopes = self.logits(patches, phrases)
+        maps = sigmoid(logits)
+        scores = np.full((len(logits), len(logits)), _NEVER, dtype=np.float32)
+        best = logits.max(axis=1, initial=_NEVER)
+        np.fill_diagonal(scores, best)
+        regions = [_around_best(grid) for grid in maps.reshape(-1, *self.grid).astype(np.float32)]
+        return Scores(
+            np.stack(regions) if regions else np.zeros((0, *self.grid), np.float32),
+            scores,
+            best,
+            slopes,
+        )
+
+
+def _phrase_set(phrases: PhraseSet | Tensor) -> PhraseSet:
+    return PhraseSet.plain(phrases) if isinstance(phrases, Tensor) else phrases
 
 
 @dataclass(frozen=True)
@@ -51,20 +74,22 @@ class Regions(_Base):
     """Regions of similar patches, pooled by SigLIP's head with its keys masked.
 
     by_siglip: group SigLIP's own features instead of DINO's. phrase_regions: add a region per
-    phrase, grown from the patches that match it. mlp: use the head's MLP. beta: cut at this
-    multiple of the mean affinity; None takes the model's settings. cuts: offsets of the cut.
-    extra_cut_penalty: log-odds subtracted from regions of all but the first cut.
+    phrase, grown from the patches that match it. mlp: use the head's MLP; None: as the model does.
+    beta: cut at this multiple of the mean affinity; None takes the model's settings. cuts: offsets
+    of the cut.
+    extra_cut_penalty: standing subtracted from regions of all but the first cut.
     """
 
     by_siglip: bool = False
     phrase_regions: bool = False
-    mlp: bool = True
+    mlp: bool | None = None
     beta: float | None = None
     cuts: tuple[float, ...] = DEFAULT_OPTIONS.affinity_cuts
     extra_cut_penalty: float = DEFAULT_OPTIONS.extra_cut_penalty
 
     @torch.inference_mode()
-    def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        phrases = _phrase_set(phrases)
         settings = self.sight.settings
         features = siglip if self.by_siglip else dino
         if self.by_siglip:
@@ -73,9 +98,10 @@ class Regions(_Base):
             settings = _cut(features, self.beta, settings)
         head = self.sight.siglip.vision_model.head
         keys = head_keys(head, siglip.unsqueeze(0))
+        mlp = settings.head_mlp is not False if self.mlp is None else self.mlp
         maps, extra_count = candidates(cosines(features).cpu(), settings, self.grid, self.cuts)
         if self.phrase_regions:
-            single = self.logits(pool_single(head, keys.values[0], mlp=self.mlp), phrases)
+            single, _ = self.logits(pool_single(head, keys.values[0], mlp=mlp), phrases)
             dense = torch.from_numpy(single).to(features.device).sigmoid()
             phrase_regions = led_regions(features, dense, settings).cpu()
             extra_maps = split_components(
@@ -84,10 +110,11 @@ class Regions(_Base):
             maps, extra_count = torch.cat([maps, extra_maps]), extra_count + len(extra_maps)
         weights = torch.cat([(maps > 0.5).float(), maps.new_ones(1, maps.shape[1])])
         weights = weights.to(features.device).unsqueeze(0)
-        region_features = pool_regions(head, keys, weights, mlp=self.mlp)[0]
-        logits = self.logits(region_features, phrases)
-        logits[:, len(maps) - extra_count : -1] -= self.extra_cut_penalty
-        return Scores(maps.view(-1, *self.grid).numpy(), logits[:, :-1], logits[:, -1])
+        region_features = pool_regions(head, keys, weights, mlp=mlp)[0]
+        penalties = np.zeros(len(maps) + 1, np.float32)
+        penalties[len(maps) - extra_count : -1] = self.extra_cut_penalty
+        logits, slopes = self.logits(region_features, phrases, penalties)
+        return Scores(maps.view(-1, *self.grid).numpy(), logits[:, :-1], logits[:, -1], slopes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +125,8 @@ class Saliency(_Base):
     """
 
     @torch.inference_mode()
-    def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        phrases = _phrase_set(phrases)
         settings = self.sight.settings
         if settings.affinity_scale is None or settings.affinity_bias is None:
             settings = _cut(dino, BETA, settings)
@@ -113,7 +141,7 @@ class Saliency(_Base):
             float(settings.affinity_scale or 0) * cosine + float(settings.affinity_bias or 0)
         )
         salient = (1 - alike.mean(dim=1)).clamp(1e-4, 1 - 1e-4)
-        logits = torch.logit(salient).cpu().numpy()[None].repeat(len(phrases), axis=0)
+        logits = torch.logit(salient).cpu().numpy()[None].repeat(len(phrases.embeddings), axis=0)
         best = logits.max(axis=1, initial=_NEVER)
         return Scores(maps.view(-1, *self.grid).cpu().numpy(), logits, best)
 
@@ -132,26 +160,96 @@ class Dense(_Base):
     gamma: float = GAMMA
 
     @torch.inference_mode()
-    def __call__(self, siglip: Tensor, dino: Tensor, phrases: Tensor) -> Scores:
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        phrases = _phrase_set(phrases)
         head = self.sight.siglip.vision_model.head
         values = head_keys(head, siglip.unsqueeze(0)).values[0]
         if self.affinity:
-            patches = functional.normalize(dino, dim=-1)
-            cosine = patches @ patches.T
-            excess = self.gamma * (cosine - self.beta * cosine.mean())
-            weights = excess.masked_fill(excess < 0, float("-inf")).softmax(dim=-1)
-            values = torch.einsum("nm,mhd->nhd", weights.nan_to_num(0.0), values)
-        logits = self.logits(pool_single(head, values, mlp=self.mlp), phrases)
-        maps = sigmoid(logits)
-        scores = np.full((len(logits), len(logits)), _NEVER, dtype=np.float32)
-        np.fill_diagonal(scores, logits.max(axis=1, initial=_NEVER))
-        grids = maps.reshape(-1, *self.grid).astype(np.float32)
-        regions = [_around_best(grid) for grid in grids]
-        return Scores(
-            np.stack(regions) if regions else np.zeros((0, *self.grid), np.float32),
-            scores,
-            logits.max(axis=1, initial=_NEVER),
+            weights = correlation_attention(cosines(dino), self.gamma, self.beta)
+            values = torch.einsum("nm,mhd->nhd", weights, values)
+        return self.dense(pool_single(head, values, mlp=self.mlp), phrases)
+
+
+@dataclass(frozen=True)
+class ValuePath(_Base):
+    """MaskCLIP's value path (Zhou et al. 2022): each patch's value through the projection alone.
+
+    No attention, no MLP: `out_proj(v_i)` is classified as it is. Its class map is cut where the
+    phrase beats all of the bank's, which stands for the paper's argmax over the classes.
+    """
+
+    @torch.inference_mode()
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        head = self.sight.siglip.vision_model.head
+        values = head_keys(head, siglip.unsqueeze(0)).values[0]
+        return self.dense(pool_single(head, values, mlp=False), _phrase_set(phrases))
+
+
+@dataclass(frozen=True)
+class SelfCorrelation(_Base):
+    """RADSeg's self-correlating recursive attention (Alama et al. 2025), on SigLIP's last tokens.
+
+    Attention among patches is softmax(scale (S - mean S)) with negative entries masked, S the
+    cosine of the same features; the values that it averages are those of the pooling head.
+    """
+
+    scale: float = 10.0
+
+    @torch.inference_mode()
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        head = self.sight.siglip.vision_model.head
+        values = head_keys(head, siglip.unsqueeze(0)).values[0]
+        weights = correlation_attention(cosines(siglip), self.scale, 1.0)
+        averaged = torch.einsum("nm,mhd->nhd", weights, values)
+        return self.dense(pool_single(head, averaged, mlp=False), _phrase_set(phrases))
+
+
+def correlation_attention(similarity: Tensor, scale: float, beta: float) -> Tensor:
+    """Attention of patches by similarity [N, N]: softmax(scale (S - beta mean S)), over rows.
+
+    Entries below 0 before the softmax are left out; a row without another has 0 everywhere.
+    """
+    excess = scale * (similarity - beta * similarity.mean())
+    weights = excess.masked_fill(excess < 0, float("-inf")).softmax(dim=-1)
+    return weights.nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class Crops(_Base):
+    """Each region's crop through the whole encoder: what the weights themselves say of it.
+
+    An image of its own for each region, so this is a ceiling and no way to run a camera. image:
+    uint8 [H, W, 3]. encode: pictures -> SigLIP's and DINO's last patches. margin: of the crop, as
+    a share of the region's own sides.
+    """
+
+    image: UInt8Array
+    encode: Callable[[list[UInt8Array]], tuple[Tensor, Tensor]]
+    margin: float = 0.1
+
+    @torch.inference_mode()
+    def __call__(self, siglip: Tensor, dino: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        phrases = _phrase_set(phrases)
+        settings = self.sight.settings
+        maps, extra_count = candidates(
+            cosines(dino).cpu(), settings, self.grid, DEFAULT_OPTIONS.affinity_cuts
         )
+        head = self.sight.siglip.vision_model.head
+        pictures = [
+            crop_region(self.image, region > 0.5, self.margin)
+            for region in maps.view(-1, *self.grid).numpy()
+        ]
+        pictures.append(self.image)
+        vectors = []
+        for start in range(0, len(pictures), _CROP_BATCH):
+            features, _ = self.encode(pictures[start : start + _CROP_BATCH])
+            whole = features.new_ones(len(features), 1, features.shape[1])
+            vectors.append(pool_regions(head, head_keys(head, features), whole)[:, 0])
+        penalties = np.zeros(len(maps) + 1, np.float32)
+        penalties[len(maps) - extra_count : -1] = DEFAULT_OPTIONS.extra_cut_penalty
+        logits, slopes = self.logits(torch.cat(vectors), phrases, penalties)
+        soft = maps.view(-1, *self.grid).numpy()
+        return Scores(soft, logits[:, :-1], logits[:, -1], slopes)
 
 
 def baselines(sight: GroundingModel) -> Mapping[str, Method]:
@@ -160,6 +258,9 @@ def baselines(sight: GroundingModel) -> Mapping[str, Method]:
         "SigLIP alone": Regions(sight, by_siglip=True),
         "DINO alone": Saliency(sight),
         "max patch": Dense(sight, affinity=False),
+        "value path (MaskCLIP)": ValuePath(sight),
+        "ProxyCLIP": Dense(sight, mlp=False),
+        "self-correlation (RADSeg)": SelfCorrelation(sight),
     }
 
 

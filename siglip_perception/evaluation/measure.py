@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from siglip_perception.errors import BackendError
 from siglip_perception.evaluation.average_precision import Detections
-from siglip_perception.evaluation.baselines import Method
+from siglip_perception.evaluation.baselines import Crops, Method
 from siglip_perception.evaluation.metrics import Answer, judge
 from siglip_perception.evaluation.samples import Question, Sample
 from siglip_perception.language.instruction import MAX_PHRASES, from_phrases
@@ -18,6 +18,7 @@ from siglip_perception.types import Frame, GroundedObject, UInt8Array
 from siglip_perception.util.progress import progress
 
 PIPELINE_METHOD = "both, by regions"
+CROPS_METHOD = "region crops (ceiling)"
 _BATCH = 8
 
 
@@ -55,16 +56,19 @@ def measure(
     methods: Mapping[str, Method],
     keep: int = 12,
     detections: Detections | None = None,
+    with_crops: bool = False,
 ) -> Measurement:
     """Answer all questions by the pipeline's method and by `methods`; keep the worst failures.
 
     keep: maximum number of failures. detections: collects what the pipeline's method publishes
-    for its phrases on every sample. Raises BackendError if the model cannot ground.
+    for its phrases on every sample. with_crops: answer by crops of the regions, too, each through
+    the whole encoder. Raises BackendError if the model cannot ground.
     """
     if pipeline.grounding_model is None:
         raise BackendError(pipeline.grounding_status)
     all_methods: dict[str, Method] = {PIPELINE_METHOD: pipeline.grounder.score, **methods}
-    measurement = Measurement({name: [] for name in all_methods})
+    names = [*all_methods, CROPS_METHOD] if with_crops else [*all_methods]
+    measurement = Measurement({name: [] for name in names})
     worst: list[tuple[float, int, Failure]] = []
     sample_count = question_count = 0
     queries: dict[tuple[str, ...], Query] = {}
@@ -75,8 +79,13 @@ def measure(
             for questions in _portions(sample.questions):
                 phrases = tuple(question.phrase for question in questions)
                 query = _query(pipeline, queries, phrases)
-                for name, score in all_methods.items():
-                    scores = score(siglip[place], dino[place], query.embeddings)
+                methods_here = dict(all_methods)
+                if with_crops:
+                    methods_here[CROPS_METHOD] = Crops(
+                        pipeline.grounding_model, sample.image, pipeline.features
+                    )
+                for name, score in methods_here.items():
+                    scores = score(siglip[place], dino[place], query.encoded)
                     objects, masks = pipeline.choose_objects(Frame(sample.image), query, scores)
                     presence = scores.presence()
                     answers = [
@@ -106,7 +115,7 @@ def measure(
                     pipeline.choose_objects(
                         Frame(sample.image),
                         query,
-                        pipeline.grounder.score(siglip[place], dino[place], query.embeddings),
+                        pipeline.grounder.score(siglip[place], dino[place], query.encoded),
                     )
                     for query in _vocabulary(pipeline, queries, detections.phrases)
                 ]

@@ -1,29 +1,28 @@
-"""Calibrate SigLIP's scale and bias after training, so that presence is a true probability.
+"""Calibrate the scores, so that presence is a true probability.
 
 Training uses regions from the generator's masks; at inference DINOv2 finds them, and misses some.
-Platt scaling (Platt 1999) on held-out scenes corrects both numbers: presence is still
-sigmoid(scale * cosine + bias), with a better scale and bias.
+Platt scaling (Platt 1999) on held-out pictures gives each language a line from a phrase's standing
+to the log-odds that it is in view.
 """
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch.nn import functional
 
-from siglip_perception.evaluation.samples import scene_samples
-from siglip_perception.language.instruction import from_phrases
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.checkpoints.grounding_settings import Calibration
+from siglip_perception.evaluation.samples import Sample
+from siglip_perception.language.instruction import MAX_PHRASES, from_phrases
+from siglip_perception.language.null_phrases import language_of
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import FloatArray
-from siglip_perception.util.files import write_atomically
 
-CALIBRATION_SEED = 6_000_000
-"""Far from the seeds of training, its validation batch and the evaluation."""
 _STEPS = 50
+_IDENTITY = {"en": Calibration(1.0, 0.0)}
 
 
 def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
@@ -46,36 +45,39 @@ def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
     return factor, addend
 
 
-def presence_line(model: Path, scenes: int) -> tuple[float, float]:
-    """Fit Platt's factor and addend for a model's presence, on that many generated scenes.
+def standings(
+    pipeline: Pipeline, samples: Iterable[Sample]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Collect by language the best standing of each question on its sample, and its truth, 0 or 1.
 
-    Each scene has questions in both languages, half of them for absent objects.
+    A standing is that of an uncalibrated model: log-odds of a line of slope 1 through 0.
     """
-    pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
-    logits, truths = [], []
-    for sample in scene_samples(scenes, 1, 8, CALIBRATION_SEED):
+    grounder = pipeline.grounder
+    grounder.settings = replace(grounder.settings, calibration=_IDENTITY)
+    result: dict[str, tuple[list[float], list[float]]] = {}
+    for sample in samples:
         siglip, dino = pipeline.features([sample.image])
-        query = pipeline.query(from_phrases([question.phrase for question in sample.questions]))
-        scores = pipeline.grounder.score(siglip[0], dino[0], query.embeddings)
-        columns = {phrase: number for number, phrase in enumerate(query.phrases)}
-        best = np.concatenate([scores.logits, scores.image_logits[:, None]], axis=1).max(axis=1)
-        for question in sample.questions:
-            logits.append(best[columns[question.phrase]])
-            truths.append(float(bool(question.truths)))
-    return platt(np.array(logits, dtype=np.float32), np.array(truths, dtype=np.float32))
+        for start in range(0, len(sample.questions), MAX_PHRASES):
+            questions = sample.questions[start : start + MAX_PHRASES]
+            query = pipeline.query(from_phrases([question.phrase for question in questions]))
+            scores = grounder.score(siglip[0], dino[0], query.encoded)
+            best = np.concatenate([scores.logits, scores.image_logits[:, None]], axis=1).max(
+                axis=1
+            )
+            columns = {phrase: number for number, phrase in enumerate(query.phrases)}
+            for question in questions:
+                values, truths = result.setdefault(language_of(question.phrase), ([], []))
+                values.append(float(best[columns[question.phrase]]))
+                truths.append(float(bool(question.truths)))
+    return result
 
 
-def calibrate(model: Path, scenes: int) -> None:
-    """Write the calibrated scale and bias into a model folder.
-
-    Leaves a model unchanged that learned nothing, whose presence falls as the truth rises.
-    """
-    factor, addend = presence_line(model, scenes)
-    if factor <= 0:
-        return
-    path = model / "siglip" / "model.safetensors"
-    tensors = load_file(path)
-    scale, bias = (tensors[name].float() for name in ("logit_scale", "logit_bias"))
-    tensors["logit_scale"] = (scale + math.log(factor)).to(tensors["logit_scale"].dtype)
-    tensors["logit_bias"] = (bias * factor + addend).to(tensors["logit_bias"].dtype)
-    write_atomically(path, save(tensors, {"format": "pt"}))
+def best_threshold(probability: FloatArray, truths: FloatArray) -> float:
+    """The threshold of the greatest F1, in the middle between the two values that it divides."""
+    order = np.argsort(-probability, kind="stable")
+    hits = np.cumsum(truths[order])
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + truths.sum())
+    best = int(f1.argmax())
+    values = probability[order]
+    below = values[best + 1] if best + 1 < len(values) else 0.0
+    return float(np.clip((values[best] + below) / 2, 0.01, 0.99))

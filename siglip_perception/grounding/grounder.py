@@ -1,15 +1,17 @@
 """Score the regions of a frame against phrases.
 
-DINOv2 says which patches belong together; SigLIP's pooling head looks at each such region alone
-and answers yes or no to each phrase. There is no softmax anywhere: two red cups are two objects,
-and a phrase may be nowhere in view.
+DINOv2 says which patches belong together; SigLIP's pooling head looks at each such region alone,
+and each phrase gets a yes or no from its standing among the null bank's phrases there
+(standing.py). There is no softmax anywhere: two red cups are two objects, and a phrase may be
+nowhere in view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +21,8 @@ from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOption
 from siglip_perception.grounding.region_head import RegionHead
 from siglip_perception.grounding.regions import affinity_sigmoid, candidates, cosines
 from siglip_perception.grounding.scores import Scores
+from siglip_perception.grounding.standing import PhraseSet, log_odds, texts_of
+from siglip_perception.grounding.training_domain import TrainingDomain
 from siglip_perception.util.device import to_host, upload
 
 if TYPE_CHECKING:
@@ -26,9 +30,11 @@ if TYPE_CHECKING:
 
 
 class Grounder:
-    """Scores regions by SigLIP's pooling head with its learned scale and bias.
+    """Scores regions by SigLIP's pooling head: a phrase's standing among the bank's phrases.
 
-    dtype: of the head's products.
+    domain: what the model was trained on; None where nobody measured it. grid: rows and columns of
+    patches. dtype: of the head's products. bank: language -> unit
+    embeddings float32 [K, D] of the null bank, on the device of the features.
     """
 
     def __init__(
@@ -36,51 +42,73 @@ class Grounder:
         siglip: Siglip,
         grid: tuple[int, int],
         settings: GroundingSettings,
+        bank: Mapping[str, Tensor],
         dtype: torch.dtype = torch.float32,
         options: GroundingOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.options = options
-        self._head = RegionHead(siglip.vision_model.head, dtype)
-        self._scale = float(siglip.logit_scale.exp())
-        self._bias = float(siglip.logit_bias)
-        self._grid = grid
-        self._settings = settings
+        self.settings = settings
+        self.bank = dict(bank)
+        self.head = RegionHead(siglip.vision_model.head, dtype)
+        self.head.with_mlp = settings.head_mlp is not False
+        self.domain: TrainingDomain | None = None
+        self.grid = grid
 
-    def score(self, siglip: Tensor, dinov2: Tensor, phrases: Tensor) -> Scores:
-        """Score one frame: features [N, D] of both encoders, unit phrase embeddings [P, D]."""
+    def score(self, siglip: Tensor, dinov2: Tensor, phrases: PhraseSet | Tensor) -> Scores:
+        """Score one frame: features [N, D] of both encoders, and phrases.
+
+        A tensor of unit embeddings [P, D] stands for English phrases without negatives.
+        """
+        if isinstance(phrases, Tensor):
+            phrases = PhraseSet.plain(phrases)
         cosine = cosines(dinov2).cpu()
         return self.score_all([(siglip, cosine, phrases)])[0]
 
     @torch.inference_mode()
     def pool(self, siglip: Tensor) -> Tensor:
         """Embed whole images as SigLIP does: features [B, N, D] -> float32 [B, D], unit length."""
-        return functional.normalize(self._head.whole_images(siglip), dim=-1)
+        return functional.normalize(self.head.whole_images(siglip), dim=-1)
 
     @torch.inference_mode()
-    def score_all(self, frames: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Scores]:
+    def score_all(self, frames: Sequence[tuple[Tensor, Tensor, PhraseSet]]) -> list[Scores]:
         """Score several frames and wait for a GPU only once.
 
-        frames: for each, SigLIP's features [N, D], cosines() of DINOv2's on the CPU, and unit
-        phrase embeddings [P, D].
+        frames: for each, SigLIP's features [N, D], cosines() of DINOv2's on the CPU, and phrases.
         """
-        regions, logits = [], []
+        regions, products, distances = [], [], []
         for siglip, cosine, phrases in frames:
             maps, extra_count = candidates(
-                cosine, self._settings, self._grid, self.options.affinity_cuts, self.options
+                cosine, self.settings, self.grid, self.options.affinity_cuts, self.options
             )
             # The whole image is pooled along with them, also where there is no region at all.
             whole_image = maps.new_ones(1, maps.shape[1])
             weights = upload(torch.cat([(maps > 0.5).float(), whole_image]).numpy(), siglip.device)
-            pooled = functional.normalize(self._head(siglip, weights), dim=-1)
-            embeddings = phrases.to(siglip.device)
-            regions.append((maps, extra_count))
-            logits.append(embeddings @ pooled.T * self._scale + self._bias)
+            pooled = functional.normalize(self.head(siglip, weights), dim=-1)
+            regions.append((maps, extra_count, phrases))
+            if self.domain is not None:
+                distances.append(self.domain.distances(siglip))
+            products.append(texts_of(phrases, self.bank, siglip.device) @ pooled.T)
         scores = []
-        for (maps, extra_count), host_logits in zip(regions, to_host(*logits), strict=True):
-            values = host_logits.numpy()
-            values[:, len(maps) - extra_count : -1] -= self.options.extra_cut_penalty
-            soft = maps.view(-1, *self._grid).numpy()
-            scores.append(Scores(soft, values[:, :-1], values[:, -1]))
+        host_values = to_host(*products, *distances)
+        for place, (maps, extra_count, phrases) in enumerate(regions):
+            is_outside = self.domain is not None and self.domain.is_outside(
+                host_values[len(regions) + place]
+            )
+            penalties = np.zeros(len(maps) + 1, np.float32)
+            penalties[len(maps) - extra_count : -1] = self.options.extra_cut_penalty
+            logits, slopes = log_odds(
+                host_values[place].numpy(),
+                phrases,
+                self.bank,
+                self.settings.calibration,
+                self.options,
+                penalties,
+                is_outside,
+            )
+            soft = maps.view(-1, *self.grid).numpy()
+            scores.append(
+                Scores(soft, logits[:, :-1], logits[:, -1], slopes, is_outside, phrases.unfamiliar)
+            )
         return scores
 
     @torch.inference_mode()
@@ -89,16 +117,23 @@ class Grounder:
 
         siglip: features [N, D] of one frame. phrases: unit embeddings [P, D].
         """
-        patches = functional.normalize(self._head.pool_each(siglip), dim=-1)
+        patches = functional.normalize(self.head.pool_each(siglip), dim=-1)
         return to_host(phrases.to(siglip.device) @ patches.T)[0]
 
     @torch.inference_mode()
-    def probabilities(self, siglip: Tensor, region: Tensor, phrases: Tensor) -> Tensor:
-        """Probability of every phrase for one region, bool [N] of the patches: [P] on the CPU."""
-        weights = region.float().unsqueeze(0).to(siglip.device)
-        pooled = functional.normalize(self._head(siglip, weights), dim=-1)
-        logits = phrases.to(siglip.device) @ pooled.T * self._scale + self._bias
-        return torch.sigmoid(to_host(logits)[0].squeeze(-1))
+    def probabilities(self, siglip: Tensor, region: Tensor, phrases: PhraseSet | Tensor) -> Tensor:
+        """Probability of every phrase for one region, bool [N] of the patches: [P] on the CPU.
+
+        The frame's level is that of the region and of the whole image, as no other region is known.
+        """
+        if isinstance(phrases, Tensor):
+            phrases = PhraseSet.plain(phrases)
+        weights = torch.stack([region.float(), torch.ones_like(region, dtype=torch.float32)])
+        pooled = functional.normalize(self.head(siglip, weights.to(siglip.device)), dim=-1)
+        products = to_host(texts_of(phrases, self.bank, siglip.device) @ pooled.T)[0]
+        calibration = self.settings.calibration
+        logits, _ = log_odds(products.numpy(), phrases, self.bank, calibration, self.options)
+        return torch.sigmoid(torch.from_numpy(logits[:, 0]))
 
     @torch.inference_mode()
     def same_thing(self, dinov2: Tensor, patch: int) -> tuple[Tensor, Tensor]:
@@ -108,5 +143,5 @@ class Grounder:
         calibration holds that likelier than not. Both on the CPU.
         """
         cosine = to_host(cosines(dinov2))[0]
-        scale, bias = affinity_sigmoid(cosine, self._settings, self.options)
+        scale, bias = affinity_sigmoid(cosine, self.settings, self.options)
         return cosine[patch], scale * cosine[patch] + bias > 0

@@ -102,7 +102,8 @@ def select_objects(
     log_sizes = np.log2(np.maximum(patch_counts, 1))
     for phrase_index, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
         selected: list[tuple[int, ObjectMask]] = []
-        rank = scores.logits[phrase_index] + options.size_bonus * log_sizes
+        slope = 1.0 if scores.slopes is None else float(scores.slopes[phrase_index])
+        rank = scores.logits[phrase_index] + slope * options.size_bonus * log_sizes
         order = np.argsort(-rank, kind="stable")
         for region in order[probability[phrase_index, order] >= threshold].tolist():
             if len(objects) + len(selected) >= max_objects:

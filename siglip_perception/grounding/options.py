@@ -14,12 +14,10 @@ class GroundingOptions:
     line says otherwise. docs/grounding.md has the ablation of the cuts and of the penalty.
 
     Regions (regions.py, components.py):
-    stock_affinity_beta: cut of weights without settings, as a multiple of the frame's mean cosine.
-        From ProxyCLIP (Lan et al. 2024).
-    stock_affinity_scale: log-odds per unit of cosine of the same. Not measured on stock DINOv2: a
-        slope under which a cosine 0.1 past the cut is a clear yes.
-    affinity_cuts: offsets of the cut, log-odds, at each of which regions are found. All regions
-        of the first one stay.
+    stock_affinity_slope: log-odds per standard deviation of the frame's cosines, for weights
+        without an affinity of their own; their cut is Otsu's threshold of those cosines.
+    affinity_cuts: offsets of the cut, in standard deviations of the frame's affinities, at each of
+        which regions are found. All regions of the first one stay.
     max_regions: most regions at one cut.
     claim_share: share of a patch, in [0, 1], above which its region claims it. Below one half: a
         patch that a region half covers, at its edge, must not lead another region.
@@ -28,12 +26,21 @@ class GroundingOptions:
         patch: something narrow stands in front of one object.
     min_component_patches: smaller components are noise.
 
-    Scores (grounder.py):
-    extra_cut_penalty: log-odds taken from regions found only at the extra cuts: more cuts give a
+    Scores (standing.py, grounder.py), in units of standing, which is what is left of a logit once
+    its scale, its bias and its language are taken out:
+    column_share: share, in [0, 1], of a region's own level in what a phrase is compared with; the
+        rest is the frame's.
+    contrast: standing that a phrase loses for each unit by which the same phrase in another color
+        fits the region better.
+    extra_cut_penalty: standing taken from regions found only at the extra cuts: more cuts give a
         phrase more chances to match by luck.
+    outside_level: the same for a picture or a phrase that is outside of a model's training: above
+        what phrases that are not there reach by luck.
+    stock_level, stock_slope: standing that has a probability of one half before a calibration, and
+        log-odds for each unit above it.
 
     Objects (objects.py):
-    size_bonus: log-odds by which a region outranks one of half its patches.
+    size_bonus: standing by which a region outranks one of half its patches.
     same_pixel_share: two masks are one object if they share more than this of the smaller one.
     same_patch_share: the same of two regions' patches. Such masks would share half of their
         pixels too, so the second one need not be drawn.
@@ -73,18 +80,22 @@ class GroundingOptions:
     extent_percentiles: percentiles that bound an object: a few flying pixels must not stretch it.
     """
 
-    stock_affinity_beta: float = 1.2
-    stock_affinity_scale: float = 20.0
-    affinity_cuts: tuple[float, ...] = (0.0, 0.5, -0.5)
+    stock_affinity_slope: float = 3.0
+    affinity_cuts: tuple[float, ...] = (0.0, 1 / 6, -1 / 6)
     max_regions: int = 32
     claim_share: float = 0.4
     duplicate_iou: float = 0.8
     component_bridge: int = 2
     min_component_patches: int = 2
 
-    extra_cut_penalty: float = 1.0
+    column_share: float = 0.5
+    contrast: float = 1.0
+    extra_cut_penalty: float = 0.3
+    stock_level: float = 2.2
+    stock_slope: float = 3.0
+    outside_level: float = 3.6
 
-    size_bonus: float = 0.5
+    size_bonus: float = 0.15
     same_patch_share: float = 0.8
     same_pixel_share: float = 0.5
     max_part_ratio: float = 0.5

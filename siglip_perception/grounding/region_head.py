@@ -130,6 +130,8 @@ def pool_single(head: PoolingHead, values: Tensor, *, mlp: bool = True) -> Tenso
 class RegionHead(nn.Module):
     """The head laid out for serving: products in `dtype`, packed as the encoders' are.
 
+    with_mlp: run the head's own MLP over regions, too; may be changed. width: of its vectors.
+
     The head that it is made from stays unchanged.
     """
 
@@ -145,17 +147,19 @@ class RegionHead(nn.Module):
             self.out = Linear(out.weight.detach(), out.bias.detach())
             self.norm = Norm(head.layernorm)
             self.mlp = convert_mlp(head.mlp, head.mlp.config, None)
+        self.with_mlp = True
+        self.width = int(head.probe.shape[-1])
         lay_out(self, head.probe.device, dtype)
 
     def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Pool regions [R, N] of tokens float32 [N, dim], as pool_regions: float32 [R, dim]."""
         keys = _keys(self._probe, tokens.unsqueeze(0))
-        return self._output(_attend(keys, weights.unsqueeze(0))[0])
+        return self._output(_attend(keys, weights.unsqueeze(0))[0], self.with_mlp)
 
     def whole_images(self, tokens: Tensor) -> Tensor:
         """Pool the whole of each image, as SigLIP itself does: [B, N, dim] -> float32 [B, dim]."""
         everywhere = tokens.new_ones(len(tokens), 1, tokens.shape[1])
-        return self._output(_attend(_keys(self._probe, tokens), everywhere)[:, 0])
+        return self._output(_attend(_keys(self._probe, tokens), everywhere)[:, 0], True)
 
     def pool_each(self, tokens: Tensor) -> Tensor:
         """Pool each token alone: float32 [N, dim] -> [N, dim], as forward() of N single tokens."""
@@ -163,9 +167,11 @@ class RegionHead(nn.Module):
         # Attention to a single token is its value.
         flat_weight = weight.reshape(-1, weight.shape[-1])
         values = functional.linear(tokens.to(weight.dtype), flat_weight, bias.flatten())
-        return self._output(values)
+        return self._output(values, self.with_mlp)
 
-    def _output(self, attended: Tensor) -> Tensor:
+    def _output(self, attended: Tensor, with_mlp: bool) -> Tensor:
         pooled: Tensor = self.out(attended).float()
+        if not with_mlp:
+            return pooled
         residual: Tensor = self.mlp(self.norm(pooled)).float()
         return pooled + residual

@@ -15,6 +15,9 @@ from siglip_perception.grounding.components import split_components
 from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOptions
 from siglip_perception.types import FloatArray
 
+_OTSU_BINS = 256
+_LEAST_SPREAD = 1e-6
+
 
 def cosines(dinov2: Tensor) -> Tensor:
     """Cosine of every patch with every other: DINOv2's [N, D] -> float32 [N, N]."""
@@ -37,7 +40,8 @@ def regions_at_cuts(
 ) -> list[Tensor]:
     """Group patches of cosines [N, N], on the CPU, once for each cut: soft maps [R, N] for each.
 
-    cuts: offsets of the affinity's log-odds; below 0 things come apart sooner.
+    cuts: offsets of the affinity, in standard deviations of the frame's; below 0 things come apart
+        sooner.
 
     Greedy: the unclaimed patch with the most unclaimed companions leads; the mean feature of its
     companions, computed twice, draws the region; the patches that it covers are claimed. Each step
@@ -45,7 +49,8 @@ def regions_at_cuts(
     longer than the steps.
     """
     scale, offset = affinity_sigmoid(cosine, settings, options)
-    bias = np.array([[offset + cut] for cut in cuts], np.float32)
+    spread = scale * float(cosine.std()) if any(cuts) else 0.0
+    bias = np.array([[offset + cut * spread] for cut in cuts], np.float32)
     affinity = torch.sigmoid(scale * cosine + torch.from_numpy(bias).unsqueeze(-1))
     # Arrays and tensors share their memory: NumPy's elementwise steps cost a third of PyTorch's at
     # this size, and PyTorch's products keep to its own threads.
@@ -116,6 +121,25 @@ def affinity_sigmoid(
 ) -> tuple[float, float]:
     """Scale and bias of sigmoid(scale * cosine + bias), the chance that patches are one thing."""
     if settings.affinity_scale is None or settings.affinity_bias is None:
-        scale = options.stock_affinity_scale
-        return scale, -scale * options.stock_affinity_beta * float(cosine.mean())
+        scale = options.stock_affinity_slope / max(float(cosine.std()), _LEAST_SPREAD)
+        return scale, -scale * otsu_threshold(cosine)
     return settings.affinity_scale, settings.affinity_bias
+
+
+def otsu_threshold(values: Tensor) -> float:
+    """Split values, float [...], where the variance between both parts is greatest (Otsu 1979).
+
+    Between the bins of a histogram of 256; the value itself where all are equal.
+    """
+    low, high = float(values.min()), float(values.max())
+    if high - low < _LEAST_SPREAD:
+        return low
+    counts = torch.histc(values.float(), _OTSU_BINS, low, high).double()
+    width = (high - low) / _OTSU_BINS
+    centers = low + width * (torch.arange(_OTSU_BINS, dtype=torch.float64) + 0.5)
+    weight, moment = counts.cumsum(0), (counts * centers).cumsum(0)
+    rest = weight[-1] - weight
+    between = (moment[-1] * weight / weight[-1] - moment) ** 2 / (weight * rest).clamp_min(1e-12)
+    # Where a gap separates both parts every split in it is as good: the middle of them.
+    best = torch.nonzero(between[:-1] >= between[:-1].max() * (1 - 1e-9)).flatten()
+    return low + width * (float(best.double().mean()) + 1)

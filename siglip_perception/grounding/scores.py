@@ -16,13 +16,18 @@ class Scores:
 
     maps: float32 [R, rows, cols] in [0, 1], the share of each patch that belongs to the region; R
         may be 0.
-    logits: float32 [P, R].
+    logits: float32 [P, R], calibrated log-odds.
     image_logits: float32 [P], of the whole image.
+    slopes: float32 [P], log-odds for each unit of standing; None: 1.
+    outside_training, unfamiliar: see Grounding.
     """
 
     maps: FloatArray
     logits: FloatArray
     image_logits: FloatArray
+    slopes: FloatArray | None = None
+    outside_training: bool = False
+    unfamiliar: tuple[int, ...] = ()
 
     def presence(self) -> FloatArray:
         """Probability [P] that each phrase is in view: its best region's, or the whole image's."""

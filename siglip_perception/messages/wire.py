@@ -135,6 +135,9 @@ def objects_message(types: MessageTypes, header: Any, grounding: Grounding) -> A
         mask=mask_message(types, header, grounding.mask),
         mentions=[_mention_message(types, mention) for mention in grounding.mentions],
         confidence=float(grounding.confidence),
+        uncalibrated=grounding.uncalibrated,
+        outside_training=grounding.outside_training,
+        unfamiliar=types.uint32_array(grounding.unfamiliar),
     )
 
 

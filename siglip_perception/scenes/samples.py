@@ -97,15 +97,24 @@ class RenderedShare:
 
 
 class SceneDataset(Dataset[SceneItem]):
-    """Samples [start, stop) of a seed; evaluation uses other seeds than training."""
+    """Samples [start, stop) of a seed; evaluation uses other seeds than training.
+
+    objects: most named objects in a drawn scene. rendered: the share of rendered scenes.
+    """
 
     def __init__(
-        self, seed: int, start: int, stop: int, rendered: RenderedShare | None = None
+        self,
+        seed: int,
+        start: int,
+        stop: int,
+        rendered: RenderedShare | None = None,
+        objects: int = MAX_OBJECTS,
     ) -> None:
         self._seed = seed
         self._start = start
         self._stop = stop
         self._rendered = rendered
+        self._objects = objects
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -117,7 +126,7 @@ class SceneDataset(Dataset[SceneItem]):
             shards = self._rendered.shards
             return _rendered_item(shards[int(rng.integers(len(shards)))], rng)
         twins = rng.random() < _TWINS
-        scene = sample_scene(rng, int(rng.integers(1, MAX_OBJECTS + 1)), twins=twins)
+        scene = sample_scene(rng, int(rng.integers(1, self._objects + 1)), twins=twins)
         width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
         rendering = render(scene, width, height)
         image = rendering.image
@@ -161,6 +170,32 @@ def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
     return to_levels(image, _SQUARE), coverage, answers, _caption(pairs, rng)
 
 
+class RepeatedScenes(Dataset[SceneItem]):
+    """The first `count` scenes of a seed again and again, each drawn once and kept in memory."""
+
+    def __init__(
+        self,
+        seed: int,
+        start: int,
+        stop: int,
+        count: int,
+        rendered: RenderedShare | None = None,
+        objects: int = MAX_OBJECTS,
+    ) -> None:
+        self._scenes = SceneDataset(seed, 0, count, rendered, objects)
+        self._start, self._stop = start, stop
+        self._kept: dict[int, SceneItem] = {}
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> SceneItem:
+        number = (self._start + index) % len(self._scenes)
+        if number not in self._kept:
+            self._kept[number] = self._scenes[number]
+        return self._kept[number]
+
+
 @cache
 def _answers(color: str, kind: str) -> FloatArray:
     """Mark the phrase classes that name a thing, float32 [C]; muted clutter has none."""
@@ -198,9 +233,18 @@ def batches(
     size: int,
     workers: int = 1,
     rendered: RenderedShare | None = None,
+    objects: int = MAX_OBJECTS,
+    repeated: int = 0,
 ) -> DataLoader[Batch]:
-    """Load samples [start, stop) of a seed in order, in batches of `size`."""
-    dataset: Dataset[Any] = SceneDataset(seed, start, stop, rendered)
+    """Load samples [start, stop) of a seed in order, in batches of `size`.
+
+    objects: most in a drawn scene. repeated: number of different scenes, 0: every one is new.
+    """
+    dataset: Dataset[Any] = (
+        RepeatedScenes(seed, start, stop, repeated, rendered, objects)
+        if repeated
+        else SceneDataset(seed, start, stop, rendered, objects)
+    )
     return DataLoader(
         dataset,
         batch_size=size,

@@ -10,7 +10,7 @@ from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.contracts.steps import SQUASH
 from siglip_perception.evaluation.baselines import led_regions
 from siglip_perception.grounding.objects import ObjectMask, label_mask, select_objects
-from siglip_perception.grounding.regions import find_regions
+from siglip_perception.grounding.regions import find_regions, otsu_threshold
 from siglip_perception.grounding.scores import Scores, sigmoid
 from siglip_perception.images.geometry import Geometry
 from siglip_perception.types import Box, Role
@@ -43,6 +43,22 @@ def test_regions_are_the_things_and_cover_every_patch() -> None:
 def test_regions_without_known_settings_take_the_cut_from_the_frame() -> None:
     regions = find_regions(two_things(), GroundingSettings()) > 0.5
     assert (0, 1, 4, 5) in {tuple(torch.nonzero(r).flatten().tolist()) for r in regions}
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9])
+def test_the_cut_of_a_frame_does_not_depend_on_how_alike_everything_is(level: float) -> None:
+    # What all patches share lifts every cosine, up to a mean of 0.97: 1.2 x mean is then above 1.
+    shared = torch.full((16, 1), (level / (1 - level)) ** 0.5)
+    features = torch.cat([two_things(), shared], dim=1)
+    regions = find_regions(features, GroundingSettings()) > 0.5
+    actual = {tuple(torch.nonzero(region).flatten().tolist()) for region in regions}
+    assert {(0, 1, 4, 5), (14, 15)} <= actual
+
+
+def test_otsu_splits_in_the_gap() -> None:
+    values = torch.tensor([0.1, 0.12, 0.14, 0.8, 0.84])
+    assert 0.14 < otsu_threshold(values) < 0.8
+    assert otsu_threshold(torch.full((3,), 0.7)) == pytest.approx(0.7)
 
 
 def test_a_phrase_leads_the_region_around_the_patch_that_it_fits_best() -> None:

@@ -56,6 +56,9 @@ GROUNDING = Grounding(
         Mention(1, Role.PLACE, step=3, link=Link.LEFT_OF, of=0, confidence=0.75),
     ),
     confidence=0.75,
+    uncalibrated=True,
+    outside_training=True,
+    unfamiliar=(1,),
 )
 
 
@@ -149,6 +152,8 @@ def test_objects(library: Library) -> None:
     assert (place.phrase, place.role, place.step, place.many) == (1, 2, 3, False)
     assert (place.relation, place.of, place.which, place.rank) == ("left of", 0, "", 0)
     assert (target.confidence, place.confidence, message.confidence) == (1.0, 0.75, 0.75)
+    assert (message.uncalibrated, message.outside_training) == (True, True)
+    assert list(message.unfamiliar) == [1]
     assert math.isnan(first.position.x)
     assert math.isnan(first.extent.z)
     assert (second.id, second.lost) == (9, 0.25)

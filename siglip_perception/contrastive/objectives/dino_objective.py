@@ -11,6 +11,9 @@ from siglip_perception.contrastive.objectives.dino import DinoSettings, SelfDist
 from siglip_perception.contrastive.training.distributed import World
 from siglip_perception.images.preprocess import EncoderInput
 
+DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillation.patch_center.")
+"""Names of the tensors that training changes without a gradient."""
+
 
 class DinoObjective(nn.Module):
     """Trains a DINOv2 with the losses of DINO, iBOT and DINOv2; captions are ignored.

@@ -24,7 +24,7 @@ from siglip_perception.contrastive.data.samples import (
 from siglip_perception.contrastive.data.source_bag import BagOptions
 from siglip_perception.contrastive.data.sources import BrokenPairError, PairSource, Subset
 from siglip_perception.contrastive.objectives.dino import DinoSettings
-from siglip_perception.contrastive.objectives.dino_objective import DinoObjective
+from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
 from siglip_perception.contrastive.objectives.pair_objective import PairObjective
 from siglip_perception.contrastive.training.autocast import use_bf16
 from siglip_perception.contrastive.training.distributed import World, join_world
@@ -58,7 +58,6 @@ _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3
 _HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
 _SPLIT_SEED = 20_231
-_DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillation.patch_center.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -160,7 +159,7 @@ class _FinetuneRun:
             objective,
             optimizers,
             self._recipe(),
-            buffer_prefixes=_DINO_STATE,
+            buffer_prefixes=DINO_STATE,
         )
         first_step, extra = state.load()
         if world.is_main and "left_out" in extra:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from siglip_perception.contrastive.training.optimizers import OptimizerName
 
 TOWERS = ("siglip", "dinov2")
+Supervision = Literal["masks", "images"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Recipe:
     lr: peak learning rate, held from the warm-up to the cooldown, the last share of the steps,
     which decays it along a cosine. optimizer: as in new_optimizers. rendered: share of rendered
     scenes among the drawn ones, in [0, 1].
+    supervision: "masks": the generator's masks teach SigLIP regions and DINOv2 which patches
+        belong together. "images": whole images and captions, and self-distillation, as stock
+        weights.
+    objects: most named objects in a scene. scenes: different scenes, seen again and again; 0:
+        every scene is new.
     """
 
     tower: str
@@ -37,6 +43,9 @@ class Recipe:
     seed: int = 0
     optimizer: OptimizerName = "adamw"
     rendered: float = 0.0
+    supervision: Supervision = "masks"
+    objects: int = 8
+    scenes: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2:
@@ -45,6 +54,13 @@ class Recipe:
             raise PerceptionError(f"cooldown is {self.cooldown} and has to be a share in (0, 1].")
         if not 0 <= self.rendered <= 1:
             raise PerceptionError(f"rendered is {self.rendered} and has to be a share in [0, 1].")
+        if self.supervision not in ("masks", "images") or not 1 <= self.objects <= 8:
+            raise PerceptionError(
+                f"A recipe's supervision is {self.supervision!r} and its objects {self.objects}:"
+                " use masks or images, and 1 to 8."
+            )
+        if self.scenes < 0:
+            raise PerceptionError(f"scenes is {self.scenes} and has to be 0 or more.")
         if self.tower not in TOWERS or self.optimizer not in ("adamw", "muon"):
             raise PerceptionError(
                 f"Unknown tower {self.tower!r} or optimizer {self.optimizer!r}: use"
@@ -63,6 +79,7 @@ class Recipe:
             warmup=self.warmup,
             cooldown=self.cooldown,
             seed=self.seed,
+            clip=3.0 if (self.tower, self.supervision) == ("dinov2", "images") else 1.0,
             log_every=min(20, save_every),
             save_every=save_every,
         )

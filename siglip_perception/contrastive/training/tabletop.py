@@ -16,6 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from siglip_perception.checkpoints import GROUNDING, write_manifest
 from siglip_perception.checkpoints.offline import quiet
+from siglip_perception.contrastive.data.samples import PairBatch
+from siglip_perception.contrastive.objectives.caption_objective import CaptionObjective
+from siglip_perception.contrastive.objectives.dino import DinoSettings
+from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
 from siglip_perception.contrastive.objectives.tabletop_objectives import (
     AffinityObjective,
     SiglipObjective,
@@ -34,9 +38,11 @@ from siglip_perception.contrastive.training.tabletop_model import (
     save_half,
 )
 from siglip_perception.errors import PerceptionError
-from siglip_perception.evaluation.platt import calibrate
+from siglip_perception.evaluation.calibration import calibrate
+from siglip_perception.evaluation.linear_probe import scene_metrics
+from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.scenes.rendered.shards import RenderedShards
-from siglip_perception.scenes.samples import Batch, RenderedShare, batches
+from siglip_perception.scenes.samples import TABLETOP, Batch, RenderedShare, batches
 from siglip_perception.scenes.vocabulary import (
     COLORS,
     KINDS,
@@ -65,22 +71,30 @@ def _corpus(seed: int) -> Iterator[str]:
             yield sample_phrase(PHRASE_CLASSES[rng.integers(len(PHRASE_CLASSES))], language, rng)
 
 
+TowerObjective = SiglipObjective | AffinityObjective | CaptionObjective | DinoObjective
+
+
 def new_objective(
-    tower: str, seed: int
-) -> tuple[SiglipObjective | AffinityObjective, PreTrainedTokenizerFast | None]:
+    recipe: Recipe, bf16: bool
+) -> tuple[TowerObjective, PreTrainedTokenizerFast | None]:
     """Create a tower with its training objective, and the tokenizer for SigLIP."""
-    if tower == "siglip":
+    seed, by_masks = recipe.seed, recipe.supervision == "masks"
+    if recipe.tower == "siglip":
         tokenizer = new_tokenizer(_corpus(seed))
-        return SiglipObjective(new_siglip(tokenizer, seed), tokenizer), tokenizer
-    return AffinityObjective(new_dinov2(seed)), None
+        model = new_siglip(tokenizer, seed)
+        if by_masks:
+            return SiglipObjective(model, tokenizer), tokenizer
+        return CaptionObjective(model, tokenizer, recipe.steps), tokenizer
+    if by_masks:
+        return AffinityObjective(new_dinov2(seed)), None
+    encoder = EncoderInput.of(TABLETOP, TABLETOP.encoder("dinov2"))
+    return DinoObjective(new_dinov2(seed), encoder, DinoSettings(), recipe.steps, bf16), None
 
 
 class _SceneObjective:
     """Adapts a tower's objective to the loop; a step's rng is seeded by seed and step number."""
 
-    def __init__(
-        self, objective: SiglipObjective | AffinityObjective, seed: int, bf16: bool
-    ) -> None:
+    def __init__(self, objective: TowerObjective, seed: int, bf16: bool) -> None:
         self._objective, self._seed, self._bf16 = objective, seed, bf16
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -91,13 +105,22 @@ class _SceneObjective:
 
     def backward(self, batch: Batch, accumulate: int, world: World, step: int) -> dict[str, float]:
         rng = np.random.default_rng((self._seed, step))
+        if isinstance(self._objective, DinoObjective):
+            seeds = rng.integers(2**40, size=len(batch.captions)).tolist()
+            pairs = PairBatch(batch.images, batch.captions, seeds, [], [])
+            return self._objective.backward(pairs, accumulate, world, step)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
-            result = self._objective(batch, rng)
+            if isinstance(self._objective, CaptionObjective):
+                result = self._objective(batch, rng, step)
+            else:
+                result = self._objective(batch, rng)
         result.loss.backward()
         return {"loss": float(result.loss.detach()), **result.parts}
 
     def after_step(self, step: int) -> None:
-        """Do nothing."""
+        """Update the teacher, if there is one."""
+        if isinstance(self._objective, DinoObjective):
+            self._objective.after_step(step)
 
 
 def train_tower(
@@ -118,7 +141,7 @@ def train_tower(
     mixture = _mixture(recipe, rendered)
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
-        objective, tokenizer = new_objective(recipe.tower, recipe.seed)
+        objective, tokenizer = new_objective(recipe, bf16)
     options = recipe.loop_options(save_every)
     optimizers = new_optimizers(
         objective, options.lr, options.weight_decay, recipe.optimizer, bf16=bf16
@@ -127,14 +150,19 @@ def train_tower(
     def is_continuation(previous: Mapping[str, Any], step: int) -> bool:
         return recipe.continues(Recipe(**previous), step)
 
-    state = RunState(run, objective, optimizers, asdict(recipe), is_continuation=is_continuation)
+    state = RunState(
+        run, objective, optimizers, asdict(recipe), DINO_STATE, is_continuation=is_continuation
+    )
     first_step, _ = state.load()
     count = validation_scenes
     validation = next(iter(batches(VALIDATION_SEED, 0, count, count, workers=0)))
 
     def measure() -> dict[str, float]:
         objective.eval()
-        metrics = objective.measure(validation)
+        if isinstance(objective, DinoObjective):
+            metrics = scene_metrics(objective.features)
+        else:
+            metrics = objective.measure(validation)
         objective.train()
         return metrics
 
@@ -144,6 +172,8 @@ def train_tower(
         options.steps * options.batch,
         options.batch,
         rendered=mixture,
+        objects=recipe.objects,
+        repeated=recipe.scenes,
     )
     log = MetricsLog(run, recipe.tower, options.steps, first_step, options.batch, tensorboard)
     world = World(torch.device("cpu"))
@@ -177,19 +207,26 @@ def _mixture(recipe: Recipe, folder: Path | None) -> RenderedShare | None:
     return RenderedShare(RenderedShards(folder), recipe.rendered)
 
 
-def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
+def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:
     """Write both trained towers as a model folder, replace_folder an existing one at the end.
 
-    calibration: number of generated scenes to calibrate presence on; 0 skips calibration.
+    calibration: number of generated scenes to calibrate presence on; 0 skips calibration. Weights
+    trained on whole images are never calibrated: they stand in for stock ones.
     """
-    settings: dict[str, float] = {}
+    settings: dict[str, Any] = {}
     with replace_folder(output) as fresh:
         for tower in TOWERS:
             with quiet():
-                objective, tokenizer = new_objective(tower, seed)
+                objective, tokenizer = new_objective(recipes[tower], bf16=False)
             tensors = load_file(runs / tower / STATE)
+            # What no step changes is not in the state, and not in the model that is kept.
             objective.load_state_dict(
-                {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+                {
+                    n.removeprefix("model."): v
+                    for n, v in tensors.items()
+                    if n.startswith("model.")
+                },
+                strict=False,
             )
             with quiet():
                 save_half(objective.model, fresh / tower)
@@ -198,8 +235,10 @@ def export(runs: Path, output: Path, seed: int, calibration: int) -> None:
             if isinstance(objective, AffinityObjective):
                 settings["affinity_scale"] = objective.logit_scale.exp().item()
                 settings["affinity_bias"] = objective.logit_bias.item()
-        (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
+        if settings:
+            settings |= {"head_mlp": True, "templates": {x: ["{}"] for x in LANGUAGES}}
+            (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
         write_manifest(fresh)
-        if calibration:
+        if calibration and all(recipe.supervision == "masks" for recipe in recipes.values()):
             calibrate(fresh, calibration)
             write_manifest(fresh)

@@ -1,0 +1,148 @@
+"""Calibrating a model on somebody's pictures, by the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siglip_perception.checkpoints.calibration_file import (
+    CalibrationFile,
+    find_calibration,
+    user_file,
+    write_calibration,
+)
+from siglip_perception.checkpoints.grounding_settings import Calibration, GroundingSettings
+from siglip_perception.commands.main import main
+from siglip_perception.errors import CheckpointError
+from siglip_perception.evaluation.calibration import fit
+from siglip_perception.evaluation.platt import best_threshold
+from siglip_perception.evaluation.reliability import Panel, reliability_picture
+from siglip_perception.evaluation.samples import scene_samples
+from siglip_perception.pipeline import Pipeline, PipelineOptions
+
+pytestmark = pytest.mark.numeric
+
+LINES = {"en": Calibration(4.0, -8.0, 0.4)}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """COCO annotations of generated scenes, with their pictures beside."""
+    folder.mkdir(parents=True)
+    names: dict[str, int] = {}
+    images, annotations = [], []
+    for number, sample in enumerate(scene_samples(count, 3, 5, 6_100_000)):
+        Image.fromarray(sample.image).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        for question in sample.questions:
+            if question.language != "en":
+                continue
+            category = names.setdefault(question.phrase, len(names) + 1)
+            for truth in question.truths:
+                box = truth.box
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "bbox": [box.x, box.y, box.width, box.height],
+                    }
+                )
+    categories = [{"id": number, "name": name} for name, number in names.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_calibrates_a_model_in_the_users_folder(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, picture = write_pictures(tmp_path / "mine", 10), tmp_path / "r.png"
+    assert main(["calibrate", "--coco", str(mine), "--picture", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("en: scale ")
+    (written,) = (home / "siglip_perception" / "calibrations").iterdir()
+    assert f"wrote {written} and {picture}" in out
+    assert Image.open(picture).size[0] > 900  # before and after
+    content = json.loads(written.read_text())
+    assert content["pictures"] == 10
+    pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    line = pipeline.grounder.settings.calibration["en"]
+    assert line.scale == pytest.approx(content["calibration"]["en"]["scale"])
+
+
+def test_too_few_objects_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = write_pictures(tmp_path / "mine", 1)
+    assert main(["calibrate", "--coco", str(mine), "--picture", str(tmp_path / "r.png")]) == 2
+    error = capsys.readouterr().err
+    assert "3 present and 3 absent phrases, and 20 of each are needed" in error or (
+        "too little to calibrate on" in error
+    )
+    assert not (tmp_path / "r.png").exists()
+
+
+def test_a_calibration_lies_beside_the_model_and_belongs_to_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    path = write_calibration(model, "a" * 64, CalibrationFile(LINES, True), pictures=20)
+    assert path == model / "calibration.json"
+    assert find_calibration(model, "a" * 64) == CalibrationFile(LINES, True)
+    assert find_calibration(model, "b" * 64) is None
+    assert "measured on other weights" in caplog.text
+
+
+def test_where_the_model_cannot_be_written_it_lies_in_the_users_folder(tmp_path: Path) -> None:
+    file_in_the_way = tmp_path / "model"
+    file_in_the_way.write_text("no folder")
+    path = write_calibration(file_in_the_way, "a" * 64, CalibrationFile(LINES, False))
+    assert path == user_file("a" * 64)
+    (tmp_path / "other").mkdir()
+    assert find_calibration(tmp_path / "other", "a" * 64) == CalibrationFile(LINES, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"calibration": {"en": {"scale": -1.0, "bias": 0.0}}}, "calibration.en.scale"),
+        ({"calibration": {"en": {"scale": 1.0, "bias": "x"}}}, "calibration.en.bias"),
+        ({"calibration": {"en": {"scale": 1.0, "bias": 0, "threshold": 1.5}}}, "threshold"),
+        ({"calibration": [1]}, "calibration"),
+        ({"head_mlp": 1}, "head_mlp"),
+        ({"templates": {"en": ["no place"]}}, "templates.en"),
+    ],
+)
+def test_settings_that_are_none_are_named(content: dict[str, object], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        GroundingSettings.from_mapping(content)
+
+
+def test_the_best_threshold_is_that_of_the_greatest_f1() -> None:
+    probability = np.array([0.9, 0.8, 0.6, 0.3], np.float32)
+    # Above 0.7: both true ones, F1 1.
+    assert best_threshold(probability, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.7)
+    # All but the last: 3 of 3 true ones.
+    assert best_threshold(probability, np.array([1.0, 1.0, 1.0, 0.0])) == pytest.approx(0.45)
+
+
+def test_a_standing_that_tells_nothing_has_no_line() -> None:
+    values = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
+    assert fit(values, np.array([1.0, 1.0, 0.0, 0.0], np.float32)) is None
+
+
+def test_a_reliability_picture_has_a_panel_for_each() -> None:
+    panel = Panel("en, before", [0.1, 0.9, 0.8], [False, True, False])
+    one, two = reliability_picture([panel]), reliability_picture([panel, panel])
+    assert two.shape[1] > one.shape[1]
+    assert one.dtype == np.uint8
