@@ -124,7 +124,7 @@ class Grounder:
     def probabilities(self, siglip: Tensor, region: Tensor, phrases: PhraseSet | Tensor) -> Tensor:
         """Probability of every phrase for one region, bool [N] of the patches: [P] on the CPU.
 
-        The frame's level is that of the region and of the whole image, as no other region is known.
+        The frame's level is that of the region and of the whole image: no other region is known.
         """
         if isinstance(phrases, Tensor):
             phrases = PhraseSet.plain(phrases)

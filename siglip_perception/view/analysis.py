@@ -12,7 +12,9 @@ from torch import Tensor
 
 from siglip_perception.contracts import Contract
 from siglip_perception.grounding.grounder import Grounder
+from siglip_perception.grounding.standing import PhraseSet
 from siglip_perception.images.geometry import Geometry
+from siglip_perception.language.null_phrases import language_of
 from siglip_perception.pipeline import PatchFeatures
 from siglip_perception.types import FloatArray, TokenGrid, UInt8Array
 
@@ -174,7 +176,9 @@ def probe(
     if not same[patch]:  # by a calibration that holds a patch unlike itself
         thing = np.arange(len(flat)) == patch
     probabilities = grounder.probabilities(
-        features.siglip, torch.from_numpy(thing), embeddings
+        features.siglip,
+        torch.from_numpy(thing),
+        PhraseSet(embeddings, tuple(map(language_of, phrases)), embeddings[:0]),
     ).tolist()
     ranked = sorted(zip(phrases, probabilities, strict=True), key=lambda pair: -pair[1])
     alike: UInt8Array = np.rint((cosine.numpy().clip(-1, 1) + 1) * 127.5).astype(np.uint8)
