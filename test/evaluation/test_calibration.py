@@ -39,7 +39,8 @@ def write_pictures(folder: Path, count: int) -> Path:
     """COCO annotations of generated scenes, with their pictures beside."""
     folder.mkdir(parents=True)
     names: dict[str, int] = {}
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number, sample in enumerate(scene_samples(count, 3, 5, 6_100_000)):
         Image.fromarray(sample.image).save(folder / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png"})

@@ -27,7 +27,7 @@ def frame(seed: int) -> FloatArray:
 
 def probability(logits: FloatArray) -> FloatArray:
     values, _ = log_odds(logits, PHRASES, BANK, {"en": Calibration(5.5, -10.0)})
-    result: FloatArray = 1 / (1 + np.exp(-values))
+    result: FloatArray = (1 / (1 + np.exp(-values))).astype(np.float32)
     return result
 
 
