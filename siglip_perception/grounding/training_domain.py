@@ -18,7 +18,7 @@ from siglip_perception.util.files import write_atomically
 TRAINING = "training.safetensors"
 _NUMBERS = ("least_spread", "most_spread", "most_offset", "phrase_least")
 # Margin of the range, in its own widths.
-_MARGIN = 0.05
+_MARGIN = 0.2
 # A phrase may be three times as far from the next known one, as an angle, as all but 2 % of the
 # other wordings are: sizes and articles move it, too.
 _TAIL = 0.02
