@@ -13,7 +13,7 @@ from siglip_perception.images.overlay import FONT
 from siglip_perception.types import UInt8Array
 
 _BINS = 10
-_SIDE, _LEFT, _TOP, _GAP, _BELOW = 420, 70, 70, 60, 60
+_SIDE, _LEFT, _TOP, _GAP, _BELOW = 420, 70, 92, 60, 60
 _INK, _LIGHT, _BAR, _LINE = (30, 30, 34), (225, 225, 230), (150, 180, 225), (200, 60, 50)
 
 
