@@ -12,13 +12,20 @@ from siglip_perception.errors import ContractError
 def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
     """Return the named contract, or the one that the checkpoint satisfies and that uses all of it.
 
-    A contract that the caller or the manifest names wins over the checkpoint's own image
-    processor. A contract that nobody named must not differ gravely. Raises ContractError if the
-    checkpoint does not satisfy it, or if none or several would do.
+    A contract that the caller or the manifest names wins over the resize of the checkpoint's own
+    image processor, but must not give the encoders other values: another scale, mean, std or order
+    of the channels. A contract that nobody named must not differ gravely in anything. Raises
+    ContractError if the checkpoint does not satisfy it, or if none or several would do.
     """
     if name:
         contract = contracts.get(name)
         contracts.check(contract, checkpoint.facts, checkpoint.policy)
+        contradiction = _grave_contradiction(contract, checkpoint, values_only=True)
+        if contradiction:
+            raise ContractError(
+                f"{contradiction}: correct the file, or give a contract file with `normalization:"
+                " checkpoint` to follow it (docs/contracts.md)."
+            )
         return contract
     if (
         checkpoint.contract
@@ -36,10 +43,14 @@ def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract"
     if len(agreeing) == 1:
         return agreeing[0]
     if compatible and not agreeing:
+        follow = (
+            f"name {compatible[0].name} with the parameter {parameter} to follow the contract, "
+            if not _grave_contradiction(compatible[0], checkpoint, values_only=True)
+            else f"give a contract file with `normalization: checkpoint` in {parameter}, "
+        )
         raise ContractError(
-            f"{_grave_contradiction(compatible[0], checkpoint)}: name"
-            f" {compatible[0].name} with the parameter {parameter} to follow the contract,"
-            " name another one, or correct the file."
+            f"{_grave_contradiction(compatible[0], checkpoint)}: {follow}name another one, or"
+            " correct the file."
         )
     if compatible:
         raise ContractError(
@@ -60,10 +71,16 @@ def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract"
     )
 
 
-def _grave_contradiction(contract: Contract, checkpoint: Checkpoint) -> str:
+def _grave_contradiction(
+    contract: Contract, checkpoint: Checkpoint, *, values_only: bool = False
+) -> str:
     """Describe the first grave difference of an image processor from the contract; or empty."""
     for file, differences in contracts.contradictions(contract, checkpoint.facts).items():
-        grave = [difference.text for difference in differences if difference.grave]
+        grave = [
+            difference.text
+            for difference in differences
+            if difference.grave and (difference.values or not values_only)
+        ]
         if grave:
             return (
                 f"{checkpoint.path / file} contradicts {contract.name}, the contract that the"

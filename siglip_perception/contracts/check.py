@@ -143,13 +143,21 @@ def with_own_normalization(
 ) -> Contract:
     """Return the contract with the checkpoint's mean and std where it says `checkpoint`.
 
-    An encoder whose checkpoint tells neither keeps the contract's.
+    An encoder whose checkpoint has no image processor keeps the contract's. Raises ContractError
+    if the processor lacks one of them.
     """
     specs = []
     for spec in contract.encoders:
         pixels = facts[spec.name].pixels if spec.name in facts else None
         if spec.normalization == "checkpoint" and pixels is not None:
-            spec = replace(spec, mean=pixels.mean or spec.mean, std=pixels.std or spec.std)
+            if pixels.mean is None or pixels.std is None:
+                key = "image_mean" if pixels.mean is None else "image_std"
+                raise ContractError(
+                    f"{key} is missing in {pixels.where}, and the contract {contract.name}"
+                    f" normalizes {spec.name} by the checkpoint's own: add it, or remove the file"
+                    " to normalize by the contract's."
+                )
+            spec = replace(spec, mean=pixels.mean, std=pixels.std)
         specs.append(spec)
     return replace(contract, encoders=tuple(specs))
 
@@ -161,13 +169,14 @@ def contradictions(
 
     The caller refuses the checkpoint, or logs which of the two it follows.
     """
-    by_file = {}
+    by_file: dict[str, tuple[PixelDifference, ...]] = {}
     for spec in contract.encoders:
         pixels = facts[spec.name].pixels if spec.name in facts else None
         if pixels is not None:
             differences = pixel_differences(contract, spec, pixels)
             if differences:
-                by_file[pixels.where] = differences
+                # A policy's encoders share one file.
+                by_file[pixels.where] = (*by_file.get(pixels.where, ()), *differences)
     return by_file
 
 

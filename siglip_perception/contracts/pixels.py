@@ -45,10 +45,12 @@ class PixelDifference:
     grave: the encoder would see values, colors or a size that it was not trained on. Otherwise
     only the crop or the filter differs, as policies do from stock checkpoints by design: two
     encoders share one square, and DINO takes any size.
+    values: it is of the values after the resize: scale, mean, std, order of the channels.
     """
 
     text: str
     grave: bool
+    values: bool = False
 
 
 def pixel_differences(
@@ -80,16 +82,19 @@ def _differences(
         ("image_mean", facts.mean, spec.mean),
         ("image_std", facts.std, spec.std),
     ):
-        if value is None or _close(value, contract_value, _TOLERANCE):
+        by_checkpoint = spec.normalization == "checkpoint"
+        if value is None or by_checkpoint or _close(value, contract_value, _TOLERANCE):
             continue
         scales = [key for key, usual in _SCALE.items() if facts.settings.get(key, usual) != usual]
         text = _format(facts.settings, (name, *scales))
         yield PixelDifference(
             f"{text} (the contract: {name} {list(contract_value)} of pixels in [0, 1])",
             grave=not _close(value, contract_value, _BF16_TOLERANCE),
+            values=True,
         )
     if facts.settings.get("do_flip_channel_order") is True:
-        yield PixelDifference("do_flip_channel_order True (the contract: RGB)", grave=True)
+        text = "do_flip_channel_order True (the contract: RGB)"
+        yield PixelDifference(text, grave=True, values=True)
     if facts.settings.get("do_convert_rgb") is False:
         yield PixelDifference("do_convert_rgb False (the contract: RGB)", grave=False)
 

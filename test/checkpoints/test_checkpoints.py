@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.checkpoints.networks import to_transformers
+from siglip_perception.contracts.steps import strategy
 from siglip_perception.errors import CheckpointError
 
 ENCODER_FILES = (
@@ -260,7 +261,7 @@ def test_the_fingerprint_covers_weights_and_preprocessing(folder: Path) -> None:
     first = fingerprint(folder)
     assert len(first) == 64
     assert fingerprint(folder, description="?") == first
-    assert fingerprint(folder, resize="letterbox") != first
+    assert fingerprint(folder, pixels=strategy("letterbox", "bicubic")) != first
     edit_weights(
         folder / "dinov2/model.safetensors", lambda tensors: tensors["layernorm.bias"].add_(1)
     )

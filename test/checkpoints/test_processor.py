@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
-from siglip_perception.contracts import PixelFacts
+from siglip_perception.contracts import EncoderFacts, PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
 from siglip_perception.encoders.plan import ModelPlan, choose_contract
 from siglip_perception.errors import CheckpointError, ContractError
@@ -95,28 +96,26 @@ def test_stock_siglips_settings_agree_in_all_their_forms(
         assert not caplog.records, settings_added
 
 
-@pytest.mark.parametrize(
-    ("settings_added", "says"),
-    [
-        ({"image_mean": [0.1, 0.2, 0.3]}, r"image_mean \[0.1, 0.2, 0.3\] .*image_mean \[0.5"),
-        ({"image_std": [0.25] * 3}, r"image_std \[0.25, .*contract: image_std \[0.5"),
-        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
-        ({"do_rescale": False}, "do_rescale False"),
-        ({"do_normalize": False}, "do_normalize False"),
-        ({"do_resize": False}, "do_resize False.*squash to 216 x 216"),
-        ({"size": {"height": 384, "width": 384}}, "'height': 384.*squash to 216 x 216"),
-        ({"size": 384}, "size 384"),
-        ({"do_center_crop": True, "crop_size": 192}, "crop_size 192"),
-        ({"do_flip_channel_order": True}, "do_flip_channel_order True"),
-    ],
-)
+VALUES = [
+    ({"image_mean": [0.1, 0.2, 0.3]}, r"image_mean \[0.1, 0.2, 0.3\] .*image_mean \[0.5"),
+    ({"image_std": [0.25] * 3}, r"image_std \[0.25, .*contract: image_std \[0.5"),
+    ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+    ({"do_rescale": False}, "do_rescale False"),
+    ({"do_normalize": False}, "do_normalize False"),
+    ({"do_flip_channel_order": True}, "do_flip_channel_order True"),
+]
+GEOMETRY = [
+    ({"do_resize": False}, "do_resize False.*squash to 216 x 216"),
+    ({"size": {"height": 384, "width": 384}}, "'height': 384.*squash to 216 x 216"),
+    ({"size": 384}, "size 384"),
+    ({"do_center_crop": True, "crop_size": 192}, "crop_size 192"),
+]
+
+
+@pytest.mark.parametrize(("settings_added", "says"), [*VALUES, *GEOMETRY])
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_a_grave_contradiction_is_refused_unless_the_contract_is_named(
-    pair: Path,
-    caplog: pytest.LogCaptureFixture,
-    settings_added: dict[str, Any],
-    says: str,
-    is_nested: bool,
+def test_a_grave_contradiction_is_refused(
+    pair: Path, settings_added: dict[str, Any], says: str, is_nested: bool
 ) -> None:
     if is_nested:
         settings = {
@@ -130,13 +129,57 @@ def test_a_grave_contradiction_is_refused_unless_the_contract_is_named(
         ContractError, match=rf"processor_config\.json contradicts tabletop.*{says}"
     ):
         choose_contract("", Checkpoint(pair))
-    assert choose_contract("tabletop", Checkpoint(pair)).name == "tabletop"
-    assert len(caplog.records) == 1
-    with pytest.raises(ContractError, match=r"parameter grounding\.contract"):
+    with pytest.raises(ContractError, match=r"grounding\.contract"):
         choose_contract("", Checkpoint(pair), parameter="grounding.contract")
+
+
+@pytest.mark.parametrize(("settings_added", "says"), GEOMETRY)
+def test_a_named_contract_wins_over_the_files_resize(
+    pair: Path, caplog: pytest.LogCaptureFixture, settings_added: dict[str, Any], says: str
+) -> None:
+    write(pair / "siglip", SIGLIP, **settings_added)
+    assert choose_contract("tabletop", Checkpoint(pair)).name == "tabletop"
     (line,) = {record.getMessage() for record in caplog.records}
     assert "The contract tabletop is followed, not" in line
-    assert "processor_config.json" in line
+    assert re.search(says, line)
+
+
+@pytest.mark.parametrize(("settings_added", "says"), VALUES)
+def test_a_named_contract_does_not_win_over_the_files_values(
+    pair: Path, tmp_path: Path, settings_added: dict[str, Any], says: str
+) -> None:
+    """Other values than the encoder was trained on break a policy silently."""
+    write(pair / "siglip", SIGLIP, **settings_added)
+    with pytest.raises(ContractError, match=rf"contradicts tabletop.*{says}.*normalization: chec"):
+        choose_contract("tabletop", Checkpoint(pair))
+
+
+def test_a_contract_that_says_so_follows_the_files_mean_and_std(
+    pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = contracts.path("tabletop").read_text()
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace("    tap:", "    normalization: checkpoint\n    tap:"))
+    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3, rescale_factor=1 / 127.5)
+    siglip = choose_contract(str(file), Checkpoint(pair)).siglip
+    assert siglip is not None
+    assert siglip.mean == pytest.approx((0.05,) * 3)
+    assert siglip.std == pytest.approx((0.25,) * 3)
+    assert not caplog.records
+    write(pair / "siglip", {key: value for key, value in SIGLIP.items() if key != "image_std"})
+    with pytest.raises(ContractError, match=r"image_std is missing in siglip/preprocessor_config"):
+        choose_contract(str(file), Checkpoint(pair))
+
+
+def test_both_encoders_differences_in_one_file_are_told(tmp_path: Path) -> None:
+    """A policy's encoders share one preprocessor_config.json."""
+    mean = [0.1, 0.2, 0.3]
+    pixels = PixelFacts("preprocessor_config.json", {"image_mean": mean}, mean=(0.1, 0.2, 0.3))
+    facts = {
+        name: EncoderFacts("", 1, 1, 1, 0, None, pixels=pixels) for name in ("dinov2", "siglip")
+    }
+    (texts,) = contracts.contradictions(contracts.get("tabletop"), facts).values()  # type: ignore[arg-type]
+    assert len(texts) == 2
 
 
 @pytest.mark.parametrize(
@@ -175,10 +218,10 @@ def test_the_contract_that_a_manifest_names_is_followed(
 ) -> None:
     from siglip_perception.checkpoints import write_manifest
 
-    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    write(pair / "siglip", SIGLIP, size=384)
     write_manifest(pair, contract="tabletop")
     assert ModelPlan.load(str(pair), "", "", "").contract.name == "tabletop"
-    assert "image_mean" in caplog.text
+    assert "size 384" in caplog.text
 
 
 def test_two_files_that_contradict_each_other_are_refused(pair: Path) -> None:
@@ -268,7 +311,7 @@ def test_training_without_a_contract_follows_the_checkpoint(
 
 
 def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
-    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    write(pair / "siglip", SIGLIP, image_mean=[0.501] * 3)
     tower = ModelPlan.load(str(pair), "tabletop", "", "").towers["siglip"]
     assert tower.input.mean == (0.5, 0.5, 0.5)
 

@@ -142,6 +142,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["contracts", "openvla-22"], "did you mean openvla-224?"),
     (["contracts", "none.yaml"], "no contract file 'none.yaml'"),
     (["doctor", "--model", "none"], "no model folder 'none'"),
+    (["fingerprint", "none", "-o", "out.json"], "none"),
+    (["fingerprint", "folder", "-o", "out.json", "--pictures", "3"], "--pictures has to be"),
+    (["fingerprint", "folder"], "--output has to be given"),
+    (["pixels", "none.png", "--contract", "tabletop", "-o", "out.npz"], "none.png"),
 ]
 
 
