@@ -37,19 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pixels of each encoder, before and after the normalization, to an .npz file."""
+    from siglip_perception import checkpoints
+    from siglip_perception.checkpoints.match import kept_contract
+    from siglip_perception.images.files import read_image
+
     contract = contracts.get(args.contract)
+    if args.model:
+        checkpoint = checkpoints.Checkpoint(checkpoints.resolve(args.model))
+        contract = kept_contract(args.contract, checkpoint)
+        checkpoint.log_contradictions(contract)
+    image = read_image(args.image).pixels
+    # After what can be wrong, because they import PyTorch.
     import torch
 
-    from siglip_perception import checkpoints
-    from siglip_perception.encoders.plan import choose_contract
-    from siglip_perception.images.files import read_image
     from siglip_perception.images.preprocess import EncoderInput, Preprocessor
     from siglip_perception.images.squares import to_square
 
-    if args.model:
-        folder = checkpoints.resolve(args.model)
-        contract = choose_contract(args.contract, checkpoints.Checkpoint(folder))
-    image = read_image(args.image).pixels
     inputs = {spec.name: EncoderInput.of(contract, spec) for spec in contract.encoders}
     normalized = Preprocessor(tuple(inputs.values()), torch.device("cpu"))([image])
     arrays: dict[str, Any] = {}

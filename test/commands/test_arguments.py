@@ -80,6 +80,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["ground", "none.png", "cup"], "no image file none.png"),
     (["tokens", "a.png"], "--output has to be given"),
     (["pixels", "none.png", "--contract", "tabletop", "-o", "x.png"], "no file none.png"),
+    (["pixels", "text.json", "--contract", "tabletop", "-o", "x.npz"], "text.json"),
     (["fingerprint", "none", "-o", "x.json"], "There is no none"),
     (["view", "none.mp4"], "no file or folder 'none.mp4'"),
     (["view", "a.png", "--port", "70000"], "--port has to be a whole number from 0 to 65535"),
