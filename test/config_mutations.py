@@ -101,7 +101,8 @@ def _changes(key: str, value: Any) -> Iterator[tuple[str, bool, Json]]:
         yield "in a list", True, {key: [value]}
         yield "twice", False, {key: 2 * value or 1}
         yield "half", False, {key: value // 2 if isinstance(value, int) else value / 2}
-        yield "negative", False, {key: -value or -1}
+        # transformers' classes, which make the reference, take no dropout below 0.
+        yield "negative", False, {key: 0 if "drop" in key else -value or -1}
     elif isinstance(value, str):
         yield "in a list", True, {key: [value]}
         yield "upper", True, {key: value.upper()}

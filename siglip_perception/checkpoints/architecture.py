@@ -25,6 +25,7 @@ ANCHORS: Mapping[EncoderName, str] = {
     "dinov2": "embeddings.patch_embeddings.projection.weight",
     "dinov3": "embeddings.patch_embeddings.weight",
 }
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _LAYER = re.compile(r"layers?\.(\d+)\.")
 # Names in other projects' configurations for what the tensors do not tell.
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -104,6 +105,9 @@ class Fields:
 
         heads_needed: no contract will tell the number of heads.
         """
+        for key in _SIZES if heads_needed else ():
+            if key not in self.content and key in elsewhere:
+                raise self._misplaced(key)
         for key, synonyms in _SYNONYMS.items():
             if key in self.content or not hasattr(self.default, key):
                 continue

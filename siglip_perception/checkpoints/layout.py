@@ -309,8 +309,8 @@ def _policy(folder: Folder, config: Mapping[str, Any]) -> Layout:
         sources[source.name] = replace(source, facts=replace(source.facts, pixels=pixels))
     if not sources:
         raise CheckpointError(
-            f"{folder.path} is of the type {config.get('model_type')!r} and its weights hold no"
-            " SigLIP or DINOv2 encoder: this model is not supported."
+            f"{folder.path} is of the model_type {config.get('model_type')!r} and its weights hold"
+            " no SigLIP or DINOv2 encoder: this model is not supported."
         )
     return Layout(sources, _input_facts(config), trained=True)
 
