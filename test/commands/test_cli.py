@@ -440,5 +440,6 @@ def test_the_core_loads_no_ros() -> None:
 
 def test_help_is_quick_and_a_policys_import_light() -> None:
     heavy = {"torch", "transformers", "cv2", "rosbags"}
-    assert not modules_after("import siglip_perception.commands.main as c; c._parser('')") & heavy
+    parser = "import siglip_perception.commands.main as c; c.command_parser('')"
+    assert not modules_after(parser) & heavy
     assert not modules_after("import siglip_perception.client") & heavy

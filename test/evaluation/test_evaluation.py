@@ -211,7 +211,10 @@ def test_the_command_measures_own_images_and_scenes(
     assert measurement["measured_on"] == f"2 images of {boxes}"
     parts = measurement["methods"]
     assert parts[PIPELINE_METHOD]["all"]["all"]["present"] == 1
-    assert set(parts) == {PIPELINE_METHOD, "SigLIP alone", "DINO alone", "max patch"}
+    assert set(parts) == {
+        *(PIPELINE_METHOD, "SigLIP alone", "DINO alone", "max patch", "ProxyCLIP"),
+        *("value path (MaskCLIP)", "self-correlation (RADSeg)"),
+    }
     scenes = ["--scenes", "1", "--objects", "2", "2", "--ablation", str(table)]
     assert main(["evaluate", *model, *scenes, *options]) == 0
     parts = json.loads(figures_file.read_text())["methods"]

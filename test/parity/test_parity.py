@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,10 +40,11 @@ IMAGES = sample_images(3)
 
 
 def small(name: str, folder: Path, **changes: Any) -> Path:
-    """Shrink a packaged contract to three narrow blocks, as a user's file."""
+    """Shrink a packaged contract to narrow blocks, as few as its taps need, as a user's file."""
     content = yaml.safe_load(contracts.path(name).read_text())
     for encoder in content["encoders"]:
-        encoder.update(dim=64, layers=3, heads=4, **changes)
+        deepest = max(-tap for tap in (encoder["tap"], *encoder.get("more_taps", ())))
+        encoder.update(dim=64, layers=max(3, deepest), heads=4, **changes)
     del content["grid"], content["dim"]
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -193,13 +195,13 @@ def test_shards_without_vision_are_never_opened(
     policy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded_names: set[str] = set()
-    real = Path.open
+    real = os.open
 
-    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
-        loaded_names.add(path.name)
+    def counted(path: Any, *arguments: Any, **options: Any) -> int:
+        loaded_names.add(Path(os.fsdecode(path)).name)
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", counted)
+    monkeypatch.setattr(os, "open", counted)
     Checkpoint(policy[1]).load(contracts.get(str(policy[0])))
     shards = {name for name in loaded_names if name.startswith("model-")}
     assert shards == {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"}
