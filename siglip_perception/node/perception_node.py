@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from siglip_perception.errors import first_line
 from siglip_perception.node.stop_request import StopRequest
 from siglip_perception.util.threads import spin_briefly
 
@@ -59,8 +58,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             raise
         node = PerceptionNode(end, arguments=arguments)
     except (ConfigError, ParameterException, rclpy_implementation.RCLError) as error:
-        # Without rcl's trailing list of source locations.
-        reason = re.sub(r"(, at /\S+:\d+)+$", "", first_line(error))
+        # A whole sentence, without rcl's trailing list of source locations.
+        (sentence, *_) = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"(, at /\S+:\d+)+$", "", sentence)
         print(f"perception_node: {reason}", file=sys.stderr)
         rclpy.try_shutdown()
         _leave(2)
