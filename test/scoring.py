@@ -1,6 +1,6 @@
 """Sentences with what they name, and how well they are read.
 
-    python test/language/scoring.py test/language/sentences_en.txt
+    python test/scoring.py test/language/sentences_en.txt
 
 A line of such a file is `sentence | ROLE phrase {key=value; key=value} | ROLE phrase ...`.
 ROLE: T target, P place, U unknown (a landmark, a source, an instrument, something forbidden).

@@ -631,7 +631,7 @@ FILLERS = _words(
     upright altogether alone apart properly thoroughly likewise otherwise meanwhile oh ah
     and-then lemme quite very almost whether anywhere immediately individually thereafter
     anyway besides though however great good perfect cool everywhere whenever wherever
-    somewhere
+    somewhere somewhat
     """
 )
 # Endings in s that are no plural: glass, chassis, cactus.
