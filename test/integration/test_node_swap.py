@@ -23,7 +23,7 @@ from siglip_perception.client import tokens_to_numpy
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE = ROOT / "test" / "core" / "fake_tensorrt"
+FAKE = ROOT / "test" / "backends" / "fake_tensorrt"
 NODE = """
 import sys
 import torch
