@@ -1,4 +1,4 @@
-"""What makes a replayed bag a thing to look at: its pictures, overlays, and annotations of them.
+"""Parts of a replayed bag to look at: its pictures, overlays, and annotations of them.
 
 Foxglove draws foxglove_msgs/ImageAnnotations over the picture whose stamp they have.
 """

@@ -212,5 +212,5 @@ def _load(args: argparse.Namespace) -> Pipeline:
 
 
 def _has_desktop() -> bool:
-    """Whether a browser would have a screen to open on."""
+    """Tell whether a browser would have a screen to open on."""
     return sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))

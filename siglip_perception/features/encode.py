@@ -192,7 +192,7 @@ class Encoder:
         )
 
     def _new_query(self, text: str) -> Query | None:
-        """What to look for in a frame: the job's phrases, or what its own text names."""
+        """Choose what to look for in a frame: the job's phrases, or what its own text names."""
         if self._job.phrases:
             request = language.from_phrases(list(self._job.phrases))
         elif text:

@@ -1,4 +1,4 @@
-"""What a user asks for: sources, a folder, a model, and what to store of which frames."""
+"""A user's request: sources, a folder, a model, and what to store of which frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for.
+    """A user's request.
 
     episodes: None: all. batch, shard_frames: 0: chosen here. phrases: to look for in every frame.
     """

@@ -40,7 +40,7 @@ _ROOM = 1.02
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes. frames, bytes, seconds: of what is left to do; seconds 0: unknown."""
+    """Cost of a run. frames, bytes, seconds: of what is left to do; seconds 0: unknown."""
 
     frames: int
     bytes: int
