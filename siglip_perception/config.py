@@ -95,7 +95,7 @@ class Settings:
         change=Change.UNCONFIGURED,
     )
     threshold: float = _parameter(
-        0.5, "Minimum score of an object, SigLIP's own probability.", minimum=0.0, maximum=1.0
+        0.5, "Minimum score of an object, a probability of its own.", minimum=0.0, maximum=1.0
     )
     max_objects: int = _parameter(
         20, "Maximum number of objects in a message.", minimum=1, maximum=255
