@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Finished:
-    """What there is at the end. written, left_out: frames, over all runs. seconds: of this one.
+    """State at the end of a run. written, left_out: frames, over all runs. seconds: of this one.
 
     report: what was left out and noted, of the sources and of every shard.
     """

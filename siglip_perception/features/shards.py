@@ -279,7 +279,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What a finished shard says of itself. rows: written; planned: frames that it was to have."""
+    """Record of a finished shard. rows: written; planned: frames that it was to have."""
 
     number: int
     rows: int

@@ -31,7 +31,7 @@ ImageInput: TypeAlias = Union[
     Picture,
     "Tensor",
 ]
-"""What to_picture() takes."""
+"""Input of to_picture()."""
 
 _ORIENTATION = 274
 

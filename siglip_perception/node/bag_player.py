@@ -40,6 +40,7 @@ from siglip_perception.bags.files import reading
 from siglip_perception.bags.messages import COMPRESSED, STRING
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import PerceptionError
+from siglip_perception.stream.stamp_check import stamp_ns
 
 READY_S = 120.0
 SETTLE_S = 20.0
@@ -74,12 +75,12 @@ class Recorder:
         )
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
 
-    def note_playback(self, stamp_ns: int) -> None:
-        self._numbers[stamp_ns] = len(self._numbers)
-        self._send_times_s[stamp_ns] = time.monotonic()
+    def note_playback(self, sent_ns: int) -> None:
+        self._numbers[sent_ns] = len(self._numbers)
+        self._send_times_s[sent_ns] = time.monotonic()
 
     def _number(self, message: Any) -> int | None:
-        number = self._numbers.get(nanoseconds(message.header.stamp))
+        number = self._numbers.get(stamp_ns(message.header))
         self.unmatched += number is None
         return number
 
@@ -90,7 +91,7 @@ class Recorder:
             {
                 "frame": number,
                 "received_s": received_s,
-                "sent_s": self._send_times_s.get(nanoseconds(message.header.stamp)),
+                "sent_s": self._send_times_s.get(stamp_ns(message.header)),
                 "shape": list(tokens.shape),
                 "dtype": str(tokens.dtype),
                 "contract": message.contract,
@@ -139,7 +140,7 @@ class Recorder:
                 is_error = status.level == DiagnosticStatus.ERROR
                 self.node_error = status.message if is_error else ""
             if name == "camera":
-                self.diagnostics_stamp_ns = nanoseconds(message.header.stamp)
+                self.diagnostics_stamp_ns = stamp_ns(message.header)
 
 
 class Player(Node):  # type: ignore[misc]
@@ -185,9 +186,9 @@ class Player(Node):  # type: ignore[misc]
         """Publish the bag's images and instructions at the intervals of the recording."""
         start = time.monotonic()
         first_ns: int | None = None
-        for stamp_ns, message in read_messages(bag):
-            first_ns = stamp_ns if first_ns is None else first_ns
-            due = start + (stamp_ns - first_ns) / 1e9
+        for time_ns, message in read_messages(bag):
+            first_ns = time_ns if first_ns is None else first_ns
+            due = start + (time_ns - first_ns) / 1e9
             while (wait := due - time.monotonic()) > 0:
                 self._executor.spin_once(timeout_sec=wait)
             if isinstance(message, String):
@@ -227,10 +228,6 @@ class Player(Node):  # type: ignore[misc]
         }
 
 
-def nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
-
-
 def read_messages(bag: Path) -> Iterator[tuple[int, Any]]:
     """Yield a bag's CompressedImage and String messages, each with its time in nanoseconds.
 
@@ -241,8 +238,8 @@ def read_messages(bag: Path) -> Iterator[tuple[int, Any]]:
         topics = [t for t in recording.topics if t.type in classes and t.encoding == "cdr"]
         if not any(topic.count for topic in topics if topic.type == COMPRESSED):
             raise PlayerError(f"The bag {bag} has no messages of {COMPRESSED} to play.")
-        for topic, stamp_ns, data in recording.messages(topics):
-            yield stamp_ns, deserialize_message(data, classes[topic.type])
+        for topic, time_ns, data in recording.messages(topics):
+            yield time_ns, deserialize_message(data, classes[topic.type])
 
 
 def main() -> int:

@@ -14,11 +14,6 @@ FRAME = "robot"
 CAMERA_FRAME = "camera_optical"
 
 
-def nanoseconds(stamp: Any) -> int:
-    """Convert a builtin_interfaces/Time."""
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
-
-
 def pose_message(pose: Pose, stamp: Any) -> PoseStamped:
     """Make a PoseStamped of the fingertips: the yaw is about z, the gripper points down."""
     message = PoseStamped()

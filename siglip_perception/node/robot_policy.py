@@ -29,13 +29,13 @@ from std_msgs.msg import Float64, String
 
 from siglip_perception.node.robot_messages import (
     matrix_of,
-    nanoseconds,
     pose_from_message,
     pose_message,
 )
 from siglip_perception.robot.arm import REST, Pose
 from siglip_perception.robot.observe import CameraModel, sighting
 from siglip_perception.robot.policy import PickAndPlace, View
+from siglip_perception.stream.stamp_check import stamp_ns
 
 PERIOD_S = 0.05
 _CAPTURES = 50
@@ -89,13 +89,13 @@ class RobotPolicy(Node):  # type: ignore[misc]
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
         # It comes with its image: what follows, in real time, is the latency.
-        self._captures[nanoseconds(message.header.stamp)] = time.monotonic()
+        self._captures[stamp_ns(message.header)] = time.monotonic()
         while len(self._captures) > _CAPTURES:
             self._captures.popitem(last=False)
 
     def _on_objects(self, message: GroundedObjectArray) -> None:
         camera = self._camera()
-        captured_ns = nanoseconds(message.header.stamp)
+        captured_ns = stamp_ns(message.header)
         if (
             camera is None
             or self._episode is None

@@ -66,7 +66,7 @@ _FILM_SIZE = (480, 360)
 
 @dataclass
 class _Watch:
-    """What is noted of a running episode. Times are simulated seconds."""
+    """Notes on a running episode. Times are simulated seconds."""
 
     started: float
     first_motion: float | None = None

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from siglip_perception.scenes.vocabulary import COLORS, KINDS, Language, PhraseClass
+from siglip_perception.scenes.vocabulary import COLORS, Language, PhraseClass
 
 GRASPED_KINDS = ("block", "ball", "apple", "car", "banana", "cup")
 """Kinds that fit the gripper from above."""
@@ -15,7 +15,7 @@ PLACES = ("plate", "book")
 """Kinds that something can be put on."""
 Twist = Literal["none", "absent", "same kind", "changed", "camera lost"]
 TWISTS: tuple[Twist, ...] = ("none", "same kind", "none", "absent", "changed", "camera lost")
-"""What makes an episode harder, in turn."""
+"""Complications of episodes, in turn."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,3 @@ def _spots(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
         elif rng.random() < 0.01:
             spots.clear()
     return spots
-
-
-assert set(GRASPED_KINDS) | set(PLACES) <= set(KINDS)

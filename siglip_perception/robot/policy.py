@@ -65,7 +65,7 @@ class Command:
 
 
 class Step(Enum):
-    """What the arm is at."""
+    """Steps of a pick and place, in order."""
 
     LOOK = "look"
     ABOVE = "move above"

@@ -13,7 +13,7 @@ from siglip_perception.scenes.vocabulary import Language
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one episode.
+    """Outcome of one episode.
 
     expected: "act", or "still" where the named thing is absent. found: the policy saw the thing
     and its place. lifted, placed: the right thing was raised, and put where it was told.

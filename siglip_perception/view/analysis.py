@@ -145,7 +145,7 @@ def _levels(values: FloatArray) -> tuple[UInt8Array, tuple[tuple[float, float], 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known of one patch.
+    """Facts of one patch.
 
     patch: its number. alike: uint8 [N], DINOv2's cosine with every patch, 0 for -1 and 255 for 1.
     thing: bool [N], the patches around it that DINOv2 holds for one thing with it. nearest: the

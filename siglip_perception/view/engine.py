@@ -212,7 +212,7 @@ class Engine:
 
     @property
     def _answers_itself(self) -> bool:
-        """Whether the source is a node, which finds the objects."""
+        """Tell whether the source is a node, which finds the objects."""
         return self._source.kind == "node"
 
     def _first_picture(self) -> None:
@@ -712,7 +712,7 @@ def _node_facts(statuses: Sequence[Status], pipeline: Pipeline | None) -> list[t
 
 
 def _pixel_status(alarms: Sequence[Alarm]) -> Status:
-    """What differs from the training set's pixels."""
+    """List what differs from the training set's pixels."""
     if not alarms:
         return Status("pixels", int(Level.OK), "as in the training set")
     return Status("pixels", int(Level.WARN), "; ".join(alarm.text for alarm in alarms))

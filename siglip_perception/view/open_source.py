@@ -1,4 +1,4 @@
-"""Which source a word on the command line names."""
+"""Open the source that a word on the command line names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page may ask for: each message of its socket, checked."""
+"""Requests of a page: each message of its socket, checked."""
 
 from __future__ import annotations
 

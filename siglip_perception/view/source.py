@@ -17,7 +17,7 @@ class SourceError(PerceptionError):
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """What a live node published for a frame.
+    """Results that a live node published for a frame.
 
     tokens: None where the page does not need them. latency_s: from the image's stamp to the
     arrival of the answer.
@@ -57,7 +57,7 @@ class Status:
 
 
 class Source(Protocol):
-    """What all sources have. Used from the engine's thread alone.
+    """Interface of all sources. Used from the engine's thread alone.
 
     title: for the page. kind: "picture", "folder", "video", "bag", "webcam" or "node". cameras:
     their names; one empty name for a single camera.

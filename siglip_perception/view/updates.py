@@ -1,4 +1,4 @@
-"""What is sent to a page: a frame with all that was seen in it, and the state of the rest."""
+"""Messages to a page: a frame with all that was seen in it, and the state of the rest."""
 
 from __future__ import annotations
 

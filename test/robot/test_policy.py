@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from siglip_perception.robot.arm import OPEN_M, REST
+from siglip_perception.robot.episodes import GRASPED_KINDS, PLACES
 from siglip_perception.robot.policy import STALE_S, Command, PickAndPlace, Sighting, Step, View
+from siglip_perception.scenes.vocabulary import KINDS
 
 CUP = Sighting("red cup", False, 0.9, 0.1, 0.1, 0.08, 0.06, 0.3)
 PLATE = Sighting("plate", True, 0.8, -0.1, -0.1, 0.02, 0.2, 0.0)
@@ -105,3 +107,7 @@ def test_a_new_instruction_is_followed_at_once() -> None:
     run.show(ball, PLATE, instruction=2, times=60)
     assert run.step() is Step.DONE
     assert any(c.pose.x == ball.x and c.opening == 0.0 for c in run.commands)
+
+
+def test_orders_name_kinds_that_have_words() -> None:
+    assert {*GRASPED_KINDS, *PLACES} <= set(KINDS)

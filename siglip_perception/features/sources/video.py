@@ -24,7 +24,7 @@ _EXACT = 1e-6
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video's packets say, without decoding any.
+    """Facts of a video from its packets, without decoding any.
 
     seconds: presentation time of each frame since the first, ascending.
     start: presentation time of the first frame.

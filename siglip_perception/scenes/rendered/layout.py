@@ -18,7 +18,7 @@ MAX_CLUTTER = 4
 _PLACING_TRIES = 60
 _STACKED = 0.35
 _SUPPORTS = {"book": 0.95, "plate": 0.8, "bowl": 0.62}
-"""What other things rest on or in: the largest reach of such a thing, by the support's own."""
+"""Kinds that others rest on or in: the largest reach of such a thing, by the support's own."""
 
 
 @dataclass(frozen=True)

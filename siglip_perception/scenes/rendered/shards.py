@@ -23,7 +23,7 @@ import simplejpeg
 from siglip_perception.errors import PerceptionError
 from siglip_perception.scenes.rendered.layout import MAX_OBJECTS, sample_layout
 from siglip_perception.scenes.rendered.stage import Picture, Stage
-from siglip_perception.scenes.vocabulary import LANGUAGES, PhraseClass, sample_caption
+from siglip_perception.scenes.vocabulary import LANGUAGES, sample_caption
 from siglip_perception.types import UInt8Array
 from siglip_perception.util.files import write_atomically
 
@@ -171,8 +171,3 @@ def _members(path: Path) -> list[tuple[Path, str, dict[str, tuple[int, int]]]]:
             f"{path} is no whole shard ({error}): delete it and render it again."
         ) from error
     return [(path, key, members) for key, members in sorted(by_key.items())]
-
-
-def stored_question(thing: RenderedThing) -> PhraseClass:
-    """The phrase class that names a thing by color and kind."""
-    return PhraseClass(thing.color, thing.kind)
