@@ -77,15 +77,11 @@ def patch_coverage(rendering: Rendering, things: int) -> FloatArray:
 
 def instance_coverage(instances: UInt8Array, things: int) -> FloatArray:
     """Compute the coverage of uint8 [height, width] instances, float32 [GRID * GRID, things]."""
-    masks = [
-        cv2.resize(
-            (instances == number + 1).astype(np.float32),
-            (GRID, GRID),
-            interpolation=cv2.INTER_AREA,
-        ).ravel()
-        for number in range(things)
-    ]
-    return np.stack(masks, axis=1)
+    coverage = np.zeros((GRID * GRID, things), dtype=np.float32)
+    for number in range(things):
+        mask = (instances == number + 1).astype(np.float32)
+        coverage[:, number] = cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA).ravel()
+    return coverage
 
 
 @dataclass(frozen=True)

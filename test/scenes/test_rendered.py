@@ -22,6 +22,7 @@ from siglip_perception.scenes.rendered.shards import (
 from siglip_perception.scenes.rendered.stage import Stage
 from siglip_perception.scenes.rendered.views import sample_view
 from siglip_perception.scenes.samples import (
+    GRID,
     MAX_THINGS,
     RenderedShare,
     SceneDataset,
@@ -151,6 +152,10 @@ def test_coverage_counts_each_things_share_of_a_patch() -> None:
     assert coverage[0, 0] == pytest.approx(1)
     assert coverage[-1, 1] == pytest.approx(0.5)
     assert coverage.sum() == pytest.approx(1.5)
+
+
+def test_an_empty_table_is_a_sample_too() -> None:
+    assert instance_coverage(np.zeros((48, 64), np.uint8), 0).shape == (GRID * GRID, 0)
 
 
 def test_a_folder_without_scenes_says_how_to_make_some(tmp_path: Path) -> None:
