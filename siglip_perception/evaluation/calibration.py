@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from siglip_perception.encoders.null_bank import BANK, write_bank
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.metrics import calibration_error
 from siglip_perception.evaluation.platt import best_threshold, platt, standings
-from siglip_perception.evaluation.samples import Sample, scene_samples
+from siglip_perception.evaluation.samples import Sample, rendered_samples, scene_samples
 from siglip_perception.grounding.training_domain import measure_domain, write_domain
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES
@@ -115,15 +115,21 @@ def fit(values: FloatArray, truths: FloatArray) -> Calibration | None:
     return Calibration(factor, addend, best_threshold(probability, truths))
 
 
-def calibrate(model: Path, scenes: int) -> None:
+def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     """Write the calibration of every language, what is inside its training, and its null bank.
 
     For a model that was trained on generated scenes, and measured on such. Leaves a model
     uncalibrated that learned nothing, whose presence falls as the truth rises.
+    drawn, rendered: number of scenes of each kind.
     """
+
+    def samples() -> Iterator[Sample]:
+        yield from scene_samples(drawn, 1, 8, CALIBRATION_SEED)
+        yield from rendered_samples(rendered, 1, 8, CALIBRATION_SEED)
+
     pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
-    measured = standings(pipeline, scene_samples(scenes, 1, 8, CALIBRATION_SEED))
+    measured = standings(pipeline, samples())
     lines = {
         language: fit(np.array(values, np.float32), np.array(truths, np.float32))
         for language, (values, truths) in measured.items()
@@ -133,8 +139,7 @@ def calibrate(model: Path, scenes: int) -> None:
     content = json.loads(path.read_text()) if path.exists() else {}
     content["calibration"] = calibration or None
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    pictures = scene_samples(scenes, 1, 8, CALIBRATION_SEED)
-    patches = [pipeline.features([sample.image])[0][0].cpu() for sample in pictures]
+    patches = [pipeline.features([sample.image])[0][0].cpu() for sample in samples()]
     plain, wordings = (
         tuple(text for c in PHRASE_CLASSES for x in LANGUAGES for text in c.forms(x)[part])
         for part in (slice(0, 1), slice(1, None))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from siglip_perception.evaluation.samples import Question
+from siglip_perception.evaluation.samples import Miss, Question
 from siglip_perception.types import GroundedObject, UInt8Array
 
 _BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
@@ -40,6 +40,8 @@ class Answer:
     recall: float
     detections: int
     true_positives: int
+    size: float | None = None
+    miss: Miss = ""
 
     @property
     def wrong(self) -> float:
@@ -91,12 +93,13 @@ def judge(
     ]
     truths = question.truths
     best = entries[0] if entries else None
-    iou, mask_iou, occlusion = 0.0, None, None
+    iou, mask_iou, occlusion, size = 0.0, None, None, None
     if truths:
         nearest = max(truths, key=lambda t: best[1].box.iou(t.box) if best else 0.0)
         occlusion = nearest.occlusion
         if nearest.mask is not None:
             mask_iou = 0.0
+            size = float(np.count_nonzero(nearest.mask)) / nearest.mask.size
         if best is not None:
             iou = best[1].box.iou(nearest.box)
             if nearest.mask is not None:
@@ -118,6 +121,8 @@ def judge(
         recall=recall_count / len(truths) if truths else 0.0,
         detections=len(entries),
         true_positives=true_positives,
+        size=size,
+        miss=question.miss,
     )
 
 
@@ -152,9 +157,9 @@ def compute_metrics(answers: Sequence[Answer]) -> Metrics:
 
 
 def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Metrics]]:
-    """Compute metrics overall, and by language, number of objects and occlusion.
+    """Compute metrics overall, and by language, number of objects, occlusion, size and miss.
 
-    Absent phrases have no occlusion, so that breakdown covers present phrases only.
+    Occlusion and size are those of present phrases, misses those of absent ones.
     """
     groups: dict[str, dict[str, Callable[[Answer], bool]]] = {
         "language": {x: _is("language", x) for x in sorted({a.language for a in answers}) if x},
@@ -167,6 +172,16 @@ def breakdown(answers: Sequence[Answer]) -> dict[str, dict[str, Metrics]]:
                 ("25 % or more", 0.25, 1.01),
             )
         },
+        "picture": {
+            name: _size_between(low, high)
+            for name, low, high in (
+                ("under 0.5 %", 0.0, 0.005),
+                ("0.5 to 1 %", 0.005, 0.01),
+                ("1 to 3 %", 0.01, 0.03),
+                ("3 % or more", 0.03, 1.01),
+            )
+        },
+        "absent": {x: _is("miss", x) for x in get_args(Miss) if x},
     }
     result = {"all": {"all": compute_metrics(answers)}}
     for name, tests in groups.items():
@@ -196,6 +211,10 @@ def _is(field: str, value: object) -> Callable[[Answer], bool]:
 
 def _occlusion_between(low: float, high: float) -> Callable[[Answer], bool]:
     return lambda answer: answer.occlusion is not None and low <= answer.occlusion < high
+
+
+def _size_between(low: float, high: float) -> Callable[[Answer], bool]:
+    return lambda answer: answer.size is not None and low <= answer.size < high
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +37,11 @@ class Truth:
     exact: tuple[float, float, float, float] | None = None
 
 
+Miss = Literal["", "other color", "other kind", "swapped", "far"]
+"""How an absent phrase fails: its kind is there in another color, its color on another kind, both
+but on different things, or neither; "" if unknown."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A phrase, its language ("" if unknown), and its true objects: none if it is absent."""
@@ -43,6 +49,7 @@ class Question:
     phrase: str
     language: str
     truths: tuple[Truth, ...]
+    miss: Miss = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,16 @@ def _questions(
         for phrase, truths in truths_by_class.items():
             yield Question(phrase.forms(language)[0], language, tuple(truths))
         for phrase in absent:
-            yield Question(phrase.forms(language)[0], language, ())
+            miss = _miss(phrase, list(truths_by_class))
+            yield Question(phrase.forms(language)[0], language, (), miss)
+
+
+def _miss(absent: PhraseClass, present: list[PhraseClass]) -> Miss:
+    has_color = any(phrase.color == absent.color for phrase in present)
+    has_kind = any(phrase.kind == absent.kind for phrase in present)
+    if has_color and has_kind:
+        return "swapped"
+    return "other kind" if has_color else "other color" if has_kind else "far"
 
 
 def _absent(present: list[PhraseClass], rng: np.random.Generator) -> list[PhraseClass]:

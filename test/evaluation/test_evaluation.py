@@ -84,12 +84,15 @@ def test_the_best_published_object_is_judged() -> None:
     assert (answer.iou, answer.mask_iou, answer.occlusion) == (0.5, 0.5, 0.3)
     assert (answer.recall, answer.score, answer.presence) == (0.5, 0.9, 0.8)
     assert (answer.detections, answer.true_positives) == (2, 1)
+    assert answer.size == 0.04
     assert answer.wrong == 0.0
     no_result = judge(question, 0.2, 3, objects[2:], [box_mask(left_box)])
     assert (no_result.detected, no_result.iou, no_result.mask_iou) == (False, 0.0, 0.0)
     assert no_result.wrong == 0.8
-    absent = judge(Question("cup", "en", ()), 0.3, 3, objects, [box_mask(o.box) for o in objects])
+    question = Question("cup", "en", (), "other kind")
+    absent = judge(question, 0.3, 3, objects, [box_mask(o.box) for o in objects])
     assert (absent.present, absent.wrong, absent.mask_iou) == (False, 0.9, None)
+    assert (absent.size, absent.miss) == (None, "other kind")
 
 
 def answer(**changes: Any) -> Answer:
@@ -123,13 +126,14 @@ def test_figures_by_hand() -> None:
         answer(
             language="ko",
             occlusion=0.3,
+            size=0.007,
             iou=0.4,
             mask_iou=0.3,
             recall=0.0,
             detections=2,
             true_positives=0,
         ),
-        answer(present=False, presence=0.2, **no_result),
+        answer(present=False, presence=0.2, miss="swapped", **no_result),
         answer(
             **{**no_result, "present": False, "presence": 0.1, "detected": False, "detections": 0}
         ),
@@ -144,6 +148,8 @@ def test_figures_by_hand() -> None:
     assert parts["language"]["ko"].top1 == 0.0
     assert set(parts["hidden"]) == {"under 5 %", "25 % or more"}
     assert math.isnan(parts["hidden"]["under 5 %"].auroc)
+    assert {name: row.top1 for name, row in parts["picture"].items()} == {"0.5 to 1 %": 0.0}
+    assert {name: row.false for name, row in parts["absent"].items()} == {"swapped": 1.0}
 
 
 def test_scenes_are_asked_for_what_they_show_and_for_as_much_that_they_do_not() -> None:
@@ -158,6 +164,25 @@ def test_scenes_are_asked_for_what_they_show_and_for_as_much_that_they_do_not() 
     again = next(iter(scene_samples(1, 2, 4)))
     np.testing.assert_array_equal(again.image, samples[0].image)
     assert [q.phrase for q in again.questions] == [q.phrase for q in samples[0].questions]
+
+
+def test_an_absent_phrase_says_what_it_misses() -> None:
+    misses = set()
+    for sample in scene_samples(16, 2, 4):
+        words = [q.phrase.split() for q in sample.questions if q.language == "en" and q.truths]
+        colors, kinds = {color for color, _ in words}, {kind for _, kind in words}
+        for question in sample.questions:
+            if question.language == "en" and not question.truths:
+                color, kind = question.phrase.split()
+                expected = {
+                    (True, True): "swapped",
+                    (True, False): "other kind",
+                    (False, True): "other color",
+                    (False, False): "far",
+                }[color in colors, kind in kinds]
+                assert question.miss == expected
+                misses.add(question.miss)
+    assert misses == {"swapped", "other kind", "other color", "far"}
 
 
 def test_our_own_method_is_the_first_switch_of_the_ablation(pipeline: Pipeline) -> None:

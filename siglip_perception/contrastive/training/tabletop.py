@@ -210,8 +210,9 @@ def _mixture(recipe: Recipe, folder: Path | None) -> RenderedShare | None:
 def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:
     """Write both trained towers as a model folder, replace_folder an existing one at the end.
 
-    calibration: number of generated scenes to calibrate presence on; 0 skips calibration. Weights
-    trained on whole images are never calibrated: they stand in for stock ones.
+    calibration: number of generated scenes to calibrate presence on, as many of them rendered as
+    the recipes ask for; 0 skips calibration. Weights trained on whole images are never calibrated:
+    they stand in for stock ones.
     """
     settings: dict[str, Any] = {}
     with replace_folder(output) as fresh:
@@ -240,5 +241,7 @@ def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration:
             (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
         write_manifest(fresh)
         if calibration and all(recipe.supervision == "masks" for recipe in recipes.values()):
-            calibrate(fresh, calibration)
+            share = max(recipe.rendered for recipe in recipes.values())
+            rendered = round(share * calibration)
+            calibrate(fresh, calibration - rendered, rendered)
             write_manifest(fresh)
