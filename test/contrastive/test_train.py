@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from models import write_random_model
+from safetensors.torch import load_file
 
 from siglip_perception import checkpoints
+from siglip_perception.checkpoints import MODELS
 from siglip_perception.commands.main import main
+from siglip_perception.contrastive.objectives.tabletop_objectives import AffinityObjective
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
 from siglip_perception.contrastive.training.run_state import RunState
-from siglip_perception.contrastive.training.tabletop import train_tower
+from siglip_perception.contrastive.training.tabletop import new_objective, train_tower
 from siglip_perception.errors import PerceptionError
 
 pytestmark = pytest.mark.numeric
@@ -105,6 +110,29 @@ def test_a_wrong_recipe_is_refused(text: str, reason: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(PerceptionError, match=reason):
         read_recipes(path)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_recipe_starts_from_the_weights_that_it_names(tower: str) -> None:
+    folder = MODELS / "tabletop"
+    objective, _ = new_objective(Recipe(tower, steps=1, initial="tabletop"), bf16=False)
+    stored = load_file(folder / tower / "model.safetensors")
+    trained = sorted(value.sum().item() for value in objective.model.state_dict().values())
+    np.testing.assert_allclose(trained, sorted(v.float().sum().item() for v in stored.values()))
+    if isinstance(objective, AffinityObjective):
+        settings = json.loads((folder / "grounding.json").read_text())
+        assert objective.logit_bias.item() == pytest.approx(settings["affinity_bias"])
+        assert objective.logit_scale.exp().item() == pytest.approx(settings["affinity_scale"])
+
+
+def test_a_recipe_does_not_start_from_another_network(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "model")
+    for initial, reason in (
+        (str(tmp_path / "model"), "has other layers than"),
+        (str(tmp_path), "has no such tower that can be read"),
+    ):
+        with pytest.raises(PerceptionError, match=reason):
+            new_objective(Recipe("dinov2", steps=1, initial=initial), bf16=False)
 
 
 def test_another_recipe_does_not_go_on_from_a_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Dinov2WithRegistersModel, PreTrainedTokenizerBase, SiglipModel
 
+from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.contracts import EncoderSpec
 from siglip_perception.contrastive.losses.losses import (
     affinity_loss,
@@ -191,11 +193,17 @@ class AffinityObjective(nn.Module):
     Stands in for DINOv2's self-distillation, which learns this without masks but needs far longer.
     """
 
-    def __init__(self, model: Dinov2WithRegistersModel) -> None:
+    def __init__(
+        self, model: Dinov2WithRegistersModel, settings: GroundingSettings | None = None
+    ) -> None:
+        """Start from the affinity's scale and bias in the settings, if they have them."""
         super().__init__()
+        scale, bias = math.exp(2.3), -5.0
+        if settings is not None and settings.affinity_scale and settings.affinity_bias is not None:
+            scale, bias = settings.affinity_scale, settings.affinity_bias
         self.model = model
-        self.logit_scale = nn.Parameter(torch.tensor(2.3))
-        self.logit_bias = nn.Parameter(torch.tensor(-5.0))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.logit_bias = nn.Parameter(torch.tensor(bias))
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tokens = self.model(normalize(batch.images, TABLETOP.encoder("dinov2"))).last_hidden_state

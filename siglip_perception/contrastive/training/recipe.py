@@ -29,6 +29,7 @@ class Recipe:
     supervision: "masks": the generator's masks teach SigLIP regions and DINOv2 which patches
         belong together. "images": whole images and captions, and self-distillation, as stock
         weights.
+    initial: name or folder of the model whose weights training starts from; "": new ones.
     objects: most named objects in a scene. scenes: different scenes, seen again and again; 0:
         every scene is new.
     """
@@ -43,6 +44,7 @@ class Recipe:
     seed: int = 0
     optimizer: OptimizerName = "adamw"
     rendered: float = 0.0
+    initial: str = ""
     supervision: Supervision = "masks"
     objects: int = 8
     scenes: int = 0

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from siglip_perception.checkpoints import GROUNDING, write_manifest
+from siglip_perception.checkpoints import GROUNDING, resolve, write_manifest
+from siglip_perception.checkpoints.folder import Folder
+from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contrastive.data.samples import PairBatch
 from siglip_perception.contrastive.objectives.caption_objective import CaptionObjective
@@ -80,15 +83,59 @@ def new_objective(
     """Create a tower with its training objective, and the tokenizer for SigLIP."""
     seed, by_masks = recipe.seed, recipe.supervision == "masks"
     if recipe.tower == "siglip":
-        tokenizer = new_tokenizer(_corpus(seed))
+        tokenizer = (
+            _initial(recipe, PreTrainedTokenizerFast)
+            if recipe.initial
+            else new_tokenizer(_corpus(seed))
+        )
         model = new_siglip(tokenizer, seed)
+        load_initial(model, recipe)
         if by_masks:
             return SiglipObjective(model, tokenizer), tokenizer
         return CaptionObjective(model, tokenizer, recipe.steps), tokenizer
+    dinov2 = new_dinov2(seed)
+    settings = load_initial(dinov2, recipe)
     if by_masks:
-        return AffinityObjective(new_dinov2(seed)), None
+        return AffinityObjective(dinov2, settings), None
     encoder = EncoderInput.of(TABLETOP, TABLETOP.encoder("dinov2"))
-    return DinoObjective(new_dinov2(seed), encoder, DinoSettings(), recipe.steps, bf16), None
+    return DinoObjective(dinov2, encoder, DinoSettings(), recipe.steps, bf16), None
+
+
+def load_initial(model: PreTrainedModel, recipe: Recipe) -> GroundingSettings:
+    """Copy the weights that the recipe starts from, if it names some, into a new tower.
+
+    Returns what that model's folder says of its grounding. Raises PerceptionError for a folder
+    that cannot be read, and for a tower of another shape.
+    """
+    if not recipe.initial:
+        return GroundingSettings()
+    other = _initial(recipe, type(model), dtype=torch.float32, ignore_mismatched_sizes=True)
+    shapes, other_shapes = (
+        {name: value.shape for name, value in m.state_dict().items()} for m in (model, other)
+    )
+    if shapes != other_shapes:
+        raise PerceptionError(
+            f"The recipe of {recipe.tower} starts from {recipe.initial}, which has other layers"
+            " than the embedded model: name a model that this recipe trained."
+        )
+    model.load_state_dict(other.state_dict())
+    folder = Folder(resolve(recipe.initial))
+    content = folder.read_json(GROUNDING) if folder.has(GROUNDING) else {}
+    return GroundingSettings.from_mapping(content)
+
+
+def _initial(recipe: Recipe, kind: Any, **options: Any) -> Any:
+    """Load a part, of that transformers class, of the tower that the recipe starts from."""
+    tower = resolve(recipe.initial) / recipe.tower
+    try:
+        with quiet():
+            return kind.from_pretrained(tower, local_files_only=True, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PerceptionError(
+            f"The recipe of {recipe.tower} starts from {recipe.initial}, which has no such tower"
+            f" that can be read ({reason})."
+        ) from error
 
 
 class _SceneObjective:
