@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from siglip_perception.config import Settings
+from siglip_perception.config import SELECTION_FIELDS, ModelSelection, Settings
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
@@ -188,13 +188,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that say which model runs, and on what."""
     parser.add_argument(
         "--model",
-        default=Settings.model,
+        default=ModelSelection.model,
         metavar="FOLDER",
         help="packaged or fetched model, or a folder of one (default: %(default)s)",
     )
     parser.add_argument(
         "--contract",
-        default=Settings.contract,
+        default=ModelSelection.contract,
         metavar="NAME",
         help="name or .yaml file (default: the one that the model keeps)",
     )
@@ -208,20 +208,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that say what finds objects, and which are kept."""
+def add_grounding_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which model finds objects."""
     parser.add_argument(
         "--grounding-model",
-        default=Settings.grounding_model,
+        default=ModelSelection.grounding_model,
         metavar="FOLDER",
         help="SigLIP to find objects with, where the tokens' own is a policy's",
     )
     parser.add_argument(
         "--grounding-contract",
-        default=Settings.grounding_contract,
+        default=ModelSelection.grounding_contract,
         metavar="NAME",
         help="how images are fed to it (default: the contract that it keeps)",
     )
+
+
+def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say what finds objects, and which are kept."""
+    add_grounding_model_arguments(parser)
     parser.add_argument(
         "--threshold",
         type=number(float, 0, 1),
@@ -236,6 +241,12 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most objects in one image, up to 255 (default: %(default)s)",
     )
+
+
+def selection_of(args: argparse.Namespace) -> ModelSelection:
+    """Return the model that a command's options select."""
+    values = vars(args)
+    return ModelSelection(**{name: values[name] for name in SELECTION_FIELDS if name in values})
 
 
 # Commands that run the pipeline, so that their model has to keep a contract.

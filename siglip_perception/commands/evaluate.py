@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
+    add_model_arguments,
     check_model,
     input_file,
     input_folder,
@@ -16,10 +17,10 @@ from siglip_perception.commands.arguments import (
     number,
     output_file,
     output_picture,
+    selection_of,
 )
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ _SEED = 5_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `siglip-perception evaluate`."""
-    parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
-    parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
-    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
+    add_model_arguments(parser)
     parser.add_argument("--scenes", type=int, default=500, help="generated scenes (default: 500)")
     parser.add_argument(
         "--rendered",
@@ -141,15 +138,7 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.util.files import write_atomically
 
     pipeline = Pipeline.load(
-        PipelineOptions(
-            model=args.model,
-            contract=args.contract,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
-            threshold=args.threshold,
-            max_objects=255,
-        )
+        selection_of(args), PipelineOptions(threshold=args.threshold, max_objects=255)
     )
     methods: dict[str, baselines.Method] = {}
     if pipeline.grounding_model is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siglip_perception.commands.arguments import input_path, number
+from siglip_perception.commands.arguments import input_path, number, selection_of
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import PRECISIONS, Precision
 from siglip_perception.util import requirements
@@ -92,7 +92,7 @@ def _encoders(args: argparse.Namespace) -> tuple[Encoders, ModelPlan]:
     from siglip_perception.encoders.encoders import Encoders
     from siglip_perception.encoders.plan import ModelPlan
 
-    plan = ModelPlan.load(args.model, args.contract, args.grounding_model, args.grounding_contract)
+    plan = ModelPlan.load(selection_of(args))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers), plan
 
 
