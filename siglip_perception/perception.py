@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from siglip_perception import contracts
+from siglip_perception import checkpoints, contracts
 from siglip_perception.config import ModelSelection, Settings, check_field
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.images import overlay
@@ -40,6 +40,7 @@ from siglip_perception.types import (
     TokenGrid,
     UInt8Array,
 )
+from siglip_perception.util.backend_names import refuse_impossible
 
 if TYPE_CHECKING:
     # It imports PyTorch, which takes seconds: only once there is a model to load.
@@ -213,9 +214,11 @@ class Perception:
                 f"taps is {format_value(taps)}: give the block of each encoder, as in {{'siglip':"
                 " -1}}."
             )
-        for name in (selection.contract, selection.grounding_contract):
-            if name:
-                contracts.path(name)
+        for name in filter(None, (selection.contract, selection.grounding_contract)):
+            contracts.path(name)
+        for model_name in filter(None, (selection.model, selection.grounding_model)):
+            checkpoints.resolve(model_name)
+        refuse_impossible(selection.backend, selection.device, selection.precision)
         from siglip_perception.pipeline import Pipeline, PipelineOptions
 
         self.pipeline = Pipeline.load(selection, PipelineOptions(**options, taps=dict(taps or {})))

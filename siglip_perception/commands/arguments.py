@@ -250,7 +250,10 @@ def selection_of(args: argparse.Namespace) -> ModelSelection:
 
 
 # Commands that run the pipeline, so that their model has to keep a contract.
-_WITH_CONTRACT = ("tokens", "ground", "replay", "view", "export", "evaluate")
+_WITH_CONTRACT = (
+    *("tokens", "ground", "replay", "view"),
+    *("export", "evaluate", "calibrate", "features"),
+)
 
 
 def check_model(args: argparse.Namespace) -> None:
@@ -260,24 +263,37 @@ def check_model(args: argparse.Namespace) -> None:
     PyTorch.
     """
     from siglip_perception import checkpoints, contracts
-    from siglip_perception.checkpoints.match import kept_contract
 
     values = vars(args)
-    for name in ("contract", "grounding_contract"):
-        if values.get(name):
-            contracts.get(values[name])
-    for part, parameter in (("", "contract"), ("grounding_", "grounding.contract")):
-        if not values.get(f"{part}model"):
-            continue
-        folder = checkpoints.resolve(values[f"{part}model"])
-        if args.command == "doctor":  # which reports a model's faults itself
-            continue
-        checkpoint = checkpoints.Checkpoint(folder)
-        if args.command in _WITH_CONTRACT:
-            kept_contract(values[f"{part}contract"], checkpoint, parameter)
+    if values.get("model") and args.command == "doctor":
+        checkpoints.resolve(args.model)  # doctor itself reports what else is wrong with it
+    elif values.get("model"):
+        check_selection(selection_of(args), with_contract=args.command in _WITH_CONTRACT)
+    elif values.get("contract"):
+        contracts.get(args.contract)
     if values.keys() >= {"backend", "device", "precision"}:
         refuse_impossible(args.backend, args.device, args.precision)
     _refuse_gpu_without_cuda(values.get("backend"), values.get("device"))
+
+
+def check_selection(selection: ModelSelection, *, with_contract: bool) -> None:
+    """Check the folders of a selection and, with_contract, that they keep its contracts.
+
+    Raises CheckpointError or ContractError, one sentence each. Does not import PyTorch.
+    """
+    from siglip_perception import checkpoints, contracts
+    from siglip_perception.checkpoints.match import kept_contract
+
+    for name in filter(None, (selection.contract, selection.grounding_contract)):
+        contracts.get(name)
+    for model, contract, parameter in (
+        (selection.model, selection.contract, "contract"),
+        (selection.grounding_model, selection.grounding_contract, "grounding.contract"),
+    ):
+        if model:
+            checkpoint = checkpoints.Checkpoint(checkpoints.resolve(model))
+            if with_contract:
+                kept_contract(contract, checkpoint, parameter)
 
 
 def _refuse_gpu_without_cuda(backend: object, device: object) -> None:

@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
 def _probe(args: argparse.Namespace) -> int:
     """Fit a linear classifier to a folder of features, and print how often it is right."""
     from siglip_perception import features
-    from siglip_perception.evaluation.retrieval import read_classes
+    from siglip_perception.datasets.class_names import read_classes
     from siglip_perception.features.probe import probe
     from siglip_perception.util.files import write_atomically
 

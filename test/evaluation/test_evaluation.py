@@ -16,6 +16,7 @@ from PIL import Image
 
 from siglip_perception.commands.main import main
 from siglip_perception.config import ModelSelection
+from siglip_perception.datasets.class_names import read_classes
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.baselines import Regions, ablation, baselines
 from siglip_perception.evaluation.measure import PIPELINE_METHOD, measure
@@ -27,7 +28,6 @@ from siglip_perception.evaluation.metrics import (
     compute_metrics,
     judge,
 )
-from siglip_perception.evaluation.retrieval import read_classes
 from siglip_perception.evaluation.samples import Question, Truth, scene_samples
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject

@@ -164,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=number(float, 0),
         default=20.0,
         help="for everything; what takes longer is left out (default: 20)",
     )

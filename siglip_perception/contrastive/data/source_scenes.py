@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from siglip_perception.contrastive.data.sources import Pair
 from siglip_perception.datasets.skips import SkipReport
-from siglip_perception.scenes.samples import SceneDataset
 
 
 @dataclass(frozen=True)
@@ -21,5 +20,7 @@ class SceneSource:
         return self.count
 
     def read(self, index: int, epoch: int = 0) -> Pair:
+        from siglip_perception.scenes.samples import SceneDataset  # it imports PyTorch
+
         image, _, _, caption = SceneDataset(self.seed, index, index + 1)[0]
         return Pair(image, caption, f"scene {index}")

@@ -178,14 +178,18 @@ def train_tower(
     validation_scenes: int = 128,
     save_every: int = 100,
     tensorboard: bool = False,
-    rendered: Path | None = None,
+    rendered: RenderedShards | None = None,
 ) -> None:
     """Train one tower in the folder `run`, or resume there.
 
     bf16: use bfloat16 products. validation_scenes: number of held-out scenes per evaluation.
-    rendered: folder of rendered scenes, for a recipe with a share of them.
+    rendered: scenes for a recipe that takes a share of them.
     """
-    mixture = _mixture(recipe, rendered)
+    share = None
+    if recipe.rendered:
+        if rendered is None:
+            raise ValueError("a recipe with a share of rendered scenes needs these")
+        share = RenderedShare(rendered, recipe.rendered)
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
         objective, tokenizer = new_objective(recipe, bf16)
@@ -218,7 +222,7 @@ def train_tower(
         first_step * options.batch,
         options.steps * options.batch,
         options.batch,
-        rendered=mixture,
+        rendered=share,
         objects=recipe.objects,
         repeated=recipe.scenes,
     )
@@ -240,18 +244,6 @@ def train_tower(
         log.close()
     if tokenizer is not None:
         tokenizer.save_pretrained(run / "tokenizer")
-
-
-def _mixture(recipe: Recipe, folder: Path | None) -> RenderedShare | None:
-    if recipe.rendered == 0:
-        return None
-    if folder is None:
-        raise PerceptionError(
-            f"The recipe of {recipe.tower} takes {recipe.rendered:.0%} of its scenes from rendered"
-            " ones: name their folder with --rendered DIR, and make them with siglip-perception"
-            " scenes -o DIR."
-        )
-    return RenderedShare(RenderedShards(folder), recipe.rendered)
 
 
 def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:
