@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import capture_lock
-from siglip_perception.backends.select import BackendChoice, choose, without_bf16
-from siglip_perception.backends.serving import Runner, Serving, runner
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.cuda_graph import capture_lock
+from siglip_perception.backends.base.precision import without_bf16
+from siglip_perception.backends.base.serving import Runner, Serving, runner
+from siglip_perception.backends.select import BackendChoice, choose
 from siglip_perception.backends.tensorrt.background_build import (
     BackgroundServing,
     builder_command,

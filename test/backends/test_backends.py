@@ -22,10 +22,16 @@ from PIL import Image
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import bf16, selftest
-from siglip_perception.backends.bf16 import Bf16Speed
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.onnx_export import INPUT, OUTPUT, BlockRun, cast_products, export
+from siglip_perception.backends.base import bf16, selftest
+from siglip_perception.backends.base.bf16 import Bf16Speed
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.onnx_export import (
+    INPUT,
+    OUTPUT,
+    BlockRun,
+    cast_products,
+    export,
+)
 from siglip_perception.backends.openvino import graphs
 from siglip_perception.commands import bench, main
 from siglip_perception.commands.bench import child
@@ -157,7 +163,7 @@ def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the limit is for x86-64")
 def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     """The CPU's own flags say AMX, or whatever it has, all the while."""
-    program = "from siglip_perception.backends import bf16; print(bf16.measure())"
+    program = "from siglip_perception.backends.base import bf16; print(bf16.measure())"
     process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

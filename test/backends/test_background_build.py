@@ -20,9 +20,9 @@ from models import write_random_model
 from torch import Tensor
 
 from siglip_perception.backends import BackendChoice, _proven_on_gpu, start
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import capture_lock
-from siglip_perception.backends.serving import Serving
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.cuda_graph import capture_lock
+from siglip_perception.backends.base.serving import Serving
 from siglip_perception.backends.tensorrt import probe
 from siglip_perception.backends.tensorrt.background_build import BackgroundServing, builder_command
 from siglip_perception.config import ModelSelection

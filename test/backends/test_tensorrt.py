@@ -19,8 +19,8 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.backends import selftest
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base import selftest
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.backends.select import choose
 from siglip_perception.backends.tensorrt import engine, engines
 from siglip_perception.backends.tensorrt.engines import EngineTarget

@@ -11,7 +11,7 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.backends.tensorrt import engines
 from siglip_perception.backends.tensorrt.engines import EngineTarget
 from siglip_perception.backends.tensorrt.probe import probe

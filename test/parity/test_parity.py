@@ -19,8 +19,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from siglip_perception import contracts
-from siglip_perception.backends import bf16
-from siglip_perception.backends.bf16 import Bf16Speed
+from siglip_perception.backends.base import bf16
+from siglip_perception.backends.base.bf16 import Bf16Speed
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.commands import main
 from siglip_perception.commands.parity import _precisions

@@ -19,7 +19,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from siglip_perception.backends.serving import Runner, Serving
+from siglip_perception.backends.base.serving import Runner, Serving
 from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Features
 from siglip_perception.errors import BackendError

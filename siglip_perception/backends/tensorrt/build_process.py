@@ -38,7 +38,7 @@ def _build(request: dict[str, Any]) -> None:
     # Imported here: PyTorch takes seconds, and the parent is watched meanwhile.
     import torch
 
-    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.base.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines
     from siglip_perception.config import ModelSelection
     from siglip_perception.encoders.encoders import Encoders

@@ -246,7 +246,7 @@ def describe(device: str) -> dict[str, str]:
     import torch
     import transformers
 
-    from siglip_perception.backends import bf16
+    from siglip_perception.backends.base import bf16
     from siglip_perception.util import cpu
 
     facts = {

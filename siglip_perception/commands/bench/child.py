@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends, contracts
-from siglip_perception.backends.selftest import frames
-from siglip_perception.backends.serving import Runner
+from siglip_perception.backends.base.selftest import frames
+from siglip_perception.backends.base.serving import Runner
 from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import MAX_IMAGES
@@ -134,7 +134,7 @@ def _ours(
     choice = backends.choose(backend, device.type, precision)
     serving: Runner = encoders
     if precision == "int8":
-        from siglip_perception.backends.cache import EngineCache
+        from siglip_perception.backends.base.cache import EngineCache
         from siglip_perception.backends.openvino.int8 import calibrate
 
         calibrate(

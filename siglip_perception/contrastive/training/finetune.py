@@ -23,11 +23,11 @@ from siglip_perception.contrastive.data.samples import (
 )
 from siglip_perception.contrastive.data.sources import BrokenPairError
 from siglip_perception.contrastive.data.split import TrainingData
+from siglip_perception.contrastive.distributed import World, join_world
 from siglip_perception.contrastive.objectives.dino import DinoSettings
 from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
 from siglip_perception.contrastive.objectives.pair_objective import PairObjective
 from siglip_perception.contrastive.training.autocast import use_bf16
-from siglip_perception.contrastive.training.distributed import World, join_world
 from siglip_perception.contrastive.training.loop import LoopOptions, gather_report, train
 from siglip_perception.contrastive.training.lora import Tuning, merge, prepare
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
@@ -50,7 +50,7 @@ from siglip_perception.evaluation.retrieval import (
     retrieval_metrics,
 )
 from siglip_perception.features.job import read_job
-from siglip_perception.scenes.samples import GRID, TABLETOP
+from siglip_perception.scenes.samples.items import GRID, TABLETOP
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3

@@ -20,6 +20,7 @@ from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contrastive.data.samples import PairBatch
+from siglip_perception.contrastive.distributed import World
 from siglip_perception.contrastive.objectives.caption_objective import CaptionObjective
 from siglip_perception.contrastive.objectives.dino import DinoSettings
 from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
@@ -27,25 +28,25 @@ from siglip_perception.contrastive.objectives.tabletop_objectives import (
     AffinityObjective,
     SiglipObjective,
 )
-from siglip_perception.contrastive.training.distributed import World
+from siglip_perception.contrastive.tabletop_model import (
+    new_dinov2,
+    new_siglip,
+    new_tokenizer,
+    save_half,
+)
 from siglip_perception.contrastive.training.loop import train
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
 from siglip_perception.contrastive.training.model_io import replace_folder
 from siglip_perception.contrastive.training.optimizers import new_optimizers
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe
 from siglip_perception.contrastive.training.run_state import STATE, RunState
-from siglip_perception.contrastive.training.tabletop_model import (
-    new_dinov2,
-    new_siglip,
-    new_tokenizer,
-    save_half,
-)
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.calibration import calibrate
 from siglip_perception.evaluation.linear_probe import scene_metrics
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.scenes.rendered.shards import RenderedShards
-from siglip_perception.scenes.samples import TABLETOP, Batch, RenderedShare, batches
+from siglip_perception.scenes.samples.batches import Batch, batches
+from siglip_perception.scenes.samples.items import TABLETOP, RenderedShare
 from siglip_perception.scenes.vocabulary import (
     COLORS,
     KINDS,

@@ -1,17 +1,13 @@
-"""Generated scenes as training samples; sample i of a seed is the same in every run."""
+"""One generated scene as a training sample; sample i of a seed is the same in every run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from siglip_perception import contracts
 from siglip_perception.images.squares import SquareSpec, to_levels
@@ -32,7 +28,7 @@ from siglip_perception.scenes.vocabulary import (
 from siglip_perception.types import FloatArray, UInt8Array
 
 SceneItem = tuple[UInt8Array, FloatArray, FloatArray, str]
-"""Image, coverage, answers and caption of one scene, as in Batch but without its first axis."""
+"""Image, coverage, answers and caption of one scene: one row of batches.Batch."""
 
 MAX_THINGS = MAX_OBJECTS + MAX_CLUTTER
 _TWINS = 0.12
@@ -44,23 +40,6 @@ _SQUARE = SquareSpec.of(TABLETOP, TABLETOP.encoders[0])
 _KIND_STREAM = 0x3D
 _EMPTY = {"en": "an empty table", "ko": "빈 탁자"}
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B scenes.
-
-    images: uint8 [B, 3, S, S], resized as in the node, not normalized.
-    coverage: float32 [B, N, K], share of each patch covered by each thing: objects, then clutter,
-        then zeros.
-    answers: float32 [B, K, C], 1 if phrase class C names thing K; clutter has only a color.
-    captions: B sentences.
-    """
-
-    images: Tensor
-    coverage: Tensor
-    answers: Tensor
-    captions: list[str]
 
 
 def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
@@ -92,54 +71,36 @@ class RenderedShare:
     share: float
 
 
-class SceneDataset(Dataset[SceneItem]):
-    """Samples [start, stop) of a seed; evaluation uses other seeds than training.
+def scene_item(
+    seed: int, number: int, rendered: RenderedShare | None = None, max_objects: int = MAX_OBJECTS
+) -> SceneItem:
+    """Make sample `number` of a seed: a drawn scene, or one of the share of rendered ones.
 
-    objects: most named objects in a drawn scene. rendered: the share of rendered scenes.
+    max_objects: most named objects in a drawn scene.
     """
-
-    def __init__(
-        self,
-        seed: int,
-        start: int,
-        stop: int,
-        rendered: RenderedShare | None = None,
-        objects: int = MAX_OBJECTS,
-    ) -> None:
-        self._seed = seed
-        self._start = start
-        self._stop = stop
-        self._rendered = rendered
-        self._objects = objects
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __getitem__(self, index: int) -> SceneItem:
-        number = self._start + index
-        rng = np.random.default_rng((self._seed, number))
-        if self._rendered is not None and _is_rendered(self._seed, number, self._rendered.share):
-            shards = self._rendered.shards
-            return _rendered_item(shards[int(rng.integers(len(shards)))], rng)
-        twins = rng.random() < _TWINS
-        scene = sample_scene(rng, int(rng.integers(1, self._objects + 1)), twins=twins)
-        width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
-        rendering = render(scene, width, height)
-        image = rendering.image
-        if rng.random() < 0.4:
-            image = through_jpeg(image, int(rng.integers(50, 96)))
-        things = (*scene.objects, *scene.clutter)
-        coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
-        coverage[:, : len(things)] = patch_coverage(rendering, len(things))
-        answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
-        for number, item in enumerate(things):
-            answers[number] = _answers(item.color, item.kind)
-        return (
-            to_levels(image, _SQUARE),
-            coverage,
-            answers,
-            _caption([(o.color, o.kind) for o in scene.objects], rng),
-        )
+    rng = np.random.default_rng((seed, number))
+    if rendered is not None and _is_rendered(seed, number, rendered.share):
+        shards = rendered.shards
+        return _rendered_item(shards[int(rng.integers(len(shards)))], rng)
+    twins = rng.random() < _TWINS
+    scene = sample_scene(rng, int(rng.integers(1, max_objects + 1)), twins=twins)
+    width, height = _RENDER_SIZES[int(rng.integers(len(_RENDER_SIZES)))]
+    rendering = render(scene, width, height)
+    image = rendering.image
+    if rng.random() < 0.4:
+        image = through_jpeg(image, int(rng.integers(50, 96)))
+    things = (*scene.objects, *scene.clutter)
+    coverage = np.zeros((GRID * GRID, MAX_THINGS), dtype=np.float32)
+    coverage[:, : len(things)] = patch_coverage(rendering, len(things))
+    answers = np.zeros((MAX_THINGS, len(PHRASE_CLASSES)), dtype=np.float32)
+    for index, item in enumerate(things):
+        answers[index] = _answers(item.color, item.kind)
+    return (
+        to_levels(image, _SQUARE),
+        coverage,
+        answers,
+        _caption([(o.color, o.kind) for o in scene.objects], rng),
+    )
 
 
 def _is_rendered(seed: int, number: int, share: float) -> bool:
@@ -166,32 +127,6 @@ def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
     return to_levels(image, _SQUARE), coverage, answers, _caption(pairs, rng)
 
 
-class RepeatedScenes(Dataset[SceneItem]):
-    """The first `count` scenes of a seed again and again, each drawn once and kept in memory."""
-
-    def __init__(
-        self,
-        seed: int,
-        start: int,
-        stop: int,
-        count: int,
-        rendered: RenderedShare | None = None,
-        objects: int = MAX_OBJECTS,
-    ) -> None:
-        self._scenes = SceneDataset(seed, 0, count, rendered, objects)
-        self._start, self._stop = start, stop
-        self._kept: dict[int, SceneItem] = {}
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def __getitem__(self, index: int) -> SceneItem:
-        number = (self._start + index) % len(self._scenes)
-        if number not in self._kept:
-            self._kept[number] = self._scenes[number]
-        return self._kept[number]
-
-
 @cache
 def _answers(color: str, kind: str) -> FloatArray:
     """Mark the phrase classes that name a thing, float32 [C]; muted clutter has none."""
@@ -205,46 +140,3 @@ def _caption(color_kinds: list[tuple[str, str]], rng: np.random.Generator) -> st
         return _EMPTY[language]
     selection = rng.permutation(len(color_kinds))[:_CAPTION_OBJECTS]
     return sample_caption([color_kinds[i] for i in selection], language, rng)
-
-
-def _collate(samples: list[SceneItem]) -> Batch:
-    images, coverage, answers, captions = zip(*samples, strict=True)
-    return Batch(
-        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        torch.from_numpy(np.stack(coverage)),
-        torch.from_numpy(np.stack(answers)),
-        list(captions),
-    )
-
-
-def _quiet_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-
-
-def batches(
-    seed: int,
-    start: int,
-    stop: int,
-    size: int,
-    workers: int = 1,
-    rendered: RenderedShare | None = None,
-    objects: int = MAX_OBJECTS,
-    repeated: int = 0,
-) -> DataLoader[Batch]:
-    """Load samples [start, stop) of a seed in order, in batches of `size`.
-
-    objects: most in a drawn scene. repeated: number of different scenes, 0: every one is new.
-    """
-    dataset: Dataset[Any] = (
-        RepeatedScenes(seed, start, stop, repeated, rendered, objects)
-        if repeated
-        else SceneDataset(seed, start, stop, rendered, objects)
-    )
-    return DataLoader(
-        dataset,
-        batch_size=size,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_quiet_worker,
-    )

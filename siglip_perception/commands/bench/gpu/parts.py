@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends, contracts
-from siglip_perception.backends.cuda_graph import GraphedEncoders
-from siglip_perception.backends.selftest import LIMITS, frames, least_cosine
+from siglip_perception.backends.base.cuda_graph import GraphedEncoders
+from siglip_perception.backends.base.selftest import LIMITS, frames, least_cosine
 from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import SIZES
