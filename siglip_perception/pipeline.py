@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import BackendChoice, ModelSource
+from siglip_perception.backends import BackendChoice
+from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
 from siglip_perception.encoders.null_bank import bank_key, load_bank
@@ -55,7 +56,7 @@ _MAX_MASK_OBJECTS = 255
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """Options that a pipeline is loaded with; names and ranges are those of the node's parameters.
+    """A pipeline's options besides its model; ranges are those of the node's parameters.
 
     taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
         last.
@@ -63,16 +64,9 @@ class PipelineOptions:
         them, so that all results come from one backend.
     """
 
-    model: str = "tabletop"
-    contract: str = ""
-    backend: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    threshold: float = 0.5
-    max_objects: int = 20
-    tokens_dtype: TokenDtype = "float32"
-    grounding_model: str = ""
-    grounding_contract: str = ""
+    threshold: float = Settings.threshold
+    max_objects: int = Settings.max_objects
+    tokens_dtype: TokenDtype = Settings.tokens_dtype
     taps: Mapping[str, int] = field(default_factory=dict)
     background: bool = False
 
@@ -134,7 +128,13 @@ class Pipeline:
     pooled_dim: channels of its embedding of an image; 0 without one.
     """
 
-    def __init__(self, plan: ModelPlan, options: PipelineOptions, choice: BackendChoice) -> None:
+    def __init__(
+        self,
+        plan: ModelPlan,
+        selection: ModelSelection,
+        options: PipelineOptions,
+        choice: BackendChoice,
+    ) -> None:
         self.contract: Contract = plan.contract
         self.fingerprint = plan.fingerprint
         self.grounding_status = plan.grounding_status
@@ -145,17 +145,11 @@ class Pipeline:
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
         self._preprocess = Preprocessor(encoders.inputs, device)
-        model_source = None
-        if options.background:
-            model_source = ModelSource(
-                options.model,
-                options.contract,
-                options.grounding_model,
-                options.grounding_contract,
-            )
         encoders.finish = self._host_outputs
         # Not kept as an attribute: engines release the encoders' own weights.
-        self._encoders = backends.start(encoders, choice, model_source)
+        self._encoders = backends.start(
+            encoders, choice, selection if options.background else None
+        )
         self.grounding_model: GroundingModel | None = None
         siglip_key = plan.grounding_towers.get("siglip")
         self.siglip_digest = plan.towers[siglip_key].digest if siglip_key else ""
@@ -176,26 +170,22 @@ class Pipeline:
             self.grounder.domain = None if domain is None else domain.to(device)
 
     @classmethod
-    def load(cls, options: PipelineOptions) -> Pipeline:
-        """Load a model folder and make it ready for the first frame.
+    def load(
+        cls, selection: ModelSelection, options: PipelineOptions = PipelineOptions()
+    ) -> Pipeline:
+        """Load a model and make it ready for the first frame.
 
         Raises CheckpointError, ContractError or BackendError, each with one clear sentence.
         """
-        choice = backends.choose(options.backend, options.device, options.precision)
-        plan = ModelPlan.load(
-            options.model,
-            options.contract,
-            options.grounding_model,
-            options.grounding_contract,
-            options.taps,
-        )
+        choice = backends.choose(selection.backend, selection.device, selection.precision)
+        plan = ModelPlan.load(selection, options.taps)
         try:
-            pipeline = cls(plan, options, choice)
+            pipeline = cls(plan, selection, options, choice)
             pipeline._warm_up()
             pipeline._test_head()
         except torch.OutOfMemoryError as error:
             raise BackendError(
-                f"{options.model} does not fit into the memory of {choice.device}: use a smaller"
+                f"{selection.model} does not fit into the memory of {choice.device}: use a smaller"
                 " model or another device."
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:

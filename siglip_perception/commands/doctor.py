@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import PerceptionError, first_line
 from siglip_perception.util import requirements, ros
 from siglip_perception.util.ros_probe import PARTS
@@ -202,7 +203,7 @@ def _main_job(report: Report, model: str) -> None:
 
     from siglip_perception import checkpoints
     from siglip_perception.language import instruction
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.pipeline import Pipeline
     from siglip_perception.types import Frame
 
     folder = checkpoints.resolve(model)
@@ -211,7 +212,7 @@ def _main_job(report: Report, model: str) -> None:
     report.model["verified"] = (
         f"{file_count} files by SHA-256" if file_count else "no manifest.json to check it with"
     )
-    pipeline = Pipeline.load(PipelineOptions(model=model))
+    pipeline = Pipeline.load(ModelSelection(model))
     frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
     query = pipeline.query(instruction.from_phrases(["red cup"]))
     start = time.perf_counter()

@@ -342,8 +342,8 @@ def _job(
     contract = pipeline.contract
     pixels: dict[str, Any] = json.loads(json.dumps(contract.preprocessing()))
     return Job(
-        request.model,
-        request.grounding_model,
+        request.selection.model,
+        request.selection.grounding_model,
         contract.name,
         pipeline.fingerprint,
         pipeline.siglip_digest,

@@ -39,17 +39,8 @@ def load_pipeline(settings: Settings) -> Pipeline:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     return Pipeline.load(
+        settings.selection,
         PipelineOptions(
-            model=settings.model,
-            contract=settings.contract,
-            backend=settings.backend,
-            device=settings.device,
-            precision=settings.precision,
-            threshold=settings.threshold,
-            max_objects=settings.max_objects,
-            tokens_dtype=settings.tokens_dtype,
-            grounding_model=settings.grounding_model,
-            grounding_contract=settings.grounding_contract,
-            background=True,
-        )
+            settings.threshold, settings.max_objects, settings.tokens_dtype, background=True
+        ),
     )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from siglip_perception import contracts
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.squares import SquareSpec, to_square
@@ -132,11 +133,11 @@ def check_tokens(name: str, folder: Path) -> float:
     keep the contract.
     """
     from siglip_perception.parity.reference import encode, regroup
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.pipeline import Pipeline
     from siglip_perception.types import Frame
 
     pipeline = Pipeline.load(
-        PipelineOptions(model=str(folder), contract=name, device="cpu", precision="fp32")
+        ModelSelection(str(folder), contract=name, device="cpu", precision="fp32")
     )
     contract = pipeline.contract
     picture, fed = golden_pixels(contract)

@@ -11,8 +11,9 @@ from models import write_random_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import CheckpointError
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 
 
 def _empty_text_tower(tensors: dict[str, Tensor]) -> None:
@@ -52,5 +53,5 @@ def test_weights_that_nothing_can_be_found_with_are_named(
     damage(tensors)
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(CheckpointError, match=words) as error:
-        Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
+        Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     assert "\n" not in str(error.value)

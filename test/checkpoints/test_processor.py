@@ -17,6 +17,7 @@ from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import EncoderFacts, PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
 from siglip_perception.encoders.plan import ModelPlan, choose_contract
@@ -220,7 +221,7 @@ def test_the_contract_that_a_manifest_names_is_followed(
 
     write(pair / "siglip", SIGLIP, size=384)
     write_manifest(pair, contract="tabletop")
-    assert ModelPlan.load(str(pair), "", "", "").contract.name == "tabletop"
+    assert ModelPlan.load(ModelSelection(str(pair))).contract.name == "tabletop"
     assert "size 384" in caplog.text
 
 
@@ -312,7 +313,7 @@ def test_training_without_a_contract_follows_the_checkpoint(
 
 def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
     write(pair / "siglip", SIGLIP, image_mean=[0.501] * 3)
-    tower = ModelPlan.load(str(pair), "tabletop", "", "").towers["siglip"]
+    tower = ModelPlan.load(ModelSelection(str(pair), "tabletop")).towers["siglip"]
     assert tower.input.mean == (0.5, 0.5, 0.5)
 
 

@@ -17,12 +17,13 @@ from siglip_perception.checkpoints.calibration_file import (
 )
 from siglip_perception.checkpoints.grounding_settings import Calibration, GroundingSettings
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import CheckpointError
 from siglip_perception.evaluation.calibration import fit
 from siglip_perception.evaluation.platt import best_threshold
 from siglip_perception.evaluation.reliability import Panel, reliability_picture
 from siglip_perception.evaluation.samples import scene_samples
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 
 pytestmark = pytest.mark.numeric
 
@@ -77,7 +78,7 @@ def test_the_command_calibrates_a_model_in_the_users_folder(
     assert Image.open(picture).size[0] > 900  # before and after
     content = json.loads(written.read_text())
     assert content["pictures"] == 10
-    pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    pipeline = Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
     line = pipeline.grounder.settings.calibration["en"]
     assert line.scale == pytest.approx(content["calibration"]["en"]["scale"])
 

@@ -19,7 +19,7 @@ import simplejpeg
 from doubles import FakeOutputs, FakePipeline, ManualClock, image_message, pending_frame
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from siglip_perception.config import Settings
+from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.errors import (
     BackendError,
     CheckpointError,
@@ -167,11 +167,12 @@ def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
 
 
 def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[PipelineOptions] = []
-    monkeypatch.setattr(Pipeline, "load", lambda options: requests.append(options))
-    load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
-    assert requests[0].background
-    assert (requests[0].model, requests[0].backend) == ("/my/model", "tensorrt")
+    requests: list[tuple[ModelSelection, PipelineOptions]] = []
+    monkeypatch.setattr(Pipeline, "load", lambda *request: requests.append(request))
+    load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt", "threshold": 0.25}))
+    selection, options = requests[0]
+    assert selection == ModelSelection("/my/model", backend="tensorrt")
+    assert options == PipelineOptions(threshold=0.25, background=True)
     assert not PipelineOptions().background
 
 

@@ -79,11 +79,6 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
     if token_contract is not None:
         checkpoint.log_contradictions(token_contract)
     weights = checkpoint.load(token_contract)
-    if len(weights.vision) > 1 and not all((folder / part).is_dir() for part in weights.vision):
-        raise CheckpointError(
-            f"{folder} is a policy's own checkpoint, which cannot be trained: choose a model"
-            " folder with one subfolder per encoder."
-        )
     siglip = None if weights.siglip is None else to_transformers(weights.siglip)
     vision: dict[EncoderName, PreTrainedModel] = {
         name: to_transformers(network)
