@@ -41,8 +41,9 @@ env: ## Make .venv with all that is needed, and build the messages; quick when n
 demo: env ## Play a sample bag through the real node; tables and pictures in out/demo
 	@$(ROS) $(VENV)/bin/siglip-perception demo
 
-robot: env ## A simulated arm that does what it is told, in English and Korean; EPISODES=12
-	@$(ROS) $(VENV)/bin/siglip-perception robot --episodes $(or $(EPISODES),12)
+robot: env ## A simulated arm that does what it is told, in English and Korean; EPISODES=12 RESUME=1
+	@$(ROS) $(VENV)/bin/siglip-perception robot $(if $(EPISODES),--episodes $(EPISODES)) \
+		$(if $(RESUME),--resume) $(ROBOT_ARGS)
 
 ifdef PYTEST_ARGS
 test: lint
