@@ -247,6 +247,15 @@ class Pipeline:
                 model.folder,
             )
 
+    def mean_color_tokens(self) -> TokenGrid:
+        """Compute the tokens of an image of the first encoder's mean color, int(255 * mean)."""
+        spec = self.contract.encoders[0]
+        image = np.empty((spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        image[:] = [int(255 * value) for value in spec.mean]
+        tokens = self.process(Frame(image), None).tokens
+        assert tokens is not None
+        return tokens
+
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
         """Run the text tower over the phrases of an instruction, at least one.
 

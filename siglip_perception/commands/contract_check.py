@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,15 +23,14 @@ _LIBRARIES = ("pillow", "opencv-python-headless", "torch", "simplejpeg", "numpy"
 def check(name: str, model: str, with_tokens: bool, as_table: bool) -> int:
     """Compare, print a line for each contract, and return 0; `all` stands for those with a golden.
 
-    as_table: print the table of docs/contracts.md instead of lines.
+    as_table: print the table of docs/contracts.md, and the lines to standard error.
 
     Raises PerceptionError if a contract has no golden, and, after the last line, if one differs.
     """
     from siglip_perception.parity import goldens
 
     def say(line: str) -> None:
-        if not as_table:
-            print(line, flush=True)
+        print(line, file=sys.stderr if as_table else sys.stdout, flush=True)
 
     names = goldens.names() if name == "all" else (name,)
     for contract in names:

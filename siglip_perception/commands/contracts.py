@@ -172,7 +172,7 @@ def _full_text(contract: Contract) -> list[str]:
         *(f"  tokens        {describe_tokens(step)}" for step in contract.tokens),
         "  cameras       "
         + ("joined on the token axis" if contract.join_cameras else "a sequence each")
-        + (f", the last {contract.history} frames of each joined" * (contract.history > 1)),
+        + (f", the last {contract.history} frames joined" * (contract.history > 1)),
     ]
     has_fill = any(isinstance(step, Pad) and step.fill is None for step in contract.pixels)
     if contract.policy:

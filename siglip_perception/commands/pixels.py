@@ -38,14 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the pixels of each encoder, before and after the normalization, to an .npz file."""
     from siglip_perception import checkpoints
-    from siglip_perception.checkpoints.match import kept_contract
+    from siglip_perception.checkpoints.match import choose_contract
     from siglip_perception.images.files import read_image
 
     contract = contracts.get(args.contract)
     if args.model:
         checkpoint = checkpoints.Checkpoint(checkpoints.resolve(args.model))
-        contract = kept_contract(args.contract, checkpoint)
-        checkpoint.log_contradictions(contract)
+        contract = choose_contract(args.contract, checkpoint)
     image = read_image(args.image).pixels
     # After what can be wrong, because they import PyTorch.
     import torch

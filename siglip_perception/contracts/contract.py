@@ -24,6 +24,7 @@ Triple = tuple[float, float, float]
 
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
 NORMALIZATIONS = ("contract", "checkpoint")
+HISTORY_STARTS = ("repeat", "mean")
 SPATIAL: tuple[EncoderName, ...] = ("dinov2", "dinov3")
 
 
@@ -95,8 +96,9 @@ class Contract:
     pixels: steps that turn the camera's image into each encoder's square, in their order.
     tokens: steps from the tapped patches to the tokens, in their order.
     join_cameras: join the cameras' sequences on the token axis, in their order.
-    history: frames of each camera that a policy joins at its own steps, the oldest first; 1: the
-        newest alone.
+    history: frames of each camera that a sequence holds, the oldest first; 1: the newest alone.
+    history_start: what stands for the frames before the first one: "repeat", the first itself;
+        "mean", an image of the encoder's mean color.
     policy: repository of the policy's own checkpoint, if its weights are not the stock ones.
     source: the code that the contract was read from.
     """
@@ -109,6 +111,7 @@ class Contract:
     tokens: TokenSteps = ()
     join_cameras: bool = False
     history: int = 1
+    history_start: str = "repeat"
     policy: str = ""
 
     @property
@@ -180,7 +183,7 @@ class Contract:
             if not encoder["more_taps"]:
                 del encoder["more_taps"]
         if self.history == 1:
-            del fields["history"]
+            del fields["history"], fields["history_start"]
         if self.tokens:
             fields["tokens"] = [named_fields(step) for step in self.tokens]
         else:

@@ -10,6 +10,7 @@ import yaml
 
 from siglip_perception.contracts.contract import (
     ENCODERS,
+    HISTORY_STARTS,
     NORMALIZATIONS,
     Contract,
     EncoderSpec,
@@ -104,6 +105,7 @@ _CONTRACT: Mapping[str, Callable[[Any], Any]] = {
     "pixels": pixel_steps,
     "tokens": token_steps,
     "history": integer(1, 16),
+    "history_start": one_of(HISTORY_STARTS),
     "join_cameras": flag,
     "policy": _repository,
 }
