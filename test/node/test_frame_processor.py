@@ -650,7 +650,8 @@ def test_a_contract_with_history_publishes_the_frame_before_first(bench: Bench) 
     bench.processor.load()
 
     def stamps() -> list[float]:
-        return bench.outputs.published[-1][1].tokens.data[::4, 0].tolist()
+        values: list[float] = bench.outputs.published[-1][1].tokens.data[::4, 0].tolist()
+        return values
 
     for stamp, expected in ((5.0, [5, 5]), (6.0, [5, 6]), (7.0, [6, 7])):
         bench.serve(stamp=stamp)

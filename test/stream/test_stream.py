@@ -19,7 +19,7 @@ from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.stream.camera_stream import CameraStream
 from siglip_perception.stream.content import CameraJoin, HistoryJoin
 from siglip_perception.stream.instruction import CurrentInstruction
-from siglip_perception.types import TokenGrid
+from siglip_perception.types import TokenGrid, join
 
 S = 10**9
 NAN = FloatingPointError("The tokens hold NaN.")
@@ -145,7 +145,7 @@ def test_a_history_joins_the_frames_before_and_begins_anew_with_an_episode() -> 
     assert history.add("wrist", grid(9), "run").data[::4, 0].tolist() == [-1, 9]
     assert history.add("front", grid(4), "next run").data[::4, 0].tolist() == [-1, 4]
     # Two cameras' joined tokens: both of the frame before, then both of the newest.
-    pair = replace(grid(5), data=np.float32([[5, 5, 5]] * 4 + [[6, 6, 6]] * 4), rows=4)
+    pair = join([grid(5), grid(6)])
     joined = history.add("", replace(pair, pixel_fingerprint=(7.0, 8.0)), "run")
     assert joined.data[::4, 0].tolist() == [-1, -1, 5, 6]
     assert (joined.rows, joined.cols, joined.pixel_fingerprint) == (8, 2, (7.0, 8.0))
