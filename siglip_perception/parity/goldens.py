@@ -132,7 +132,8 @@ def golden_pixels(contract: Contract) -> tuple[UInt8Array, dict[str, FloatArray]
     squares = load(contract.name).squares
     whole = squares[WHOLE].astype(np.float32)[None]
     crops = squares.get(f"{WHOLE}{CROPS}", np.zeros((0, *whole.shape[1:]), np.uint8))
-    planes = np.concatenate([whole, crops]).transpose(0, 3, 1, 2) / np.float32(255)
+    levels = np.concatenate([whole, crops.astype(np.float32)])
+    planes = levels.transpose(0, 3, 1, 2) / np.float32(255)
     fed: dict[str, FloatArray] = {}
     for spec in contract.encoders:
         mean, std = (
