@@ -28,6 +28,7 @@ from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
 from siglip_perception.grounding.standing import PhraseSet
 from siglip_perception.grounding.training_domain import read_domain
+from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
@@ -145,6 +146,7 @@ class Pipeline:
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
         self._preprocess = Preprocessor(encoders.inputs, device)
+        self._crops = CropPlan.of(plan.contract)
         encoders.finish = self._host_outputs
         # Not kept as an attribute: engines release the encoders' own weights.
         self._encoders = backends.start(
@@ -237,6 +239,15 @@ class Pipeline:
                 model.folder,
             )
 
+    def mean_color_tokens(self) -> TokenGrid:
+        """Compute the tokens of an image of the first encoder's mean color, int(255 * mean)."""
+        spec = self.contract.encoders[0]
+        image = np.empty((spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        image[:] = [int(255 * value) for value in spec.mean]
+        tokens = self.process(Frame(image), None).tokens
+        assert tokens is not None
+        return tokens
+
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
         """Run the text tower over the phrases of an instruction, at least one.
 
@@ -317,7 +328,13 @@ class Pipeline:
         return result
 
     def preprocess(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
-        """Turn images into the encoders' inputs, for process_batch(); any thread may do it."""
+        """Turn images into the encoders' inputs, for process_batch(); any thread may do it.
+
+        Each image's crops follow it, if the contract has some.
+        """
+        plan = self._crops
+        if plan is not None:
+            images = [view for image in images for view in plan.views(image)]
         return self._preprocess(images)
 
     def process_batch(
@@ -340,11 +357,14 @@ class Pipeline:
         """
         start = time.perf_counter()
         if inputs is None:
-            inputs = self._preprocess([task.frame.image for task in tasks])
+            inputs = self.preprocess([task.frame.image for task in tasks])
         preprocess_end = time.perf_counter()
-        grounding_rows = [
+        grounding_tasks = [
             index for index, task in enumerate(tasks) if with_pooled or task.query is not None
         ]
+        # Rows of the batch, in which each whole image is followed by its crops.
+        starts = self._starts([task.frame.image for task in tasks])
+        grounding_rows = [starts[index] for index in grounding_tasks]
         features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
         # While a GPU works.
         fingerprints = (
@@ -355,17 +375,21 @@ class Pipeline:
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
             grids = dict(
-                enumerate(self._token_grids(next(host_tensors), next(host_tensors), fingerprints))
+                enumerate(
+                    self._token_grids(next(host_tensors), next(host_tensors), starts, fingerprints)
+                )
             )
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
         pooled: FloatArray | None = None
         if features.siglip is not None:
-            grounding_tasks = [tasks[index] for index in grounding_rows]
             row_groundings = self._ground(
-                grounding_tasks, features.siglip, next(host_tensors), next(host_tensors)
+                [tasks[index] for index in grounding_tasks],
+                features.siglip,
+                next(host_tensors),
+                next(host_tensors),
             )
-            groundings = dict(zip(grounding_rows, row_groundings, strict=True))
+            groundings = dict(zip(grounding_tasks, row_groundings, strict=True))
             if with_pooled:
                 pooled = to_host(self.grounder.pool(features.siglip))[0].numpy()
         timings = {
@@ -382,10 +406,19 @@ class Pipeline:
                 results.append(grounding)
             else:
                 image_pooled = None if pooled is None else pooled[index]
-                row = grounding_rows.index(index) if grounding is not None else None
+                row = grounding_tasks.index(index) if grounding is not None else None
                 patches = _row_features(features, row) if with_features else None
                 results.append(Result(tokens, grounding, timings, image_pooled, patches))
         return results
+
+    def _starts(self, images: Sequence[UInt8Array]) -> list[int]:
+        """Return the row of each whole image in a batch, and the number of all rows."""
+        if self._crops is None:
+            return list(range(len(images) + 1))
+        starts = [0]
+        for image in images:
+            starts.append(starts[-1] + self._crops.count(image))
+        return starts
 
     def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
         """Collect what the host needs of a pass, in this order, as far as it was computed.
@@ -407,24 +440,32 @@ class Pipeline:
         return tuple(tensors)
 
     def _token_grids(
-        self, cast_tokens: Tensor, finite: Tensor, fingerprints: Sequence[FloatArray]
+        self,
+        cast_tokens: Tensor,
+        finite: Tensor,
+        starts: Sequence[int],
+        fingerprints: Sequence[FloatArray],
     ) -> list[TokenGrid | FloatingPointError]:
-        data = cast_tokens.numpy()
+        """Return each frame's tokens, its crops' behind those of the whole image.
+
+        starts: as from _starts().
+        """
+        data, dim = cast_tokens.numpy(), cast_tokens.shape[-1]
         if self._tokens_dtype == "bfloat16":
             data = data.view(np.uint16)
         return [
             TokenGrid(
-                data[index],
+                data[start:end].reshape(-1, dim),
                 self._tokens_dtype,
-                self.contract.rows,
+                (end - start) * self.contract.rows,
                 self.contract.cols,
                 self.contract.name,
                 self.fingerprint,
-                tuple(fingerprints[index].tolist()),
+                tuple(fingerprint.tolist()),
             )
-            if is_valid
+            if bool(finite[start:end].all())
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
-            for index, is_valid in enumerate(finite.tolist())
+            for start, end, fingerprint in zip(starts, starts[1:], fingerprints, strict=False)
         ]
 
     def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ class Report:
     ros: dict[str, str | None] = field(default_factory=dict)
     backends: dict[str, str] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -68,6 +69,7 @@ def examine(model: str) -> Report:
             report.missing.append(f"a PyTorch that starts: {reason}; install it again")
             missing_names.append("torch")
     if not missing_names:
+        report.pixels = _pixels()
         try:
             _tensorrt(report)
             _main_job(report, model)
@@ -112,6 +114,17 @@ def _cpu() -> dict[str, str]:
             " ".join(flag for flag in flag_names if flag in flags) or "none of note"
         )
     return facts
+
+
+def _pixels() -> dict[str, str]:
+    """Sort the packaged contracts by where their pixel steps run."""
+    from siglip_perception import contracts
+    from siglip_perception.commands.contracts import where
+
+    names: dict[str, list[str]] = {}
+    for name in contracts.names():
+        names.setdefault(where(contracts.get(name)), []).append(name)
+    return {place: ", ".join(of_place) for place, of_place in names.items()}
 
 
 def _ros(report: Report) -> None:
@@ -232,6 +245,7 @@ def _lines(report: Report) -> list[str]:
         ("ROS 2", report.ros),
         ("Backends", report.backends),
         ("Model", report.model),
+        ("Pixel steps run", report.pixels),
     ):
         lines.append(_table(title, values))
     if report.missing:

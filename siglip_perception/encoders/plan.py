@@ -11,7 +11,7 @@ from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
 from siglip_perception.checkpoints.calibration_file import find_calibration
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
-from siglip_perception.checkpoints.match import kept_contract
+from siglip_perception.checkpoints.match import choose_contract
 from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
@@ -177,17 +177,6 @@ class ModelPlan:
                 " name a model with both in grounding.model."
             )
         return dino.name
-
-
-def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
-    """Return kept_contract(), normalizing as the checkpoint does where it says so.
-
-    The log says where the checkpoint's own image processor differs otherwise.
-    """
-    contract = kept_contract(name, checkpoint, parameter)
-    contract = contracts.with_own_normalization(contract, checkpoint.facts)
-    checkpoint.log_contradictions(contract)
-    return contract
 
 
 def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> Tower:

@@ -80,7 +80,9 @@ def compare(
     start = time.perf_counter()
     reference_output = reference_tokens(contract, model, images)
     reference_seconds = time.perf_counter() - start
-    error, cosine = differences(torch.stack(pipeline_output), reference_output)
+    # An image's crops are rows of its tokens here, and images of their own there.
+    actual = torch.cat(pipeline_output).reshape(reference_output.shape)
+    error, cosine = differences(actual, reference_output)
     return Comparison(
         contract.name,
         kind,

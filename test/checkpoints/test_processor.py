@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
+from siglip_perception.checkpoints.match import choose_contract
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
 from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import EncoderFacts, PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
-from siglip_perception.encoders.plan import ModelPlan, choose_contract
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import CheckpointError, ContractError
 from siglip_perception.images.squares import SquareSpec
 
@@ -291,6 +292,23 @@ def test_the_packaged_contracts_differ_from_stock_dinov2_only_in_the_cut() -> No
     (difference,) = contracts.pixel_differences(contract, contract.encoder("dinov2"), stock)
     assert not difference.grave
     assert "squash to 224 x 224" in difference.text
+
+
+def test_training_under_a_contract_refuses_other_values_or_follows_them(
+    pair: Path, tmp_path: Path
+) -> None:
+    """As a pipeline does, or the trained model would be served with other pixels."""
+    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    with pytest.raises(
+        ContractError, match=r"siglip.preprocessor_config\.json.* image_mean \[0.1"
+    ):
+        load_initial_model(str(pair), "tabletop")
+    file = tmp_path / "mine.yaml"
+    text = contracts.path("tabletop").read_text()
+    file.write_text(text.replace("    tap:", "    normalization: checkpoint\n    tap:"))
+    assert load_initial_model(str(pair), str(file)).inputs["siglip"].mean == (0.1,) * 3
+    with pytest.raises(ContractError, match=r"hidden_size in siglip.config\.json is 192"):
+        load_initial_model(str(pair), "pi0-224")
 
 
 def test_training_without_a_contract_follows_the_checkpoint(

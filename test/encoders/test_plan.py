@@ -14,9 +14,10 @@ from torch import nn
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.checkpoints.match import choose_contract
 from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import ModelPlan, choose_contract
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -62,11 +63,12 @@ def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     copy_folder = tmp_path / "twin.yaml"
-    copy_folder.write_text(contracts.path("tabletop").read_text().replace("squash", "letterbox"))
+    text = contracts.path("tabletop").read_text().replace("squash", "letterbox")
+    copy_folder.write_text(text.replace("name: tabletop", "name: twin"))
     known_names = {"tabletop": contracts.get("tabletop"), "twin": contracts.get(str(copy_folder))}
     monkeypatch.setattr(contracts, "names", lambda: tuple(known_names))
     monkeypatch.setattr(contracts, "get", known_names.__getitem__)
-    with pytest.raises(ContractError, match=r"keeps several contracts .*parameter contract"):
+    with pytest.raises(ContractError, match=r"several contracts \(tabletop, twin\): name the"):
         choose_contract("", Checkpoint(folder))
     shutil.rmtree(folder / "dinov2")
     (folder / "manifest.json").unlink()

@@ -645,6 +645,26 @@ def test_a_model_that_cannot_ground_says_so_and_tokens_go_on(bench: Bench) -> No
     assert bench.reports == []
 
 
+def test_a_contract_with_history_publishes_the_frame_before_first(bench: Bench) -> None:
+    bench.pipeline.contract.history = 2
+    bench.pipeline.contract.history_start = "repeat"
+    bench.processor.load()
+
+    def stamps() -> list[float]:
+        values: list[float] = bench.outputs.published[-1][1].tokens.data[::4, 0].tolist()
+        return values
+
+    for stamp, expected in ((5.0, [5, 5]), (6.0, [5, 6]), (7.0, [6, 7])):
+        bench.serve(stamp=stamp)
+        assert stamps() == expected
+    bench.processor.hear("red cup")
+    bench.serve(stamp=8.0)
+    assert stamps() == [8, 8]
+    bench.stream().flush("the clock jumped back")
+    bench.serve(stamp=1.0)
+    assert stamps() == [1, 1]
+
+
 def test_a_contract_that_joins_publishes_all_or_none(bench: Bench) -> None:
     bench.pipeline.contract.join_cameras = True
     bench.serve_together(image_message(stamp=6.0), image_message(stamp=5.0))
