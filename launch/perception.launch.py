@@ -1,4 +1,4 @@
-"""Start the perception node: brought to active, and respawned when it dies."""
+"""Start the perception node, which activates itself, and respawn it when it dies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def profile_environment(config: Path) -> dict[str, str]:
 
 
 def typed(value: Value) -> object:
-    """A parameter's value that stays what it is: launch_ros reads text as YAML otherwise."""
+    """Keep a parameter's value of its own type: launch_ros would read a text as YAML."""
     if isinstance(value, str):
         return ParameterValue(value, value_type=str)
     return list(value) if isinstance(value, tuple) else value
@@ -39,7 +39,7 @@ def make_node(context: LaunchContext) -> list[LifecycleNode]:
     def argument(name: str) -> LaunchConfiguration:
         return LaunchConfiguration(name)
 
-    # The node brings itself to active, so a respawned one needs nobody to do it again.
+    # The node activates itself, so a respawned node needs nobody to do it.
     parameters: list[object] = [
         argument("params_file"),
         {
@@ -62,7 +62,7 @@ def make_node(context: LaunchContext) -> list[LifecycleNode]:
         parameters=parameters,
         remappings=[
             ("image", argument("image")),
-            # A rule is for one topic, not for those below it.
+            # A remapping applies to one topic, not to those below it.
             ("image/compressed", [argument("image"), "/compressed"]),
             ("instruction", argument("instruction")),
             ("depth", argument("depth")),
@@ -103,7 +103,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "instruction",
                 default_value="instruction",
-                description="Topic that instructions come on, as std_msgs/String.",
+                description="Topic of the instructions, as std_msgs/String.",
             ),
             DeclareLaunchArgument(
                 "use_sim_time",
@@ -115,13 +115,13 @@ def generate_launch_description() -> LaunchDescription:
                 "autostart",
                 default_value="true",
                 choices=["true", "false"],
-                description="Bring the node to active; otherwise it waits, unconfigured.",
+                description="Activate the node; otherwise it waits, unconfigured.",
             ),
             DeclareLaunchArgument(
                 "log_level",
                 default_value="info",
                 choices=["debug", "info", "warn", "error", "fatal"],
-                description="Least severity of the messages that are logged.",
+                description="Minimum severity of the messages that are logged.",
             ),
             DeclareLaunchArgument(
                 "depth",

@@ -1,4 +1,4 @@
-"""Start a webcam's driver and the perception node that looks through it."""
+"""Start a webcam's driver and a perception node on its images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ IMAGE, INFO = "/webcam/image_raw", "/webcam/camera_info"
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Both in one launch: Ctrl-C ends both. All arguments of perception.launch.py are taken."""
+    """Start both, so that Ctrl-C ends both; takes all arguments of perception.launch.py."""
     share = Path(get_package_share_directory("siglip_perception"))
-    configured = {
+    parameters = {
         "video_device": ParameterValue(LaunchConfiguration("video_device"), value_type=str),
         "image_width": ParameterValue(LaunchConfiguration("width"), value_type=int),
         "image_height": ParameterValue(LaunchConfiguration("height"), value_type=int),
@@ -29,7 +29,7 @@ def generate_launch_description() -> LaunchDescription:
         package="usb_cam",
         executable="usb_cam_node_exe",
         name="webcam",
-        parameters=[configured],
+        parameters=[parameters],
         remappings=[("image_raw", IMAGE), ("camera_info", INFO)],
         output="both",
         respawn=True,
@@ -53,7 +53,9 @@ def generate_launch_description() -> LaunchDescription:
                 "height", default_value="480", description="Height of the images, in pixels."
             ),
             DeclareLaunchArgument(
-                "fps", default_value="30.0", description="Images a second that the webcam gives."
+                "fps",
+                default_value="30.0",
+                description="Frame rate of the webcam, in images per second.",
             ),
             driver,
             perception,

@@ -1,1 +1,1 @@
-"""Generated tabletop scenes: the embedded model's world."""
+"""Generated tabletop scenes, on which the embedded model is trained and measured."""

@@ -204,7 +204,7 @@ def _surface(item: SceneObject, x: FloatArray, y: FloatArray) -> tuple[FloatArra
     if item.pattern != "plain":
         across, down = np.sin(turn * (3 * u + phase)), np.sin(turn * 3 * v)
         marks = {"stripes": across, "dots": across * down - 0.45, "checks": across * down}
-        # Light marks on dark things and dark marks on light ones, so that the color name holds.
+        # Light marks on dark things and dark ones on light things keep the color's name true.
         if sum(item.rgb) > 330:
             factor *= 1 - np.float32(0.28) * (marks[item.pattern] > 0)
         else:

@@ -67,7 +67,7 @@ _PREVIEW = 96
 def sample_scene(rng: np.random.Generator, count: int, *, twins: bool = False) -> Scene:
     """Sample a scene of `count` objects (1 to 8) of distinct colors and kinds, with clutter.
 
-    Objects may overlap: at most MOST_HIDDEN of each is hidden. twins: give the last object the
+    Objects may overlap, but at most MOST_HIDDEN of each is hidden. twins: give the last object the
     color and kind of the first.
     """
     kinds, colors = list(KINDS), list(COLORS)
@@ -172,7 +172,7 @@ def _clutter(rng: np.random.Generator, objects: list[SceneObject]) -> tuple[Scen
 def _most_hidden(objects: list[SceneObject], clutter: list[SceneObject]) -> float:
     """Measure the largest hidden share of any object in a small rendering."""
     scene = Scene(tuple(objects), (0,) * 3, (0,) * 3, 0.0, Light(), 0.0, 0, tuple(clutter))
-    # A margin of half an image on each side: parts outside the image count as hidden.
+    # With a margin of half an image on each side, parts outside the image count as hidden.
     height, width, margin = _PREVIEW, round(_PREVIEW * _ROOM), _PREVIEW // 2
     labels = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
     shift = np.int32(margin << 4)

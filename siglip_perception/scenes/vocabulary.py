@@ -1,8 +1,8 @@
 """Colors and kinds of the generated scenes, with their English and Korean names.
 
 A phrase class is a question about a region: "red cup" (color and kind), "cup" (kind only) or "red
-object" (color only). Every object matches three classes, which a sigmoid loss can train on, as it
-decides each pair separately, and a softmax cannot.
+object" (color only). Every object matches three classes. A sigmoid loss can train on that, because
+it decides each pair separately; a softmax cannot.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _DETERMINERS: dict[Language, tuple[str, ...]] = {
     "en": ("the", "a", "that", "this", "my"),
     "ko": ("그", "이", "저", "내"),
 }
-# Sizes are relative to something unsaid, so these words do not change the truth of a phrase.
+# A size is relative to something unsaid, so these words do not make a phrase true or false.
 _SIZES: dict[Language, tuple[str, ...]] = {
     "en": ("small", "little", "big", "large"),
     "ko": ("작은", "조그만", "큰", "커다란"),

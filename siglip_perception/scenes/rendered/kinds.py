@@ -1,7 +1,7 @@
 """Shapes of the named kinds and of clutter: several parametric families each, drawn at random.
 
-Every shape stands on z = 0 about the z axis, in meters. A part has the color of its object (times
-a factor) or one of its own: a phrase names the color of the largest part.
+Every shape stands on z = 0 around the z axis, in meters. A part has its object's color, times a
+factor, or a color of its own; a phrase names the color of the largest part.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ def _between(rng: Generator, low: float, high: float) -> float:
 def _handle(
     rng: Generator, radius: float, bottom: float, top: float, reach: float, thickness: float
 ) -> Mesh:
-    """Bend a C of a tube from a wall at that radius, between two heights."""
+    """Bend a tube into a C that leaves a wall of this radius and returns to it, at two heights."""
     bend = _between(rng, 60, 95)
     points = arc((radius, (top + bottom) / 2), (reach, (top - bottom) / 2), -bend, bend, 14)
-    # Ears that end inside the wall.
+    # The handle's ends lie inside the wall.
     points[0, 0] = points[-1, 0] = radius - 0.3 * thickness
     flat = _between(rng, 0.7, 1.6)
     return tube(in_plane(points), np.full(len(points), thickness / 2), 8).scaled(1, flat, 1)
 
 
 def _vessel(outside: Floats, wall: float) -> tuple[Mesh, Mesh]:
-    """Outer and inner surface of a vessel from its outside's profile [n, 2], bottom to rim."""
+    """Make a vessel's outer and inner surface from its outer profile [n, 2], bottom to rim."""
     inside = outside.copy()
     inside[:, 0] = np.maximum(inside[:, 0] - wall, 0.0)
     inside[:, 1] = np.maximum(inside[:, 1], outside[0, 1] + wall)
@@ -182,7 +182,7 @@ def plate(rng: Generator) -> Shape:
         edge = radius * _between(rng, 0.82, 0.93)
         height = float(np.interp(edge, [t[0] for t in top], [t[1] for t in top])) + 0.0006
         parts.append(Part(lathe([(radius, rise + 0.0006), (edge, height)], 36), _other_color(rng)))
-    if rng.random() < 0.2:  # the corners of a square, by scaling each ring of vertices
+    if rng.random() < 0.2:  # a square with corners, by scaling each ring of vertices
         parts = [Part(_squared(part.mesh), part.shade) for part in parts]
     return Shape(tuple(parts), ("stands", "stands", "stands", "stands", "upside"))
 

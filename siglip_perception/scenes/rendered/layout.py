@@ -1,4 +1,4 @@
-"""Sample what a rendered scene shows: things and how they rest, camera, light and surfaces."""
+"""Sample a rendered scene: its things and how they rest, the camera, the light, the surfaces."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def sample_layout(
 ) -> Layout:
     """Sample a scene of up to `count` objects of distinct colors and kinds, with clutter.
 
-    grounds, patterns: how many textures of each there are. twins: give the last object the color
-    and kind of the first. Fewer objects come out where more do not fit in view.
+    grounds, patterns: number of textures of each. twins: give the last object the color and kind
+    of the first. The scene has fewer objects if no more fit into view.
     """
     camera = _camera(rng)
     by_kind: dict[str, list[int]] = {}
@@ -157,7 +157,7 @@ def sample_layout(
     footprints: list[tuple[float, float, float]] = []
     pairs: set[tuple[str, str]] = set()
     colors = list(COLORS)
-    # Some scenes show few colors: then the kind has to decide.
+    # Some scenes have few colors, so that the kind has to tell the things apart.
     if rng.random() < 0.3:
         colors = [colors[i] for i in rng.permutation(len(colors))[: int(rng.integers(1, 4))]]
     kinds = list(SHAPES)
@@ -240,7 +240,7 @@ def _camera(rng: Generator) -> Camera:
     down = np.radians(rng.uniform(10, 75))
     around = rng.uniform(0, 2 * np.pi)
     fovy = float(rng.uniform(30, 55))
-    # The same things small or large: the distance at which 0.2 to 0.9 m of table fill the height.
+    # The distance at which 0.2 to 0.9 m of table fill the height: the same things, large or small.
     span = float(np.exp(rng.uniform(np.log(0.22), np.log(0.9))))
     distance = span / 2 / np.tan(np.radians(fovy) / 2)
     target = np.array([*rng.uniform(-0.1, 0.1, 2), rng.uniform(0.0, 0.06)])
@@ -312,7 +312,7 @@ def _place(
 
 
 def _table_point(rng: Generator, camera: Camera) -> tuple[float, float] | None:
-    """Sample a point of the table in view, within 1.6 m of the camera; None if this try missed."""
+    """Sample a visible point of the table within 1.6 m of the camera; None if this try misses."""
     half = np.tan(np.radians(camera.fovy) / 2)
     u, v = rng.uniform(-0.95, 0.95) * half * 4 / 3, rng.uniform(-0.95, 0.95) * half
     ray = camera.rotation @ np.array([u, v, -1.0])

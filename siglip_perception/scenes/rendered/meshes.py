@@ -41,7 +41,7 @@ class Mesh:
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """Join meshes into one, each as it stands."""
+    """Join meshes into one, without moving them."""
     counts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -108,7 +108,7 @@ def extrude(outline: Sequence[tuple[float, float]] | Floats, depth: float) -> Me
     front = np.column_stack([points[:, 0], np.full(count, -depth / 2), points[:, 1]])
     back = front + np.array([0, depth, 0])
     middles = np.array([[center[0], -depth / 2, center[1]], [center[0], depth / 2, center[1]]])
-    # Caps have vertices of their own: shared ones would round the edge's normals.
+    # The caps have their own vertices: shared ones would round off the edge's normals.
     vertices = np.concatenate([front, back, front, back, middles])
     following = np.roll(np.arange(count), -1)
     here = np.arange(count)
@@ -128,7 +128,7 @@ def extrude(outline: Sequence[tuple[float, float]] | Floats, depth: float) -> Me
 
 
 def box(x: float, y: float, z: float, bevel: float = 0.0) -> Mesh:
-    """Make a box of full sizes in meters that stands on z = 0; bevel: width of its cut edges."""
+    """Make a box of these sizes in meters, standing on z = 0; bevel: width of its cut edges."""
     if bevel <= 0:
         outline = [(-x / 2, 0), (x / 2, 0), (x / 2, z), (-x / 2, z)]
         return extrude(outline, y)
@@ -168,9 +168,9 @@ def _stack(sections: Sequence[tuple[float, Floats]]) -> Mesh:
     ]
     middles = [rings[0].mean(axis=0, keepdims=True), rings[-1].mean(axis=0, keepdims=True)]
     rings = [np.repeat(middles[0], count, 0), *rings, np.repeat(middles[1], count, 0)]
-    # Turning (x, z) about y runs the other way than (x, y) about z.
+    # (x, z) turns about y in the opposite sense to (x, y) about z.
     strip = _strip(len(rings), count)[:, ::-1]
-    # A triangle at a pole has no area: the outer rings are single points.
+    # At a pole a ring is a single point, and its triangle has no area.
     poles = np.concatenate(rings)
     corners = poles[strip]
     areas = np.linalg.norm(

@@ -1,4 +1,4 @@
-"""MuJoCo and its renderer, or one sentence on what they need."""
+"""Import of MuJoCo and its renderer, with one sentence on what is missing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NO_GL = (
 
 
 def import_mujoco() -> Any:
-    """Import MuJoCo, to draw without a screen where there is none."""
+    """Import MuJoCo; without a screen, set it up to draw off screen."""
     if not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
-        os.environ["MUJOCO_GL"] = "egl"  # before the import, which chooses for good
+        os.environ["MUJOCO_GL"] = "egl"  # before the import, which chooses once and for all
     try:
         return requirements.load("Rendering scenes", "mujoco")
     except (AttributeError, RuntimeError) as error:
-        # PyOpenGL's words where libEGL is missing.
+        # What PyOpenGL says if libEGL is missing.
         raise PerceptionError(_NO_GL.format(error)) from error
 
 
@@ -29,5 +29,5 @@ def new_renderer(mujoco: Any, model: Any, height: int, width: int) -> Any:
     """Create a renderer of that size in pixels; raises PerceptionError without EGL."""
     try:
         return mujoco.Renderer(model, height, width)
-    except Exception as error:  # PyOpenGL and MuJoCo raise many kinds
+    except Exception as error:  # PyOpenGL and MuJoCo raise many types of errors
         raise PerceptionError(_NO_GL.format(error)) from error

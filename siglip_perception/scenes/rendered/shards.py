@@ -1,4 +1,4 @@
-"""Rendered scenes on disk: tar shards in WebDataset's layout, made ahead and read at random.
+"""Rendered scenes on disk: tar shards in WebDataset's layout, rendered ahead, read in any order.
 
 A shard holds the SHARD_SCENES scenes of one stage. Each scene is four files: KEY.jpg, the picture;
 KEY.png, its instances (0 is background, n the n-th entry of "things"); KEY.json, what it shows;
@@ -69,12 +69,12 @@ def render_scene(stage: Stage, seed: int, index: int, *, depth: bool = False) ->
 
 
 def new_stage(seed: int, shard: int, width: int = WIDTH, height: int = HEIGHT) -> Stage:
-    """Make the stage of one shard of a seed."""
+    """Set up the stage of one shard of a seed."""
     return Stage((seed, shard, 0x57A6E), width, height)
 
 
 def shard_path(folder: Path, seed: int, shard: int) -> Path:
-    """Name a shard's file."""
+    """Return the path of a shard's file."""
     return folder / f"rendered-{seed}-{shard:06d}.tar"
 
 

@@ -1,7 +1,7 @@
 """A stage: one MuJoCo model with a stock of things, which draws any layout of them.
 
-A model costs about a second to compile and a renderer a third of one, so a stage keeps both and
-changes what is in view. Needs MuJoCo (extra `robot`) and EGL or OSMesa for drawing.
+Compiling a model takes about a second and creating a renderer a third of one, so a stage keeps
+both and changes only what is in view. Needs MuJoCo (extra `robot`) and EGL or OSMesa for drawing.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Stage:
         )
 
     def _index(self) -> None:
-        """Look up ids once: names cost more than drawing."""
+        """Look up ids once: looking up names costs more than drawing."""
         model = self._model
         self._thing_mocap = [
             int(model.body(f"thing{i}").mocapid[0]) for i in range(len(self.stock))
@@ -183,7 +183,7 @@ class Stage:
     # Drawing
 
     def draw(self, layout: Layout, *, depth: bool = False) -> Picture:
-        """Draw a layout; take things out of it that are hardly in view."""
+        """Draw a layout, without the things that would hardly be in view."""
         objects, clutter = list(layout.objects), list(layout.clutter)
         self._set_surroundings(layout)
         while True:
@@ -328,9 +328,9 @@ class Stage:
         return output
 
     def _outline_area(self, layout: Layout, item: Placed) -> int:
-        """Pixels of a thing's whole outline, inside and outside the picture.
+        """Count the pixels of a thing's whole outline, inside and outside the picture.
 
-        The union of its parts' convex hulls: what a handle encloses counts, too.
+        The outline is the union of its parts' convex hulls, so what a handle encloses counts.
         """
         margin = self._height // 2
         canvas = np.zeros((self._height + 2 * margin, self._width + 2 * margin), np.uint8)

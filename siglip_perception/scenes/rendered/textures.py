@@ -11,7 +11,7 @@ _Generator = np.random.Generator
 
 
 def thing_pattern(rng: _Generator, size: int = 64) -> UInt8Array:
-    """Make a light pattern that is multiplied by a thing's color, uint8 [size, size, 3]."""
+    """Make a light pattern, uint8 [size, size, 3], which is multiplied by a thing's color."""
     rows, columns = np.mgrid[0:size, 0:size] / size
     contrast = float(rng.uniform(0.08, 0.45))
     count = int(rng.integers(2, 6))
@@ -37,7 +37,7 @@ def ground(rng: _Generator, size: int = 256) -> UInt8Array:
     rows, columns = np.mgrid[0:size, 0:size] / size
     choice = int(rng.integers(6))
     pattern = np.zeros((size, size))
-    # Most grounds have shades of one hue.
+    # Most grounds are shades of one hue.
     second = np.clip(base + rng.normal(0, 40) + rng.normal(0, 12, 3), 0, 255)
     if choice == 0:  # planks
         count = int(rng.integers(2, 8))

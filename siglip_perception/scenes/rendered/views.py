@@ -33,7 +33,7 @@ class View:
 
 
 def sample_view(scene: StoredScene, rng: np.random.Generator) -> View:
-    """Flip every other scene, and crop half of them to 30 to 90 % of the area."""
+    """Flip half of the views, and crop half of them to 30 to 90 % of the area."""
     image, instances = scene.image, scene.instances
     count = len(scene.things)
     if rng.random() < _CROP_SHARE:
@@ -51,7 +51,7 @@ def sample_view(scene: StoredScene, rng: np.random.Generator) -> View:
 def _crop(
     image: UInt8Array, instances: UInt8Array, count: int, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Crop where every thing is left out or stays in sight; the whole picture if no try does."""
+    """Crop so that every thing is left out or stays in sight; else keep the whole picture."""
     height, width = instances.shape
     before = _areas(instances, count)
     for _ in range(_TRIES):

@@ -60,7 +60,7 @@ class SceneDataset(Dataset[SceneItem]):
 
 
 class RepeatedScenes(Dataset[SceneItem]):
-    """The first `count` scenes of a seed again and again, each drawn once and kept in memory."""
+    """The first `count` scenes of a seed, repeated; each is drawn once and kept in memory."""
 
     def __init__(
         self,

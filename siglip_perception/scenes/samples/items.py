@@ -43,7 +43,7 @@ _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
 
 
 def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
-    """Encode to JPEG of that quality and decode again, RGB in and out."""
+    """Encode as JPEG of this quality and decode again, RGB in and out."""
     data = simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB")
     output: UInt8Array = simplejpeg.decode_jpeg(data, colorspace="RGB")
     return output
@@ -104,12 +104,12 @@ def scene_item(
 
 
 def _is_rendered(seed: int, number: int, share: float) -> bool:
-    """Choose by a generator of its own: a drawn scene stays the same whatever the share is."""
+    """Choose by a separate generator, so that a drawn scene is the same for any share."""
     return bool(np.random.default_rng((seed, number, _KIND_STREAM)).random() < share)
 
 
 def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
-    """Crop, flip and compress a stored scene anew each time it comes."""
+    """Crop, flip and compress a stored scene anew each time it is drawn."""
     view = sample_view(scene, rng)
     image = view.image
     if rng.random() < 0.4:
