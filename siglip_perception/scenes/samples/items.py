@@ -10,7 +10,6 @@ import numpy as np
 import simplejpeg
 
 from siglip_perception import contracts
-from siglip_perception.images.squares import SquareSpec, to_levels
 from siglip_perception.scenes.rendered.shards import RenderedShards, StoredScene
 from siglip_perception.scenes.rendered.views import sample_view
 from siglip_perception.scenes.scenes import (
@@ -36,7 +35,6 @@ _CAPTION_OBJECTS = 4
 """Maximum number of objects in a caption: more do not fit the text tower's context."""
 TABLETOP = contracts.get("tabletop")
 GRID = TABLETOP.rows
-_SQUARE = SquareSpec.of(TABLETOP, TABLETOP.encoders[0])
 _KIND_STREAM = 0x3D
 _EMPTY = {"en": "an empty table", "ko": "빈 탁자"}
 _RENDER_SIZES = ((320, 240), (320, 240), (400, 300))
@@ -47,6 +45,14 @@ def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
     data = simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB")
     output: UInt8Array = simplejpeg.decode_jpeg(data, colorspace="RGB")
     return output
+
+
+def _to_levels(image: UInt8Array) -> UInt8Array:
+    """Resize to the encoders' square as the node does, uint8 [S, S, 3]."""
+    # It imports PyTorch: only once a scene is made, so that wrong data are told in under a second.
+    from siglip_perception.images.squares import SquareSpec, to_levels
+
+    return to_levels(image, SquareSpec.of(TABLETOP, TABLETOP.encoders[0]))
 
 
 def patch_coverage(rendering: Rendering, things: int) -> FloatArray:
@@ -96,7 +102,7 @@ def scene_item(
     for index, item in enumerate(things):
         answers[index] = _answers(item.color, item.kind)
     return (
-        to_levels(image, _SQUARE),
+        _to_levels(image),
         coverage,
         answers,
         _caption([(o.color, o.kind) for o in scene.objects], rng),
@@ -124,7 +130,7 @@ def _rendered_item(scene: StoredScene, rng: np.random.Generator) -> SceneItem:
     pairs = [
         (t.color, t.kind) for t, v in zip(things, view.in_view, strict=False) if t.named and v
     ]
-    return to_levels(image, _SQUARE), coverage, answers, _caption(pairs, rng)
+    return _to_levels(image), coverage, answers, _caption(pairs, rng)
 
 
 @cache
