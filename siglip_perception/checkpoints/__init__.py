@@ -128,6 +128,11 @@ class Checkpoint:
         return any(isinstance(s.config, SiglipConfig) for s in self._layout.encoders.values())
 
     @property
+    def is_aligned(self) -> bool:
+        """True if SigLIP's vision tower still matches its text tower, which is there."""
+        return self.has_text_tower and not self._layout.trained
+
+    @property
     def contract(self) -> str:
         """Contract that the manifest says it was fetched for; empty if it names none."""
         return self._folder.contract

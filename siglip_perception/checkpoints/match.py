@@ -92,6 +92,23 @@ def _require_equal_values(contract: Contract, checkpoint: Checkpoint) -> None:
         )
 
 
+def why_no_objects(contract: Contract, checkpoint: Checkpoint) -> str:
+    """Say why a model cannot find objects on its tokens' own encoders; empty if it can."""
+    missing_part = "SigLIP" if contract.siglip is None else ""
+    missing_part = missing_part or ("DINO encoder" if contract.spatial is None else "")
+    if missing_part:
+        return (
+            f"The contract {contract.name} has no {missing_part}, so no objects can be found with"
+            " it: name a SigLIP and DINO model in grounding.model."
+        )
+    if not checkpoint.is_aligned:
+        return (
+            f"SigLIP in {checkpoint.path} has no text tower that it is still aligned with, so no"
+            " objects can be found with it: name a stock SigLIP model in grounding.model."
+        )
+    return ""
+
+
 def _grave_contradiction(
     contract: Contract, checkpoint: Checkpoint, *, values_only: bool = False
 ) -> str:

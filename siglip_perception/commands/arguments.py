@@ -254,6 +254,8 @@ _WITH_CONTRACT = (
     *("tokens", "ground", "replay", "view"),
     *("export", "evaluate", "calibrate", "features"),
 )
+# Commands that are of no use if the model finds no objects.
+_WITH_OBJECTS = ("ground", "evaluate", "calibrate")
 
 
 def check_model(args: argparse.Namespace) -> None:
@@ -268,7 +270,11 @@ def check_model(args: argparse.Namespace) -> None:
     if values.get("model") and args.command == "doctor":
         checkpoints.resolve(args.model)  # doctor itself reports what else is wrong with it
     elif values.get("model"):
-        check_selection(selection_of(args), with_contract=args.command in _WITH_CONTRACT)
+        check_selection(
+            selection_of(args),
+            with_contract=args.command in _WITH_CONTRACT,
+            with_objects=args.command in _WITH_OBJECTS or "objects" in values.get("outputs", ()),
+        )
     elif values.get("contract"):
         contracts.get(args.contract)
     if values.keys() >= {"backend", "device", "precision"}:
@@ -276,13 +282,17 @@ def check_model(args: argparse.Namespace) -> None:
     _refuse_gpu_without_cuda(values.get("backend"), values.get("device"))
 
 
-def check_selection(selection: ModelSelection, *, with_contract: bool) -> None:
-    """Check the folders of a selection and, with_contract, that they keep its contracts.
+def check_selection(
+    selection: ModelSelection, *, with_contract: bool, with_objects: bool = False
+) -> None:
+    """Check the folders of a selection, and what is to be done with them.
 
-    Raises CheckpointError or ContractError, one sentence each. Does not import PyTorch.
+    with_contract: the models have to keep their contracts. with_objects: objects have to be found.
+    Raises CheckpointError, ContractError or BackendError, one sentence each. Does not import
+    PyTorch.
     """
     from siglip_perception import checkpoints, contracts
-    from siglip_perception.checkpoints.match import kept_contract
+    from siglip_perception.checkpoints.match import kept_contract, why_no_objects
 
     for name in filter(None, (selection.contract, selection.grounding_contract)):
         contracts.get(name)
@@ -292,8 +302,12 @@ def check_selection(selection: ModelSelection, *, with_contract: bool) -> None:
     ):
         if model:
             checkpoint = checkpoints.Checkpoint(checkpoints.resolve(model))
-            if with_contract:
-                kept_contract(contract, checkpoint, parameter)
+            if not with_contract:
+                continue
+            content = kept_contract(contract, checkpoint, parameter)
+            on_tokens = with_objects and not selection.grounding_model
+            if on_tokens and (refusal := why_no_objects(content, checkpoint)):
+                raise BackendError(refusal)
 
 
 def _refuse_gpu_without_cuda(backend: object, device: object) -> None:

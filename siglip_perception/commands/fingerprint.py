@@ -12,7 +12,7 @@ import numpy as np
 from siglip_perception.commands.arguments import number, output_file
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.fingerprint import FIELDS, pixel_fingerprint
-from siglip_perception.images.pixel_reference import PixelReference
+from siglip_perception.images.pixel_reference import PixelReference, check_count
 from siglip_perception.types import FloatArray
 from siglip_perception.util.progress import progress
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="fingerprint.") as cache:
         bag = BagOptions(tuple(args.image_topic))
         source = open_data(args.dataset, Path(cache), bag, captioned=False)
+        check_count(len(source))
         count = min(len(source), args.pictures)
         order = np.random.default_rng(_SEED).permutation(len(source))[:count]
         report, show = source.report, progress(sys.stderr)

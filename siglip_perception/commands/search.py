@@ -127,7 +127,7 @@ def _embed(args: argparse.Namespace, folder: FeatureFolder) -> FloatArray:
         args.device,
         grounding_model="" if args.model else job.grounding_model,
     )
-    check_selection(selection, with_contract=True)
+    check_selection(selection, with_contract=True, with_objects=True)
     from siglip_perception.perception import Perception
 
     perception = Perception(**asdict(selection))

@@ -11,7 +11,7 @@ from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
 from siglip_perception.checkpoints.calibration_file import find_calibration
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
-from siglip_perception.checkpoints.match import choose_contract
+from siglip_perception.checkpoints.match import choose_contract, why_no_objects
 from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
@@ -99,26 +99,18 @@ class ModelPlan:
             return plan._with_separate_model(
                 selection.grounding_model, selection.grounding_contract
             )
-        return plan._with_token_encoders(models)
+        return plan._with_token_encoders(models, checkpoint)
 
-    def _with_token_encoders(self, models: Models) -> ModelPlan:
+    def _with_token_encoders(self, models: Models, checkpoint: Checkpoint) -> ModelPlan:
         """Plan grounding on the tokens' own encoders, in the same pass."""
+        refusal = why_no_objects(self.contract, checkpoint)
+        if refusal:
+            return replace(self, grounding_status=refusal)
         dino, siglip = self.contract.spatial, self.contract.siglip
-        missing_part = "SigLIP" if siglip is None else "DINO encoder" if dino is None else ""
-        if missing_part or dino is None or siglip is None:
-            return replace(
-                self,
-                grounding_status=f"The contract {self.contract.name} has no"
-                f" {missing_part}, so no objects can be found with it: name a SigLIP and DINO"
-                " model in grounding.model.",
-            )
-        if not models.aligned or models.siglip is None or models.tokenizer is None:
-            return replace(
-                self,
-                grounding_status=f"SigLIP in {self.folder} has no text tower that it is still"
-                " aligned with, so no objects can be found with it: name a stock SigLIP model"
-                " in grounding.model.",
-            )
+        assert dino is not None
+        assert siglip is not None
+        assert models.siglip is not None
+        assert models.tokenizer is not None
         return replace(
             self,
             grounding_towers={"siglip": siglip.name, "dino": dino.name},

@@ -61,6 +61,15 @@ class Alarm:
     text: str
 
 
+def check_count(pictures: int) -> None:
+    """Raise PixelReferenceError for too few pictures to make a reference of."""
+    if pictures < MIN_PICTURES:
+        raise PixelReferenceError(
+            f"A reference needs at least {MIN_PICTURES} pictures, and there are {pictures}: give a"
+            " larger set."
+        )
+
+
 @dataclass(frozen=True)
 class PixelReference:
     """Pixel statistics of a training set.
@@ -83,11 +92,7 @@ class PixelReference:
     def of(cls, fingerprints: Iterable[FloatArray]) -> PixelReference:
         """Summarize the fingerprints of a set's pictures; PixelReferenceError for too few."""
         rows = list(fingerprints)
-        if len(rows) < MIN_PICTURES:
-            raise PixelReferenceError(
-                f"A reference needs at least {MIN_PICTURES} pictures, and there are {len(rows)}:"
-                " give a larger set."
-            )
+        check_count(len(rows))
         table = np.stack(rows)
         low, median, high = np.quantile(table, _QUANTILES, axis=0).astype(np.float32)
         chosen = np.linspace(0, len(rows) - 1, min(len(rows), _MAX_EXAMPLES)).astype(int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from siglip_perception import contracts
 from siglip_perception.checkpoints import MODELS
 from siglip_perception.commands import main
 from siglip_perception.commands.arguments import as_options
@@ -81,6 +83,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["ground", "a.png", "cup", "--backend", "tensorrt", "--device", "cpu"], "--device cuda"),
     (["ground", "a.png", " "], "names no object"),
     (["ground", "bad.png", "cup"], "bad.png: the PNG is truncated"),
+    (["ground", "a.png", "cup", "--contract", "one.yaml"], "no objects can be found with it"),
+    (["calibrate", "--coco", "coco.json", "--contract", "one.yaml"], "no DINO encoder"),
+    (["features", "a.png", "-o", "out", "--outputs", "objects", "--contract", "one.yaml"], "DINO"),
+    (["fingerprint", "pairs", "-o", "out.json"], "at least 8 pictures, and there are 2"),
     (["ground", "a.png", "cup", "--model", "half"], "model.safetensors is missing"),
     (["ground", "none.png", "cup"], "no image file none.png"),
     (["tokens", "a.png"], "--output has to be given"),
@@ -236,6 +242,15 @@ def _write_inputs(folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
+    tabletop = contracts.path("tabletop").read_text()
+    alone = re.sub(r"^  - name: dinov2\n(    .*\n)+", "", tabletop, flags=re.MULTILINE)
+    (folder / "one.yaml").write_text(alone.replace("dim: 384", "dim: 192"))
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(coco))
     (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
 
 
