@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.experiments.report import (
     COLORS,
     GRAY,
@@ -30,7 +31,7 @@ from siglip_perception.experiments.report import (
     empty_figure,
     plot_style,
 )
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.robot.episodes import Item, sample_episode, sample_spots
 from siglip_perception.robot.policy import PickAndPlace, Sighting, Step, View
 from siglip_perception.robot.world import World, optical_frame
@@ -249,7 +250,7 @@ class _Eyes:
     """The pipeline's tokens of pictures, float32 [N, D]."""
 
     def __init__(self, model: str) -> None:
-        self.pipeline = Pipeline.load(PipelineOptions(model=model, backend="torch"))
+        self.pipeline = Pipeline.load(ModelSelection(model, backend="torch"))
         contract = self.pipeline.contract
         self.rows, self.cols = contract.rows, contract.cols
         self.channels = dict(contract.channels)
