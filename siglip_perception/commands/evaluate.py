@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
@@ -16,6 +18,7 @@ from siglip_perception.commands.arguments import (
     input_path,
     number,
     output_file,
+    output_folder,
     output_picture,
     selection_of,
 )
@@ -27,11 +30,14 @@ if TYPE_CHECKING:
     # Some import PyTorch: only once the data are known to be usable.
     from siglip_perception.datasets.skips import SkipReport
     from siglip_perception.evaluation.average_precision import Detections
+    from siglip_perception.evaluation.libero import Scene
+    from siglip_perception.evaluation.libero_sentences import SentenceReport
     from siglip_perception.evaluation.measure import Failure
     from siglip_perception.evaluation.metrics import Metrics
     from siglip_perception.evaluation.samples import Sample
 
 _SEED = 5_000_000
+_LIBERO_FRAMES = Path("out", "libero")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +67,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=input_folder,
         metavar="DIR",
         help="the folder of those images (default: that of the JSON file)",
+    )
+    parser.add_argument(
+        "--libero",
+        type=input_folder,
+        metavar="DIR",
+        help="LIBERO's scenes and sentences, from its folder with bddl_files (and assets)",
+    )
+    parser.add_argument(
+        "--libero-python",
+        type=input_file,
+        metavar="PYTHON",
+        help="the Python of the environment that has LIBERO (default: this one)",
+    )
+    parser.add_argument(
+        "--libero-frames",
+        type=output_folder,
+        metavar="DIR",
+        help=f"where LIBERO's pictures are kept once drawn (default: {_LIBERO_FRAMES})",
     )
     parser.add_argument(
         "--probe",
@@ -120,13 +144,18 @@ def _check_options(args: argparse.Namespace) -> None:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
     if args.seed < 0:
         raise PerceptionError(f"--seed has to be 0 or more, not {args.seed}.")
-    if args.coco is not None and args.rendered:
-        raise PerceptionError("--rendered has an effect only without --coco.")
+    sources = {"--coco": args.coco, "--libero": args.libero, "--rendered": args.rendered or None}
+    sources_here = [name for name, value in sources.items() if value is not None]
+    if len(sources_here) > 1:
+        raise PerceptionError(f"{sources_here[0]} and {sources_here[1]} exclude each other.")
+    if args.libero is None and (args.libero_python or args.libero_frames):
+        raise PerceptionError("--libero-python and --libero-frames need --libero DIR.")
     if args.rendered:
         requirements.require("--rendered", "mujoco")
-    if args.coco is None and (args.images is not None or args.strict):
-        option = "--strict" if args.images is None else "--images"
-        raise PerceptionError(f"{option} has an effect only with --coco JSON.")
+    if args.coco is None and args.images is not None:
+        raise PerceptionError("--images has an effect only with --coco JSON.")
+    if args.coco is None and args.libero is None and args.strict:
+        raise PerceptionError("--strict has an effect only with --coco JSON or --libero DIR.")
 
 
 @dataclass(frozen=True)
@@ -135,17 +164,20 @@ class _Data:
 
     total: how many they are at most. report: what of the user's own images is left out.
     detections: collects what is published, for COCO's metrics; None for generated scenes.
+    libero: LIBERO's scenes, whose sentences are measured, too.
     """
 
     samples: Iterable[Sample]
     total: int
     report: SkipReport
     detections: Detections | None = None
+    libero: Sequence[Scene] = ()
 
 
 def _open_data(args: argparse.Namespace) -> _Data:
     """Open the user's own images, or generate scenes; does not import PyTorch."""
     from siglip_perception.datasets.skips import SkipReport
+    from siglip_perception.evaluation import libero
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
     from siglip_perception.evaluation.samples import rendered_samples, scene_samples
@@ -155,6 +187,12 @@ def _open_data(args: argparse.Namespace) -> _Data:
     if args.coco is not None:
         folder = CocoFolder(args.coco, args.images, args.seed, MAX_FILE_PIXELS, report)
         return _Data(folder, len(folder), report, Detections(folder.phrases))
+    if args.libero is not None:
+        tasks = libero.find_tasks(args.libero, args.scenes)
+        python = args.libero_python or Path(sys.executable)
+        frames = args.libero_frames or _LIBERO_FRAMES
+        scenes = libero.draw(tasks, frames, python, args.seed, report)
+        return _Data([scene.sample for scene in scenes], len(scenes), report, None, scenes)
     generate = rendered_samples if args.rendered else scene_samples
     min_objects, max_objects = args.objects
     samples = generate(args.scenes, min_objects, max_objects, args.seed)
@@ -168,7 +206,7 @@ class _Evaluation:
     title: the model, the data and the threshold in one line; subject: the data in it.
     groups: method -> group of questions -> row of the group; the pipeline's method comes first.
     switches: names of the methods with one switch turned off.
-    average: COCO's metrics by name; empty for generated scenes.
+    average: COCO's metrics by name; empty for generated scenes. sentences: LIBERO's.
     """
 
     title: str
@@ -177,6 +215,7 @@ class _Evaluation:
     switches: Collection[str]
     average: Mapping[str, float]
     failures: Sequence[Failure]
+    sentences: SentenceReport | None = None
 
     def totals(self, *, of_switches: bool) -> dict[str, Metrics]:
         """Metrics over all questions, by method: of the switches, or of the other methods."""
@@ -190,6 +229,7 @@ class _Evaluation:
 def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
     """Load the model and answer all questions by it and by the methods to compare with."""
     from siglip_perception.evaluation import baselines, metrics
+    from siglip_perception.evaluation.libero_sentences import measure_sentences
     from siglip_perception.evaluation.measure import measure
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
@@ -211,6 +251,7 @@ def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
         with_crops=args.crops,
     )
     subject = _subject(args, result.samples)
+    sentences = measure_sentences(pipeline, data.libero) if data.libero else None
     return _Evaluation(
         f"{args.model} on {pipeline.backend}: {subject}, threshold {args.threshold:g}",
         subject,
@@ -218,6 +259,7 @@ def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
         switches.keys(),
         {} if data.detections is None else data.detections.metrics(),
         result.failures,
+        sentences,
     )
 
 
@@ -225,6 +267,8 @@ def _subject(args: argparse.Namespace, samples: int) -> str:
     """Describe what was measured on, of which `samples` were used."""
     if args.coco is not None:
         return f"{samples} images of {args.coco}"
+    if args.libero is not None:
+        return f"{samples} tasks of LIBERO, agentview, seed {args.seed}"
     kind = "rendered scenes" if args.rendered else "scenes"
     min_objects, max_objects = args.objects
     return f"{args.scenes} {kind} of {min_objects} to {max_objects} objects, seed {args.seed}"
@@ -243,6 +287,8 @@ def _print_tables(evaluation: _Evaluation) -> None:
             for metric, value in evaluation.average.items()
         )
         print(f"COCO's {values} (of the objects at the threshold)")
+    if evaluation.sentences is not None:
+        print(evaluation.sentences.line())
 
 
 def _write_files(args: argparse.Namespace, data: _Data, evaluation: _Evaluation) -> None:
@@ -274,6 +320,9 @@ def _as_json(args: argparse.Namespace, data: _Data, evaluation: _Evaluation) -> 
     }
     if data.detections is not None:
         content["coco"] = metrics.nan_to_null(evaluation.average)
+    if evaluation.sentences is not None:
+        content["sentences"] = evaluation.sentences.as_json()
+    if data.detections is not None or data.libero:
         content["left_out"] = data.report.as_json()
     return content
 

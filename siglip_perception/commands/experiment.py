@@ -23,6 +23,7 @@ QUESTIONS = {
     "language-aligned": '"빨간 컵을 집어라" (pick up the red cup): whose features know where?',
     "complementarity": "DINOv2 alone, SigLIP alone, both: who knows where, who knows what?",
     "signals": "What do contrastive and self-supervised training each teach an image encoder?",
+    "policy": "A policy learns from tokens: whose, and does it matter how they are fed?",
 }
 
 _EXPERIMENTS = "siglip_perception.experiments"

@@ -98,7 +98,7 @@ def sample_episode(number: int, seed: int, orders: Sequence[Order] = ()) -> Epis
         place_kind = order.place.kind or place_kind
         colors = _with_first(colors, order.target.color)
         colors = [order.place.color or colors[-1], *colors[:-1]]
-    spots = _spots(rng, 4)
+    spots = sample_spots(rng, 4)
     items = tuple(
         Item(kind, color, *spot, float(rng.uniform(-np.pi, np.pi)))
         for kind, color, spot in zip((place_kind, *kinds[:3]), colors, spots, strict=False)
@@ -131,7 +131,7 @@ def _instruction(language: Language, thing: Item, place: Item) -> str:
     return f"{what}{particle} {where} 위에 올려 놔"
 
 
-def _spots(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
+def sample_spots(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
     """Sample places in reach and in view, the first with room for a plate."""
     spots: list[tuple[float, float]] = []
     while len(spots) < count:

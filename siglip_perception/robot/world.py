@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +71,8 @@ class World:
         self._data = self._mujoco.MjData(self._model)
         self._renderers: dict[tuple[int, int], Any] = {}
         self._joints = [self._model.joint(name).qposadr[0] for name in JOINTS]
-        self._goal = REST
-        self._setpoint = REST
-        self._opening = OPEN_M
-        self._data.qpos[self._joints] = inverse_kinematics(REST)
-        for name in FINGERS:
-            self._data.qpos[self._model.joint(name).qposadr[0]] = OPEN_M / 2
-        self._apply()
-        self.step(0.6)
-        self.start = [self.thing(index) for index in range(len(episode.items))]
+        self.start: list[ThingState] = []
+        self.lay(episode.items)
 
     def __enter__(self) -> World:
         return self
@@ -97,6 +91,31 @@ class World:
         """Simulated seconds."""
         return float(self._data.time)
 
+    def lay(self, items: Sequence[Item]) -> None:
+        """Put the episode's things at other places, with the arm at rest; time begins anew."""
+        self._mujoco.mj_resetData(self._model, self._data)
+        self._goal = self._setpoint = REST
+        self._opening = OPEN_M
+        self._data.qpos[self._joints] = inverse_kinematics(REST)
+        for name in FINGERS:
+            self._data.qpos[self._model.joint(name).qposadr[0]] = OPEN_M / 2
+        for index, item in enumerate(items):
+            address = int(self._model.body(f"thing{index}").jntadr[0])
+            at = int(self._model.jnt_qposadr[address])
+            half = item.yaw / 2
+            self._data.qpos[at : at + 7] = [
+                item.x,
+                item.y,
+                0.002,
+                np.cos(half),
+                0,
+                0,
+                np.sin(half),
+            ]
+        self._apply()
+        self.step(0.6)
+        self.start = [self.thing(index) for index in range(len(items))]
+
     # Building
 
     def _build(self, rng: np.random.Generator) -> Any:
@@ -109,6 +128,8 @@ class World:
         spec.visual.global_.offwidth = max(self._width, 640)
         spec.visual.global_.offheight = max(self._height, 480)
         spec.visual.quality.shadowsize = 1024
+        # As in the rendered training scenes; multisampling would double a picture's cost.
+        spec.visual.quality.offsamples = 0
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 8.0
         spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
         spec.visual.headlight.diffuse = [0.2, 0.2, 0.2]

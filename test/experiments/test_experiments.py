@@ -15,7 +15,8 @@ import torch
 from siglip_perception.commands import main
 from siglip_perception.commands.experiment import QUESTIONS, module_of
 from siglip_perception.contrastive.losses.losses import sigmoid_loss
-from siglip_perception.experiments import complementarity, language_aligned, matrix
+from siglip_perception.errors import PerceptionError
+from siglip_perception.experiments import complementarity, language_aligned, matrix, policy
 from siglip_perception.experiments.batch_size import in_groups
 from siglip_perception.experiments.patch_features import (
     OBJECTS,
@@ -27,6 +28,8 @@ from siglip_perception.experiments.peak_memory import peak_mib
 from siglip_perception.experiments.report import Options, table
 from siglip_perception.experiments.signals import place_probe
 from siglip_perception.experiments.toy_model import SmallTowers, retrieval, small_pairs
+from siglip_perception.robot.episodes import sample_episode
+from siglip_perception.robot.world import World
 from siglip_perception.scenes.vocabulary import COLORS, KINDS
 
 
@@ -35,11 +38,24 @@ def test_every_experiment_of_the_command_has_its_module(name: str) -> None:
     assert importlib.util.find_spec(module_of(name)) is not None
 
 
+def needs_renderer() -> None:
+    """Skip where MuJoCo (extra robot) or EGL is not there."""
+    if importlib.util.find_spec("mujoco") is None:
+        pytest.skip("MuJoCo (extra robot) is not installed")
+    try:
+        with World(sample_episode(0, 1), 1, 64, 48) as world:
+            world.render()
+    except PerceptionError as error:
+        pytest.skip(f"this machine has no EGL: {error}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_experiment_runs_and_writes_what_it_found(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == "policy":
+        needs_renderer()
     assert main.main(["experiment", name, "--quick", "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / f"{name}.json").read_text())
     assert report["question"] == QUESTIONS[name]
@@ -193,3 +209,37 @@ def test_the_place_is_found_where_it_is_written_and_not_in_noise() -> None:
 def test_peak_memory_is_what_a_step_takes_and_gives_back() -> None:
     assert 60 < peak_mib(lambda: torch.ones(16, 2**20)) < 80  # 64 MiB
     assert peak_mib(lambda: None) < 8
+
+
+def test_a_head_learns_where_the_patch_of_a_color_is() -> None:
+    # Tokens of two colors, each in one patch of a row of eight: what a head is asked for is where.
+    generator = torch.Generator().manual_seed(0)
+    count, patches = 200, 8
+    places = torch.stack([torch.linspace(-0.2, 0.2, patches), torch.zeros(patches)], dim=-1)
+    spots = torch.stack([torch.randperm(patches, generator=generator)[:2] for _ in range(count)])
+    tokens = 0.05 * torch.randn(count, patches, 4, generator=generator)
+    for color in range(2):
+        tokens[torch.arange(count), spots[:, color], color] += 1
+    points = torch.cat([places[spots], torch.full((count, 2, 1), 0.06)], dim=-1)
+    shown = policy.Demonstrations(
+        torch.tensor([[[0, 0], [1, 0]]]).expand(count, 2, 2), points, torch.zeros(count, 2, 2)
+    )
+    head = policy.train_head(tokens, shown, places, 150, 0)
+    with torch.no_grad():
+        answers, _ = head(tokens, shown.words)
+    assert float((answers - points).norm(dim=-1).median()) < 0.01
+
+
+def test_the_interval_of_a_share() -> None:
+    # Brown, Cai and DasGupta 2001: 8 of 10.
+    low, high = policy.wilson(8, 10)
+    assert [low, high] == pytest.approx([0.490, 0.943], abs=1e-3)
+    assert policy.wilson(0, 20)[0] == 0
+    assert policy.wilson(20, 20)[1] == pytest.approx(1)
+
+
+def test_what_is_done_to_a_picture() -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[..., 0] = 200
+    assert policy.swap_channels(image, 24)[0, 0].tolist() == [0, 0, 200]
+    assert policy.resize_without_antialiasing(image, 24).shape == (24, 24, 3)

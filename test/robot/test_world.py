@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,21 @@ def test_a_thing_whose_place_is_known_is_put_where_it_was_told(number: int) -> N
         assert highest > 0.05
         assert np.hypot(thing.x - place.x, thing.y - place.y) < place.reach
         assert world.is_placed(episode.target, episode.place)
+
+
+def test_things_are_laid_elsewhere_with_the_arm_at_rest(world: World) -> None:
+    world.command(Pose(0.1, 0.2, 0.1, 0.7), OPEN_M)
+    world.step(1.0)
+    items = [replace(item, x=-item.x, y=-item.y) for item in world.episode.items]
+    before = [world.thing(index) for index in range(len(items))]
+    world.lay(items)
+    gripper = world.gripper()
+    assert [gripper.x, gripper.y] == pytest.approx([REST.x, REST.y], abs=0.01)
+    for index, (old, item) in enumerate(zip(before, items, strict=True)):
+        new = world.thing(index)
+        assert (new.x, new.y) != pytest.approx((old.x, old.y), abs=0.01)
+        assert (new.x, new.y) == pytest.approx((item.x, item.y), abs=0.05)
+        assert world.start[index] == new
 
 
 def test_what_the_cameras_draw(world: World) -> None:
