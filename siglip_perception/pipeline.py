@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from siglip_perception import backends
 from siglip_perception.backends import BackendChoice, ModelSource
 from siglip_perception.contracts import Contract
+from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
 from siglip_perception.encoders.null_bank import bank_key, load_bank
 from siglip_perception.encoders.plan import GroundingModel, ModelPlan
@@ -30,7 +32,7 @@ from siglip_perception.grounding.training_domain import read_domain
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
-from siglip_perception.language.null_phrases import language_of, recolored
+from siglip_perception.language.null_phrases import bank_places, language_of, recolored
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import (
     FloatArray,
@@ -192,7 +194,6 @@ class Pipeline:
         try:
             pipeline = cls(plan, options, choice)
             pipeline._warm_up()
-            pipeline._test_head()
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"{options.model} does not fit into the memory of {choice.device}: use a smaller"
@@ -217,20 +218,41 @@ class Pipeline:
         return dict(self._encoders.warnings)
 
     def _warm_up(self) -> None:
-        query = None
-        if self.can_ground:
-            query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
         size = self.contract.encoders[0].image_size
-        self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
-
-    def _test_head(self) -> None:
-        """Choose how regions are pooled, where neither the model nor a calibration says it."""
         model = self.grounding_model
         if model is None:
+            self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), None)
             return
+        scene = sample_scene(np.random.default_rng(_HEAD_TEST_SEED), _HEAD_TEST_OBJECTS)
+        image = render(scene).image
+        query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
+        features = self.process(Frame(image), query, with_features=True).features
+        assert features is not None
+        self._refuse_dead_weights(features, model.folder)
+        self._test_head(model, image)
+
+    @torch.inference_mode()
+    def _refuse_dead_weights(self, features: PatchFeatures, folder: Path) -> None:
+        """Raise CheckpointError if the vision weights tell nothing in a test picture apart."""
+        halves = torch.eye(2, device=features.siglip.device).repeat_interleave(
+            features.siglip.shape[0] // 2, dim=1
+        )
+        pooled = self.grounder.head(features.siglip[: halves.shape[1]], halves)
+        for part, vectors in (
+            ("SigLIP's vision tower", features.siglip),
+            ("SigLIP's pooling head", pooled),
+            ("the DINO encoder", features.dino),
+        ):
+            if are_alike(vectors):
+                raise CheckpointError(
+                    f"All of a test picture looks the same to {part} of the model in {folder}:"
+                    " its weights are empty or broken, get a fresh copy."
+                )
+
+    def _test_head(self, model: GroundingModel, image: UInt8Array) -> None:
+        """Choose how regions are pooled, where neither the model nor a calibration says it."""
         if model.settings.head_mlp is None:
-            scene = sample_scene(np.random.default_rng(_HEAD_TEST_SEED), _HEAD_TEST_OBJECTS)
-            with_mlp = choose_head(self.grounder, render(scene).image, self.features)
+            with_mlp = choose_head(self.grounder, image, self.features)
             self.grounder.head.with_mlp = with_mlp
             settings = replace(model.settings, head_mlp=with_mlp)
             self.grounder.settings = settings
@@ -289,7 +311,12 @@ class Pipeline:
         domain = self.grounder.domain
         unfamiliar = () if domain is None else domain.unfamiliar(everything[:count])
         encoded = PhraseSet(
-            everything[:count], languages, everything[count:], tuple(owners), unfamiliar
+            everything[:count],
+            languages,
+            everything[count:],
+            tuple(owners),
+            unfamiliar,
+            tuple(bank_places(phrase) for phrase in phrases),
         )
         return encoded, tuple(truncated[place] for place in range(count))
 

@@ -239,7 +239,7 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # Commands that run the pipeline, so that their model has to keep a contract.
-_WITH_CONTRACT = ("tokens", "ground", "replay", "view", "export", "evaluate")
+_WITH_CONTRACT = ("tokens", "ground", "replay", "view", "export", "evaluate", "calibrate")
 
 
 def check_model(args: argparse.Namespace) -> None:

@@ -28,9 +28,13 @@ _IDENTITY = {"en": Calibration(1.0, 0.0)}
 def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
     """Fit factor and addend that maximize the likelihood of sigmoid(factor * logit + addend).
 
-    logits, truths: float [N]; truths are 0 or 1, with both present.
+    logits, truths: float [N]; truths are 0 or 1, with both present. The truths are fitted as
+    (N1 + 1) / (N1 + 2) and 1 / (N0 + 2), N1 and N0 being their numbers (Platt 1999, section 2.2):
+    a few answers that a threshold divides without an error must not make all others certain.
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64) for values in (logits, truths))
+    present = y.sum()
+    y = torch.where(y > 0, (present + 1) / (present + 2), 1 / (len(y) - present + 2))
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
