@@ -22,6 +22,8 @@ from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 # Limits of the topic `instruction`, in language/instruction.py.
 MAX_INSTRUCTION_BYTES, MAX_PHRASES = 1024, 32
 MAX_CAMERAS = 16
+CALIBRATED = -1.0
+"""Value of `threshold` that stands for each language's own, measured by `calibrate`."""
 # Default topic of the instructions in a bag.
 INSTRUCTION_TOPIC = "/instruction"
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -95,7 +97,12 @@ class Settings:
         change=Change.UNCONFIGURED,
     )
     threshold: float = _parameter(
-        0.5, "Minimum score of an object, a probability of its own.", minimum=0.0, maximum=1.0
+        CALIBRATED,
+        "Minimum score of an object, a probability of its own; -1: for each language the one that"
+        " siglip-perception calibrate measured, 0.5 where it measured none.",
+        minimum=0.0,
+        maximum=1.0,
+        special=CALIBRATED,
     )
     max_objects: int = _parameter(
         20, "Maximum number of objects in a message.", minimum=1, maximum=255
@@ -237,6 +244,11 @@ class Settings:
         if "cameras" in by_field:
             by_field["cameras"] = _cameras(by_field["cameras"])
         return cls(**by_field)
+
+    @property
+    def score_threshold(self) -> float | None:
+        """Minimum score of an object; None: each language's own."""
+        return None if self.threshold == CALIBRATED else self.threshold
 
     def values(self) -> dict[str, Value]:
         """Return every parameter's name and value, such that Settings.of() restores this."""

@@ -27,7 +27,7 @@ from siglip_perception.images.inputs import ImageInput, to_picture
 from siglip_perception.language import instruction as language
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.language.mentions_json import mentions_as_json
-from siglip_perception.parameter import format_value
+from siglip_perception.parameter import Parameter, format_value
 from siglip_perception.types import (
     BoolArray,
     FloatArray,
@@ -159,8 +159,9 @@ class Perception:
     contract: name of a token contract, or its .yaml file; "": the one that the model keeps.
     taps: encoder -> block that its tokens are taken from (-1: the last), in place of the
         contract's; the contract's name then says so, as in "tabletop+siglip-1".
-    threshold: least score of an object, in [0, 1]. max_objects: most objects in one image, 1 to
-        255. Both can be changed later.
+    threshold: least score of an object, in [0, 1]; None: for each language the one that
+        `siglip-perception calibrate` measured, 0.5 where it measured none.
+    max_objects: most objects in one image, 1 to 255. Both can be changed later.
     tokens_dtype: "float32", "float16" or "bfloat16".
     backend: "auto", "torch", "openvino" or "tensorrt". device: "auto", "cpu" or "cuda".
     precision: "auto", "fp32", "bf16", "fp16" or "int8"; only fp32 gives nearly the same numbers
@@ -180,7 +181,7 @@ class Perception:
         *,
         contract: str | os.PathLike[str] = Settings.contract,
         taps: Mapping[str, int] | None = None,
-        threshold: float = Settings.threshold,
+        threshold: float | None = None,
         max_objects: int = Settings.max_objects,
         tokens_dtype: TokenDtype = Settings.tokens_dtype,
         backend: str = Settings.backend,
@@ -194,7 +195,7 @@ class Perception:
         self.model = str(_check("model", _path(model)))
         options = {
             "contract": _check("contract", _path(contract)),
-            "threshold": _check("threshold", threshold),
+            "threshold": _threshold(threshold),
             "max_objects": _check("max_objects", max_objects),
             "tokens_dtype": _check("tokens.dtype", tokens_dtype),
             "backend": _check("backend", backend),
@@ -237,13 +238,18 @@ class Perception:
         return self.pipeline.backend
 
     @property
-    def threshold(self) -> float:
-        """Least score of an object, in [0, 1]."""
+    def threshold(self) -> float | None:
+        """Least score of an object, in [0, 1]; None: each language's own, see thresholds."""
         return self.pipeline.threshold
 
     @threshold.setter
-    def threshold(self, value: float) -> None:
-        self.pipeline.threshold = float(_check("threshold", value))
+    def threshold(self, value: float | None) -> None:
+        self.pipeline.threshold = _threshold(value)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of an object by the language of its phrase, in [0, 1]."""
+        return self.pipeline.thresholds
 
     @property
     def max_objects(self) -> int:
@@ -573,8 +579,19 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
 
 def _check(name: str, value: object) -> Any:
     """Check an option by the rules of the node's parameter of this name."""
-    parameter = replace(BY_NAME[name], name=name.replace(".", "_"))
+    return _check_by(replace(BY_NAME[name], name=name.replace(".", "_")), value)
+
+
+def _check_by(parameter: Parameter, value: object) -> Any:
     return parameter.check(value.item() if isinstance(value, np.generic) else value)
+
+
+def _threshold(value: object) -> float | None:
+    """Check a threshold; None stands for what the node's parameter has a special value for."""
+    if value is None:
+        return None
+    parameter = replace(BY_NAME["threshold"], special=None)
+    return float(_check_by(parameter, value))
 
 
 def _positive(name: str, value: object) -> int:

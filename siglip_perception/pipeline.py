@@ -14,6 +14,7 @@ from torch import Tensor
 
 from siglip_perception import backends
 from siglip_perception.backends import BackendChoice, ModelSource
+from siglip_perception.checkpoints.grounding_settings import DEFAULT_THRESHOLD, MeasuredOn
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
@@ -27,12 +28,17 @@ from siglip_perception.grounding.objects import label_mask, select_objects
 from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
-from siglip_perception.grounding.standing import PhraseSet
+from siglip_perception.grounding.standing import PhraseSet, language_line, lines_of
 from siglip_perception.grounding.training_domain import read_domain
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
-from siglip_perception.language.null_phrases import bank_places, language_of, recolored
+from siglip_perception.language.null_phrases import (
+    BANK_LANGUAGES,
+    bank_places,
+    language_of,
+    recolored,
+)
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import (
     FloatArray,
@@ -59,6 +65,7 @@ _MAX_MASK_OBJECTS = 255
 class PipelineOptions:
     """Options that a pipeline is loaded with; names and ranges are those of the node's parameters.
 
+    threshold: None: each language's own, see Pipeline.thresholds.
     taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
         last.
     background: PyTorch may serve while engines are built, as in a node; else loading waits for
@@ -70,7 +77,7 @@ class PipelineOptions:
     backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"
-    threshold: float = 0.5
+    threshold: float | None = None
     max_objects: int = 20
     tokens_dtype: TokenDtype = "float32"
     grounding_model: str = ""
@@ -129,6 +136,8 @@ class Result:
 class Pipeline:
     """One loaded model; used from one thread. `threshold` and `max_objects` may be changed.
 
+    threshold: least score of an object; None: each language's own, see `thresholds`.
+
     can_ground: True if objects can be found at all.
     grounding_status: how objects are found, or why they cannot be.
     grounding_model, grounder: what finds them; the grounder exists only if `can_ground`.
@@ -176,6 +185,7 @@ class Pipeline:
             )
             domain = read_domain(model.folder, self.grounder.head.width)
             self.grounder.domain = None if domain is None else domain.to(device)
+            self._add_calibrated_domain(model.settings.measured_on)
 
     @classmethod
     def load(cls, options: PipelineOptions) -> Pipeline:
@@ -206,6 +216,38 @@ class Pipeline:
                 " check that its config.json belongs to its weights."
             ) from error
         return pipeline
+
+    def _add_calibrated_domain(self, measured_on: MeasuredOn | None) -> None:
+        """Let what the user calibrated on count as inside of the training."""
+        domain = self.grounder.domain
+        if domain is None or measured_on is None:
+            return
+        phrases = domain.phrases[:0]
+        if measured_on.phrases:
+            phrases = self._encode(measured_on.phrases)[0].embeddings
+        self.grounder.domain = domain.widened(measured_on.picture_range, phrases)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of an object by the language of its phrase.
+
+        `threshold` for all where it is set; else those that the user's calibration measured, and
+        0.5 where it measured none. Of pictures and phrases outside of the training it is 0.5, too.
+        """
+        calibration = self.grounder.settings.calibration if self.can_ground else {}
+        return {
+            language: language_line(language, calibration).threshold
+            if self.threshold is None
+            else self.threshold
+            for language in BANK_LANGUAGES
+        }
+
+    @property
+    def common_threshold(self) -> float | Mapping[str, float]:
+        """The threshold of all languages, or `thresholds` where they differ."""
+        thresholds = self.thresholds
+        values = set(thresholds.values())
+        return values.pop() if len(values) == 1 else thresholds
 
     @property
     def backend(self) -> str:
@@ -260,6 +302,12 @@ class Pipeline:
             _LOGGER.info(
                 "Regions are pooled %s the MLP of SigLIP's head, as crops of a test picture say.",
                 "with" if with_mlp else "without",
+            )
+        if self.threshold is None and len({*self.thresholds.values(), DEFAULT_THRESHOLD}) > 1:
+            _LOGGER.info(
+                "Objects are published from the calibration's own threshold on: %s; a threshold"
+                " that you set goes before it.",
+                ", ".join(f"{x} {value:.2f}" for x, value in self.thresholds.items()),
             )
         if not model.settings.is_calibrated:
             _LOGGER.warning(
@@ -517,6 +565,14 @@ class Pipeline:
             unfamiliar=scores.unfamiliar,
         )
 
+    def _thresholds_of(self, query: Query, scores: Scores) -> list[float]:
+        """Least score of an object of each phrase."""
+        if self.threshold is not None:
+            return [self.threshold] * len(query.phrases)
+        calibration = self.grounder.settings.calibration
+        lines = lines_of(query.encoded, calibration, is_outside=scores.outside_training)
+        return [line.threshold for line in lines]
+
     def choose_objects(
         self, frame: Frame, query: Query, scores: Scores
     ) -> tuple[list[GroundedObject], list[UInt8Array]]:
@@ -530,7 +586,7 @@ class Pipeline:
             query.roles,
             model.resize.geometry(frame.width, frame.height),
             model.patch,
-            self.threshold,
+            self._thresholds_of(query, scores),
             _MAX_MASK_OBJECTS if has_relations else self.max_objects,
             frame.image,
         )

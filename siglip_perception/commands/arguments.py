@@ -225,9 +225,9 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=number(float, 0, 1),
-        default=Settings.threshold,
         metavar="P",
-        help="least score of an object, in [0, 1] (default: %(default)s)",
+        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
+        " without)",
     )
     parser.add_argument(
         "--max-objects",

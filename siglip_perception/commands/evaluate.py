@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="objects in a scene (default: 2 6)",
     )
     parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
-    parser.add_argument("--threshold", type=number(float, 0, 1), default=Settings.threshold)
+    parser.add_argument(
+        "--threshold",
+        type=number(float, 0, 1),
+        help="least score of an object (default: each language's calibrated one, 0.5 without)",
+    )
     parser.add_argument(
         "--coco", type=input_path, metavar="JSON", help="your images' boxes, in COCO's format"
     )
@@ -165,7 +169,8 @@ def run(args: argparse.Namespace) -> int:
         kind = "rendered scenes" if args.rendered else "scenes"
         subject = f"{total} {kind} of {min_objects} to {max_objects} objects, seed {args.seed}"
     parts = {name: metrics.breakdown(answers) for name, answers in result.answers.items()}
-    title = f"{args.model} on {pipeline.backend}: {subject}, threshold {args.threshold:g}"
+    threshold = pipeline.common_threshold
+    title = f"{args.model} on {pipeline.backend}: {subject}, threshold {_describe(threshold)}"
     switches = (
         set(baselines.ablation(pipeline.grounding_model))
         if pipeline.grounding_model and args.ablation
@@ -184,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
         content: dict[str, Any] = {
             "model": args.model,
             "measured_on": subject,
-            "threshold": args.threshold,
+            "threshold": threshold,
         }
         content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
         if detections is not None:
@@ -223,6 +228,13 @@ def _probe(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_atomically(args.json, (json.dumps(asdict(result), indent=2) + "\n").encode())
     return 0
+
+
+def _describe(threshold: float | Mapping[str, float]) -> str:
+    """Say a threshold, or that of each language."""
+    if not isinstance(threshold, Mapping):
+        return f"{threshold:g}"
+    return ", ".join(f"{language} {value:.2f}" for language, value in threshold.items())
 
 
 _COLUMNS = (

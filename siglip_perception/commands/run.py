@@ -172,7 +172,7 @@ def _perception(args: argparse.Namespace) -> Perception:
         backend=args.backend,
         device=args.device,
         precision=args.precision,
-        threshold=getattr(args, "threshold", Settings.threshold),
+        threshold=getattr(args, "threshold", None),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
         tokens_dtype=getattr(args, "tokens_dtype", Settings.tokens_dtype),
         grounding_model=getattr(args, "grounding_model", Settings.grounding_model),

@@ -7,11 +7,12 @@ to the log-odds that it is in view.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.checkpoints.grounding_settings import Calibration
@@ -49,30 +50,69 @@ def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
     return factor, addend
 
 
-def standings(
-    pipeline: Pipeline, samples: Iterable[Sample]
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Collect by language the best standing of each question on its sample, and its truth, 0 or 1.
+@dataclass(frozen=True)
+class MeasuredQuestion:
+    """A question's answers on its sample.
 
-    A standing is that of an uncalibrated model: log-odds of a line of slope 1 through 0.
+    standing: the best one of any region or of the whole image. presence: the probability that the
+    model gives it as it is. truth: 1 if the phrase is there, else 0. sample: its number.
+    """
+
+    phrase: str
+    language: str
+    standing: float
+    presence: float
+    truth: float
+    sample: int
+
+
+def measure_questions(
+    pipeline: Pipeline, samples: Iterable[Sample]
+) -> Iterator[tuple[list[MeasuredQuestion], Tensor | None]]:
+    """Answer the questions of each sample; also its TrainingDomain.distances(), [2], if known.
+
+    A standing is that of any picture and phrase, inside of the model's training or not: the line
+    that is fitted to them holds for those that they were measured on.
     """
     grounder = pipeline.grounder
-    grounder.settings = replace(grounder.settings, calibration=_IDENTITY)
-    result: dict[str, tuple[list[float], list[float]]] = {}
-    for sample in samples:
+    settings, domain = grounder.settings, grounder.domain
+    for number, sample in enumerate(samples):
         siglip, dino = pipeline.features([sample.image])
+        distances = None if domain is None else domain.distances(siglip[0]).cpu()
+        measured = []
         for start in range(0, len(sample.questions), MAX_PHRASES):
             questions = sample.questions[start : start + MAX_PHRASES]
             query = pipeline.query(from_phrases([question.phrase for question in questions]))
-            scores = grounder.score(siglip[0], dino[0], query.encoded)
+            presence = grounder.score(siglip[0], dino[0], query.encoded).presence()
+            try:
+                grounder.settings, grounder.domain = replace(settings, calibration=_IDENTITY), None
+                encoded = replace(query.encoded, unfamiliar=())
+                scores = grounder.score(siglip[0], dino[0], encoded)
+            finally:
+                grounder.settings, grounder.domain = settings, domain
             best = np.concatenate([scores.logits, scores.image_logits[:, None]], axis=1).max(
                 axis=1
             )
-            columns = {phrase: number for number, phrase in enumerate(query.phrases)}
-            for question in questions:
-                values, truths = result.setdefault(language_of(question.phrase), ([], []))
-                values.append(float(best[columns[question.phrase]]))
-                truths.append(float(bool(question.truths)))
+            columns = {phrase: column for column, phrase in enumerate(query.phrases)}
+            measured += [
+                MeasuredQuestion(
+                    question.phrase,
+                    language_of(question.phrase),
+                    float(best[columns[question.phrase]]),
+                    float(presence[columns[question.phrase]]),
+                    float(bool(question.truths)),
+                    number,
+                )
+                for question in questions
+            ]
+        yield measured, distances
+
+
+def by_language(questions: Iterable[MeasuredQuestion]) -> dict[str, list[MeasuredQuestion]]:
+    """Sort questions by the language of their phrases."""
+    result: dict[str, list[MeasuredQuestion]] = {}
+    for question in questions:
+        result.setdefault(question.language, []).append(question)
     return result
 
 

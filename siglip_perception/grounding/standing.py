@@ -73,27 +73,40 @@ def log_odds(
     values = standing(cosines, phrases, bank, options)
     if penalties is not None:
         values -= penalties
-    lines = [
-        (options.stock_slope, -options.stock_slope * options.outside_level)
-        if is_outside or number in phrases.unfamiliar
-        else _line(language, calibration, options)
-        for number, language in enumerate(phrases.languages)
-    ]
-    slopes, addends = np.array(lines, np.float32).reshape(-1, 2).T
+    lines = lines_of(phrases, calibration, options, is_outside)
+    slopes = np.array([line.scale for line in lines], np.float32)
+    addends = np.array([line.bias for line in lines], np.float32)
     return values * slopes[:, None] + addends[:, None], slopes
 
 
-def _line(
-    language: str, calibration: Mapping[str, Calibration], options: GroundingOptions
-) -> tuple[float, float]:
-    """Slope and addend of the log-odds of a language's standing.
+def lines_of(
+    phrases: PhraseSet,
+    calibration: Mapping[str, Calibration],
+    options: GroundingOptions = DEFAULT_OPTIONS,
+    is_outside: bool = False,
+) -> list[Calibration]:
+    """The line of each phrase's standing, and the threshold of its scores; see log_odds()."""
+    outside = Calibration(options.stock_slope, -options.stock_slope * options.outside_level)
+    return [
+        outside
+        if is_outside or number in phrases.unfamiliar
+        else language_line(language, calibration, options)
+        for number, language in enumerate(phrases.languages)
+    ]
+
+
+def language_line(
+    language: str,
+    calibration: Mapping[str, Calibration],
+    options: GroundingOptions = DEFAULT_OPTIONS,
+) -> Calibration:
+    """The line of a language inside of what the model was trained or calibrated on.
 
     A language that was not calibrated has another's line: their standings are comparable.
     """
     if not calibration:
-        return options.stock_slope, -options.stock_slope * options.stock_level
-    line = calibration.get(language) or next(iter(calibration.values()))
-    return line.scale, line.bias
+        return Calibration(options.stock_slope, -options.stock_slope * options.stock_level)
+    return calibration.get(language) or next(iter(calibration.values()))
 
 
 def standing(

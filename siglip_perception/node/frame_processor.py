@@ -275,7 +275,7 @@ class FrameProcessor:
             return []
         self._instruction.fix(settings.phrases)
         self._instruction.retry()
-        pipeline.threshold = settings.threshold
+        pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
         try:
             outcomes = pipeline.process_batch([self._task(*pair, settings) for pair in frames])
@@ -355,7 +355,7 @@ class FrameProcessor:
         instruction = from_phrases(phrases)
         if not instruction.phrases:
             raise InstructionError("there is no phrase to look for; name at least one.")
-        pipeline.threshold = settings.threshold
+        pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
         try:
             frame = decode(settings)

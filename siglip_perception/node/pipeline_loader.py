@@ -45,7 +45,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
             backend=settings.backend,
             device=settings.device,
             precision=settings.precision,
-            threshold=settings.threshold,
+            threshold=settings.score_threshold,
             max_objects=settings.max_objects,
             tokens_dtype=settings.tokens_dtype,
             grounding_model=settings.grounding_model,

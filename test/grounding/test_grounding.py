@@ -149,6 +149,12 @@ def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
     assert [(o.phrase, o.logit) for o in objects] == [("b", 4.0)]
 
 
+def test_each_phrase_may_have_a_threshold_of_its_own() -> None:
+    scores = _scores([[1.0, -9.0, -9.0], [1.0, -9.0, -9.0]])  # a probability of 0.73
+    objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, EVEN, 20, (0.8, 0.7), 9)
+    assert [item.phrase for item in objects] == ["b"]
+
+
 def test_label_mask_numbers_objects_from_one_and_the_first_wins() -> None:
     first, union = np.zeros((2, 4), dtype=np.uint8), np.ones((2, 4), dtype=np.uint8)
     first[:, :2] = 1
