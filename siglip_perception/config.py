@@ -107,6 +107,13 @@ class Settings:
     max_objects: int = _parameter(
         20, "Maximum number of objects in a message.", minimum=1, maximum=255
     )
+    windows: int = _parameter(
+        1,
+        "Overlapping windows along each side of the image in which objects are looked for, too: 2"
+        " finds smaller things, and costs four more passes of the encoders per frame.",
+        minimum=1,
+        maximum=2,
+    )
     publish_mask: bool = _parameter(False, "Add a mask of the objects to ~/objects.")
     instruction: str = _parameter(
         "",

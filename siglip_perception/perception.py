@@ -162,6 +162,8 @@ class Perception:
     threshold: least score of an object, in [0, 1]; None: for each language the one that
         `siglip-perception calibrate` measured, 0.5 where it measured none.
     max_objects: most objects in one image, 1 to 255. Both can be changed later.
+    windows: 2 looks for objects in 2 x 2 overlapping windows of each image, too: smaller things,
+        four more passes of the encoders.
     tokens_dtype: "float32", "float16" or "bfloat16".
     backend: "auto", "torch", "openvino" or "tensorrt". device: "auto", "cpu" or "cuda".
     precision: "auto", "fp32", "bf16", "fp16" or "int8"; only fp32 gives nearly the same numbers
@@ -183,6 +185,7 @@ class Perception:
         taps: Mapping[str, int] | None = None,
         threshold: float | None = None,
         max_objects: int = Settings.max_objects,
+        windows: int = Settings.windows,
         tokens_dtype: TokenDtype = Settings.tokens_dtype,
         backend: str = Settings.backend,
         device: str = Settings.device,
@@ -197,6 +200,7 @@ class Perception:
             "contract": _check("contract", _path(contract)),
             "threshold": _threshold(threshold),
             "max_objects": _check("max_objects", max_objects),
+            "windows": _check("windows", windows),
             "tokens_dtype": _check("tokens.dtype", tokens_dtype),
             "backend": _check("backend", backend),
             "device": _check("device", device),

@@ -30,6 +30,13 @@ from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
 from siglip_perception.grounding.standing import PhraseSet, language_line, lines_of
 from siglip_perception.grounding.training_domain import read_domain
+from siglip_perception.grounding.windows import (
+    WindowScores,
+    merge_candidates,
+    place_candidates,
+    presence_of,
+    window_boxes,
+)
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
@@ -41,6 +48,7 @@ from siglip_perception.language.null_phrases import (
 )
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import (
+    Box,
     FloatArray,
     Frame,
     GroundedObject,
@@ -66,6 +74,7 @@ class PipelineOptions:
     """Options that a pipeline is loaded with; names and ranges are those of the node's parameters.
 
     threshold: None: each language's own, see Pipeline.thresholds.
+    windows: overlapping windows along each side in which objects are looked for, too; 1: none.
     taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
         last.
     background: PyTorch may serve while engines are built, as in a node; else loading waits for
@@ -79,6 +88,7 @@ class PipelineOptions:
     precision: str = "auto"
     threshold: float | None = None
     max_objects: int = 20
+    windows: int = 1
     tokens_dtype: TokenDtype = "float32"
     grounding_model: str = ""
     grounding_contract: str = ""
@@ -134,7 +144,7 @@ class Result:
 
 
 class Pipeline:
-    """One loaded model; used from one thread. `threshold` and `max_objects` may be changed.
+    """One loaded model; used from one thread. threshold, max_objects and windows may be changed.
 
     threshold: least score of an object; None: each language's own, see `thresholds`.
 
@@ -152,6 +162,7 @@ class Pipeline:
         self.can_ground = plan.grounding_model is not None
         self.threshold = options.threshold
         self.max_objects = options.max_objects
+        self.windows = options.windows
         self._tokens_dtype: TokenDtype = options.tokens_dtype
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
@@ -445,7 +456,12 @@ class Pipeline:
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
         pooled: FloatArray | None = None
-        if features.siglip is not None:
+        if features.siglip is not None and features.dino is not None:
+            if self.windows > 1:  # their pass would overwrite these in a CUDA graph's memory
+                features = replace(
+                    features, siglip=features.siglip.clone(), dino=features.dino.clone()
+                )
+            assert features.siglip is not None
             grounding_tasks = [tasks[index] for index in grounding_rows]
             row_groundings = self._ground(
                 grounding_tasks, features.siglip, next(host_tensors), next(host_tensors)
@@ -539,22 +555,50 @@ class Pipeline:
         return [
             error
             if row not in finite_rows
-            else self.answer(task, scores[row])
+            else self._answer_with_windows(task, scores[row])
             if row in scores
             else None
             for row, task in enumerate(tasks)
         ]
 
-    def answer(self, task: Task, scores: Scores) -> Grounding:
-        """Ground one task from the scores of its frame's regions."""
+    def _answer_with_windows(self, task: Task, scores: Scores) -> Grounding | FloatingPointError:
+        assert isinstance(task.query, Query)
+        try:
+            windows = self.window_scores(task.frame.image, task.query)
+        except FloatingPointError as error:
+            return error
+        return self.answer(task, scores, windows)
+
+    def window_scores(self, image: UInt8Array, query: Query) -> list[WindowScores]:
+        """Score the regions of the image's windows, each through the encoders; none for one.
+
+        Raises FloatingPointError where the encoders give NaN or infinity.
+        """
+        boxes = window_boxes(image.shape[1], image.shape[0], self.windows)
+        if not boxes:
+            return []
+        siglip, dino = self.features([np.ascontiguousarray(_cut(image, box)) for box in boxes])
+        cosine, finite = to_host(
+            torch.stack([cosines(patches) for patches in dino]), _finite(siglip, dino)
+        )
+        if not bool(finite.all()):
+            raise FloatingPointError("A window's features hold NaN or infinity.")
+        frames = [(siglip[row], cosine[row], query.encoded) for row in range(len(boxes))]
+        scores = self.grounder.score_all(frames)
+        return [WindowScores(*pair) for pair in zip(boxes, scores, strict=True)]
+
+    def answer(
+        self, task: Task, scores: Scores, windows: Sequence[WindowScores] = ()
+    ) -> Grounding:
+        """Ground one task from the scores of the regions of its frame, and of its windows."""
         query, frame = task.query, task.frame
         assert isinstance(query, Query)
-        objects, masks = self.choose_objects(frame, query, scores)
+        objects, masks = self.choose_objects(frame, query, scores, windows)
         return Grounding(
             query.instruction,
             query.instruction_id,
             query.phrases,
-            tuple(float(p) for p in scores.presence()),
+            tuple(float(p) for p in presence_of(scores, windows)),
             tuple(objects),
             self.contract.name,
             label_mask(masks, frame.width, frame.height) if task.with_mask else None,
@@ -565,6 +609,44 @@ class Pipeline:
             unfamiliar=scores.unfamiliar,
         )
 
+    def _select(
+        self, image: UInt8Array, query: Query, scores: Scores, most: int
+    ) -> tuple[list[GroundedObject], list[UInt8Array]]:
+        """Select at most so many objects of one image or window, with their masks."""
+        model = self.grounding_model
+        assert model is not None
+        return select_objects(
+            scores,
+            query.phrases,
+            query.roles,
+            model.resize.geometry(image.shape[1], image.shape[0]),
+            model.patch,
+            self._thresholds_of(query, scores),
+            most,
+            image,
+        )
+
+    def _merge(
+        self,
+        frame: Frame,
+        query: Query,
+        whole: tuple[list[GroundedObject], list[UInt8Array]],
+        windows: Sequence[WindowScores],
+    ) -> tuple[list[GroundedObject], list[UInt8Array]]:
+        """Join the objects of the whole image with those of its windows, phrase after phrase."""
+        size = frame.width, frame.height
+        candidates = place_candidates(*whole, Box(0, 0, *size), *size)
+        for window in windows:
+            image = np.ascontiguousarray(_cut(frame.image, window.box))
+            part = self._select(image, query, window.scores, _MAX_MASK_OBJECTS)
+            candidates += place_candidates(*part, window.box, *size)
+        merged = [
+            candidate
+            for phrase in query.phrases
+            for candidate in merge_candidates([c for c in candidates if c.item.phrase == phrase])
+        ][:_MAX_MASK_OBJECTS]
+        return [candidate.item for candidate in merged], [c.mask for c in merged]
+
     def _thresholds_of(self, query: Query, scores: Scores) -> list[float]:
         """Least score of an object of each phrase."""
         if self.threshold is not None:
@@ -574,22 +656,18 @@ class Pipeline:
         return [line.threshold for line in lines]
 
     def choose_objects(
-        self, frame: Frame, query: Query, scores: Scores
+        self,
+        frame: Frame,
+        query: Query,
+        scores: Scores,
+        windows: Sequence[WindowScores] = (),
     ) -> tuple[list[GroundedObject], list[UInt8Array]]:
         """Select the query's objects, each with its mask, uint8 [height, width] of 0 and 1."""
-        model = self.grounding_model
         has_relations = any(mention.relations for mention in query.mentions)
-        assert model is not None
-        objects, masks = select_objects(
-            scores,
-            query.phrases,
-            query.roles,
-            model.resize.geometry(frame.width, frame.height),
-            model.patch,
-            self._thresholds_of(query, scores),
-            _MAX_MASK_OBJECTS if has_relations else self.max_objects,
-            frame.image,
-        )
+        most = _MAX_MASK_OBJECTS if has_relations or windows else self.max_objects
+        objects, masks = self._select(frame.image, query, scores, most)
+        if windows:
+            objects, masks = self._merge(frame, query, (objects, masks), windows)
         depth = frame.depth() if frame.depth is not None and objects else None
         if depth is not None:
             objects = locate(objects, masks, depth)
@@ -597,6 +675,11 @@ class Pipeline:
         objects = with_roles(objects, roles)[: self.max_objects]
         masks = [masks[index] for index in sorted(roles)][: self.max_objects]
         return objects, masks
+
+
+def _cut(image: UInt8Array, box: Box) -> UInt8Array:
+    """Cut a box out of an image [height, width, 3]; a view."""
+    return image[box.y : box.y + box.height, box.x : box.x + box.width]
 
 
 def _row_features(features: Features, row: int | None) -> PatchFeatures | None:

@@ -335,6 +335,7 @@ def _settings(options: ReplayOptions, pipeline: Pipeline) -> Settings:
     settings = Settings(
         threshold=CALIBRATED if pipeline.threshold is None else pipeline.threshold,
         max_objects=pipeline.max_objects,
+        windows=pipeline.windows,
         grounding_rate=options.grounding_rate,
         max_age=0.0,
         max_pixels=options.max_pixels,

@@ -236,6 +236,18 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most objects in one image, up to 255 (default: %(default)s)",
     )
+    add_windows_argument(parser)
+
+
+def add_windows_argument(parser: argparse.ArgumentParser) -> None:
+    """Option that says in how many windows of an image objects are looked for."""
+    parser.add_argument(
+        "--windows",
+        type=int,
+        choices=(1, 2),
+        default=Settings.windows,
+        help="2: look in 2 x 2 overlapping windows, too; small things, at five times the cost",
+    )
 
 
 # Commands that run the pipeline, so that their model has to keep a contract.

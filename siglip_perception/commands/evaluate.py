@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
+    add_windows_argument,
     check_model,
     input_file,
     input_folder,
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(float, 0, 1),
         help="least score of an object (default: each language's calibrated one, 0.5 without)",
     )
+    add_windows_argument(parser)
     parser.add_argument(
         "--coco", type=input_path, metavar="JSON", help="your images' boxes, in COCO's format"
     )
@@ -153,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
             precision=args.precision,
             threshold=args.threshold,
             max_objects=255,
+            windows=args.windows,
         )
     )
     methods: dict[str, baselines.Method] = {}
@@ -171,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
     parts = {name: metrics.breakdown(answers) for name, answers in result.answers.items()}
     threshold = pipeline.common_threshold
     title = f"{args.model} on {pipeline.backend}: {subject}, threshold {_describe(threshold)}"
+    if args.windows > 1:
+        title += f", {args.windows} x {args.windows} windows"
     switches = (
         set(baselines.ablation(pipeline.grounding_model))
         if pipeline.grounding_model and args.ablation
@@ -190,6 +195,7 @@ def run(args: argparse.Namespace) -> int:
             "model": args.model,
             "measured_on": subject,
             "threshold": threshold,
+            "windows": args.windows,
         }
         content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
         if detections is not None:

@@ -174,6 +174,7 @@ def _perception(args: argparse.Namespace) -> Perception:
         precision=args.precision,
         threshold=getattr(args, "threshold", None),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
+        windows=getattr(args, "windows", Settings.windows),
         tokens_dtype=getattr(args, "tokens_dtype", Settings.tokens_dtype),
         grounding_model=getattr(args, "grounding_model", Settings.grounding_model),
         grounding_contract=getattr(args, "grounding_contract", Settings.grounding_contract),

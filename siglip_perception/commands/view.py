@@ -206,6 +206,7 @@ def _load(args: argparse.Namespace) -> Pipeline:
         precision=args.precision,
         threshold=args.threshold,
         max_objects=min(255, args.max_objects),
+        windows=args.windows,
         grounding_model=args.grounding_model,
         grounding_contract=args.grounding_contract,
     ).pipeline

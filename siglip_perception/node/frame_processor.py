@@ -277,6 +277,7 @@ class FrameProcessor:
         self._instruction.retry()
         pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
+        pipeline.windows = settings.windows
         try:
             outcomes = pipeline.process_batch([self._task(*pair, settings) for pair in frames])
         except Exception as error:  # noqa: BLE001 - no error of a model may stop the cameras
@@ -357,6 +358,7 @@ class FrameProcessor:
             raise InstructionError("there is no phrase to look for; name at least one.")
         pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
+        pipeline.windows = settings.windows
         try:
             frame = decode(settings)
             query = pipeline.query(instruction, 0)

@@ -47,6 +47,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
             precision=settings.precision,
             threshold=settings.score_threshold,
             max_objects=settings.max_objects,
+            windows=settings.windows,
             tokens_dtype=settings.tokens_dtype,
             grounding_model=settings.grounding_model,
             grounding_contract=settings.grounding_contract,
