@@ -26,11 +26,15 @@ class Calibration:
     threshold: probability at which it finds most and errs least on the pictures that it was
     measured on (the greatest F1), from which on objects are published. That of the training's
     pictures, in grounding.json, says nothing of a user's: from_mapping() leaves it out.
+    image_share: share, in [0, 1], of the whole image in whether a phrase is in view; the rest is
+    its best region's. Weights that were trained on whole images know it better from those. 0: the
+    better one of both.
     """
 
     scale: float
     bias: float
     threshold: float = DEFAULT_THRESHOLD
+    image_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,10 @@ def read_calibration(content: Any, where: str) -> Mapping[str, Calibration]:
         if not 0 < threshold < 1:
             raise wrong_value(f"{name}.threshold", threshold, "between 0 and 1", where)
         bias = number_of(values.get("bias"), f"{name}.bias", where)
-        calibration[str(language)] = Calibration(scale, bias, threshold)
+        share = number_of(values.get("image_share", 0.0), f"{name}.image_share", where)
+        if not 0 <= share <= 1:
+            raise wrong_value(f"{name}.image_share", share, "from 0 to 1", where)
+        calibration[str(language)] = Calibration(scale, bias, threshold, share)
     return calibration
 
 

@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
         line = entry.line
         print(
             f"{language}: scale {line.scale:.3f}, bias {line.bias:.3f}, best threshold"
-            f" {line.threshold:.2f}; calibration error {before:.3f} -> {after:.3f}"
-            f" on {entry.present} present and {entry.absent} absent phrases"
+            f" {line.threshold:.2f}, presence by the whole image {line.image_share:.0%};"
+            f" calibration error {before:.3f} -> {after:.3f} on {entry.present} present and"
+            f" {entry.absent} absent phrases"
         )
     for remark in measured.remarks:
         print(f"left out, {remark}")

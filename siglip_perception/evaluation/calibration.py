@@ -34,7 +34,12 @@ CALIBRATION_SEED = 6_000_000
 """Far from the seeds of training, its validation batch and the evaluation."""
 LEAST = 20
 """Fewest present, and fewest absent, phrases of a language that a line is fitted to."""
+IMAGE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the whole image in a phrase's presence that a calibration tries."""
 _FOLDS = 5
+_LEAST_PROBABILITY = 1e-6
+_GAIN = 0.02
+"""Share of the loss that a larger share of the image has to save: less is luck."""
 
 
 class CalibrationError(PerceptionError):
@@ -112,18 +117,15 @@ def measure_calibration(
                 " are needed"
             )
             continue
-        values = np.array([entry.standing for entry in entries], np.float32)
-        line = fit(values, truths)
+        pictures = [entry.sample for entry in entries]
+        line, held_out = fit_with_share(entries, truths, pictures)
         if line is None:
             raise CalibrationError(
                 f"Standing does not rise with the truth ({language}): this model tells nothing of"
                 " these pictures, so check that the annotations belong to them."
             )
         before = np.array([entry.presence for entry in entries], np.float32)
-        pictures = [entry.sample for entry in entries]
-        result[language] = LanguageCalibration(
-            line, present, absent, before, _held_out(values, truths, pictures, line), truths
-        )
+        result[language] = LanguageCalibration(line, present, absent, before, held_out, truths)
     if not result:
         reasons = "; ".join(remarks) or "no picture has a question"
         raise CalibrationError(
@@ -133,6 +135,29 @@ def measure_calibration(
     phrases = tuple(dict.fromkeys(q.phrase for q in questions if q.language in result))
     limits = range_of(torch.stack(distances)) if distances else None
     return MeasuredCalibration(result, tuple(remarks), MeasuredOn(phrases, limits), count)
+
+
+def fit_with_share(
+    questions: Sequence[MeasuredQuestion], truths: FloatArray, pictures: Sequence[int]
+) -> tuple[Calibration | None, FloatArray]:
+    """Fit the line of each share of the whole image, and take the share that predicts best.
+
+    Also its probabilities [N], each by a line that was fitted without the question's picture. None
+    where standing falls as the truth rises with any share.
+    """
+    best: tuple[Calibration | None, FloatArray] = None, np.zeros_like(truths)
+    least = np.inf
+    for share in IMAGE_SHARES:
+        values = np.array([question.standing(share) for question in questions], np.float32)
+        line = fit(values, truths)
+        if line is None:
+            continue
+        probability = _held_out(values, truths, pictures, line)
+        likely = np.where(truths > 0, probability, 1 - probability).astype(np.float64)
+        loss = float(-np.log(np.maximum(likely, _LEAST_PROBABILITY)).mean())
+        if loss < least * (1 - _GAIN):
+            least, best = loss, (replace(line, image_share=share), probability)
+    return best
 
 
 def fit(values: FloatArray, truths: FloatArray) -> Calibration | None:
@@ -159,13 +184,11 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
     answers = measure_questions(pipeline, samples())
-    lines = {
-        language: fit(
-            np.array([question.standing for question in questions], np.float32),
-            np.array([question.truth for question in questions], np.float32),
-        )
-        for language, questions in by_language(q for part, _ in answers for q in part).items()
-    }
+    lines = {}
+    for language, questions in by_language(q for part, _ in answers for q in part).items():
+        truths = np.array([question.truth for question in questions], np.float32)
+        pictures = [question.sample for question in questions]
+        lines[language], _ = fit_with_share(questions, truths, pictures)
     calibration = {x: asdict(line) for x, line in lines.items() if line is not None}
     path = model / GROUNDING
     content = json.loads(path.read_text()) if path.exists() else {}

@@ -54,16 +54,23 @@ def platt(logits: FloatArray, truths: FloatArray) -> tuple[float, float]:
 class MeasuredQuestion:
     """A question's answers on its sample.
 
-    standing: the best one of any region or of the whole image. presence: the probability that the
-    model gives it as it is. truth: 1 if the phrase is there, else 0. sample: its number.
+    region, image: standing of the best region, and of the whole image. presence: the probability
+    that the model gives it as it is. truth: 1 if the phrase is there, else 0. sample: its number.
     """
 
     phrase: str
     language: str
-    standing: float
+    region: float
+    image: float
     presence: float
     truth: float
     sample: int
+
+    def standing(self, image_share: float) -> float:
+        """Standing that the phrase is in view, see Calibration.image_share."""
+        if image_share == 0:
+            return max(self.region, self.image)
+        return (1 - image_share) * self.region + image_share * self.image
 
 
 def measure_questions(
@@ -90,15 +97,14 @@ def measure_questions(
                 scores = grounder.score(siglip[0], dino[0], encoded)
             finally:
                 grounder.settings, grounder.domain = settings, domain
-            best = np.concatenate([scores.logits, scores.image_logits[:, None]], axis=1).max(
-                axis=1
-            )
+            region = scores.logits.max(axis=1) if len(scores.maps) else scores.image_logits
             columns = {phrase: column for column, phrase in enumerate(query.phrases)}
             measured += [
                 MeasuredQuestion(
                     question.phrase,
                     language_of(question.phrase),
-                    float(best[columns[question.phrase]]),
+                    float(region[columns[question.phrase]]),
+                    float(scores.image_logits[columns[question.phrase]]),
                     float(presence[columns[question.phrase]]),
                     float(bool(question.truths)),
                     number,

@@ -23,13 +23,13 @@ from siglip_perception.checkpoints.grounding_settings import (
 )
 from siglip_perception.commands.main import main
 from siglip_perception.errors import CheckpointError
-from siglip_perception.evaluation.calibration import fit
-from siglip_perception.evaluation.platt import best_threshold
+from siglip_perception.evaluation.calibration import fit, fit_with_share
+from siglip_perception.evaluation.platt import MeasuredQuestion, best_threshold
 from siglip_perception.evaluation.reliability import Panel, reliability_picture
 from siglip_perception.evaluation.samples import scene_samples
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
-from siglip_perception.types import Frame
+from siglip_perception.types import FloatArray, Frame
 
 pytestmark = pytest.mark.numeric
 
@@ -213,6 +213,25 @@ def test_the_best_threshold_is_that_of_the_greatest_f1() -> None:
     assert best_threshold(probability, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.7)
     # All but the last: 3 of 3 true ones.
     assert best_threshold(probability, np.array([1.0, 1.0, 1.0, 0.0])) == pytest.approx(0.45)
+
+
+def test_the_share_of_the_whole_image_is_the_one_that_predicts_best() -> None:
+    rng = np.random.default_rng(0)
+    truths = (np.arange(200) % 2).astype(np.float32)
+    told, untold = truths * 2 + rng.normal(0, 0.5, 200), rng.normal(0, 0.5, 200)
+
+    def share(region: FloatArray, image: FloatArray) -> float:
+        questions = [
+            MeasuredQuestion("cup", "en", float(r), float(i), 0.5, float(t), n // 4)
+            for n, (r, i, t) in enumerate(zip(region, image, truths, strict=True))
+        ]
+        line, _ = fit_with_share(questions, truths, [q.sample for q in questions])
+        assert line is not None
+        return line.image_share
+
+    assert share(untold, told) == 1.0
+    assert share(told, untold - 5) == 0.0
+    assert share(told, told) == 0.0  # where both tell the same, the regions do
 
 
 def test_a_standing_that_tells_nothing_has_no_line() -> None:
