@@ -18,6 +18,7 @@ from siglip_perception.commands.arguments import (
     output_file,
     output_picture,
 )
+from siglip_perception.commands.benchmarks import chosen_benchmark, run_benchmark
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
@@ -67,6 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of those images (default: that of the JSON file)",
     )
+    for name, layout in (
+        ("ade20k", "ADE20K's scene parsing benchmark, ADEChallengeData2016: mean IoU"),
+        ("lvis", "LVIS v1, lvis_v1_val.json with COCO's val2017/ and train2017/: AP"),
+        ("refcoco", "refcoco, refcoco+ or refcocog as the repository refer has them: accuracy"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=input_folder, metavar="DIR", help=f"the folder of {layout}"
+        )
     parser.add_argument(
         "--probe",
         type=input_folder,
@@ -107,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
         return _probe(args)
     if args.classes is not None:
         raise PerceptionError("--classes has an effect only with --probe DIR.")
+    benchmark = chosen_benchmark(args)
+    if benchmark:
+        return run_benchmark(args, benchmark)
     min_objects, max_objects = args.objects
     if args.scenes < 1 or not 1 <= min_objects <= max_objects <= 8:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
