@@ -27,7 +27,8 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 # Set by the ROS 2 wheels of another environment, whose libraries it would bring with it.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help env demo robot test test-core test-ros test-slow test-avx2 lint docs format bench gpu clean
+.PHONY: help env demo robot test test-core test-ros test-slow test-avx2 lint docs format bench message-bench \
+	gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -41,8 +42,9 @@ env: ## Make .venv with all that is needed, and build the messages; quick when n
 demo: env ## Play a sample bag through the real node; tables and pictures in out/demo
 	@$(ROS) $(VENV)/bin/siglip-perception demo
 
-robot: env ## A simulated arm that does what it is told, in English and Korean; EPISODES=12
-	@$(ROS) $(VENV)/bin/siglip-perception robot --episodes $(or $(EPISODES),12)
+robot: env ## A simulated arm that does what it is told, in English and Korean; EPISODES=12 RESUME=1
+	@$(ROS) $(VENV)/bin/siglip-perception robot $(if $(EPISODES),--episodes $(EPISODES)) \
+		$(if $(RESUME),--resume) $(ROBOT_ARGS)
 
 ifdef PYTEST_ARGS
 test: lint
@@ -80,7 +82,12 @@ format: env ## Format and mend what ruff can
 
 bench: env ## Beside transformers, timm and open_clip; and the node's own overhead
 	@$(ROS) $(VENV)/bin/siglip-perception bench $(BENCH_ARGS)
-	@$(ROS) for program in bench/*.py; do $(VENV)/bin/python "$$program"; done
+	@$(ROS) for program in $(filter-out bench/message_to_message.py,$(wildcard bench/*.py)); do \
+		$(VENV)/bin/python "$$program"; done
+
+message-bench: env ## From a camera's message to the answer's, over real processes; MESSAGE_ARGS=--help
+	@$(ROS) $(VENV)/bin/python bench/message_to_message.py --json out/message_to_message.json \
+		--markdown out/message_to_message.md $(MESSAGE_ARGS)
 
 # No `env` before it: a machine with a GPU has a PyTorch with CUDA of its own, and may have no network.
 gpu: ## Prove the CUDA path on this machine's GPU and time it; REHEARSE=1: on the CPU, small

@@ -84,6 +84,7 @@ setup(
     extras_require={
         "test": [
             "faster-coco-eval>=1.8",
+            "fastjsonschema>=2.20",
             "hypothesis>=6.100",
             "import-linter>=2.5",
             "mypy>=1.15",

@@ -25,6 +25,7 @@ import torch
 from siglip_perception import features
 from siglip_perception.bags.replay import deterministic
 from siglip_perception.commands.bench.child import make
+from siglip_perception.config import ModelSelection
 from siglip_perception.features.encode import Encoder
 from siglip_perception.features.request import Request
 from siglip_perception.features.run import Run, look
@@ -63,17 +64,13 @@ def main() -> None:
         wish = Request(
             (str(folder / "list.txt"),),
             folder / "out",
-            args.model,
-            "",
+            ModelSelection(args.model, "", "torch", "cpu", args.precision),
             tuple(args.outputs.split(",")),
             "bf16",
             batch=BATCH,
             shard_frames=args.shard,
-            backend="torch",
-            device="cpu",
-            precision=args.precision,
         )
-        pipeline = Pipeline.load(wish.pipeline_options())
+        pipeline = Pipeline.load(wish.selection)
         bare = make(f"torch {args.precision}", args.model, "", torch.device("cpu"))
         run = Run(wish, *look(wish), pipeline)
         prepare_folder(wish.folder)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.util.threads import spin_briefly
 
 spin_briefly()
@@ -77,7 +78,7 @@ class EncodedFrame:
 def load(
     model: str, name: str, device: torch.device, precision: str, image: UInt8Array
 ) -> tuple[ModelPlan, EncodedFrame]:
-    plan = ModelPlan.load(model, name, "", "")
+    plan = ModelPlan.load(ModelSelection(model, name))
     spatial, semantic = plan.contract.spatial, plan.contract.siglip
     if spatial is None or semantic is None:
         raise SystemExit(f"The contract {plan.contract.name} has no pair to ground with.")

@@ -27,6 +27,7 @@ import torch
 
 from siglip_perception import contracts
 from siglip_perception.backends import choose
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.images.preprocess import Preprocessor
@@ -52,7 +53,7 @@ class Row:
 
 def encoders(model: str, contract: str, precision: str) -> tuple[Encoders, Preprocessor, str]:
     """Load the contract's encoders, with the grounding on the same ones."""
-    plan = ModelPlan.load(model, contract, "", "")
+    plan = ModelPlan.load(ModelSelection(model, contract))
     dino, siglip = plan.contract.spatial, plan.contract.siglip
     reads = {"dino": dino.name, "siglip": siglip.name} if dino and siglip else {}
     if not reads:

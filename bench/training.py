@@ -145,8 +145,8 @@ def main() -> int:
     spin_briefly()
     import torch
 
+    from siglip_perception.contrastive.distributed import join_world
     from siglip_perception.contrastive.training import autocast
-    from siglip_perception.contrastive.training.distributed import join_world
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tabletop", help="name or folder")

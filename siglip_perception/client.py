@@ -91,10 +91,10 @@ def expect(
 
 
 class TokenHistory:
-    """The tokens of the last steps of a policy, joined: a contract's `history`.
+    """The tokens of the last steps of a policy, joined.
 
-    A policy that was trained on the images of several of its own steps calls add() once a step, at
-    its own rate, which the node does not know.
+    The node joins a contract's `history` itself, over the frames that it processes. A policy whose
+    own steps are longer takes a contract with `history: 1` and calls add() once a step.
     """
 
     def __init__(self, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Declarations of the node's parameters: the fields of Settings.
+"""Declarations of the node's parameters: the fields of ModelSelection and Settings.
 
 The ROS descriptors, config/siglip_perception.yaml and the README's table are made from them:
 
@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from siglip_perception.parameter import Change, ConfigError, Parameter, Value, format_value
@@ -34,8 +34,12 @@ def _parameter(default: Value, description: str, *, name: str = "", **options: A
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Values of all parameters. Settings.of() checks them; the constructor does not."""
+class ModelSelection:
+    """The model, how images are fed to it, and what runs it.
+
+    The node, the commands and the Python API all load a model by this. ModelSelection.of() checks
+    the values; the constructor does not.
+    """
 
     model: str = _parameter(
         "tabletop",
@@ -80,6 +84,21 @@ class Settings:
         name="grounding.contract",
         change=Change.UNCONFIGURED,
     )
+
+    @classmethod
+    def of(cls, **values: Any) -> ModelSelection:
+        """Make a selection from fields; the others keep their defaults.
+
+        Raises ConfigError, one sentence, for a value of the wrong type or out of range.
+        """
+        return cls(**{name: check_field(name, value) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Values of all parameters. Settings.of() checks them; the constructor does not."""
+
+    selection: ModelSelection = ModelSelection()
     grounding_rate: float = _parameter(
         0.0,
         "Rate per camera at which objects are looked for, while someone subscribes; 0: in every "
@@ -250,7 +269,8 @@ class Settings:
         }
         if "cameras" in by_field:
             by_field["cameras"] = _cameras(by_field["cameras"])
-        return cls(**by_field)
+        selection = {name: by_field.pop(name) for name in SELECTION_FIELDS if name in by_field}
+        return cls(ModelSelection(**selection), **by_field)
 
     @property
     def score_threshold(self) -> float | None:
@@ -259,7 +279,8 @@ class Settings:
 
     def values(self) -> dict[str, Value]:
         """Return every parameter's name and value, such that Settings.of() restores this."""
-        return {name: getattr(self, field_name(name)) for name in BY_NAME}
+        by_field = {**vars(self.selection), **vars(self)}
+        return {name: by_field[field_name(name)] for name in BY_NAME}
 
 
 def field_name(name: str) -> str:
@@ -269,15 +290,30 @@ def field_name(name: str) -> str:
 
 def _parameters() -> tuple[Parameter, ...]:
     parameters = []
-    for item in fields(Settings):
+    for item in (*fields(ModelSelection), *fields(Settings)):
+        if item.name == "selection":
+            continue
         options: dict[str, Any] = {"default": item.default, **item.metadata}
         options["name"] = options["name"] or item.name
         parameters.append(Parameter(**options))
     return tuple(parameters)
 
 
+SELECTION_FIELDS = tuple(item.name for item in fields(ModelSelection))
 PARAMETERS = _parameters()
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+_BY_FIELD = {
+    field_name(parameter.name): replace(parameter, name=field_name(parameter.name))
+    for parameter in PARAMETERS
+}
+
+
+def check_field(name: str, value: Any) -> Any:
+    """Return a field's value as its parameter's type.
+
+    Raises ConfigError, which names the field, for a wrong type or a value out of range.
+    """
+    return _BY_FIELD[name].check(value)
 
 
 # Parameters that have a launch argument of their own.

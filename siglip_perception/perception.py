@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from siglip_perception import contracts
-from siglip_perception.config import BY_NAME, Settings
+from siglip_perception import checkpoints, contracts
+from siglip_perception.config import BY_NAME, ModelSelection, Settings, check_field
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.images import overlay
 from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
@@ -27,7 +27,7 @@ from siglip_perception.images.inputs import ImageInput, to_picture
 from siglip_perception.language import instruction as language
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.language.mentions_json import mentions_as_json
-from siglip_perception.parameter import Parameter, format_value
+from siglip_perception.parameter import format_value
 from siglip_perception.types import (
     BoolArray,
     FloatArray,
@@ -40,6 +40,7 @@ from siglip_perception.types import (
     TokenGrid,
     UInt8Array,
 )
+from siglip_perception.util.backend_names import refuse_impossible
 
 if TYPE_CHECKING:
     # It imports PyTorch, which takes seconds: only once there is a model to load.
@@ -179,34 +180,37 @@ class Perception:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = Settings.model,
+        model: str | os.PathLike[str] = ModelSelection.model,
         *,
-        contract: str | os.PathLike[str] = Settings.contract,
+        contract: str | os.PathLike[str] = ModelSelection.contract,
         taps: Mapping[str, int] | None = None,
         threshold: float | None = None,
         max_objects: int = Settings.max_objects,
         windows: int = Settings.windows,
         tokens_dtype: TokenDtype = Settings.tokens_dtype,
-        backend: str = Settings.backend,
-        device: str = Settings.device,
-        precision: str = Settings.precision,
-        grounding_model: str | os.PathLike[str] = Settings.grounding_model,
-        grounding_contract: str | os.PathLike[str] = Settings.grounding_contract,
+        backend: str = ModelSelection.backend,
+        device: str = ModelSelection.device,
+        precision: str = ModelSelection.precision,
+        grounding_model: str | os.PathLike[str] = ModelSelection.grounding_model,
+        grounding_contract: str | os.PathLike[str] = ModelSelection.grounding_contract,
         max_pixels: int = MAX_FILE_PIXELS,
         mono16_white: int = Settings.mono16_white,
     ) -> None:
-        self.model = str(_check("model", _path(model)))
+        selection = ModelSelection.of(
+            model=_plain(model),
+            contract=_plain(contract),
+            backend=_plain(backend),
+            device=_plain(device),
+            precision=_plain(precision),
+            grounding_model=_plain(grounding_model),
+            grounding_contract=_plain(grounding_contract),
+        )
+        self.model = selection.model
         options = {
-            "contract": _check("contract", _path(contract)),
             "threshold": _threshold(threshold),
             "max_objects": _check("max_objects", max_objects),
             "windows": _check("windows", windows),
-            "tokens_dtype": _check("tokens.dtype", tokens_dtype),
-            "backend": _check("backend", backend),
-            "device": _check("device", device),
-            "precision": _check("precision", precision),
-            "grounding_model": _check("grounding.model", _path(grounding_model)),
-            "grounding_contract": _check("grounding.contract", _path(grounding_contract)),
+            "tokens_dtype": _check("tokens_dtype", tokens_dtype),
         }
         self._max_pixels = int(_check("max_pixels", max_pixels))
         self._mono16_white = int(_check("mono16_white", mono16_white))
@@ -215,14 +219,14 @@ class Perception:
                 f"taps is {format_value(taps)}: give the block of each encoder, as in {{'siglip':"
                 " -1}}."
             )
-        for name in (options["contract"], options["grounding_contract"]):
-            if name:
-                contracts.path(name)
+        for name in filter(None, (selection.contract, selection.grounding_contract)):
+            contracts.path(name)
+        for model_name in filter(None, (selection.model, selection.grounding_model)):
+            checkpoints.resolve(model_name)
+        refuse_impossible(selection.backend, selection.device, selection.precision)
         from siglip_perception.pipeline import Pipeline, PipelineOptions
 
-        self.pipeline = Pipeline.load(
-            PipelineOptions(self.model, **options, taps=dict(taps or {}))
-        )
+        self.pipeline = Pipeline.load(selection, PipelineOptions(**options, taps=dict(taps or {})))
         # A video's frames have the same instruction, which is then encoded only once.
         self._query = functools.lru_cache(maxsize=64)(self.pipeline.query)
 
@@ -582,12 +586,8 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
 
 
 def _check(name: str, value: object) -> Any:
-    """Check an option by the rules of the node's parameter of this name."""
-    return _check_by(replace(BY_NAME[name], name=name.replace(".", "_")), value)
-
-
-def _check_by(parameter: Parameter, value: object) -> Any:
-    return parameter.check(value.item() if isinstance(value, np.generic) else value)
+    """Check an option by the rules of the node's parameter of this field."""
+    return check_field(name, _plain(value))
 
 
 def _threshold(value: object) -> float | None:
@@ -595,7 +595,7 @@ def _threshold(value: object) -> float | None:
     if value is None:
         return None
     parameter = replace(BY_NAME["threshold"], special=None)
-    return float(_check_by(parameter, value))
+    return float(parameter.check(_plain(value)))  # type: ignore[arg-type]
 
 
 def _positive(name: str, value: object) -> int:
@@ -606,8 +606,11 @@ def _positive(name: str, value: object) -> int:
     return value
 
 
-def _path(value: object) -> object:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _plain(value: object) -> object:
+    """Convert a path to a text, and numpy's scalar to Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _camera(name: object) -> str:

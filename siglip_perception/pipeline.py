@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import BackendChoice, ModelSource
+from siglip_perception.backends import BackendChoice
 from siglip_perception.checkpoints.grounding_settings import DEFAULT_THRESHOLD, MeasuredOn
+from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
@@ -37,6 +38,7 @@ from siglip_perception.grounding.windows import (
     presence_of,
     window_boxes,
 )
+from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
@@ -71,7 +73,7 @@ _MAX_MASK_OBJECTS = 255
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """Options that a pipeline is loaded with; names and ranges are those of the node's parameters.
+    """A pipeline's options besides its model; ranges are those of the node's parameters.
 
     threshold: None: each language's own, see Pipeline.thresholds.
     windows: overlapping windows along each side in which objects are looked for, too; 1: none.
@@ -81,17 +83,10 @@ class PipelineOptions:
         them, so that all results come from one backend.
     """
 
-    model: str = "tabletop"
-    contract: str = ""
-    backend: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
     threshold: float | None = None
-    max_objects: int = 20
-    windows: int = 1
-    tokens_dtype: TokenDtype = "float32"
-    grounding_model: str = ""
-    grounding_contract: str = ""
+    max_objects: int = Settings.max_objects
+    windows: int = Settings.windows
+    tokens_dtype: TokenDtype = Settings.tokens_dtype
     taps: Mapping[str, int] = field(default_factory=dict)
     background: bool = False
 
@@ -155,7 +150,13 @@ class Pipeline:
     pooled_dim: channels of its embedding of an image; 0 without one.
     """
 
-    def __init__(self, plan: ModelPlan, options: PipelineOptions, choice: BackendChoice) -> None:
+    def __init__(
+        self,
+        plan: ModelPlan,
+        selection: ModelSelection,
+        options: PipelineOptions,
+        choice: BackendChoice,
+    ) -> None:
         self.contract: Contract = plan.contract
         self.fingerprint = plan.fingerprint
         self.grounding_status = plan.grounding_status
@@ -167,17 +168,12 @@ class Pipeline:
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
         self._preprocess = Preprocessor(encoders.inputs, device)
-        model_source = None
-        if options.background:
-            model_source = ModelSource(
-                options.model,
-                options.contract,
-                options.grounding_model,
-                options.grounding_contract,
-            )
+        self._crops = CropPlan.of(plan.contract)
         encoders.finish = self._host_outputs
         # Not kept as an attribute: engines release the encoders' own weights.
-        self._encoders = backends.start(encoders, choice, model_source)
+        self._encoders = backends.start(
+            encoders, choice, selection if options.background else None
+        )
         self.grounding_model: GroundingModel | None = None
         siglip_key = plan.grounding_towers.get("siglip")
         self.siglip_digest = plan.towers[siglip_key].digest if siglip_key else ""
@@ -199,25 +195,21 @@ class Pipeline:
             self._add_calibrated_domain(model.settings.measured_on)
 
     @classmethod
-    def load(cls, options: PipelineOptions) -> Pipeline:
-        """Load a model folder and make it ready for the first frame.
+    def load(
+        cls, selection: ModelSelection, options: PipelineOptions = PipelineOptions()
+    ) -> Pipeline:
+        """Load a model and make it ready for the first frame.
 
         Raises CheckpointError, ContractError or BackendError, each with one clear sentence.
         """
-        choice = backends.choose(options.backend, options.device, options.precision)
-        plan = ModelPlan.load(
-            options.model,
-            options.contract,
-            options.grounding_model,
-            options.grounding_contract,
-            options.taps,
-        )
+        choice = backends.choose(selection.backend, selection.device, selection.precision)
+        plan = ModelPlan.load(selection, options.taps)
         try:
-            pipeline = cls(plan, options, choice)
+            pipeline = cls(plan, selection, options, choice)
             pipeline._warm_up()
         except torch.OutOfMemoryError as error:
             raise BackendError(
-                f"{options.model} does not fit into the memory of {choice.device}: use a smaller"
+                f"{selection.model} does not fit into the memory of {choice.device}: use a smaller"
                 " model or another device."
             ) from error
         except (RuntimeError, ValueError, FloatingPointError) as error:
@@ -328,6 +320,15 @@ class Pipeline:
                 model.folder,
             )
 
+    def mean_color_tokens(self) -> TokenGrid:
+        """Compute the tokens of an image of the first encoder's mean color, int(255 * mean)."""
+        spec = self.contract.encoders[0]
+        image = np.empty((spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        image[:] = [int(255 * value) for value in spec.mean]
+        tokens = self.process(Frame(image), None).tokens
+        assert tokens is not None
+        return tokens
+
     def query(self, instruction: Instruction, instruction_id: int = 0) -> Query:
         """Run the text tower over the phrases of an instruction, at least one.
 
@@ -413,7 +414,13 @@ class Pipeline:
         return result
 
     def preprocess(self, images: Sequence[UInt8Array]) -> Mapping[EncoderInput, Tensor]:
-        """Turn images into the encoders' inputs, for process_batch(); any thread may do it."""
+        """Turn images into the encoders' inputs, for process_batch(); any thread may do it.
+
+        Each image's crops follow it, if the contract has some.
+        """
+        plan = self._crops
+        if plan is not None:
+            images = [view for image in images for view in plan.views(image)]
         return self._preprocess(images)
 
     def process_batch(
@@ -436,11 +443,14 @@ class Pipeline:
         """
         start = time.perf_counter()
         if inputs is None:
-            inputs = self._preprocess([task.frame.image for task in tasks])
+            inputs = self.preprocess([task.frame.image for task in tasks])
         preprocess_end = time.perf_counter()
-        grounding_rows = [
+        grounding_tasks = [
             index for index, task in enumerate(tasks) if with_pooled or task.query is not None
         ]
+        # Rows of the batch, in which each whole image is followed by its crops.
+        starts = self._starts([task.frame.image for task in tasks])
+        grounding_rows = [starts[index] for index in grounding_tasks]
         features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
         # While a GPU works.
         fingerprints = (
@@ -451,7 +461,9 @@ class Pipeline:
         grids: dict[int, TokenGrid | FloatingPointError] = {}
         if features.tokens is not None:
             grids = dict(
-                enumerate(self._token_grids(next(host_tensors), next(host_tensors), fingerprints))
+                enumerate(
+                    self._token_grids(next(host_tensors), next(host_tensors), starts, fingerprints)
+                )
             )
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
@@ -462,11 +474,13 @@ class Pipeline:
                     features, siglip=features.siglip.clone(), dino=features.dino.clone()
                 )
             assert features.siglip is not None
-            grounding_tasks = [tasks[index] for index in grounding_rows]
             row_groundings = self._ground(
-                grounding_tasks, features.siglip, next(host_tensors), next(host_tensors)
+                [tasks[index] for index in grounding_tasks],
+                features.siglip,
+                next(host_tensors),
+                next(host_tensors),
             )
-            groundings = dict(zip(grounding_rows, row_groundings, strict=True))
+            groundings = dict(zip(grounding_tasks, row_groundings, strict=True))
             if with_pooled:
                 pooled = to_host(self.grounder.pool(features.siglip))[0].numpy()
         timings = {
@@ -483,10 +497,19 @@ class Pipeline:
                 results.append(grounding)
             else:
                 image_pooled = None if pooled is None else pooled[index]
-                row = grounding_rows.index(index) if grounding is not None else None
+                row = grounding_tasks.index(index) if grounding is not None else None
                 patches = _row_features(features, row) if with_features else None
                 results.append(Result(tokens, grounding, timings, image_pooled, patches))
         return results
+
+    def _starts(self, images: Sequence[UInt8Array]) -> list[int]:
+        """Return the row of each whole image in a batch, and the number of all rows."""
+        if self._crops is None:
+            return list(range(len(images) + 1))
+        starts = [0]
+        for image in images:
+            starts.append(starts[-1] + self._crops.count(image))
+        return starts
 
     def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
         """Collect what the host needs of a pass, in this order, as far as it was computed.
@@ -508,24 +531,32 @@ class Pipeline:
         return tuple(tensors)
 
     def _token_grids(
-        self, cast_tokens: Tensor, finite: Tensor, fingerprints: Sequence[FloatArray]
+        self,
+        cast_tokens: Tensor,
+        finite: Tensor,
+        starts: Sequence[int],
+        fingerprints: Sequence[FloatArray],
     ) -> list[TokenGrid | FloatingPointError]:
-        data = cast_tokens.numpy()
+        """Return each frame's tokens, its crops' behind those of the whole image.
+
+        starts: as from _starts().
+        """
+        data, dim = cast_tokens.numpy(), cast_tokens.shape[-1]
         if self._tokens_dtype == "bfloat16":
             data = data.view(np.uint16)
         return [
             TokenGrid(
-                data[index],
+                data[start:end].reshape(-1, dim),
                 self._tokens_dtype,
-                self.contract.rows,
+                (end - start) * self.contract.rows,
                 self.contract.cols,
                 self.contract.name,
                 self.fingerprint,
-                tuple(fingerprints[index].tolist()),
+                tuple(fingerprint.tolist()),
             )
-            if is_valid
+            if bool(finite[start:end].all())
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
-            for index, is_valid in enumerate(finite.tolist())
+            for start, end, fingerprint in zip(starts, starts[1:], fingerprints, strict=False)
         ]
 
     def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class FakePipeline:
     `fail_text` with each instruction."""
 
     def __init__(self) -> None:
-        self.contract = SimpleNamespace(name="fake", join_cameras=False)
+        self.contract = SimpleNamespace(name="fake", join_cameras=False, history=1)
         self.grounding_status = "by a stand-in"
         self.fingerprint = "f00d"
         self.backend = "none"

@@ -78,6 +78,7 @@ class Recipe:
 
     make: from the source -> a function from a picture uint8 [H, W, 3] to the square [S, S, 3] in
         [0, 255], uint8 or float32.
+    crops: the same, to the crops [n, S, S, 3] that the policy encodes beside the square.
     """
 
     libraries: tuple[str, ...]
@@ -86,6 +87,7 @@ class Recipe:
     path: str
     make: Callable[[Source, Path], Callable[[Any], Any]]
     side: int = 224
+    crops: Callable[[Source], Callable[[Any], Any]] | None = None
 
 
 def _oft(source: Source, _: Path) -> Callable[[Any], Any]:
@@ -301,6 +303,33 @@ def _molmoact(source: Source, _: Path) -> Callable[[Any], Any]:
     return run
 
 
+def _molmoact_crops(source: Source) -> Callable[[Any], Any]:
+    import torch
+    import torchvision
+
+    lines = source.lines
+    code = source.load(
+        (
+            *("build_overlapping_crops", "select_tiling", "resize_image", "normalize_image"),
+            *("siglip_resize_and_pad", "_ensure_pyint_size2"),
+        ),
+        torch=torch,
+        torchvision=torchvision,
+        np=np,
+        InterpolationMode=torchvision.transforms.InterpolationMode,
+    )
+    source.lines = f"{lines}; {source.lines}"
+
+    def run(picture: Any) -> Any:
+        # Normalized to [-1, 1].
+        crops, _, _ = code.build_overlapping_crops(
+            picture.copy(), "siglip", "siglip", 8, [4, 4], [378, 378], 0, 14
+        )
+        return np.rint((crops + 1) / 2 * 255).astype(np.uint8)
+
+    return run
+
+
 def _starvla(_: Source, __: Path) -> Callable[[Any], Any]:
     from PIL import Image
     from torchvision import transforms
@@ -452,6 +481,7 @@ RECIPES: dict[str, Recipe] = {
         "olmo/hf_model/molmoact/image_processing_molmoact.py",
         _molmoact,
         378,
+        _molmoact_crops,
     ),
     "starvla-224": Recipe(
         _TORCH,
@@ -491,6 +521,13 @@ def make(name: str, recipe: Recipe, sources: Path, module: Any) -> None:
             continue
         assert square.shape == (recipe.side, recipe.side, 3), (name, picture, square.shape)
         arrays[picture] = square if picture == module.WHOLE else module.lattice(square)
+    if recipe.crops is not None:
+        cut = recipe.crops(source)
+        for picture in (module.WHOLE, "tall", "hd"):
+            crops = cut(module.pictures()[picture])
+            arrays[f"{picture}/crops"] = (
+                crops if picture == module.WHOLE else np.stack([*map(module.lattice, crops)])
+            )
     about = {
         "repository": recipe.repository,
         "commit": recipe.commit,

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import torch
 
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import capture_lock
-from siglip_perception.backends.select import BackendChoice, choose, without_bf16
-from siglip_perception.backends.serving import Runner, Serving, runner
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.cuda_graph import capture_lock
+from siglip_perception.backends.base.precision import without_bf16
+from siglip_perception.backends.base.serving import Runner, Serving, runner
+from siglip_perception.backends.select import BackendChoice, choose
 from siglip_perception.backends.tensorrt.background_build import (
     BackgroundServing,
-    ModelSource,
     builder_command,
 )
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.errors import BackendError, CacheError
 
-__all__ = ["BackendChoice", "ModelSource", "Serving", "choose", "start", "without_bf16"]
+__all__ = ["BackendChoice", "Serving", "choose", "start", "without_bf16"]
 
 # Largest model, in weights, that OpenVINO serves in bf16 by choice of `auto`. There it takes two
 # thirds of PyTorch's time with the embedded model's 3.4 M weights, and as long, with twice the
@@ -29,21 +30,21 @@ _SMALL_MODEL_WEIGHTS = 30_000_000
 
 
 def start(
-    encoders: Encoders, choice: BackendChoice, model_source: ModelSource | None = None
+    encoders: Encoders, choice: BackendChoice, selection: ModelSelection | None = None
 ) -> Serving:
     """Make the encoders ready to serve with a backend; the result is called in their place.
 
-    model_source: names the encoders to another process. With it, missing TensorRT engines are
-        built there while PyTorch serves; without it, this call waits for them.
+    selection: what the encoders were loaded by. With it, missing TensorRT engines are
+        built by another process while PyTorch serves; without it, this call waits for them.
 
     Raises BackendError, one sentence, if the backend cannot serve.
     """
     cache = EngineCache.usable()
     try:
-        serving = _start(encoders, choice, model_source, cache)
+        serving = _start(encoders, choice, selection, cache)
     except CacheError as error:  # such as a disk that is full now
         cache = EngineCache.private(str(error))
-        serving = _start(encoders, choice, model_source, cache)
+        serving = _start(encoders, choice, selection, cache)
     serving.warnings = cache.warnings
     return serving
 
@@ -51,7 +52,7 @@ def start(
 def _start(
     encoders: Encoders,
     choice: BackendChoice,
-    model_source: ModelSource | None,
+    selection: ModelSelection | None,
     cache: EngineCache,
 ) -> Serving:
     if choice.backend == "openvino":
@@ -63,7 +64,7 @@ def _start(
         title = _title(graphs.serve(encoders, choice.precision, cache), choice)
         return Serving(encoders, title, notes)
     if choice.backend == "tensorrt":
-        return _tensorrt(encoders, choice, model_source, cache)
+        return _tensorrt(encoders, choice, selection, cache)
     engine, reason = _proven_engine(encoders, choice, cache) if choice.automatic else (None, "")
     if engine is not None:
         return Serving(*engine, [choice.reason, reason])
@@ -84,7 +85,7 @@ def _torch(encoders: Encoders, choice: BackendChoice, *notes: str) -> Serving:
 def _tensorrt(
     encoders: Encoders,
     choice: BackendChoice,
-    model_source: ModelSource | None,
+    selection: ModelSelection | None,
     cache: EngineCache,
 ) -> Serving:
     from siglip_perception.backends.tensorrt import engines
@@ -92,7 +93,7 @@ def _tensorrt(
 
     target = engines.EngineTarget.detect(choice.device, choice.precision)
     title = _title(target.name, choice)
-    if model_source is None:
+    if selection is None:
         with build_progress() as progress:
             engine_encoders = engines.load_or_build(encoders, target, cache, progress)
         return Serving(runner(engine_encoders, choice.device), title, [choice.reason])
@@ -120,7 +121,7 @@ def _tensorrt(
 
     return BackgroundServing(
         serving,
-        builder_command(model_source, target.library.__name__, choice.device, choice.precision),
+        builder_command(selection, target.library.__name__, choice.device, choice.precision),
         load,
     )
 

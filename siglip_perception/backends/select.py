@@ -6,19 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from siglip_perception.backends import bf16
+from siglip_perception.backends.base import bf16
+from siglip_perception.backends.base.precision import DTYPES, without_bf16
 from siglip_perception.backends.tensorrt import probe
 from siglip_perception.errors import BackendError
 from siglip_perception.types import BACKENDS, PRECISIONS, BackendName, Precision
 from siglip_perception.util.backend_names import refuse_impossible
-
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-# First compute capability (Ampere) whose tensor cores have bfloat16.
-BF16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -61,14 +54,6 @@ def choose(backend: str, device: str, precision: str) -> BackendChoice:
     return BackendChoice(
         name, torch_device, chosen_precision, backend == "auto" and precision != "int8", reasons
     )
-
-
-def without_bf16(device: torch.device) -> str:
-    """Return why bfloat16 is of no use on the device; empty if it beats float32."""
-    if device.type == "cuda":
-        capable = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
-        return "" if capable else "the GPU has no bfloat16"
-    return "" if bf16.speed().fast else str(bf16.speed())
 
 
 def _device(name: str, backend: str) -> tuple[torch.device, list[str]]:

@@ -23,7 +23,7 @@ from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.language.instruction import parse
 from siglip_perception.messages import wire
 from siglip_perception.stream.camera_stream import CameraStream, PendingFrame
-from siglip_perception.stream.content import CameraJoin, published_objects
+from siglip_perception.stream.content import CameraJoin, HistoryJoin, published_objects
 from siglip_perception.stream.instruction import CurrentInstruction
 from siglip_perception.types import Frame, Grounding, TokenGrid, UInt8Array
 
@@ -144,6 +144,7 @@ class BagRecorder:
         self._streams = {topic: self._stream(camera, topic) for topic, camera in cameras.items()}
         joins = pipeline.contract.join_cameras and len(cameras) > 1
         self._join = CameraJoin(list(cameras.values())) if joins else None
+        self._history = HistoryJoin.of(pipeline)
         self._objects = {
             camera: self._output(under(camera, "objects"), "GroundedObjectArray")
             for camera in cameras.values()
@@ -291,13 +292,16 @@ class BagRecorder:
     def _write_tokens(self, pending: PendingFrame, grid: TokenGrid) -> None:
         """Write the tokens of one image, or of all cameras once each has a new image."""
         header = pending.message.header
+        episode = self._instruction.state.instruction_id
         if self._join is None:
+            grid = self._history.add(pending.camera, grid, episode)
             message = wire.tokens_message(self._types, header, grid)
         else:
             joined_tokens = self._join.add(pending.camera, header, grid)
             if joined_tokens is None:
                 return
-            message = joined_tokens.message(self._types)
+            grid = self._history.add("", joined_tokens.grid, episode)
+            message = replace(joined_tokens, grid=grid).message(self._types)
         self._write(self._tokens[pending.camera], pending, message)
         self._summary.tokens += 1
 

@@ -123,6 +123,11 @@ class Checkpoint:
         return self._layout.policy
 
     @property
+    def has_text_tower(self) -> bool:
+        """True if there is a whole SigLIP, with its text tower."""
+        return any(isinstance(s.config, SiglipConfig) for s in self._layout.encoders.values())
+
+    @property
     def contract(self) -> str:
         """Contract that the manifest says it was fetched for; empty if it names none."""
         return self._folder.contract

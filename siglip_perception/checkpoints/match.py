@@ -9,6 +9,23 @@ from siglip_perception.contracts import Contract
 from siglip_perception.errors import ContractError
 
 
+def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
+    """Return kept_contract(), with the pixels of the checkpoint's own processor as it says."""
+    return follow_processor(kept_contract(name, checkpoint, parameter), checkpoint)
+
+
+def follow_processor(contract: Contract, checkpoint: Checkpoint) -> Contract:
+    """Return the contract, normalizing as the checkpoint's own image processor where it says so.
+
+    Raises ContractError if the processor would give the encoders other values than a contract that
+    states its own. The log says where they differ otherwise.
+    """
+    _require_equal_values(contract, checkpoint)
+    contract = contracts.with_own_normalization(contract, checkpoint.facts)
+    checkpoint.log_contradictions(contract)
+    return contract
+
+
 def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
     """Return the named contract, or the one that the checkpoint satisfies and that uses all of it.
 
@@ -20,12 +37,7 @@ def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract"
     if name:
         contract = contracts.get(name)
         contracts.check(contract, checkpoint.facts, checkpoint.policy)
-        contradiction = _grave_contradiction(contract, checkpoint, values_only=True)
-        if contradiction:
-            raise ContractError(
-                f"{contradiction}: correct the file, or give a contract file with `normalization:"
-                " checkpoint` to follow it (docs/contracts.md)."
-            )
+        _require_equal_values(contract, checkpoint)
         return contract
     if (
         checkpoint.contract
@@ -52,11 +64,11 @@ def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract"
             f"{_grave_contradiction(compatible[0], checkpoint)}: {follow}name another one, or"
             " correct the file."
         )
-    if compatible:
+    if agreeing:
         raise ContractError(
             f"{checkpoint.path} keeps several contracts"
-            f" ({', '.join(contract.name for contract in compatible)}): name one of them with the"
-            f" parameter {parameter}."
+            f" ({', '.join(contract.name for contract in agreeing)}): name the one that the policy"
+            f" was trained with by the parameter {parameter}."
         )
     parent_model = model_above(checkpoint.path)
     if parent_model is not None:
@@ -92,6 +104,15 @@ def _nearest(checkpoint: Checkpoint) -> Contract | None:
         ),
         default=None,
     )
+
+
+def _require_equal_values(contract: Contract, checkpoint: Checkpoint) -> None:
+    contradiction = _grave_contradiction(contract, checkpoint, values_only=True)
+    if contradiction:
+        raise ContractError(
+            f"{contradiction}: correct the file, or give a contract file with `normalization:"
+            " checkpoint` to follow it (docs/contracts.md)."
+        )
 
 
 def _grave_contradiction(

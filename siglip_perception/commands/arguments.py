@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from siglip_perception.config import Settings
+from siglip_perception.config import SELECTION_FIELDS, ModelSelection, Settings
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
@@ -188,13 +188,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that say which model runs, and on what."""
     parser.add_argument(
         "--model",
-        default=Settings.model,
+        default=ModelSelection.model,
         metavar="FOLDER",
         help="packaged or fetched model, or a folder of one (default: %(default)s)",
     )
     parser.add_argument(
         "--contract",
-        default=Settings.contract,
+        default=ModelSelection.contract,
         metavar="NAME",
         help="name or .yaml file (default: the one that the model keeps)",
     )
@@ -208,20 +208,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that say what finds objects, and which are kept."""
+def add_grounding_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say which model finds objects."""
     parser.add_argument(
         "--grounding-model",
-        default=Settings.grounding_model,
+        default=ModelSelection.grounding_model,
         metavar="FOLDER",
         help="SigLIP to find objects with, where the tokens' own is a policy's",
     )
     parser.add_argument(
         "--grounding-contract",
-        default=Settings.grounding_contract,
+        default=ModelSelection.grounding_contract,
         metavar="NAME",
         help="how images are fed to it (default: the contract that it keeps)",
     )
+
+
+def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say what finds objects, and which are kept."""
+    add_grounding_model_arguments(parser)
     parser.add_argument(
         "--threshold",
         type=number(float, 0, 1),
@@ -250,8 +255,17 @@ def add_windows_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def selection_of(args: argparse.Namespace) -> ModelSelection:
+    """Return the model that a command's options select."""
+    values = vars(args)
+    return ModelSelection(**{name: values[name] for name in SELECTION_FIELDS if name in values})
+
+
 # Commands that run the pipeline, so that their model has to keep a contract.
-_WITH_CONTRACT = ("tokens", "ground", "replay", "view", "export", "evaluate", "calibrate")
+_WITH_CONTRACT = (
+    *("tokens", "ground", "replay", "view"),
+    *("export", "evaluate", "calibrate", "features"),
+)
 
 
 def check_model(args: argparse.Namespace) -> None:
@@ -261,24 +275,37 @@ def check_model(args: argparse.Namespace) -> None:
     PyTorch.
     """
     from siglip_perception import checkpoints, contracts
-    from siglip_perception.checkpoints.match import kept_contract
 
     values = vars(args)
-    for name in ("contract", "grounding_contract"):
-        if values.get(name):
-            contracts.get(values[name])
-    for part, parameter in (("", "contract"), ("grounding_", "grounding.contract")):
-        if not values.get(f"{part}model"):
-            continue
-        folder = checkpoints.resolve(values[f"{part}model"])
-        if args.command == "doctor":  # which reports a model's faults itself
-            continue
-        checkpoint = checkpoints.Checkpoint(folder)
-        if args.command in _WITH_CONTRACT:
-            kept_contract(values[f"{part}contract"], checkpoint, parameter)
+    if values.get("model") and args.command == "doctor":
+        checkpoints.resolve(args.model)  # doctor itself reports what else is wrong with it
+    elif values.get("model"):
+        check_selection(selection_of(args), with_contract=args.command in _WITH_CONTRACT)
+    elif values.get("contract"):
+        contracts.get(args.contract)
     if values.keys() >= {"backend", "device", "precision"}:
         refuse_impossible(args.backend, args.device, args.precision)
     _refuse_gpu_without_cuda(values.get("backend"), values.get("device"))
+
+
+def check_selection(selection: ModelSelection, *, with_contract: bool) -> None:
+    """Check the folders of a selection and, with_contract, that they keep its contracts.
+
+    Raises CheckpointError or ContractError, one sentence each. Does not import PyTorch.
+    """
+    from siglip_perception import checkpoints, contracts
+    from siglip_perception.checkpoints.match import kept_contract
+
+    for name in filter(None, (selection.contract, selection.grounding_contract)):
+        contracts.get(name)
+    for model, contract, parameter in (
+        (selection.model, selection.contract, "contract"),
+        (selection.grounding_model, selection.grounding_contract, "grounding.contract"),
+    ):
+        if model:
+            checkpoint = checkpoints.Checkpoint(checkpoints.resolve(model))
+            if with_contract:
+                kept_contract(contract, checkpoint, parameter)
 
 
 def _refuse_gpu_without_cuda(backend: object, device: object) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from siglip_perception.commands.arguments import check_model
+from siglip_perception.commands.arguments import check_model, selection_of
 from siglip_perception.errors import PerceptionError
 
 if TYPE_CHECKING:
@@ -91,15 +91,11 @@ def _load(args: argparse.Namespace, threshold: float | None) -> Pipeline:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     return Pipeline.load(
+        selection_of(args),
         PipelineOptions(
-            model=args.model,
-            contract=args.contract,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
             threshold=threshold if args.threshold is None else args.threshold,
             windows=args.windows,
-        )
+        ),
     )
 
 

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from siglip_perception.commands.arguments import (
+    add_model_arguments,
     check_model,
     input_folder,
     input_path,
     output_picture,
+    selection_of,
 )
 from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.types import BACKENDS, PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of those pictures (default: beside)",
     )
-    parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
-    parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
-    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
+    add_model_arguments(parser)
     parser.add_argument(
         "--picture",
         type=output_picture,
@@ -65,18 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.errors import BackendError
     from siglip_perception.evaluation.calibration import measure_calibration
     from siglip_perception.evaluation.reliability import Panel, reliability_picture
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.pipeline import Pipeline
     from siglip_perception.util.progress import progress
 
-    pipeline = Pipeline.load(
-        PipelineOptions(
-            model=args.model,
-            contract=args.contract,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
-        )
-    )
+    pipeline = Pipeline.load(selection_of(args))
     model = pipeline.grounding_model
     if model is None:
         raise BackendError(pipeline.grounding_status)

@@ -15,6 +15,7 @@ from siglip_perception.contracts.steps import (
     Step,
     TokenStep,
     block_side,
+    host_steps,
 )
 from siglip_perception.errors import PerceptionError
 
@@ -79,7 +80,8 @@ def table_text() -> str:
     for contract in map(contracts.get, contracts.names()):
         encoders = ", ".join(f"`{s.name}` {s.dim}" for s in contract.encoders)
         taps = " / ".join(dict.fromkeys(map(tap, contract.encoders)))
-        cameras = ", cameras joined" if contract.join_cameras else ""
+        cameras = f", then up to {contract.crops.most} crops" if contract.crops else ""
+        cameras += ", cameras joined" if contract.join_cameras else ""
         cameras += f", {contract.history} frames joined" if contract.history > 1 else ""
         shape = f"{contract.rows} x {contract.cols} x {contract.dim}"
         rows.append(
@@ -134,6 +136,16 @@ def describe_tokens(step: TokenStep) -> str:
     return f"each {side} x {side} patches {kind}"
 
 
+def where(contract: Contract) -> str:
+    """Say where the pixel steps run if the encoders are on a GPU."""
+    libraries = host_steps(contract.pixels)
+    if libraries:
+        return f"on the host, for {' and '.join(libraries)}; a GPU is sent the square"
+    if contract.crops:
+        return "crops are cut on the host; the rest is in a GPU's graph, where there is one"
+    return "in a GPU's graph, where there is one; the camera's image is uploaded once"
+
+
 def _pixels(contract: Contract) -> str:
     """Describe the pixel steps in a few words."""
     if contract.strategy:
@@ -168,11 +180,17 @@ def _full_text(contract: Contract) -> list[str]:
             f"  {'' if index else 'pixels':<14}{index + 1}. {describe(step)}"
             for index, step in enumerate(contract.pixels)
         ),
+        f"  run           {where(contract)}",
+        *(
+            f"  crops         up to {crops.most} behind the whole image, each with its own"
+            f" {contract.rows} rows; neighbors overlap by {2 * crops.margin} patches"
+            for crops in ([contract.crops] if contract.crops else [])
+        ),
         "  channels      " + ", then ".join(f"{s.name} ({s.dim})" for s in contract.encoders),
         *(f"  tokens        {describe_tokens(step)}" for step in contract.tokens),
         "  cameras       "
         + ("joined on the token axis" if contract.join_cameras else "a sequence each")
-        + (f", the last {contract.history} frames of each joined" * (contract.history > 1)),
+        + (f", the last {contract.history} frames joined" * (contract.history > 1)),
     ]
     has_fill = any(isinstance(step, Pad) and step.fill is None for step in contract.pixels)
     if contract.policy:

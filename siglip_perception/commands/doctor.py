@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import PerceptionError, first_line
 from siglip_perception.util import requirements, ros
 from siglip_perception.util.ros_probe import PARTS
@@ -42,6 +43,7 @@ class Report:
     ros: dict[str, str | None] = field(default_factory=dict)
     backends: dict[str, str] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -67,6 +69,7 @@ def examine(model: str) -> Report:
             report.missing.append(f"a PyTorch that starts: {reason}; install it again")
             missing_names.append("torch")
     if not missing_names:
+        report.pixels = _pixels()
         try:
             _tensorrt(report)
             _main_job(report, model)
@@ -111,6 +114,17 @@ def _cpu() -> dict[str, str]:
             " ".join(flag for flag in flag_names if flag in flags) or "none of note"
         )
     return facts
+
+
+def _pixels() -> dict[str, str]:
+    """Sort the packaged contracts by where their pixel steps run."""
+    from siglip_perception import contracts
+    from siglip_perception.commands.contracts import where
+
+    names: dict[str, list[str]] = {}
+    for name in contracts.names():
+        names.setdefault(where(contracts.get(name)), []).append(name)
+    return {place: ", ".join(of_place) for place, of_place in names.items()}
 
 
 def _ros(report: Report) -> None:
@@ -202,7 +216,7 @@ def _main_job(report: Report, model: str) -> None:
 
     from siglip_perception import checkpoints
     from siglip_perception.language import instruction
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.pipeline import Pipeline
     from siglip_perception.types import Frame
 
     folder = checkpoints.resolve(model)
@@ -211,7 +225,7 @@ def _main_job(report: Report, model: str) -> None:
     report.model["verified"] = (
         f"{file_count} files by SHA-256" if file_count else "no manifest.json to check it with"
     )
-    pipeline = Pipeline.load(PipelineOptions(model=model))
+    pipeline = Pipeline.load(ModelSelection(model))
     frame = Frame(np.full((480, 640, 3), 128, dtype=np.uint8))
     query = pipeline.query(instruction.from_phrases(["red cup"]))
     start = time.perf_counter()
@@ -231,6 +245,7 @@ def _lines(report: Report) -> list[str]:
         ("ROS 2", report.ros),
         ("Backends", report.backends),
         ("Model", report.model),
+        ("Pixel steps run", report.pixels),
     ):
         lines.append(_table(title, values))
     if report.missing:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
+    add_model_arguments,
     add_windows_argument,
     check_model,
     input_file,
@@ -17,14 +18,17 @@ from siglip_perception.commands.arguments import (
     number,
     output_file,
     output_picture,
+    selection_of,
 )
 from siglip_perception.commands.benchmarks import chosen_benchmark, run_benchmark
-from siglip_perception.config import Settings
 from siglip_perception.errors import PerceptionError
-from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
 
 if TYPE_CHECKING:
+    # Some import PyTorch: only once the data are known to be usable.
+    from siglip_perception.datasets.skips import SkipReport
+    from siglip_perception.evaluation.average_precision import Detections
+    from siglip_perception.evaluation.measure import Failure
     from siglip_perception.evaluation.metrics import Metrics
     from siglip_perception.evaluation.samples import Sample
 
@@ -33,11 +37,7 @@ _SEED = 5_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `siglip-perception evaluate`."""
-    parser.add_argument("--model", default=Settings.model, help="name or folder of the model")
-    parser.add_argument("--contract", default="", help="token contract (default: the model's own)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
-    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
+    add_model_arguments(parser)
     parser.add_argument("--scenes", type=int, default=500, help="generated scenes (default: 500)")
     parser.add_argument(
         "--rendered",
@@ -114,11 +114,24 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write the requested files."""
     if args.probe is not None:
         return _probe(args)
-    if args.classes is not None:
-        raise PerceptionError("--classes has an effect only with --probe DIR.")
     benchmark = chosen_benchmark(args)
     if benchmark:
         return run_benchmark(args, benchmark)
+    _check_options(args)
+    data = _open_data(args)
+    check_model(args)
+    evaluation = _evaluate(args, data)
+    _print_tables(evaluation)
+    _write_files(args, data, evaluation)
+    for line in data.report.lines():
+        print(line)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise PerceptionError for numbers out of range, and options that exclude each other."""
+    if args.classes is not None:
+        raise PerceptionError("--classes has an effect only with --probe DIR.")
     min_objects, max_objects = args.objects
     if args.scenes < 1 or not 1 <= min_objects <= max_objects <= 8:
         raise PerceptionError("Evaluation needs --scenes of 1 or more and 1 to 8 --objects.")
@@ -131,105 +144,168 @@ def run(args: argparse.Namespace) -> int:
     if args.coco is None and (args.images is not None or args.strict):
         option = "--strict" if args.images is None else "--images"
         raise PerceptionError(f"{option} has an effect only with --coco JSON.")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Samples to measure on.
+
+    total: how many they are at most. report: what of the user's own images is left out.
+    detections: collects what is published, for COCO's metrics; None for generated scenes.
+    """
+
+    samples: Iterable[Sample]
+    total: int
+    report: SkipReport
+    detections: Detections | None = None
+
+
+def _open_data(args: argparse.Namespace) -> _Data:
+    """Open the user's own images, or generate scenes; does not import PyTorch."""
     from siglip_perception.datasets.skips import SkipReport
-    from siglip_perception.evaluation import metrics
     from siglip_perception.evaluation.average_precision import Detections
     from siglip_perception.evaluation.coco import CocoFolder
     from siglip_perception.evaluation.samples import rendered_samples, scene_samples
     from siglip_perception.images.files import MAX_FILE_PIXELS
 
-    samples: Iterable[Sample]
     report = SkipReport(args.strict)
-    detections: Detections | None = None
     if args.coco is not None:
         folder = CocoFolder(args.coco, args.images, args.seed, MAX_FILE_PIXELS, report)
-        samples, total = folder, len(folder)
-        detections = Detections(folder.phrases)
-    else:
-        generate = rendered_samples if args.rendered else scene_samples
-        samples = generate(args.scenes, min_objects, max_objects, args.seed)
-        total = args.scenes
-    check_model(args)
-    # These import PyTorch: only once the data are known to be usable.
-    from siglip_perception.commands.run import write_picture
-    from siglip_perception.evaluation import baselines
-    from siglip_perception.evaluation.contact_sheet import sheet
+        return _Data(folder, len(folder), report, Detections(folder.phrases))
+    generate = rendered_samples if args.rendered else scene_samples
+    min_objects, max_objects = args.objects
+    samples = generate(args.scenes, min_objects, max_objects, args.seed)
+    return _Data(samples, args.scenes, report)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What was measured.
+
+    title: the model, the data and the threshold in one line; subject: the data in it.
+    threshold: of all languages, or of each.
+    groups: method -> group of questions -> row of the group; the pipeline's method comes first.
+    switches: names of the methods with one switch turned off.
+    average: COCO's metrics by name; empty for generated scenes.
+    """
+
+    title: str
+    subject: str
+    threshold: float | Mapping[str, float]
+    groups: Mapping[str, dict[str, dict[str, Metrics]]]
+    switches: Collection[str]
+    average: Mapping[str, float]
+    failures: Sequence[Failure]
+
+    def totals(self, *, of_switches: bool) -> dict[str, Metrics]:
+        """Metrics over all questions, by method: of the switches, or of the other methods."""
+        return {
+            name: groups["all"]["all"]
+            for name, groups in self.groups.items()
+            if (name in self.switches) is of_switches
+        }
+
+
+def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
+    """Load the model and answer all questions by it and by the methods to compare with."""
+    from siglip_perception.evaluation import baselines, metrics
     from siglip_perception.evaluation.measure import measure
     from siglip_perception.pipeline import Pipeline, PipelineOptions
-    from siglip_perception.util.files import write_atomically
 
     pipeline = Pipeline.load(
-        PipelineOptions(
-            model=args.model,
-            contract=args.contract,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
-            threshold=args.threshold,
-            max_objects=255,
-            windows=args.windows,
-        )
+        selection_of(args),
+        PipelineOptions(threshold=args.threshold, max_objects=255, windows=args.windows),
     )
-    methods: dict[str, baselines.Method] = {}
+    methods: Mapping[str, baselines.Method] = {}
+    switches: Mapping[str, baselines.Method] = {}
     if pipeline.grounding_model is not None:
-        methods |= baselines.baselines(pipeline.grounding_model)
+        methods = baselines.baselines(pipeline.grounding_model)
         if args.ablation is not None:
-            methods |= baselines.ablation(pipeline.grounding_model)
+            switches = baselines.ablation(pipeline.grounding_model)
     result = measure(
-        pipeline, samples, total, methods, detections=detections, with_crops=args.crops
+        pipeline,
+        data.samples,
+        data.total,
+        {**methods, **switches},
+        detections=data.detections,
+        with_crops=args.crops,
     )
+    subject = _subject(args, result.samples)
+    windows = f", {args.windows} x {args.windows} windows" if args.windows > 1 else ""
+    return _Evaluation(
+        f"{args.model} on {pipeline.backend}: {subject}, threshold"
+        f" {_describe(pipeline.common_threshold)}{windows}",
+        subject,
+        pipeline.common_threshold,
+        {name: metrics.breakdown(answers) for name, answers in result.answers.items()},
+        switches.keys(),
+        {} if data.detections is None else data.detections.metrics(),
+        result.failures,
+    )
+
+
+def _subject(args: argparse.Namespace, samples: int) -> str:
+    """Describe what was measured on, of which `samples` were used."""
     if args.coco is not None:
-        subject = f"{result.samples} images of {args.coco}"
-    else:
-        kind = "rendered scenes" if args.rendered else "scenes"
-        subject = f"{total} {kind} of {min_objects} to {max_objects} objects, seed {args.seed}"
-    parts = {name: metrics.breakdown(answers) for name, answers in result.answers.items()}
-    threshold = pipeline.common_threshold
-    title = f"{args.model} on {pipeline.backend}: {subject}, threshold {_describe(threshold)}"
-    if args.windows > 1:
-        title += f", {args.windows} x {args.windows} windows"
-    switches = (
-        set(baselines.ablation(pipeline.grounding_model))
-        if pipeline.grounding_model and args.ablation
-        else set()
-    )
-    print(title)
-    ours = next(iter(parts))
-    for group, rows in parts[ours].items():
-        print(_table(group if group != "all" else ours, rows))
-    print(_table("compared", {n: p["all"]["all"] for n, p in parts.items() if n not in switches}))
-    average = detections.metrics() if detections is not None else {}
-    if average:
-        values = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in average.items())
+        return f"{samples} images of {args.coco}"
+    kind = "rendered scenes" if args.rendered else "scenes"
+    min_objects, max_objects = args.objects
+    return f"{args.scenes} {kind} of {min_objects} to {max_objects} objects, seed {args.seed}"
+
+
+def _print_tables(evaluation: _Evaluation) -> None:
+    """Print the pipeline's own groups, the methods side by side, and COCO's averages."""
+    print(evaluation.title)
+    name, groups = next(iter(evaluation.groups.items()))
+    for group, rows in groups.items():
+        print(_table(name if group == "all" else group, rows))
+    print(_table("compared", evaluation.totals(of_switches=False)))
+    if evaluation.average:
+        values = ", ".join(
+            f"{metric.replace('_', ' ')} {value:.3f}"
+            for metric, value in evaluation.average.items()
+        )
         print(f"COCO's {values} (of the objects at the threshold)")
+
+
+def _write_files(args: argparse.Namespace, data: _Data, evaluation: _Evaluation) -> None:
+    """Write the figures, the worst answers and the table of switches, each if requested."""
+    from siglip_perception.commands.run import write_picture
+    from siglip_perception.evaluation.contact_sheet import sheet
+    from siglip_perception.util.files import write_atomically
+
     if args.json is not None:
-        content: dict[str, Any] = {
-            "model": args.model,
-            "measured_on": subject,
-            "threshold": threshold,
-            "windows": args.windows,
-        }
-        content["methods"] = {name: metrics.as_json(rows) for name, rows in parts.items()}
-        if detections is not None:
-            content["coco"] = metrics.nan_to_null(average)
-            content["left_out"] = report.as_json()
+        content = _as_json(args, data, evaluation)
         write_atomically(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.failures is not None:
-        write_picture(args.failures, sheet(result.failures))
+        write_picture(args.failures, sheet(evaluation.failures))
     if args.ablation is not None:
-        rows = {name: parts[name]["all"]["all"] for name in parts if name in switches}
-        text = f"Measurement with {title}.\n\n{_markdown(rows)}\n"
+        rows = evaluation.totals(of_switches=True)
+        text = f"Measurement with {evaluation.title}.\n\n{_markdown(rows)}\n"
         write_atomically(args.ablation, text.encode())
         print(_table("switches", rows))
-    for line in report.lines():
-        print(line)
-    return 0
+
+
+def _as_json(args: argparse.Namespace, data: _Data, evaluation: _Evaluation) -> dict[str, Any]:
+    from siglip_perception.evaluation import metrics
+
+    content: dict[str, Any] = {
+        "model": args.model,
+        "measured_on": evaluation.subject,
+        "threshold": evaluation.threshold,
+        "windows": args.windows,
+        "methods": {name: metrics.as_json(rows) for name, rows in evaluation.groups.items()},
+    }
+    if data.detections is not None:
+        content["coco"] = metrics.nan_to_null(evaluation.average)
+        content["left_out"] = data.report.as_json()
+    return content
 
 
 def _probe(args: argparse.Namespace) -> int:
     """Fit a linear classifier to a folder of features, and print how often it is right."""
     from siglip_perception import features
-    from siglip_perception.evaluation.retrieval import read_classes
+    from siglip_perception.datasets.class_names import read_classes
     from siglip_perception.features.probe import probe
     from siglip_perception.util.files import write_atomically
 

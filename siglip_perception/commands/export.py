@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siglip_perception.commands.arguments import input_path, number
+from siglip_perception.commands.arguments import input_path, number, selection_of
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.types import PRECISIONS, Precision
 from siglip_perception.util import requirements
@@ -19,7 +19,7 @@ from siglip_perception.util.files import sha256
 
 if TYPE_CHECKING:
     # These import PyTorch, which takes seconds: only once the arguments are checked.
-    from siglip_perception.backends.onnx_export import Graph
+    from siglip_perception.backends.base.onnx_export import Graph
     from siglip_perception.encoders.encoders import Encoders, Tower
     from siglip_perception.encoders.plan import ModelPlan
 
@@ -92,7 +92,7 @@ def _encoders(args: argparse.Namespace) -> tuple[Encoders, ModelPlan]:
     from siglip_perception.encoders.encoders import Encoders
     from siglip_perception.encoders.plan import ModelPlan
 
-    plan = ModelPlan.load(args.model, args.contract, args.grounding_model, args.grounding_contract)
+    plan = ModelPlan.load(selection_of(args))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers), plan
 
 
@@ -106,7 +106,7 @@ def _onnx(args: argparse.Namespace) -> int:
         raise PerceptionError("int8 is made with --backend openvino: ONNX is fp32, bf16 or fp16.")
     if args.batch is not None and args.batch < 1:
         raise PerceptionError("--batch has to be 1 or more.")
-    from siglip_perception.backends.onnx_export import OPSET, cast_products, export
+    from siglip_perception.backends.base.onnx_export import OPSET, cast_products, export
 
     precision: Precision = "fp32" if args.precision == "auto" else args.precision
     encoders, plan = _encoders(args)
@@ -144,7 +144,7 @@ def _compare_with_pytorch(graph: Graph, towers: Mapping[str, Tower], precision: 
         return "written, not checked: onnxruntime is not installed"
     import torch
 
-    from siglip_perception.backends.onnx_export import INPUT, OUTPUT, BlockRun
+    from siglip_perception.backends.base.onnx_export import INPUT, OUTPUT, BlockRun
 
     run = BlockRun(towers[graph.tower], graph.start, graph.stop)
     generator = torch.Generator().manual_seed(0)
@@ -165,7 +165,7 @@ def _compare_with_pytorch(graph: Graph, towers: Mapping[str, Tower], precision: 
 def _manifest(
     graphs: list[Graph], plan: ModelPlan, precision: Precision, batch: int | None
 ) -> dict[str, object]:
-    from siglip_perception.backends.onnx_export import INPUT, OPSET, OUTPUT, RECIPE
+    from siglip_perception.backends.base.onnx_export import INPUT, OPSET, OUTPUT, RECIPE
 
     return {
         "contract": plan.contract.name,
@@ -198,7 +198,7 @@ def _int8(args: argparse.Namespace) -> int:
             "int8 is calibrated on frames of your own: name a bag or a folder with --calibrate."
         )
     frames = read_frames(args.calibrate, args.frames)
-    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.base.cache import EngineCache
     from siglip_perception.backends.openvino import int8
 
     encoders, _ = _encoders(args)
@@ -211,7 +211,7 @@ def _int8(args: argparse.Namespace) -> int:
 
 def _engines(args: argparse.Namespace) -> int:
     from siglip_perception.backends import choose, start
-    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.base.cache import EngineCache
 
     choice = choose(args.backend, "auto", args.precision)
     encoders, _ = _encoders(args)

@@ -10,11 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siglip_perception.commands.arguments import check_model, number, output_folder
-from siglip_perception.config import Settings
+from siglip_perception.commands.arguments import (
+    add_model_arguments,
+    check_model,
+    number,
+    output_folder,
+    selection_of,
+)
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import DatasetError, PerceptionError
 from siglip_perception.features.plan import DTYPES, OUTPUTS, Output
-from siglip_perception.types import BACKENDS, PRECISIONS
 from siglip_perception.util import requirements
 from siglip_perception.util.progress import progress
 from siglip_perception.util.suggest import did_you_mean
@@ -48,18 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to write"
     )
-    parser.add_argument(
-        "--model",
-        default=Settings.model,
-        metavar="FOLDER",
-        help="packaged or fetched model, or a folder of one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--contract",
-        default=Settings.contract,
-        metavar="NAME",
-        help="name or .yaml file (default: the one that the model keeps)",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--outputs",
         type=_outputs,
@@ -116,16 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grounding-model",
-        default=Settings.grounding_model,
+        default=ModelSelection.grounding_model,
         metavar="FOLDER",
         help="SigLIP of the pooled vectors and objects, where the tokens' own is a policy's",
     )
-    for name, choices in (
-        ("backend", ("auto", *BACKENDS)),
-        ("device", ("auto", "cpu", "cuda")),
-        ("precision", ("auto", *PRECISIONS)),
-    ):
-        parser.add_argument(f"--{name}", choices=choices, default="auto", help="default: auto")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what it takes, and write nothing"
     )
@@ -158,8 +146,7 @@ def run(args: argparse.Namespace) -> int:
     request = Request(
         tuple(args.source),
         args.output,
-        args.model,
-        args.contract,
+        selection_of(args),
         args.outputs,
         args.dtype,
         args.every,
@@ -168,10 +155,6 @@ def run(args: argparse.Namespace) -> int:
         _phrases(args.phrases),
         args.batch,
         args.shard_frames,
-        args.grounding_model,
-        args.backend,
-        args.device,
-        args.precision,
         shlex.join(["siglip-perception", *sys.argv[1:]]),
     )
     check_model(args)
@@ -181,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     from siglip_perception.pipeline import Pipeline
 
-    pipeline = Pipeline.load(request.pipeline_options())
+    pipeline = Pipeline.load(request.selection)
     job = features_run.Run(request, corpus, report, pipeline)
     estimate = job.estimate()
     for line in _plan_lines(job, estimate):

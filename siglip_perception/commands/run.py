@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from siglip_perception.commands.arguments import as_options
+from siglip_perception.commands.arguments import as_options, selection_of
 from siglip_perception.config import Settings
 from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.grounding.tracking import TrackingOptions
@@ -40,7 +41,7 @@ def tokens(args: argparse.Namespace) -> int:
     picture = _picture(args)
     _check_folder(args.output)
     with _naming_options():
-        grid = _perception(args).tokens(picture)
+        grid = load_perception(args).tokens(picture)
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -66,7 +67,7 @@ def ground(args: argparse.Namespace) -> int:
         _check_folder(args.overlay)
         _format(args.overlay)
     with _naming_options():
-        result = _perception(args).look(
+        result = load_perception(args).look(
             picture, args.instruction, with_tokens=False, with_mask=args.overlay is not None
         )
     if args.overlay is not None:
@@ -119,7 +120,7 @@ def replay(args: argparse.Namespace) -> int:
                     f"Cannot write to {args.overlay} ({error.strerror})."
                 ) from error
         with bag_replay.deterministic():
-            pipeline = _perception(args).pipeline
+            pipeline = load_perception(args).pipeline
             summary = bag_replay.replay_recording(
                 recording, selection, args.output, pipeline, options, progress(sys.stderr)
             )
@@ -165,19 +166,14 @@ def write_picture(path: Path, image: UInt8Array) -> None:
     _write(path, buffer.getvalue())
 
 
-def _perception(args: argparse.Namespace) -> Perception:
+def load_perception(args: argparse.Namespace) -> Perception:
+    """Load the model that a command's options select, with their limits."""
     return Perception(
-        args.model,
-        contract=args.contract,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
+        **asdict(selection_of(args)),
         threshold=getattr(args, "threshold", None),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
         windows=getattr(args, "windows", Settings.windows),
         tokens_dtype=getattr(args, "tokens_dtype", Settings.tokens_dtype),
-        grounding_model=getattr(args, "grounding_model", Settings.grounding_model),
-        grounding_contract=getattr(args, "grounding_contract", Settings.grounding_contract),
     )
 
 

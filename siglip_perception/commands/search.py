@@ -7,15 +7,18 @@ import csv
 import io
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
+    check_selection,
     input_folder,
     number,
     output_file,
     output_picture,
 )
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements
 from siglip_perception.util.files import write_atomically
@@ -112,20 +115,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace, folder: FeatureFolder) -> FloatArray:
-    from siglip_perception.features.search import check_model
+    from siglip_perception.features.search import check_digest, check_pooled
+
+    check_pooled(folder)
+    job = folder.job
+    # Only the text tower runs, in float32, whatever has encoded the frames.
+    selection = ModelSelection(
+        args.model or job.model,
+        "" if args.model else job.contract,
+        "torch",
+        args.device,
+        grounding_model="" if args.model else job.grounding_model,
+    )
+    check_selection(selection, with_contract=True)
     from siglip_perception.perception import Perception
 
-    job = folder.job
-    model = args.model or job.model
-    # Only the text tower runs, in float32, whatever has encoded the frames.
-    perception = Perception(
-        model,
-        contract="" if args.model else job.contract,
-        grounding_model="" if args.model else job.grounding_model,
-        device=args.device,
-        backend="torch",
-    )
-    check_model(folder, perception.pipeline.siglip_digest, model)
+    perception = Perception(**asdict(selection))
+    check_digest(folder, perception.pipeline.siglip_digest, selection.model)
     vector: FloatArray = perception.embed(args.text)[0]
     return vector
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from siglip_perception.commands.arguments import (
     check_model,
@@ -18,11 +19,15 @@ from siglip_perception.contrastive.training import autocast
 from siglip_perception.contrastive.training.finetune_options import (
     add_arguments as add_pair_arguments,
 )
-from siglip_perception.contrastive.training.finetune_options import check_numbers
-from siglip_perception.contrastive.training.output_folder import check_replaceable
+from siglip_perception.contrastive.training.finetune_options import check_encoder, check_numbers
+from siglip_perception.contrastive.training.output_folder import check_replaceable, runs_folder
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe, read_recipes
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements
+
+if TYPE_CHECKING:
+    # Its OpenCV and PNG reader are not needed to print the help.
+    from siglip_perception.scenes.rendered.shards import RenderedShards
 
 _STEPS = 2400
 
@@ -99,18 +104,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_pairs(args: argparse.Namespace) -> int:
     """Check the arguments, which needs no PyTorch, then train on the data."""
-    from siglip_perception.contrastive.data.open import check_features, expand
+    from siglip_perception.contrastive.data.open import check_features
+    from siglip_perception.contrastive.data.source_bag import BagOptions
+    from siglip_perception.contrastive.data.split import open_split
+    from siglip_perception.datasets.class_names import read_classes
 
-    check_numbers(args)
+    check_numbers(args, int(os.environ.get("WORLD_SIZE", "1")))
     check_replaceable(args.output.absolute())
-    if args.classes is not None:
-        input_file(str(args.classes))
-    expand(args.data)
+    classes = () if args.classes is None else read_classes(input_file(str(args.classes)))
     check_features(args.data, args.freeze, args.objective)
     check_model(args)
+    check_encoder(args.model, args.contract, args.objective)
+    data = open_split(
+        args.data,
+        runs_folder(args),
+        BagOptions(tuple(args.image_topic), args.caption_topic, args.frame_interval),
+        captioned=args.objective != "dino",
+        strict=args.strict,
+        holdout=args.holdout,
+    )
     from siglip_perception.contrastive.training import finetune
 
-    return finetune.run(args)
+    return finetune.run(args, data, classes)
 
 
 def _run_recipe(args: argparse.Namespace) -> int:
@@ -136,7 +151,10 @@ def _run_recipe(args: argparse.Namespace) -> int:
     recipes = {tower: replace(recipe, **overrides) for tower, recipe in recipes.items()}
     output: Path = args.output.absolute()
     check_replaceable(output)
-    runs: Path = args.runs or output.with_name(output.name + ".runs")
+    runs = runs_folder(args)
+    towers = TOWERS if args.tower == "both" else (args.tower,)
+    rendered = _rendered(args.rendered, [recipes[tower] for tower in towers])
+    _check_initial([recipes[tower] for tower in towers])
     import torch
 
     from siglip_perception.contrastive.training import tabletop
@@ -145,16 +163,47 @@ def _run_recipe(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     bf16 = autocast.use_bf16(args, torch.device("cpu"))
-    for tower in TOWERS if args.tower == "both" else (args.tower,):
+    for tower in towers:
         tabletop.train_tower(
             recipes[tower],
             runs / tower,
             bf16=bf16,
             validation_scenes=args.validation,
             tensorboard=args.tensorboard,
-            rendered=args.rendered,
+            rendered=rendered,
         )
     if all(steps_done(runs / tower) >= recipes[tower].steps for tower in TOWERS):
         tabletop.export(runs, output, recipes, args.calibration)
         print(f"wrote {output}")
     return 0
+
+
+def _check_initial(recipes: Sequence[Recipe]) -> None:
+    """Raise PerceptionError if a recipe starts from a model that is not there or lacks a tower."""
+    from siglip_perception.checkpoints import Checkpoint, resolve
+
+    for recipe in filter(lambda recipe: recipe.initial, recipes):
+        if recipe.tower not in Checkpoint(resolve(recipe.initial)).facts:
+            raise PerceptionError(
+                f"The recipe of {recipe.tower} starts from {recipe.initial}, which has no such"
+                " tower: name a model that has one."
+            )
+
+
+def _rendered(folder: Path | None, recipes: Sequence[Recipe]) -> RenderedShards | None:
+    """Open the folder of rendered scenes, if a recipe takes a share of its scenes from there.
+
+    Raises PerceptionError if there is no such folder, or no scenes in it.
+    """
+    from siglip_perception.scenes.rendered.shards import RenderedShards
+
+    recipe = next((recipe for recipe in recipes if recipe.rendered), None)
+    if recipe is None:
+        return None
+    if folder is None:
+        raise PerceptionError(
+            f"The recipe of {recipe.tower} takes {recipe.rendered:.0%} of its scenes from rendered"
+            " ones: name their folder with --rendered DIR, and make them with siglip-perception"
+            " scenes -o DIR."
+        )
+    return RenderedShards(folder)

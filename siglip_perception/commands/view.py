@@ -140,7 +140,12 @@ def run(args: argparse.Namespace) -> int:
     reference = None if args.pixel_reference is None else PixelReference.read(args.pixel_reference)
     options = EngineOptions(args.instruction, phrases, not args.paused, tracking, reference)
     token = "" if args.host in _LOOPBACK else view_server.new_token()
-    server = view_server.ViewServer(partial(Engine, source, partial(_load, args), options), token)
+    from siglip_perception.commands.run import load_perception
+
+    def load() -> Pipeline:
+        return load_perception(args).pipeline
+
+    server = view_server.ViewServer(partial(Engine, source, load, options), token)
     address = view_server.page_address(bound, token)
 
     def started() -> None:
@@ -193,23 +198,6 @@ def _open_node(name: str) -> LiveSource:
     from siglip_perception.node.view_source import NodeSource
 
     return NodeSource(name)
-
-
-def _load(args: argparse.Namespace) -> Pipeline:
-    from siglip_perception.perception import Perception
-
-    return Perception(
-        args.model,
-        contract=args.contract,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        threshold=args.threshold,
-        max_objects=min(255, args.max_objects),
-        windows=args.windows,
-        grounding_model=args.grounding_model,
-        grounding_contract=args.grounding_contract,
-    ).pipeline
 
 
 def _has_desktop() -> bool:

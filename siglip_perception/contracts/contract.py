@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from siglip_perception.contracts.steps import (
     SQUASH,
+    Crops,
     Fill,
     Interpolation,
     Resize,
@@ -24,6 +25,7 @@ Triple = tuple[float, float, float]
 
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
 NORMALIZATIONS = ("contract", "checkpoint")
+HISTORY_STARTS = ("repeat", "mean")
 SPATIAL: tuple[EncoderName, ...] = ("dinov2", "dinov3")
 
 
@@ -93,10 +95,13 @@ class Contract:
 
     encoders: in the order in which their channels are joined; all have the same grid.
     pixels: steps that turn the camera's image into each encoder's square, in their order.
+    crops: crops of the image that are encoded after it, their tokens behind its; None: the whole
+        image alone.
     tokens: steps from the tapped patches to the tokens, in their order.
     join_cameras: join the cameras' sequences on the token axis, in their order.
-    history: frames of each camera that a policy joins at its own steps, the oldest first; 1: the
-        newest alone.
+    history: frames of each camera that a sequence holds, the oldest first; 1: the newest alone.
+    history_start: what stands for the frames before the first one: "repeat", the first itself;
+        "mean", an image of the encoder's mean color.
     policy: repository of the policy's own checkpoint, if its weights are not the stock ones.
     source: the code that the contract was read from.
     """
@@ -106,9 +111,11 @@ class Contract:
     source: str
     encoders: tuple[EncoderSpec, ...]
     pixels: Steps = SQUASH
+    crops: Crops | None = None
     tokens: TokenSteps = ()
     join_cameras: bool = False
     history: int = 1
+    history_start: str = "repeat"
     policy: str = ""
 
     @property
@@ -123,7 +130,7 @@ class Contract:
 
     @property
     def rows(self) -> int:
-        """Rows of tokens."""
+        """Rows of tokens, of the whole image and of each crop."""
         return token_grid(self.tokens, self.encoders[0].grid)
 
     @property
@@ -179,8 +186,10 @@ class Contract:
             del encoder["weights"], encoder["timm"], encoder["normalization"]
             if not encoder["more_taps"]:
                 del encoder["more_taps"]
+        if self.crops is None:
+            del fields["crops"]
         if self.history == 1:
-            del fields["history"]
+            del fields["history"], fields["history_start"]
         if self.tokens:
             fields["tokens"] = [named_fields(step) for step in self.tokens]
         else:

@@ -10,6 +10,7 @@ import yaml
 
 from siglip_perception.contracts.contract import (
     ENCODERS,
+    HISTORY_STARTS,
     NORMALIZATIONS,
     Contract,
     EncoderSpec,
@@ -31,7 +32,13 @@ from siglip_perception.contracts.readers import (
     text,
     triple,
 )
-from siglip_perception.contracts.steps import INTERPOLATIONS, RESIZES, strategy
+from siglip_perception.contracts.steps import (
+    INTERPOLATIONS,
+    RESIZES,
+    Crops,
+    ResizeStep,
+    strategy,
+)
 from siglip_perception.errors import ContractError
 from siglip_perception.util import bounded_yaml
 
@@ -96,14 +103,22 @@ def _encoders(value: Any) -> tuple[EncoderSpec, ...]:
     return tuple(specs)
 
 
+def _crops(value: Any) -> Crops:
+    readers = {"most": integer(1, 64), "margin": integer(0, 64)}
+    crops: Crops = build(Crops, readers, value, "crops")
+    return crops
+
+
 _CONTRACT: Mapping[str, Callable[[Any], Any]] = {
     "name": matches(_NAME, "lower-case letters, digits, dots and dashes, at most 64"),
     "description": text,
     "source": text,
     "encoders": _encoders,
     "pixels": pixel_steps,
+    "crops": _crops,
     "tokens": token_steps,
     "history": integer(1, 16),
+    "history_start": one_of(HISTORY_STARTS),
     "join_cameras": flag,
     "policy": _repository,
 }
@@ -141,6 +156,9 @@ def parse(text: str, file: str) -> Contract:
         fault = grid_fault(contract.tokens, contract.encoders[0].grid)
         if fault:
             raise FieldError(fault)
+        fault = _crops_fault(contract)
+        if fault:
+            raise FieldError(fault)
         grid = [contract.rows, contract.cols]
         for key, value in (("grid", grid), ("dim", contract.dim)):
             if key in derived and derived[key] != value:
@@ -148,6 +166,31 @@ def parse(text: str, file: str) -> Contract:
     except FieldError as error:
         raise ContractError(f"The contract {file} is wrong: it needs {error}.") from None
     return contract
+
+
+def _crops_fault(contract: Contract) -> str:
+    """Say what a contract with crops lacks; empty if it lacks nothing or has no crops."""
+    if contract.crops is None:
+        return ""
+    step = contract.pixels[0]
+    is_resize = isinstance(step, ResizeStep) and step.to == "square" and step.rounding != "none"
+    if len(contract.pixels) != 1 or not is_resize:
+        return "pixels of one resize to the square that rounds, where there are crops"
+    if contract.history > 1:
+        return "history: 1 where there are crops, whose number depends on the image"
+    spec = contract.encoders[0]
+    if len({other.image_size for other in contract.encoders}) > 1:
+        return "encoders of one image_size where there are crops"
+    if spec.image_size % spec.patch:
+        return (
+            f"an image_size of whole patches where there are crops, and {spec.image_size} is not"
+        )
+    if 2 * contract.crops.margin >= spec.grid:
+        return (
+            f"crops.margin to be less than half of the {spec.grid} patches in a row, and"
+            f" {contract.crops.margin} is not"
+        )
+    return ""
 
 
 def _without_strategy(content: dict[Any, Any]) -> dict[Any, Any]:

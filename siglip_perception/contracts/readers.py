@@ -86,7 +86,7 @@ def flag(value: Any) -> bool:
 
 
 # Lists whose readers name the entry that is wrong.
-_NAME_THEMSELVES = ("encoders", "pixels", "tokens")
+_NAME_THEMSELVES = ("encoders", "pixels", "tokens", "crops")
 
 
 def build(

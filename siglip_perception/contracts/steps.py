@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
 Filter = Literal["bilinear", "bicubic", "lanczos3", "area"]
 Arithmetic = Literal["pillow", "tensorflow", "jax", "torch", "opencv"]
 Rounding = Literal["half up", "half even", "down", "tensorflow", "none"]
@@ -104,6 +106,17 @@ class Crop:
 
 Step: TypeAlias = Jpeg | ResizeStep | Pad | Crop
 Steps: TypeAlias = tuple[Step, ...]
+
+
+def host_steps(steps: Steps) -> tuple[str, ...]:
+    """Name the libraries of steps that run on the host alone, even where a GPU holds the frame."""
+    names = []
+    for step in steps:
+        if isinstance(step, Jpeg):
+            names.append("JPEG")
+        elif isinstance(step, ResizeStep) and step.arithmetic == "opencv":
+            names.append("OpenCV")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,42 @@ def token_width(steps: TokenSteps) -> int:
 def block_side(step: TokenStep) -> int:
     """Return how many patches of a row become one token."""
     return step.factor if isinstance(step, Shuffle) else step.size
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Encode overlapping crops of the image after the whole image, each as an image of its own.
+
+    The image is scaled to hold a grid of crops, as many as its size asks for. Neighbors overlap by
+    twice `margin`, of which the policy drops one margin from each.
+
+    most: crops. margin: patches at each side of a crop.
+    """
+
+    most: int
+    margin: int
+
+
+def tiling(width: int, height: int, window: int, most: int) -> tuple[int, int]:
+    """Choose the rows and columns of crops, `window` pixels each without its margins.
+
+    The grid that enlarges the image least, or, if every grid shrinks it, the one that shrinks it
+    least; of equal ones the one of fewer crops. In float32, as in Molmo's select_tiling.
+    width, height: of the image without the outer margins; 0 or less for a tiny one.
+    """
+    grids = [
+        (rows, cols)
+        for rows in range(1, most + 1)
+        for cols in range(1, most + 1)
+        if rows * cols <= most
+    ]
+    grids.sort(key=lambda grid: (grid[0] * grid[1], grid[0]))
+    sizes = np.array(grids, dtype=np.int32) * window
+    with np.errstate(divide="ignore"):
+        scales = (sizes.astype(np.float32) / np.array([height, width], np.float32)).min(axis=1)
+    if (scales < 1).all():
+        return grids[int(scales.argmax())]
+    return grids[int(np.where(scales < 1, np.float32(10e9), scales).argmin())]
 
 
 RESIZES: tuple[Resize, ...] = get_args(Resize)

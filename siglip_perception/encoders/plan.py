@@ -11,7 +11,8 @@ from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint, Models
 from siglip_perception.checkpoints.calibration_file import find_calibration
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
-from siglip_perception.checkpoints.match import kept_contract
+from siglip_perception.checkpoints.match import choose_contract
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.errors import CheckpointError, ContractError
@@ -68,22 +69,15 @@ class ModelPlan:
     grounding_status: str
 
     @classmethod
-    def load(
-        cls,
-        model: str,
-        contract: str,
-        grounding_model: str,
-        grounding_contract: str,
-        taps: Mapping[str, int] | None = None,
-    ) -> ModelPlan:
+    def load(cls, selection: ModelSelection, taps: Mapping[str, int] | None = None) -> ModelPlan:
         """Load the tokens' model, and the grounding's own if one is named.
 
         taps: encoder -> block that its tokens are taken from, in place of the contract's.
         Raises CheckpointError or ContractError, each with one clear sentence.
         """
-        folder = checkpoints.resolve(model)
+        folder = checkpoints.resolve(selection.model)
         checkpoint = Checkpoint(folder)
-        token_contract = choose_contract(contract, checkpoint)
+        token_contract = choose_contract(selection.contract, checkpoint)
         if taps:
             token_contract = contracts.with_taps(token_contract, taps, checkpoint.facts)
         models = checkpoint.load(token_contract)
@@ -101,8 +95,10 @@ class ModelPlan:
             None,
             "",
         )
-        if grounding_model:
-            return plan._with_separate_model(grounding_model, grounding_contract)
+        if selection.grounding_model:
+            return plan._with_separate_model(
+                selection.grounding_model, selection.grounding_contract
+            )
         return plan._with_token_encoders(models)
 
     def _with_token_encoders(self, models: Models) -> ModelPlan:
@@ -181,17 +177,6 @@ class ModelPlan:
                 " name a model with both in grounding.model."
             )
         return dino.name
-
-
-def choose_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract") -> Contract:
-    """Return kept_contract(), normalizing as the checkpoint does where it says so.
-
-    The log says where the checkpoint's own image processor differs otherwise.
-    """
-    contract = kept_contract(name, checkpoint, parameter)
-    contract = contracts.with_own_normalization(contract, checkpoint.facts)
-    checkpoint.log_contradictions(contract)
-    return contract
 
 
 def _tower(models: Models, contract: Contract, name: contracts.EncoderName) -> Tower:

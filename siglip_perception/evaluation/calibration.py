@@ -13,6 +13,7 @@ from torch import Tensor
 
 from siglip_perception.checkpoints import GROUNDING
 from siglip_perception.checkpoints.grounding_settings import Calibration, MeasuredOn
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.null_bank import BANK, write_bank
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.metrics import calibration_error
@@ -25,7 +26,7 @@ from siglip_perception.evaluation.platt import (
 )
 from siglip_perception.evaluation.samples import Sample, rendered_samples, scene_samples
 from siglip_perception.grounding.training_domain import measure_domain, range_of, write_domain
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES
 from siglip_perception.types import FloatArray
 from siglip_perception.util.files import write_atomically
@@ -181,7 +182,7 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
         yield from scene_samples(drawn, 1, 8, CALIBRATION_SEED)
         yield from rendered_samples(rendered, 1, 8, CALIBRATION_SEED)
 
-    pipeline = Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
+    pipeline = Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
     answers = measure_questions(pipeline, samples())
     lines = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from siglip_perception.evaluation.metrics import area_under_roc
-from siglip_perception.scenes.samples import batches
+from siglip_perception.scenes.samples.batches import batches
 from siglip_perception.scenes.vocabulary import PHRASE_CLASSES
 
 PROBE_SEED = 7_000_000

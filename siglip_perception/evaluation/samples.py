@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from siglip_perception.scenes.rendered.stage import Picture
+from siglip_perception.scenes.samples.items import through_jpeg
 from siglip_perception.scenes.scenes import Rendering, render, sample_scene
 from siglip_perception.scenes.vocabulary import COLORS, KINDS, LANGUAGES, PhraseClass
 from siglip_perception.types import Box, UInt8Array
@@ -75,8 +76,6 @@ def scene_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Itera
     Each has a question per object name and as many for absent ones, half of which differ from an
     object only in color or only in kind.
     """
-    from siglip_perception.scenes.samples import through_jpeg  # it imports PyTorch
-
     for number in range(scenes):
         rng = np.random.default_rng((seed, number))
         twins = number % _TWINS == _TWINS - 1
@@ -100,7 +99,6 @@ def rendered_samples(scenes: int, least: int, most: int, seed: int = SEED) -> It
     """
     from siglip_perception.scenes.rendered.layout import sample_layout
     from siglip_perception.scenes.rendered.shards import new_stage
-    from siglip_perception.scenes.samples import through_jpeg  # it imports PyTorch
 
     for first in range(0, scenes, _STAGE_SCENES):
         with new_stage(seed, first // _STAGE_SCENES, 640, 480) as stage:

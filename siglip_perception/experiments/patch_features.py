@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders, TextEncoder
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import CheckpointError
@@ -60,7 +61,7 @@ class SceneEncoder:
     """
 
     def __init__(self, model: str) -> None:
-        plan = ModelPlan.load(model, "", "", "")
+        plan = ModelPlan.load(ModelSelection(model))
         if plan.grounding_model is None:
             raise CheckpointError(plan.grounding_status)
         device = torch.device("cpu")

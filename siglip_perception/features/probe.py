@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from siglip_perception.datasets.class_names import labels_of
 from siglip_perception.errors import DatasetError
-from siglip_perception.evaluation.linear_probe import linear_probe
-from siglip_perception.evaluation.retrieval import labels_of
 from siglip_perception.features.reader import FeatureFolder
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds: only once there are labels to fit.
+    from torch import Tensor
 
 # Of the episodes with a label, one in so many is for the test: frames of one are nearly equal.
 _TEST_EVERY = 3
@@ -49,13 +50,18 @@ def probe(folder: FeatureFolder, classes: Sequence[str] = ()) -> ProbeResult:
     keys = folder.keys()
     episodes = [keys[row][0] for row in rows]
     order = {episode: place for place, episode in enumerate(dict.fromkeys(episodes))}
-    in_test = torch.tensor([order[e] % _TEST_EVERY == _TEST_EVERY - 1 for e in episodes])
-    if len(names) < 2 or not rows or not in_test.any() or in_test.all():
+    test_rows = [order[e] % _TEST_EVERY == _TEST_EVERY - 1 for e in episodes]
+    if len(names) < 2 or not any(test_rows) or all(test_rows):
         raise DatasetError(
             f"{folder.path} allows no probe: {len(order)} episodes have one of {len(names)}"
             " classes by their texts, and 3 episodes of 2 classes are needed; name classes with"
             " --classes."
         )
+    import torch
+
+    from siglip_perception.evaluation.linear_probe import linear_probe
+
+    in_test = torch.tensor(test_rows)
     truth = torch.tensor([labels[row] for row in rows])
     accuracy = {}
     for name, values in _features(folder, rows):
@@ -75,6 +81,8 @@ def probe(folder: FeatureFolder, classes: Sequence[str] = ()) -> ProbeResult:
 
 def _features(folder: FeatureFolder, rows: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     """Yield what is probed: pooled vectors, and the mean of each encoder's tokens, [rows, d]."""
+    import torch
+
     if "pooled" in folder.job.outputs:
         yield "pooled", torch.from_numpy(folder.pooled()[list(rows)])
     if "tokens" not in folder.job.outputs:

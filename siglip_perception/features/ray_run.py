@@ -100,7 +100,7 @@ class ShardActor:
         from siglip_perception.pipeline import Pipeline
 
         try:
-            pipeline = Pipeline.load(request.pipeline_options())
+            pipeline = Pipeline.load(request.selection)
             arithmetic = pipeline.backend.partition(" (")[0]
             if (pipeline.fingerprint, arithmetic) != (job.fingerprint, job.arithmetic):
                 raise DatasetError(

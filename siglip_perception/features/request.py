@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.features.plan import Output, StoredDtype
-
-if TYPE_CHECKING:
-    from siglip_perception.pipeline import PipelineOptions
 
 
 @dataclass(frozen=True)
@@ -21,8 +18,7 @@ class Request:
 
     sources: tuple[str, ...]
     folder: Path
-    model: str
-    contract: str
+    selection: ModelSelection
     outputs: tuple[Output, ...]
     dtype: StoredDtype
     every: int = 1
@@ -31,21 +27,4 @@ class Request:
     phrases: tuple[str, ...] = ()
     batch: int = 0
     shard_frames: int = 0
-    grounding_model: str = ""
-    backend: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
     command: str = ""
-
-    def pipeline_options(self) -> PipelineOptions:
-        """Options of the pipeline that encodes the frames."""
-        from siglip_perception.pipeline import PipelineOptions
-
-        return PipelineOptions(
-            self.model,
-            self.contract,
-            self.backend,
-            self.device,
-            self.precision,
-            grounding_model=self.grounding_model,
-        )

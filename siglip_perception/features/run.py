@@ -316,6 +316,11 @@ def _check_outputs(request: Request, pipeline: Pipeline) -> None:
         raise BackendError(
             f"{pipeline.grounding_status.rstrip('.')}; or take --outputs tokens alone."
         )
+    if pipeline.contract.crops is not None and "tokens" in request.outputs:
+        raise BackendError(
+            f"The contract {pipeline.contract.name} encodes as many crops as an image's size asks"
+            " for, and all rows of features have the same number of tokens: name another contract."
+        )
 
 
 def _row_size(request: Request, pipeline: Pipeline) -> RowSize:
@@ -342,8 +347,8 @@ def _job(
     contract = pipeline.contract
     pixels: dict[str, Any] = json.loads(json.dumps(contract.preprocessing()))
     return Job(
-        request.model,
-        request.grounding_model,
+        request.selection.model,
+        request.selection.grounding_model,
         contract.name,
         pipeline.fingerprint,
         pipeline.siglip_digest,

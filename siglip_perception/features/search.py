@@ -212,12 +212,16 @@ class FrameFinder:
         return self._streams[source]
 
 
-def check_model(folder: FeatureFolder, digest: str, model: str | Path) -> None:
-    """Raise DatasetError unless a model's SigLIP is the one that the vectors were made with."""
+def check_pooled(folder: FeatureFolder) -> None:
+    """Raise DatasetError for a folder without pooled vectors, which cannot be searched."""
     if "pooled" not in folder.job.outputs:
         raise DatasetError(
             f"{folder.path} has no pooled vectors to search: write them with --outputs pooled."
         )
+
+
+def check_digest(folder: FeatureFolder, digest: str, model: str | Path) -> None:
+    """Raise DatasetError unless a model's SigLIP is the one that the vectors were made with."""
     if digest != folder.job.siglip:
         raise DatasetError(
             f"The vectors in {folder.path} are of another SigLIP ({folder.job.siglip[:12]}) than"

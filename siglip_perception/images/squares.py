@@ -33,6 +33,7 @@ from siglip_perception.contracts.steps import (
     Rounding,
     Step,
     Steps,
+    host_steps,
     strategy,
 )
 from siglip_perception.images.geometry import Geometry
@@ -92,11 +93,7 @@ class SquareSpec:
     @property
     def on_host(self) -> bool:
         """True if some step runs on the host alone."""
-        return any(
-            isinstance(step, Jpeg)
-            or (isinstance(step, ResizeStep) and step.arithmetic == "opencv")
-            for step in self.steps
-        )
+        return bool(host_steps(self.steps))
 
     @property
     def fill(self) -> Fill:
@@ -156,7 +153,7 @@ def _run(step: Step, image: Pixels, placement: Placement, side: int) -> Pixels:
     if isinstance(step, ResizeStep):
         if size == (width, height):
             return image if step.rounding != "none" else image.astype(np.float32, copy=False)
-        return _resize(step, image, size)
+        return resize(step, image, size)
     if isinstance(step, Pad):
         return _pad(image, placement, _fill(step))
     if step.arithmetic == "tensorflow":
@@ -175,7 +172,8 @@ def _bytes(image: Pixels) -> UInt8Array:
     return image
 
 
-def _resize(step: ResizeStep, image: Pixels, size: tuple[int, int]) -> Pixels:
+def resize(step: ResizeStep, image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Scale [H, W, 3] to a size, (width, height), with the step's filter and arithmetic."""
     if step.arithmetic == "pillow":
         return pillow_resize(_bytes(image), size, step.filter)
     if step.arithmetic == "opencv":
@@ -335,12 +333,12 @@ def _device_step(
             return _float if step.rounding == "none" else _same
         if step.arithmetic == "pillow":
             return PillowResize.of(size, new_size, step.filter, device)
-        resize: DeviceStep
+        device_resize: DeviceStep
         if step.arithmetic == "torch":
-            resize = functools.partial(_torch_resize, step=step, size=new_size)
+            device_resize = functools.partial(_torch_resize, step=step, size=new_size)
         else:
-            resize = MatrixResize.of(size, new_size, step.filter, step.antialias, device)
-        return lambda image: _rounded(resize(image), step.rounding)
+            device_resize = MatrixResize.of(size, new_size, step.filter, step.antialias, device)
+        return lambda image: _rounded(device_resize(image), step.rounding)
     if isinstance(step, Pad):
         (across, down), (left, top) = new_size, placement.start
         if new_size == size:

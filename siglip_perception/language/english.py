@@ -6,6 +6,8 @@ a determiner is a noun, whatever else it could be. The lexicon only breaks ties.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from siglip_perception.language import english_courtesies as courtesies
 from siglip_perception.language import english_roles
 from siglip_perception.language import english_words as words
@@ -65,6 +67,37 @@ def parse(text: str) -> Reading:
     clauses = _Parser(tokens(unwrap(text))).clauses()
     verbs = tuple(dict.fromkeys(clause.surface for clause in clauses if clause.surface))
     return Reading(tuple(english_roles.read(clauses)), verbs)
+
+
+@dataclass
+class _Rest:
+    """The words behind a verb while they are read.
+
+    start: index of the first. at: next one to read. predicate, stop_at_predicates: as in _rest().
+    is_excluded: what follows is not to be acted on. has_ended: the next clause begins at `at`.
+    """
+
+    clause: Clause
+    start: int
+    at: int
+    stop_at_predicates: bool
+    predicate: bool
+    is_excluded: bool = False
+    has_ended: bool = False
+
+    def go_on(self, count: int = 1) -> bool:
+        """Step over so many words; return True: they are read."""
+        return self.go_to(self.at + count)
+
+    def go_to(self, after: int) -> bool:
+        """Go on at a position; return True: all words before it are read."""
+        self.at = after
+        return True
+
+    def end(self, after: int) -> bool:
+        """End here, so that the next clause begins at a position; return True."""
+        self.at, self.has_ended = after, True
+        return True
 
 
 class _Parser(NounReader):
@@ -454,154 +487,189 @@ class _Parser(NounReader):
         stop_at_predicates: bool = False,
         predicate: bool = False,
     ) -> int:
-        """Read everything that belongs to a verb, up to the next clause."""
-        j = i
-        is_excluded = False
-        while j < self.count:
-            word = self.at(j)
-            if word in ENDS or word == ":":
-                return j
-            if word == "," or word in words.CONJUNCTIONS:
-                end, j, is_excluded = self._joint(j, clause, is_excluded)
-                if end:
-                    return j
-                continue
-            names_shape = j == i and clause.verb in words.SHAPING and word in words.ARTICLES
-            if not names_shape and (length := self.amount(j)):
-                j += length
-                continue
-            if word in words.EXCEPTIONS or (word, self.at(j + 1)) in _EXCEPTION_PAIRS:
-                is_excluded = not clause.is_negated
-                clause.is_wanted = clause.is_negated
-                j += 1 + ((word, self.at(j + 1)) in _EXCEPTION_PAIRS)
-                j += self.at(j) in ("for", "from")
-                continue
-            if word == "not":
-                if self._is_verb(j + 1):
-                    return j
-                is_excluded, j = True, j + 1
-                continue
-            if word in words.NEGATIONS and word != "without":
-                return j
-            if (word == "where" and clause.verb not in words.LOOKING) or (
-                word == "as" and self.at(j + 1) in ("it", "they", "is")
-            ):
-                clause.is_spared |= clause.verb in ("leave", "keep", "let")
-                j = self._skip_clause(j + 1)
-                continue
-            if word == "alone" and clause.verb in ("leave", "let"):
-                clause.is_spared = True
-                j += 1
-                continue
-            if word in words.WHEN and self.at(j + 1) in words.WHEN_DONE:
-                j += 2
-                continue
-            if word == "so":
-                k = j + 1 + (self.at(j + 1) == "that")
-                if self.at(k) in ("it", "they") and self.at(k + 1) in words.IS:
-                    j = k + 2  # "so that it is next to the cup" says where to
-                    continue
-                if self.at(k) in words.SUBJECTS or self._is_result(j):
-                    return j
-            if word in words.ASIDES or (word in words.WHEN and word != "after"):
-                return j
-            if word == "after" and clause.verb not in ("look", "run", "go", "chase"):
-                return j
-            if word in words.QUESTIONS and word not in ("which", "who"):
-                if clause.kind is Kind.QUESTION or clause.verb in words.LOOKING:
-                    return j
-                j = self._skip_clause(j + 1)
-                continue
-            if (
-                word in words.STATES
-                and j == i
-                and clause.verb in words.OPENING
-                and not clause.items
-            ):
-                clause.verb = "close" if word in ("shut", "closed") else "open"
-                j += 1  # "slide open the door"
-                continue
-            if word == "such" and self.at(j + 1) == "that":
-                return self._skip_clause(j + 1)
-            is_causative = word in BASES - words.NOUN_TOO and clause.verb in words.MAKING
-            if is_causative and any(isinstance(item, Noun) for item in clause.items):
-                clause.verb = word  # "let it go"
-                j += 1
-                continue
-            if word == "to" and (verb := self._infinitive(j + 1)):
-                if verb == "skip":
-                    j = self._skip_clause(j + 1)
-                    continue
-                return j + 1
-            if word == "without" and is_gerund(self.at(j + 1)):
-                return j
-            if word == "by" and is_adverb(self.at(j + 1)) and is_gerund(self.at(j + 2)):
-                return j + 2
-            if word == "by" and is_gerund(self.at(j + 1)) and verb_of(self.at(j + 1)):
-                return j
-            if stop_at_predicates and clause.items and self._predicate(j):
-                return j
-            if clause.kind is Kind.QUESTION and word in words.MOVES and clause.items:
-                j += 1
-                continue
-            if (
-                word == "the"
-                and self.at(j + 1) in words.COMPARED
-                and self.at(j + 2) in ("to", "from")
-            ):
-                j += 1  # "which cup is the closest to the plate"
-                continue
-            place, after = self.place(j, clause)
-            if place is not None:
-                if is_excluded and not self._goes_on(place, clause):
-                    for place_noun in place.nouns:
-                        place_noun.is_excluded = True
-                if place.nouns or place.side:
-                    clause.items.append(place)
-                j = after
-                continue
-            if word in words.FILLERS and not (
-                word in words.DESCRIBING and self.at(j - 1) in words.DETERMINERS
-            ):
-                j += 1
-                continue
-            if is_adverb(word):
-                j += 1
-                continue
-            if self._is_particle(j, clause):
-                link = _PLACES_SAID.get(word)
-                if link is not None and clause.verb:
-                    clause.inside = link
-                j += 1
-                continue
-            if word in words.PREPOSITIONS:
-                j += 1
-                continue
-            if word in words.COPULAS or word in words.AUXILIARIES - {"can"}:
-                if clause.items and not clause.verb and clause.kind is not Kind.TALK:
-                    return j
-                j += 1
-                continue
-            if clause.items and self._runs_on(j):
-                return j
-            noun, after = self.noun(j)
-            if noun is None:
-                clause.unread += word not in words.PERSONS
-                j += 1
-                continue
-            last = noun.text.rsplit(" ", 1)[-1].lower()
-            if predicate and last in words.PREDICATES:
-                j = after
-                continue
-            if " " in noun.text and last in words.RESULTS and clause.verb in words.BECOMING:
-                noun.text = noun.text.rsplit(" ", 1)[0]  # "get the oven hot"
-            if " " in noun.text and last in words.VERBS and clause.verb in ("let", "make"):
-                noun.text = noun.text.rsplit(" ", 1)[0]  # "let the dough rest"
-            noun.is_object |= clause.verb in words.SHAPING and last in words.SHAPES
-            noun.is_excluded, noun.is_wanted = is_excluded, clause.is_wanted
-            j = self.read_modifiers(after, noun, clause)
-            clause.items.append(noun)
-        return j
+        """Read everything that belongs to a verb, up to the next clause.
+
+        stop_at_predicates: end before a predicate of what was read. predicate: the words are one.
+        """
+        rest = _Rest(clause, i, i, stop_at_predicates, predicate)
+        # In this order: each step leaves to the next ones what it does not know.
+        steps = (
+            self._read_boundary,
+            self._read_exception,
+            self._read_spared,
+            self._read_subordinate,
+            self._read_state,
+            self._read_next_verb,
+            self._read_place,
+            self._read_function_word,
+            self._read_noun,
+        )
+        while not rest.has_ended and rest.at < self.count:
+            any(step(rest) for step in steps)
+        return rest.at
+
+    def _read_boundary(self, rest: _Rest) -> bool:
+        """Read what separates clauses and nouns, and amounts."""
+        word = self.at(rest.at)
+        if word in ENDS or word == ":":
+            return rest.end(rest.at)
+        if word == "," or word in words.CONJUNCTIONS:
+            rest.has_ended, rest.at, rest.is_excluded = self._joint(
+                rest.at, rest.clause, rest.is_excluded
+            )
+            return True
+        is_first = rest.at == rest.start
+        names_shape = is_first and rest.clause.verb in words.SHAPING and word in words.ARTICLES
+        length = 0 if names_shape else self.amount(rest.at)
+        return rest.go_on(length) if length else False
+
+    def _read_exception(self, rest: _Rest) -> bool:
+        """Read "except", "instead of" or a negation, which excludes what follows."""
+        word, clause = self.at(rest.at), rest.clause
+        is_pair = (word, self.at(rest.at + 1)) in _EXCEPTION_PAIRS
+        if word in words.EXCEPTIONS or is_pair:
+            rest.is_excluded = not clause.is_negated
+            clause.is_wanted = clause.is_negated
+            after = rest.at + 1 + is_pair
+            return rest.go_to(after + (self.at(after) in ("for", "from")))
+        if word == "not":
+            if self._is_verb(rest.at + 1):
+                return rest.end(rest.at)
+            rest.is_excluded = True
+            return rest.go_on()
+        if word in words.NEGATIONS and word != "without":
+            return rest.end(rest.at)
+        return False
+
+    def _read_spared(self, rest: _Rest) -> bool:
+        """Read "where it is", "as it is" and "alone": what is to be left as it is."""
+        word, following, clause = self.at(rest.at), self.at(rest.at + 1), rest.clause
+        if (word == "where" and clause.verb not in words.LOOKING) or (
+            word == "as" and following in ("it", "they", "is")
+        ):
+            clause.is_spared |= clause.verb in ("leave", "keep", "let")
+            return rest.go_to(self._skip_clause(rest.at + 1))
+        if word == "alone" and clause.verb in ("leave", "let"):
+            clause.is_spared = True
+            return rest.go_on()
+        return False
+
+    def _read_subordinate(self, rest: _Rest) -> bool:
+        """Read conjunctions and question words, which begin a clause of their own."""
+        word, clause = self.at(rest.at), rest.clause
+        if word in words.WHEN and self.at(rest.at + 1) in words.WHEN_DONE:
+            return rest.go_on(2)
+        if word == "so":
+            subject = rest.at + 1 + (self.at(rest.at + 1) == "that")
+            if self.at(subject) in ("it", "they") and self.at(subject + 1) in words.IS:
+                return rest.go_to(subject + 2)  # "so that it is next to the cup" says where to
+            if self.at(subject) in words.SUBJECTS or self._is_result(rest.at):
+                return rest.end(rest.at)
+        if word in words.ASIDES or (word in words.WHEN and word != "after"):
+            return rest.end(rest.at)
+        if word == "after" and clause.verb not in ("look", "run", "go", "chase"):
+            return rest.end(rest.at)
+        if word in words.QUESTIONS and word not in ("which", "who"):
+            if clause.kind is Kind.QUESTION or clause.verb in words.LOOKING:
+                return rest.end(rest.at)
+            return rest.go_to(self._skip_clause(rest.at + 1))
+        return False
+
+    def _read_state(self, rest: _Rest) -> bool:
+        """Read words that say how something becomes: "slide open", "such that", "let it go"."""
+        word, clause = self.at(rest.at), rest.clause
+        is_first = rest.at == rest.start and not clause.items
+        if word in words.STATES and is_first and clause.verb in words.OPENING:
+            clause.verb = "close" if word in ("shut", "closed") else "open"
+            return rest.go_on()  # "slide open the door"
+        if word == "such" and self.at(rest.at + 1) == "that":
+            return rest.end(self._skip_clause(rest.at + 1))
+        is_causative = word in BASES - words.NOUN_TOO and clause.verb in words.MAKING
+        if is_causative and any(isinstance(item, Noun) for item in clause.items):
+            clause.verb = word  # "let it go"
+            return rest.go_on()
+        return False
+
+    def _read_next_verb(self, rest: _Rest) -> bool:
+        """End before a verb of the next clause: "to", "without" or "by" and a verb."""
+        word, following = self.at(rest.at), self.at(rest.at + 1)
+        if word == "to" and (verb := self._infinitive(rest.at + 1)):
+            if verb == "skip":
+                return rest.go_to(self._skip_clause(rest.at + 1))
+            return rest.end(rest.at + 1)
+        if word == "without" and is_gerund(following):
+            return rest.end(rest.at)
+        if word == "by" and is_adverb(following) and is_gerund(self.at(rest.at + 2)):
+            return rest.end(rest.at + 2)
+        if word == "by" and is_gerund(following) and verb_of(following):
+            return rest.end(rest.at)
+        if rest.stop_at_predicates and rest.clause.items and self._predicate(rest.at):
+            return rest.end(rest.at)
+        return False
+
+    def _read_place(self, rest: _Rest) -> bool:
+        """Read a preposition with its nouns, and what comes before one in a question."""
+        word, clause = self.at(rest.at), rest.clause
+        if clause.kind is Kind.QUESTION and word in words.MOVES and clause.items:
+            return rest.go_on()
+        if (
+            word == "the"
+            and self.at(rest.at + 1) in words.COMPARED
+            and self.at(rest.at + 2) in ("to", "from")
+        ):
+            return rest.go_on()  # "which cup is the closest to the plate"
+        place, after = self.place(rest.at, clause)
+        if place is None:
+            return False
+        if rest.is_excluded and not self._goes_on(place, clause):
+            for place_noun in place.nouns:
+                place_noun.is_excluded = True
+        if place.nouns or place.side:
+            clause.items.append(place)
+        return rest.go_to(after)
+
+    def _read_function_word(self, rest: _Rest) -> bool:
+        """Skip a filler, an adverb, a particle, a preposition without a noun or an auxiliary."""
+        word, clause = self.at(rest.at), rest.clause
+        describes = word in words.DESCRIBING and self.at(rest.at - 1) in words.DETERMINERS
+        if (word in words.FILLERS and not describes) or is_adverb(word):
+            return rest.go_on()
+        if self._is_particle(rest.at, clause):
+            link = _PLACES_SAID.get(word)
+            if link is not None and clause.verb:
+                clause.inside = link
+            return rest.go_on()
+        if word in words.PREPOSITIONS:
+            return rest.go_on()
+        if word in words.COPULAS or word in words.AUXILIARIES - {"can"}:
+            if clause.items and not clause.verb and clause.kind is not Kind.TALK:
+                return rest.end(rest.at)
+            return rest.go_on()
+        return False
+
+    def _read_noun(self, rest: _Rest) -> bool:
+        """Read a noun with its modifiers, or skip a word that the grammar does not know."""
+        clause = rest.clause
+        if clause.items and self._runs_on(rest.at):
+            return rest.end(rest.at)
+        noun, after = self.noun(rest.at)
+        if noun is None:
+            clause.unread += self.at(rest.at) not in words.PERSONS
+            return rest.go_on()
+        last = noun.text.rsplit(" ", 1)[-1].lower()
+        if rest.predicate and last in words.PREDICATES:
+            return rest.go_to(after)
+        if " " in noun.text and (
+            # "get the oven hot", "let the dough rest"
+            (last in words.RESULTS and clause.verb in words.BECOMING)
+            or (last in words.VERBS and clause.verb in ("let", "make"))
+        ):
+            noun.text = noun.text.rsplit(" ", 1)[0]
+        noun.is_object |= clause.verb in words.SHAPING and last in words.SHAPES
+        noun.is_excluded, noun.is_wanted = rest.is_excluded, clause.is_wanted
+        after = self.read_modifiers(after, noun, clause)
+        clause.items.append(noun)
+        return rest.go_to(after)
 
     def _goes_on(self, place: Place, clause: Clause) -> bool:
         """Tell whether a place after an exception is where the rest goes: "except X into Y"."""

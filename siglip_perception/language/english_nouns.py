@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from siglip_perception.language import english_words as words
 from siglip_perception.language.english_clauses import Clause, Kind, Noun, Place
@@ -39,6 +41,10 @@ OPENERS = (words.ARTICLES | words.DEMONSTRATIVES | words.POSSESSIVES | words.QUA
     "it",
 }
 _WAYS = words.DIRECTIONS | words.PARTICLES
+_PLAIN_DIRECTIONS = words.DIRECTIONS - {"left", "right", "flat", "straight"}
+_ONE = ("one", "ones")
+_JOINTS = ("and", ",", "or", "&")
+_AMOUNTS_OF = ("some", "rest", "remainder", "one", "each", "half", "third")
 # Of these relations one word or several, the longest first.
 _PHRASES: dict[tuple[str, ...], tuple[str, Link | None]] = {
     tuple(text.split()): (word, link)
@@ -122,12 +128,47 @@ def is_content(word: str) -> bool:
 
 def _is_name(word: str) -> bool:
     """Tell whether a word can be part of a noun's name, and is not a direction."""
-    return is_content(word) and word not in words.DIRECTIONS - {
-        "flat",
-        "straight",
-        "left",
-        "right",
-    }
+    return is_content(word) and word not in _PLAIN_DIRECTIONS
+
+
+@dataclass
+class _Phrase:
+    """A noun phrase while it is read.
+
+    start, end: its first word, and the index at which it has to end, as noun() was given it.
+    limit: `end`, or the sentence's length. at: next word to read. parts: words of the name.
+    result: the noun and the next position, once both are known.
+    """
+
+    start: int
+    end: int | None
+    limit: int
+    at: int
+    which: str = ""
+    rank: int = 0
+    many: bool = False
+    has_both: bool = False
+    has_determiner: bool = False
+    parts: list[int] = field(default_factory=list)
+    text: str = ""
+    result: tuple[Noun, int] | None = None
+
+    def take(self) -> bool:
+        """Take the word into the name; return True, as the phrase goes on."""
+        self.parts.append(self.at)
+        self.at += 1
+        return True
+
+    def skip(self) -> bool:
+        """Leave the word out of the name; return True, as the phrase goes on."""
+        self.at += 1
+        return True
+
+    def end_as_one(self, which: str, after: int) -> bool:
+        """End the phrase as the pronoun "one", as in "the left one"; return False."""
+        noun = Noun("", self.start, which, self.rank, self.many, is_object=False, pronoun="one")
+        self.result = noun, after
+        return False
 
 
 class NounReader:
@@ -211,263 +252,315 @@ class NounReader:
     # Noun phrases
 
     def noun(self, i: int, end: int | None = None) -> tuple[Noun | None, int]:
-        """Read the noun phrase that begins here, without the modifiers after it."""
-        limit = self.count if end is None else end
-        j = i
-        word = self.at(j)
-        following = self.at(j + 1)
+        """Read the noun phrase that begins here, without the modifiers after it.
+
+        end: index at which it has to end; None: the sentence's end.
+        """
+        pronoun = self._pronoun(i)
+        if pronoun is not None:
+            return pronoun
+        phrase = _Phrase(i, end, self.count if end is None else end, i)
+        while phrase.at < phrase.limit and self._read_determiner(phrase):
+            phrase.at += 1
+        if phrase.has_determiner and self._is_pair(phrase.at, ("inside", "outside"), ("of",)):
+            return self.noun(phrase.at + 2, end)
+        while phrase.at < phrase.limit and self._read_part(phrase):
+            pass
+        return phrase.result or self._complete(phrase)
+
+    def _is_pair(self, i: int, first: Collection[str], second: Collection[str]) -> bool:
+        return self.at(i) in first and self.at(i + 1) in second
+
+    def _pronoun(self, i: int) -> tuple[Noun, int] | None:
+        """Read a person or a pronoun; return None if neither is here."""
+        word, following = self.at(i), self.at(i + 1)
         if (word, following) in (("one", "another"), ("each", "other")):
-            return Noun("", i, is_object=False), j + 2
+            return Noun("", i, is_object=False), i + 2
         if word in words.PERSONS and not (word == "her" and is_content(following)):
-            return Noun("", i, is_object=False), j + 1
+            return Noun("", i, is_object=False), i + 1
         if word in ("it", "them", "they", "itself", "themselves"):
-            return Noun(
-                "", i, is_object=False, pronoun="them" if word in ("them", "they") else "it"
-            ), j + 1
-        if word in words.DEMONSTRATIVES and not (
+            pronoun = "them" if word in ("them", "they") else "it"
+            return Noun("", i, is_object=False, pronoun=pronoun), i + 1
+        determines = (
             is_content(following)
             or following in words.NUMBERS
             or following in words.QUANTIFIERS
             or following in ("one", "ones", "last")
-        ):
-            return Noun("", i, is_object=False, pronoun="this"), j + 1
-        which, rank, many, has_both = "", 0, False, False
-        has_determiner = False
-        while j < limit:
-            word, following = self.at(j), self.at(j + 1)
-            if word in words.ARTICLES or word in words.DEMONSTRATIVES or word in words.POSSESSIVES:
-                has_determiner = True
-                many |= word in ("these", "those")
-            elif word in words.QUANTIFIERS or (word in words.LOTS and following == "of"):
-                many |= word in words.SEVERAL
-                has_determiner = True
-                if word in ("all", "every", "each", "both"):
-                    which = "all"
-                    has_both = word == "both"
-            elif word in words.ORDINALS and (following, self.at(j + 2)) == ("to", "last"):
-                which, rank, has_determiner = "last", words.ORDINALS[word], True
-                j += 2
-            elif word == "last" and (following, self.at(j + 2)) == ("but", "one"):
-                which, rank, has_determiner = "last", 2, True
-                j += 2
-            elif word in words.ORDINALS and (word, following) != ("first", "aid"):
-                if not (has_determiner or is_content(following) or following in ("one", "from")):
-                    break
-                rank = words.ORDINALS[word]
-            elif word in ("next", "very", "same", "only") and has_determiner:
-                pass
-            elif word == "of" and j > i:
-                has_determiner = True
-            elif word in words.NUMBERS or DIGITS.fullmatch(word):
-                if (
-                    word == "one"
-                    and not is_content(following)
-                    and following not in words.SELECTORS
-                ) and following != "of":
-                    break
-                many |= word not in ("one", "1")
-                has_determiner = True
-            elif word in ("one", "ones"):
-                break
-            else:
-                break
-            j += 1
-        parts: list[int] = []
-        if has_determiner and self.at(j) in ("inside", "outside") and self.at(j + 1) == "of":
-            return self.noun(j + 2, end)
-        while j < limit:
-            word, following = self.at(j), self.at(j + 1)
-            if word in ("top", "bottom") and following in ("one", "ones") and not parts:
-                return Noun("", i, word, rank, many, is_object=False, pronoun="one"), j + 2
-            if word in words.SELECTORS or word in words.KEPT_SELECTORS:
-                describes = (
-                    (
-                        is_content(following)
-                        and following
-                        not in words.DIRECTIONS - {"left", "right", "flat", "straight"}
-                    )
-                    or following in ("one", "ones")
-                    or following in words.NUMBERS
-                )
-                if word in words.KEPT_SELECTORS and describes and following not in ("one", "ones"):
-                    if following in words.SELECTORS and following not in words.KEPT_SELECTORS:
-                        which = which or words.SELECTORS[following]
-                        parts.append(j)
-                        j += 2
-                        continue
-                    parts.append(j)
-                elif describes and word in ("front", "back", "rear") and following in words.BUILT:
-                    parts.append(j)
-                elif (
-                    describes
-                    and word in words.SELECTORS
-                    and not (parts and word not in words.AFTER_NAMES)
-                ):
-                    if word in ("far", "near") and following in words.SELECTORS:
-                        pass
-                    else:
-                        which = words.SELECTORS[word]
-                elif following == "of" and word in words.COMPARED:
-                    which = words.SELECTORS[word]
-                    inner, after = self.noun(j + 2, end)
-                    if inner is not None and inner.text:
-                        inner.which, inner.rank = which, rank
-                        return inner, after
-                    return Noun("", i, which, rank, is_object=False, pronoun="one"), after
-                elif has_determiner and not parts and word in words.SELECTORS:
-                    if following == "of":
-                        parts.append(j)  # "the front of the shelf"
-                        j += 1
-                        break
-                    which = words.SELECTORS[word]
-                    j += 1
-                    return Noun("", i, which, rank, many, is_object=False, pronoun="one"), j
-                elif not parts and (has_determiner or following == "of"):
-                    parts.append(j)
-                    j += 1
-                    break
-                else:
-                    break
-                j += 1
-                continue
-            if (
-                word in words.ORDINALS
-                and not parts
-                and is_content(following)
-                and (word, following) != ("first", "aid")
+        )
+        if word in words.DEMONSTRATIVES and not determines:
+            return Noun("", i, is_object=False, pronoun="this"), i + 1
+        return None
+
+    def _read_determiner(self, phrase: _Phrase) -> bool:
+        """Read an article, quantifier, ordinal or number before the name, up to its last word.
+
+        Return False if none of them is here.
+        """
+        j = phrase.at
+        word, following = self.at(j), self.at(j + 1)
+        if word in words.ARTICLES or word in words.DEMONSTRATIVES or word in words.POSSESSIVES:
+            phrase.has_determiner = True
+            phrase.many |= word in ("these", "those")
+        elif word in words.QUANTIFIERS or (word in words.LOTS and following == "of"):
+            phrase.has_determiner = True
+            phrase.many |= word in words.SEVERAL
+            if word in ("all", "every", "each", "both"):
+                phrase.which, phrase.has_both = "all", word == "both"
+        elif word in words.ORDINALS and (following, self.at(j + 2)) == ("to", "last"):
+            phrase.which, phrase.rank, phrase.has_determiner = "last", words.ORDINALS[word], True
+            phrase.at += 2
+        elif word == "last" and (following, self.at(j + 2)) == ("but", "one"):
+            phrase.which, phrase.rank, phrase.has_determiner = "last", 2, True
+            phrase.at += 2
+        elif word in words.ORDINALS and (word, following) != ("first", "aid"):
+            if not (
+                phrase.has_determiner or is_content(following) or following in ("one", "from")
             ):
-                rank = words.ORDINALS[word]  # "the left second cup"
-                j += 1
-                continue
-            if parts and self.amount(j):
-                break
-            if word in ("one", "ones"):
-                if parts:
-                    parts.append(j)
-                    j += 1
-                elif (
-                    which
-                    or rank
-                    or has_determiner
-                    or following in words.PREPOSITIONS | {"that": None}
-                ):
-                    return Noun("", i, which, rank, many, is_object=False, pronoun="one"), j + 1
-                break
-            if word in words.NUMBERS and not parts:
-                many |= word != "one"
-                j += 1
-                continue
-            if word in ("most", "more", "less") or (
-                word in words.DEGREES and is_content(following)
-            ):
-                j += 1
-                continue
-            if word in ("and", ",", "or", "&") and parts and self._joins_adjectives(j):
-                parts.append(j)
-                j += 1
-                continue
-            if word in _WAYS and not (
-                _is_name(following)
-                and following not in OPENERS
-                and (has_determiner or parts)
-                and not (parts and word not in ("flat", "straight", "home"))
-            ):
-                break
-            if parts and self._describes_after(j):
-                break
-            if is_adverb(word) and _is_name(following) and not parts:
-                parts.append(j)
-                j += 1
-                continue
-            if word in words.DESCRIBING and has_determiner and is_content(following):
-                parts.append(j)
-                j += 1
-                continue
-            is_name_part = (word, following) == ("first", "aid") or (
+                return False
+            phrase.rank = words.ORDINALS[word]
+        elif word in ("next", "very", "same", "only") and phrase.has_determiner:
+            pass
+        elif word == "of" and j > phrase.start:
+            phrase.has_determiner = True
+        elif word in words.NUMBERS or DIGITS.fullmatch(word):
+            counts = is_content(following) or following in words.SELECTORS or following == "of"
+            if word == "one" and not counts:
+                return False
+            phrase.many |= word not in ("one", "1")
+            phrase.has_determiner = True
+        else:
+            return False
+        return True
+
+    def _read_part(self, phrase: _Phrase) -> bool:
+        """Read a word of the name, or what selects the object; return False at the phrase's end.
+
+        Sets phrase.result where the rest of the phrase is read, too.
+        """
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        if word in ("top", "bottom") and following in _ONE and not phrase.parts:
+            return phrase.end_as_one(word, phrase.at + 2)
+        if word in words.SELECTORS or word in words.KEPT_SELECTORS:
+            return self._read_selector(phrase)
+        if self._is_second_ordinal(phrase):
+            phrase.rank = words.ORDINALS[word]
+            return phrase.skip()
+        if phrase.parts and self.amount(phrase.at):
+            return False
+        if word in _ONE:
+            return self._read_one(phrase)
+        if word in words.NUMBERS and not phrase.parts:
+            phrase.many |= word != "one"
+            return phrase.skip()
+        if word in ("most", "more", "less") or (word in words.DEGREES and is_content(following)):
+            return phrase.skip()
+        if word in _JOINTS and phrase.parts and self._joins_adjectives(phrase.at):
+            return phrase.take()
+        if self._is_way(phrase) or (phrase.parts and self._describes_after(phrase.at)):
+            return False
+        if self._is_adjective(phrase):
+            return phrase.take()
+        if not is_content(word) and not self._is_name_part(phrase):
+            return False
+        if phrase.parts and self._is_verb_after(phrase.at):
+            return False
+        if self.amount(phrase.at) and not (DIGITS.fullmatch(word) and not phrase.parts):
+            return False
+        return phrase.take()
+
+    def _read_selector(self, phrase: _Phrase) -> bool:
+        """Read a word such as "left" or "largest": it selects, or it belongs to the name.
+
+        Return False at the phrase's end.
+        """
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        describes = (
+            (is_content(following) and following not in _PLAIN_DIRECTIONS)
+            or following in _ONE
+            or following in words.NUMBERS
+        )
+        if describes and word in words.KEPT_SELECTORS and following not in _ONE:
+            phrase.take()
+            if following in words.SELECTORS and following not in words.KEPT_SELECTORS:
+                phrase.which = phrase.which or words.SELECTORS[following]
+                phrase.skip()
+            return True
+        if describes and word in ("front", "back", "rear") and following in words.BUILT:
+            return phrase.take()
+        is_selector = word in words.SELECTORS
+        if describes and is_selector and (not phrase.parts or word in words.AFTER_NAMES):
+            if not (word in ("far", "near") and following in words.SELECTORS):
+                phrase.which = words.SELECTORS[word]
+            return phrase.skip()
+        if following == "of" and word in words.COMPARED:
+            phrase.which = words.SELECTORS[word]
+            return self._read_compared(phrase)
+        if phrase.has_determiner and not phrase.parts and is_selector and following != "of":
+            return phrase.end_as_one(words.SELECTORS[word], phrase.at + 1)
+        if not phrase.parts and (phrase.has_determiner or following == "of"):
+            phrase.take()  # "the front of the shelf"
+        return False
+
+    def _read_compared(self, phrase: _Phrase) -> bool:
+        """Read what "the largest of" chooses from; return False, as the phrase ends with it."""
+        inner, after = self.noun(phrase.at + 2, phrase.end)
+        if inner is not None and inner.text:
+            inner.which, inner.rank = phrase.which, phrase.rank
+            phrase.result = inner, after
+        else:
+            inner = Noun(
+                "", phrase.start, phrase.which, phrase.rank, is_object=False, pronoun="one"
+            )
+            phrase.result = inner, after
+        return False
+
+    def _read_one(self, phrase: _Phrase) -> bool:
+        """Read "one" as the name's last word or as a pronoun; return False, the phrase's end."""
+        is_selected = phrase.which or phrase.rank or phrase.has_determiner
+        following = self.at(phrase.at + 1)
+        if phrase.parts:
+            phrase.take()
+        elif is_selected or following in words.PREPOSITIONS or following == "that":
+            phrase.end_as_one(phrase.which, phrase.at + 1)
+        return False
+
+    def _is_second_ordinal(self, phrase: _Phrase) -> bool:
+        """Tell whether an ordinal after a selector is here: "the left second cup"."""
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        return (
+            word in words.ORDINALS
+            and not phrase.parts
+            and is_content(following)
+            and (word, following) != ("first", "aid")
+        )
+
+    def _is_way(self, phrase: _Phrase) -> bool:
+        """Tell whether a direction is here that is not part of a name, such as "flat box"."""
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        begins_name = (
+            _is_name(following)
+            and following not in OPENERS
+            and (phrase.has_determiner or bool(phrase.parts))
+            and not (phrase.parts and word not in ("flat", "straight", "home"))
+        )
+        return word in _WAYS and not begins_name
+
+    def _is_adjective(self, phrase: _Phrase) -> bool:
+        """Tell whether a word that is no name by itself describes the word after it."""
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        if is_adverb(word) and _is_name(following) and not phrase.parts:
+            return True
+        return word in words.DESCRIBING and phrase.has_determiner and is_content(following)
+
+    def _is_name_part(self, phrase: _Phrase) -> bool:
+        """Tell whether a function word belongs to a name here: "first aid kit", "vitamin A"."""
+        word, following = self.at(phrase.at), self.at(phrase.at + 1)
+        has_parts = bool(phrase.parts)
+        return (
+            (word, following) == ("first", "aid")
+            or (
                 word in words.FILLERS
-                and has_determiner
-                and not parts
+                and phrase.has_determiner
+                and not has_parts
                 and not is_content(following)
             )
-            is_name_part |= word in ("half", "whole") and bool(parts)
-            is_name_part |= (
-                word == "well" and is_content(following) and self.at(j - 1) in words.PREPOSITIONS
+            or (word in ("half", "whole") and has_parts)
+            or (
+                word == "well"
+                and is_content(following)
+                and self.at(phrase.at - 1) in words.PREPOSITIONS
             )
-            is_name_part |= (
-                self.surface_forms[j] == "A" and bool(parts) and not is_content(following)
-            )
-            if not is_content(word) and not is_name_part:
-                break
-            if parts and word in words.MOVING_FORMS:
-                break
-            if parts and word in words.VERBS and self._verb_after_noun(j):
-                break
-            if (
-                parts
-                and word in words.VERBS - words.NOUN_TOO
-                and following in ("up", "down", "away")
-            ):
-                break
-            if self.amount(j) and not (DIGITS.fullmatch(word) and not parts):
-                break
-            parts.append(j)
-            j += 1
+            or (self.surface_forms[phrase.at] == "A" and has_parts and not is_content(following))
+        )
+
+    def _is_verb_after(self, i: int) -> bool:
+        """Tell whether a word after a name is a verb, which ends the phrase."""
+        word, following = self.at(i), self.at(i + 1)
+        if word in words.MOVING_FORMS or (word in words.VERBS and self._verb_after_noun(i)):
+            return True
+        return word in words.VERBS - words.NOUN_TOO and following in ("up", "down", "away")
+
+    def _complete(self, phrase: _Phrase) -> tuple[Noun | None, int]:
+        """Make the noun of the words read, with what follows it after "of"."""
+        parts = phrase.parts
         while len(parts) > 1 and (
-            self.at(parts[-1]) in words.STATES or self.at(parts[-1]) in ("and", ",", "or", "&")
+            self.at(parts[-1]) in words.STATES or self.at(parts[-1]) in _JOINTS
         ):
             parts.pop()
         if not parts:
-            if which or rank or (has_determiner and j > i):
-                return Noun(
-                    "", i, which, rank, many, is_object=False, pronoun="one" if rank else "them"
-                ), j
-            return None, i
-        if all(self.at(k) in words.DAYS for k in parts):
-            return Noun("", i, is_object=False), j
-        if which == "all" and self.at(parts[0]) in words.TIMES:
-            return Noun("", i, is_object=False), j
+            return self._without_name(phrase)
+        is_time = phrase.which == "all" and self.at(parts[0]) in words.TIMES
+        if is_time or all(self.at(k) in words.DAYS for k in parts):
+            return Noun("", phrase.start, is_object=False), phrase.at
+        phrase.text = self._text(parts)
+        if self.at(phrase.at) == "of" and phrase.at < phrase.limit:
+            whole = self._read_whole(phrase)
+            if whole is not None:
+                return whole
         head = self.at(parts[-1])
-        text = self._text(parts)
-        if self.at(j) == "of" and j < limit:
-            if len(parts) == 1 and head in words.PARTS_SAID:
-                inner, after = self.noun(j + 1, end)
-                if inner is not None and inner.text:
-                    return inner, after
-            if head in words.LOTS or head in (
-                "some",
-                "rest",
-                "remainder",
-                "one",
-                "each",
-                "half",
-                "third",
-            ):
-                inner, after = self.noun(j + 1, end)
-                if inner is not None:
-                    inner.many = True
-                    if head in ("rest", "remainder") and not inner.which:
-                        inner.which = "other"
-                    return inner, after
-                return Noun("", i, is_object=False), j
-            inner, after = self.noun(j + 1, end)
-            if inner is not None and (inner.text or inner.pronoun):
-                if inner.text:
-                    text = f"{text} {' '.join(self.surface_forms[j:after])}"
-                j = after
-        if head in words.NEVER_THINGS and self.at(j) == "to" and self.at(j + 1) in words.VERBS:
-            j += 2  # "something to drink"
-        is_object = not (
-            head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS)
-        )
-        if head in ("gripper", "grippers") or (
-            any(self.at(k) in words.BODY for k in parts)
-            and all(self.at(k) in words.BODY or self.at(k) in words.BODY_WORDS for k in parts)
-        ):
-            is_object = False
-        many |= head.endswith("s") and not head.endswith(words.SINGULAR_S)
+        if head in words.NEVER_THINGS and self._is_pair(phrase.at, ("to",), words.VERBS):
+            phrase.at += 2  # "something to drink"
         return Noun(
-            text, i, which, rank, many, is_object, is_nothing=head == "nothing", has_both=has_both
-        ), j
+            phrase.text,
+            phrase.start,
+            phrase.which,
+            phrase.rank,
+            phrase.many or (head.endswith("s") and not head.endswith(words.SINGULAR_S)),
+            self._is_object(parts),
+            is_nothing=head == "nothing",
+            has_both=phrase.has_both,
+        ), phrase.at
+
+    @staticmethod
+    def _without_name(phrase: _Phrase) -> tuple[Noun | None, int]:
+        """Make a pronoun of determiners alone, "the second"; None without any."""
+        has_words = phrase.has_determiner and phrase.at > phrase.start
+        if not (phrase.which or phrase.rank or has_words):
+            return None, phrase.start
+        return Noun(
+            "",
+            phrase.start,
+            phrase.which,
+            phrase.rank,
+            phrase.many,
+            is_object=False,
+            pronoun="one" if phrase.rank else "them",
+        ), phrase.at
+
+    def _read_whole(self, phrase: _Phrase) -> tuple[Noun, int] | None:
+        """Read the noun after "of": it is the object, or it extends the phrase's text.
+
+        Return the object in "the top of the box" or "two of the cups", else None.
+        """
+        head = self.at(phrase.parts[-1])
+        inner, after = self.noun(phrase.at + 1, phrase.end)
+        is_part = len(phrase.parts) == 1 and head in words.PARTS_SAID
+        if is_part and inner is not None and inner.text:
+            return inner, after
+        if head in words.LOTS or head in _AMOUNTS_OF:
+            if inner is None:
+                return Noun("", phrase.start, is_object=False), phrase.at
+            inner.many = True
+            if head in ("rest", "remainder") and not inner.which:
+                inner.which = "other"
+            return inner, after
+        if inner is not None and (inner.text or inner.pronoun):
+            if inner.text:
+                of_text = " ".join(self.surface_forms[phrase.at : after])
+                phrase.text = f"{phrase.text} {of_text}"
+            phrase.at = after
+        return None
+
+    def _is_object(self, parts: list[int]) -> bool:
+        """Tell whether a name is an object's: not "something", the gripper or a body's part."""
+        head = self.at(parts[-1])
+        if head in words.EMPTY_NOUNS and (len(parts) == 1 or head in words.NEVER_THINGS):
+            return False
+        names = [self.at(k) for k in parts]
+        is_body = any(name in words.BODY for name in names) and all(
+            name in words.BODY or name in words.BODY_WORDS for name in names
+        )
+        return head not in ("gripper", "grippers") and not is_body
 
     def _text(self, parts: list[int]) -> str:
         return " ".join(self.surface_forms[k] for k in parts).replace(" ,", "")

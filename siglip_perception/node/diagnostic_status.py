@@ -23,6 +23,12 @@ MAX_PERIOD = 2.0
 # Corrupt frames in a row that make an error out of a warning.
 MAX_CORRUPT = 5
 
+UPSIDE_DOWN = (
+    "the surface in view recedes towards the bottom of the picture, as if the camera were upside"
+    " down: turn picture, depth and camera info by 180 degrees, or their rows over (a camera that"
+    " looks up at a ceiling is told, too)"
+)
+
 Values = Sequence[tuple[str, str]]
 
 
@@ -75,6 +81,8 @@ def camera_status(
     depth = view.depth
     if depth is not None and depth.failed_at is not None and now - depth.failed_at <= DROP_SECONDS:
         problems.append((Level.WARN, f"depth_{depth.reason}", depth.text))
+    if depth is not None and depth.uprightness == "upside down":
+        problems.append((Level.WARN, "upside_down", UPSIDE_DOWN))
     problems += [
         (Level.WARN, f"pixels_{alarm.kind}", alarm.text) for alarm in view.pixel_alarms or ()
     ]
@@ -126,6 +134,7 @@ def _count_values(view: CameraView) -> Values:
         values.append(("pixels", texts or "as in the training set"))
     if view.depth is not None:
         values += [(f"depth.{name}", str(n)) for name, n in sorted(view.depth.counts.items())]
+        values.append(("picture_is", view.depth.uprightness))
     return values
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +18,7 @@ from siglip_perception.language.instruction import from_phrases
 from siglip_perception.node.pipeline_loader import Loader
 from siglip_perception.stream.accounting import Clock
 from siglip_perception.stream.camera_stream import PendingFrame
-from siglip_perception.stream.content import CameraJoin, JoinedTokens
+from siglip_perception.stream.content import CameraJoin, HistoryJoin, JoinedTokens
 from siglip_perception.stream.instruction import CurrentInstruction, InstructionState
 from siglip_perception.types import Frame, Grounding, Task
 from siglip_perception.util.oom import (
@@ -108,6 +108,7 @@ class FrameProcessor:
         self._instruction = CurrentInstruction(self._report_exception, clock)
         self._pipeline: Pipeline | None = None
         self._pixel_reference: PixelReference | None = None
+        self._history = HistoryJoin(1)
         self._not_finite = 0
         self._failures = 0
         self._out_of_memory: deque[float] = deque(maxlen=MAX_OUT_OF_MEMORY)
@@ -143,6 +144,7 @@ class FrameProcessor:
         )
         pipeline = self._load(settings)
         self._pipeline = pipeline
+        self._history = HistoryJoin.of(pipeline)
         self._not_finite = self._failures = 0
         self._set_model_state(
             ModelState(
@@ -195,7 +197,7 @@ class FrameProcessor:
         if must_join and not self._publish_joined(results, len(batch)):
             return
         for pending, frame, result in results:
-            self._publish(pending, frame, result, settings)
+            self._publish(pending, frame, result, settings, is_joined=must_join)
 
     def _decode(self, pending: PendingFrame, settings: Settings) -> Frame | None:
         """Decode a message; None if the frame was dropped."""
@@ -221,7 +223,8 @@ class FrameProcessor:
                 assert result.tokens is not None
                 tokens = join.add(pending.camera, pending.message.header, result.tokens)
             assert tokens is not None
-            is_published = self._outputs.publish_joined(tokens)
+            grid = self._history.add("", tokens.grid, self._episode(batch))
+            is_published = self._outputs.publish_joined(replace(tokens, grid=grid))
         except Exception as error:  # noqa: BLE001 - the next frames may be published again
             heading = "joined tokens could not be published"
             out_of_memory = [self._drop(pending, error, heading) for pending in batch]
@@ -233,10 +236,24 @@ class FrameProcessor:
                 pending.ticket.drop("inactive")
         return is_published
 
+    def _episode(self, batch: Sequence[PendingFrame]) -> Hashable:
+        """Return the identity of the run that a history of frames belongs to."""
+        number = self._instruction.state.instruction_id
+        return number, tuple(pending.stream.episode for pending in batch)
+
     def _publish(
-        self, pending: PendingFrame, frame: Frame, result: Result, settings: Settings
+        self,
+        pending: PendingFrame,
+        frame: Frame,
+        result: Result,
+        settings: Settings,
+        *,
+        is_joined: bool,
     ) -> None:
         try:
+            if result.tokens is not None and not is_joined:
+                tokens = self._history.add(pending.camera, result.tokens, self._episode([pending]))
+                result = replace(result, tokens=tokens)
             is_published = self._outputs.publish(pending, result, settings.publish_mask)
         except Exception as error:  # noqa: BLE001 - the next frame may be published again
             if self._drop(pending, error, "a frame's results could not be published"):

@@ -172,7 +172,7 @@ class PerceptionNode(ManagedNode):
 
     def _configure(self) -> None:
         settings = self._settings.get()
-        self.get_logger().info(f"loading the model {settings.model!a}")
+        self.get_logger().info(f"loading the model {settings.selection.model!a}")
         self._load(settings)
         self._joins_tokens = self._processor.joins and len(settings.cameras) > 1
         self._outputs.create(settings.cameras, joins_tokens=self._joins_tokens)
@@ -190,8 +190,8 @@ class PerceptionNode(ManagedNode):
             self._worker.call(self._processor.load, timeout)
         except WorkerTimeoutError as error:
             raise PerceptionError(
-                f"loading the model {settings.model!a} took longer than {timeout:g} s, while"
-                f" {step_of(error.modules)}: give it more time with load_timeout, or another"
+                f"loading the model {settings.selection.model!a} took longer than {timeout:g} s,"
+                f" while {step_of(error.modules)}: give it more time with load_timeout, or another"
                 " model; to try again, restart the node."
             ) from error
 

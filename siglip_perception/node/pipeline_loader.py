@@ -39,18 +39,12 @@ def load_pipeline(settings: Settings) -> Pipeline:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     return Pipeline.load(
+        settings.selection,
         PipelineOptions(
-            model=settings.model,
-            contract=settings.contract,
-            backend=settings.backend,
-            device=settings.device,
-            precision=settings.precision,
             threshold=settings.score_threshold,
             max_objects=settings.max_objects,
             windows=settings.windows,
             tokens_dtype=settings.tokens_dtype,
-            grounding_model=settings.grounding_model,
-            grounding_contract=settings.grounding_contract,
             background=True,
-        )
+        ),
     )

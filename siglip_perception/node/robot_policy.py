@@ -14,6 +14,7 @@ import sys
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from siglip_perception.node.robot_messages import (
 from siglip_perception.robot.arm import REST, Pose
 from siglip_perception.robot.observe import CameraModel, sighting
 from siglip_perception.robot.policy import PickAndPlace, View
+from siglip_perception.robot.referee import Status
 from siglip_perception.stream.stamp_check import stamp_ns
 
 PERIOD_S = 0.05
@@ -72,6 +74,10 @@ class RobotPolicy(Node):  # type: ignore[misc]
 
     def _on_episode(self, message: String) -> None:
         order = json.loads(message.data)
+        if not order["instruction"]:
+            # Called back: nothing is to be done until the next one.
+            self._episode, self._view = None, None
+            return
         is_new = self._episode is None or order["number"] != self._episode["number"]
         self._episode = order
         if is_new:
@@ -145,16 +151,16 @@ class RobotPolicy(Node):  # type: ignore[misc]
         command = self._policy.act(now.nanoseconds / 1e9, self._view, self._gripper)
         self._goal.publish(pose_message(command.pose, now.to_msg()))
         self._opening.publish(Float64(data=command.opening))
-        status = {
-            "number": self._episode["number"],
-            "instruction": self._episode["instruction"],
-            "step": self._policy.step.value,
-            "waiting": self._policy.is_waiting,
-            "found": self._has_both,
-            "latency_ms": self._latency_ms,
-        }
+        status = Status(
+            number=self._episode["number"],
+            instruction=self._episode["instruction"],
+            step=self._policy.step.value,
+            has_both=self._has_both,
+            captured=None if self._view is None else self._view.stamp,
+            latency_ms=self._latency_ms,
+        )
         self._latency_ms = None
-        self._status.publish(String(data=json.dumps(status)))
+        self._status.publish(String(data=json.dumps(asdict(status))))
 
 
 def main() -> int:

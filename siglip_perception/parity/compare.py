@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import PerceptionError
 from siglip_perception.parity.reference import reference_of, reference_tokens
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame, UInt8Array
 
 # By precision: maximum error relative to the tokens' RMS, and minimum cosine of a token. In fp32
@@ -64,7 +65,7 @@ def compare(
     Raises PerceptionError if the reference's library is not installed.
     """
     pipeline = Pipeline.load(
-        PipelineOptions(model=str(model), contract=name, device="cpu", precision=precision)
+        ModelSelection(str(model), contract=name, device="cpu", precision=precision)
     )
     contract = pipeline.contract  # normalizing as the checkpoint does, where it says so
     kind = reference_of(contract)
@@ -79,7 +80,9 @@ def compare(
     start = time.perf_counter()
     reference_output = reference_tokens(contract, model, images)
     reference_seconds = time.perf_counter() - start
-    error, cosine = differences(torch.stack(pipeline_output), reference_output)
+    # An image's crops are rows of its tokens here, and images of their own there.
+    actual = torch.cat(pipeline_output).reshape(reference_output.shape)
+    error, cosine = differences(actual, reference_output)
     return Comparison(
         contract.name,
         kind,

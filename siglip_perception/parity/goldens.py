@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from siglip_perception import contracts
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.errors import PerceptionError
+from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.squares import SquareSpec, to_square
 from siglip_perception.parity.golden_pictures import WHOLE, lattice, pictures
 from siglip_perception.types import FloatArray, UInt8Array
@@ -86,6 +88,9 @@ def load(name: str) -> Golden:
     return Golden(**about, squares=arrays)
 
 
+CROPS = "/crops"
+"""End of the name under which a golden keeps a picture's crops, [n, S, S, 3] or their lattices."""
+
 _pictures = lru_cache(maxsize=1)(pictures)
 
 
@@ -95,9 +100,17 @@ def check_pixels(name: str) -> PixelCheck:
     square = SquareSpec.of(contract, contract.encoders[0])
     sources = _pictures()
     worst, where, differing, count = 0.0, "", 0, 0
+    plan = CropPlan.of(contract)
     for picture, expected in golden.squares.items():
-        pixels: Any = to_square(sources[picture], square)
-        actual = pixels if picture == WHOLE else lattice(pixels)
+        source = sources[picture.removesuffix(CROPS)]
+        if picture.endswith(CROPS):
+            assert plan is not None
+            pixels: Any = [to_square(crop, square) for crop in plan.views(source)[1:]]
+        else:
+            pixels = [to_square(source, square)]
+        if not picture.startswith(WHOLE):
+            pixels = [lattice(each) for each in pixels]
+        actual = np.stack(pixels) if picture.endswith(CROPS) else pixels[0]
         if actual.shape != expected.shape:
             raise PerceptionError(
                 f"The contract {name} gives {list(actual.shape)} of the picture {picture}, and its"
@@ -113,15 +126,21 @@ def check_pixels(name: str) -> PixelCheck:
 
 
 def golden_pixels(contract: Contract) -> tuple[UInt8Array, dict[str, FloatArray]]:
-    """Return a picture, and what each encoder was fed for it by the policy's code, normalized."""
-    square = load(contract.name).squares[WHOLE].astype(np.float32)
-    planes = square.transpose(2, 0, 1) / np.float32(255)
+    """Return a picture, and what each encoder was fed for it by the policy's code, normalized.
+
+    float32 [V, 3, S, S]: the whole image, then its crops if the contract has some.
+    """
+    squares = load(contract.name).squares
+    whole = squares[WHOLE].astype(np.float32)[None]
+    crops = squares.get(f"{WHOLE}{CROPS}", np.zeros((0, *whole.shape[1:]), np.uint8))
+    levels = np.concatenate([whole, crops.astype(np.float32)])
+    planes = levels.transpose(0, 3, 1, 2) / np.float32(255)
     fed: dict[str, FloatArray] = {}
     for spec in contract.encoders:
         mean, std = (
             np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (spec.mean, spec.std)
         )
-        fed[spec.name] = (planes - mean) / std
+        fed[spec.name] = ((planes - mean) / std).astype(np.float32)
     return _pictures()[WHOLE], fed
 
 
@@ -132,11 +151,11 @@ def check_tokens(name: str, folder: Path) -> float:
     keep the contract.
     """
     from siglip_perception.parity.reference import encode, regroup
-    from siglip_perception.pipeline import Pipeline, PipelineOptions
+    from siglip_perception.pipeline import Pipeline
     from siglip_perception.types import Frame
 
     pipeline = Pipeline.load(
-        PipelineOptions(model=str(folder), contract=name, device="cpu", precision="fp32")
+        ModelSelection(str(folder), contract=name, device="cpu", precision="fp32")
     )
     contract = pipeline.contract
     picture, fed = golden_pixels(contract)
@@ -145,9 +164,9 @@ def check_tokens(name: str, folder: Path) -> float:
     actual = torch.from_numpy(grid.data).double()
     del pipeline, grid  # at real size both at once take gigabytes
     parts = [
-        encode(contract, spec, folder, torch.from_numpy(fed[spec.name])[None])
+        encode(contract, spec, folder, torch.from_numpy(fed[spec.name]))
         for spec in contract.encoders
     ]
-    expected = regroup(contract, torch.cat(parts, dim=-1))[0].double()
+    expected = regroup(contract, torch.cat(parts, dim=-1)).flatten(0, 1).double()
     error = (actual - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     return float(error)

@@ -29,6 +29,7 @@ from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.contracts.steps import Pool, block_side
 from siglip_perception.errors import PerceptionError
+from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.squares import Pixels, SquareSpec, to_square
 from siglip_perception.parity.timm_models import create_model, import_timm
 from siglip_perception.types import UInt8Array
@@ -50,7 +51,13 @@ def need_reference(contract: Contract) -> None:
 
 @torch.inference_mode()
 def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) -> Tensor:
-    """Compute tokens, float32 [B, N, dim], with the reference's code and the folder's weights."""
+    """Compute tokens, float32 [B, N, dim], with the reference's code and the folder's weights.
+
+    B: images, each followed by its crops if the contract has some.
+    """
+    plan = CropPlan.of(contract)
+    if plan is not None:
+        images = [view for image in images for view in plan.views(image)]
     parts = []
     for spec in contract.encoders:
         pixels = torch.stack([_pixels(image, contract, spec) for image in images])

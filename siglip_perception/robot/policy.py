@@ -65,8 +65,9 @@ class Command:
 
 
 class Step(Enum):
-    """Steps of a pick and place, in order."""
+    """Steps of a pick and place, in order; BACK only where a new order came in mid-motion."""
 
+    BACK = "put back"
     LOOK = "look"
     ABOVE = "move above"
     DOWN = "move down"
@@ -91,6 +92,7 @@ class PickAndPlace:
         self._seen: list[tuple[Sighting, Sighting]] = []
         self._target: Sighting | None = None
         self._place: Sighting | None = None
+        self._way_back: list[Command] = []
         self._command = Command(REST, OPEN_M)
 
     def act(self, now: float, view: View | None, pose: Pose) -> Command:
@@ -112,11 +114,27 @@ class PickAndPlace:
         return self._command
 
     def _restart(self, instruction_id: int, now: float) -> None:
-        """Begin anew; let go of what is held where the arm is, from a small height."""
+        """Begin anew; what is held is first put back where it was taken, where there is room."""
         self._instruction, self._started, self._since = instruction_id, now, now
         self._seen.clear()
-        self.step = Step.LOOK
-        self._command = Command(REST, OPEN_M)
+        self._way_back = self._retrace()
+        self.step = Step.BACK if self._way_back else Step.LOOK
+        self._command = self._way_back[0] if self._way_back else Command(REST, OPEN_M)
+
+    def _retrace(self) -> list[Command]:
+        """Commands that leave nothing in the hand, and the hand above what stands around it."""
+        if self.step is Step.BACK:
+            return self._way_back
+        if self._target is None or self._place is None:
+            return []
+        goals = _goals(self._target, self._place)
+        rise = replace(goals[Step.ABOVE], opening=OPEN_M)
+        if self.step in (Step.CLOSE, Step.LIFT, Step.CARRY, Step.LOWER):
+            down = replace(goals[Step.CLOSE], opening=OPEN_M)
+            return [goals[Step.LIFT], goals[Step.CLOSE], down, rise]
+        if self.step is Step.DOWN:
+            return [rise]
+        return [goals[Step.RETREAT]] if self.step in (Step.OPEN, Step.RETREAT) else []
 
     def _advance(self, now: float, view: View, pose: Pose) -> None:
         if self.step is Step.LOOK:
@@ -124,19 +142,30 @@ class PickAndPlace:
             return
         if self.step is Step.DONE or self._target is None or self._place is None:
             return
-        self._command = _goals(self._target, self._place)[self.step]
-        timed = {Step.CLOSE: _CLOSE_S, Step.OPEN: _CLOSE_S}
-        waited = now - self._since
-        if self.step in timed:
-            arrived = waited > timed[self.step]
+        if self.step is Step.BACK:
+            self._command = self._way_back[0]
         else:
-            arrived = _is_near(pose, self._command.pose) or waited > _GIVE_UP_S
-        if arrived:
-            order = list(Step)
-            self.step = order[order.index(self.step) + 1]
-            self._since = now
-            if self.step is Step.DONE:
-                self._command = Command(REST, OPEN_M)
+            self._command = _goals(self._target, self._place)[self.step]
+        if not self._has_arrived(now, pose):
+            return
+        self._since = now
+        if self.step is Step.BACK:
+            self._way_back = self._way_back[1:]
+            if self._way_back:
+                return
+        order = list(Step)
+        self.step = order[order.index(self.step) + 1]
+        if self.step in (Step.LOOK, Step.DONE):
+            self._command = Command(REST, OPEN_M)
+
+    def _has_arrived(self, now: float, pose: Pose) -> bool:
+        waited = now - self._since
+        if self.step in (Step.CLOSE, Step.OPEN):
+            return waited > _CLOSE_S
+        # The fingers take as long on the way back; the other ways back are longer anyway.
+        if self.step is Step.BACK and waited <= _CLOSE_S:
+            return False
+        return _is_near(pose, self._command.pose) or waited > _GIVE_UP_S
 
     def _look(self, now: float, view: View) -> None:
         targets = [s for s in view.sightings if not s.is_place]

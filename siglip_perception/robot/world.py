@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from siglip_perception.robot.arm import (
@@ -218,6 +219,24 @@ class World:
             float(max(high[0] - low[0], high[1] - low[1])) / 2,
             float(high[2] - low[2]),
         )
+
+    def is_flying(self, index: int) -> bool:
+        """Tell whether nothing holds or carries a thing: it touches nothing."""
+        body = self._model.body(f"thing{index}").id
+        geoms = self._data.contact.geom
+        return not bool((self._model.geom_bodyid[geoms] == body).any())
+
+    def outline(self, index: int) -> np.ndarray:
+        """Outline of a thing in the robot's camera, as if nothing hid it: int32 [n, 2], pixels."""
+        body = self._data.body(f"thing{index}")
+        points = self._shapes[index].vertices() @ body.xmat.reshape(3, 3).T + body.xpos
+        rotation, position = optical_frame()
+        seen = (points - position) @ rotation
+        focal = self.focal_length()
+        center = np.array([self._width, self._height]) / 2 - 0.5
+        pixels = focal * seen[:, :2] / seen[:, 2:] + center
+        hull: np.ndarray = cv2.convexHull(np.rint(pixels).astype(np.int32))[:, 0]
+        return hull
 
     def long_axis(self, index: int) -> tuple[float, float]:
         """Yaw of a thing's long axis in radians, and its width across that axis in meters."""

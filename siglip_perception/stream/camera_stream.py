@@ -137,6 +137,12 @@ class CameraStream:
             return self._epoch
 
     @property
+    def episode(self) -> tuple[int, float | None]:
+        """Identity of a run of frames that belong together: since activation, without a jump."""
+        with self._lock:
+            return self._epoch, self._active_since
+
+    @property
     def jump(self) -> str:
         """Description of the last jump back in time."""
         with self._lock:

@@ -1,13 +1,18 @@
-"""Content of the output messages: one camera's objects, and several cameras' joined tokens."""
+"""Content of the output messages: a camera's objects; tokens joined over cameras and frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siglip_perception.messages.wire import MessageTypes, objects_message, tokens_message
 from siglip_perception.types import Grounding, TokenGrid, join
+
+if TYPE_CHECKING:
+    # Imports PyTorch, which takes seconds.
+    from siglip_perception.pipeline import Pipeline
 
 
 def published_objects(
@@ -56,3 +61,44 @@ class CameraJoin:
         headers = [header for header, _ in entries]
         oldest = min(headers, key=lambda header: (header.stamp.sec, header.stamp.nanosec))
         return JoinedTokens(oldest.stamp, headers[0].frame_id, join([grid for _, grid in entries]))
+
+
+class HistoryJoin:
+    """Joins each sequence of tokens with those of the frames before, as the contract says."""
+
+    def __init__(self, length: int, before_first: TokenGrid | None = None) -> None:
+        """Create an empty history.
+
+        length: frames of a sequence. before_first: one camera's tokens that stand for the frames
+        before the first one; None: the first frame's own.
+        """
+        self._length = length
+        self._before_first = before_first
+        self._frames: dict[str, deque[TokenGrid]] = {}
+        self._episodes: dict[str, Hashable] = {}
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> HistoryJoin:
+        contract = pipeline.contract
+        has_mean = contract.history > 1 and contract.history_start == "mean"
+        return cls(contract.history, pipeline.mean_color_tokens() if has_mean else None)
+
+    def add(self, camera: str, grid: TokenGrid, episode: Hashable) -> TokenGrid:
+        """Add the newest tokens; return them behind those of the frames before, the oldest first.
+
+        camera: its name; "" for all cameras' joined tokens.
+        episode: another one than the last, such as a new instruction or a jump in time, begins
+        with an empty history, as the policy's own run does.
+        The pixels' fingerprint stays the newest frame's.
+        """
+        if self._length == 1:
+            return grid
+        frames = self._frames.get(camera)
+        if frames is None or self._episodes[camera] != episode:
+            start = grid
+            if self._before_first is not None:
+                start = join([self._before_first] * (grid.rows // self._before_first.rows))
+            frames = deque([start] * (self._length - 1), maxlen=self._length)
+            self._frames[camera], self._episodes[camera] = frames, episode
+        frames.append(grid)
+        return replace(join(list(frames)), pixel_fingerprint=grid.pixel_fingerprint)

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from siglip_perception.grounding.camera_roll import Uprightness, uprightness
 from siglip_perception.grounding.depth import DepthError, depth_of
 from siglip_perception.stream.stamp_check import stamp_ns
 from siglip_perception.types import Depth
 
+# One depth image in so many is looked at for which way up it is, and so many of these in a row
+# have to agree: a moving arm's camera, or a hand before it, is not told.
+_UPRIGHT_EVERY, _UPRIGHT_AGREE = 10, 3
 # Depth images that wait, undecoded, for their color image.
 _QUEUE_SIZE = 16
 
@@ -24,12 +28,14 @@ class DepthView:
     counts: `used`, or why there was none: `missing`, `info`, `size`, `encoding`, `malformed`,
         `empty`.
     reason, text: of the last failure. failed_at: its time in monotonic seconds; None: never.
+    uprightness: which way up the picture is, by the surface that fills it.
     """
 
     counts: Mapping[str, int]
     reason: str
     text: str
     failed_at: float | None
+    uprightness: Uprightness = "unknown"
 
 
 class DepthFeed:
@@ -43,6 +49,8 @@ class DepthFeed:
         self._counts: Counter[str] = Counter()
         self._reason = self._text = ""
         self._failed_at: float | None = None
+        self._uprightness: Uprightness = "unknown"
+        self._votes: deque[Uprightness] = deque(maxlen=_UPRIGHT_AGREE)
 
     def receive_image(self, message: Any) -> None:
         """Queue a sensor_msgs/Image of depth."""
@@ -78,12 +86,30 @@ class DepthFeed:
                 self._failed_at = self._clock()
             return None
         with self._lock:
+            is_due = self._counts["used"] % _UPRIGHT_EVERY == 0
             self._counts["used"] += 1
+        if is_due:
+            self._vote(uprightness(depth))
         return depth
+
+    def _vote(self, judgment: Uprightness) -> None:
+        """Change what is told once a few judgments in a row agree; unknown ones change nothing."""
+        if judgment == "unknown":
+            return
+        with self._lock:
+            self._votes.append(judgment)
+            if len(self._votes) == _UPRIGHT_AGREE and len(set(self._votes)) == 1:
+                self._uprightness = judgment
 
     def view(self) -> DepthView:
         with self._lock:
-            return DepthView(dict(self._counts), self._reason, self._text, self._failed_at)
+            return DepthView(
+                dict(self._counts),
+                self._reason,
+                self._text,
+                self._failed_at,
+                self._uprightness,
+            )
 
     def _nearest(self, stamp_ns: int, tolerance: float) -> tuple[Any, Any]:
         with self._lock:

@@ -22,7 +22,7 @@ _LIMITS = (
 def bf16_unit(cpuinfo: Path = _CPUINFO) -> str:
     """Name the unit for bfloat16; empty if there is none or the system does not tell.
 
-    A unit does not imply speed: see backends/bf16.py. Never raises.
+    A unit does not imply speed: see backends/base/bf16.py. Never raises.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

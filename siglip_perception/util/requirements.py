@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import platform
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +43,13 @@ def require(use: str, *modules: str, kind: type[PerceptionError] = PerceptionErr
     use: subject of the sentence, such as "The ONNX export".
     """
     absent = [name for name in modules if not is_there(name)]
+    for name in absent:
+        if oldest := _newer_python(_DISTRIBUTIONS.get(name, name)):
+            raise kind(
+                f"{use} needs {name}, which needs Python {oldest} or newer, and this is"
+                f" {_python()}: install this package with a newer one (in a clone,"
+                f" `make env PYTHON=python{oldest}`)."
+            )
     if absent:
         names = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
         raise kind(f"{use} needs {names}, not installed here: {install_command(*absent)}.")
@@ -56,6 +65,19 @@ def load(use: str, module: str, *, kind: type[PerceptionError] = PerceptionError
         raise kind(
             f"{use} needs {root}, which does not import ({error}): {install_command(root)}."
         ) from error
+
+
+def _newer_python(name: str) -> str:
+    """Return the oldest Python for which an extra has the package; "" if that is this one."""
+    for item in _requirements():
+        bound = re.search(r"python_version >= ['\"]([\d.]+)['\"]", str(item.marker or ""))
+        if item.name == name and bound is not None and Version(bound[1]) > Version(_python()):
+            return bound[1]
+    return ""
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def is_there(module: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -94,6 +94,16 @@ def _main_axes(centered: Tensor) -> Tensor:
     _, vectors = torch.linalg.eigh(centered @ centered.T)
     axes: Tensor = torch.linalg.qr(centered.T @ vectors[:, -3:].flip(1)).Q
     return axes
+
+
+def newest_image(grid: TokenGrid, contract: Contract) -> TokenGrid:
+    """Return the tokens of the newest whole image, without its crops or the frames before."""
+    rows = grid.rows // contract.history
+    first = grid.rows - rows
+    if contract.crops is not None:
+        rows = contract.rows
+    data = grid.data[first * grid.cols : (first + rows) * grid.cols]
+    return replace(grid, data=data, rows=rows)
 
 
 class TokenPictures:

@@ -555,6 +555,7 @@ class Engine:
             steps, size = SQUASH, tokens.cols
             if contract is not None:
                 steps, size = contract.pixels, contract.image_size
+                tokens = analysis.newest_image(tokens, contract)
             geometry = Geometry.of(steps, size, width, height)
             place = asdict(analysis.GridPlace.of(geometry, tokens.rows, tokens.cols))
             for name, colors in self._colors(tokens, contract).items():

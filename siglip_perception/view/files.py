@@ -20,7 +20,8 @@ from siglip_perception.view.source import SourceError, SourceFrame
 class PictureFiles:
     """Pictures as frames of a recording: one file, or a folder's, in the order a person counts.
 
-    fps: frames a second when they are played. Raises SourceError for a folder without pictures.
+    fps: frames a second when they are played. Raises SourceError for a folder without pictures,
+    ImageError for a file that cannot be decoded.
     """
 
     cameras: Sequence[str] = ("",)
@@ -42,6 +43,8 @@ class PictureFiles:
                 f"The folder {path} has no pictures: name one with JPEG, PNG, WebP, TIFF, BMP, GIF"
                 " or PNM files in it, or a bag or video."
             )
+        if path.is_file():
+            self._read(path)  # a single picture that is damaged leaves nothing to show
         self.count = len(self._paths)
 
     def choose(self, camera: str) -> None:

@@ -7,8 +7,8 @@ import argparse
 import pytest
 import torch
 
-from siglip_perception.backends import bf16
-from siglip_perception.backends.bf16 import Bf16Speed
+from siglip_perception.backends.base import bf16
+from siglip_perception.backends.base.bf16 import Bf16Speed
 from siglip_perception.contrastive.training import autocast
 from siglip_perception.contrastive.training.optimizers import new_optimizers
 from siglip_perception.experiments import signals

@@ -22,19 +22,26 @@ from PIL import Image
 from torch import Tensor
 
 from siglip_perception import backends
-from siglip_perception.backends import bf16, selftest
-from siglip_perception.backends.bf16 import Bf16Speed
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.onnx_export import INPUT, OUTPUT, BlockRun, cast_products, export
+from siglip_perception.backends.base import bf16, selftest
+from siglip_perception.backends.base.bf16 import Bf16Speed
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.onnx_export import (
+    INPUT,
+    OUTPUT,
+    BlockRun,
+    cast_products,
+    export,
+)
 from siglip_perception.backends.openvino import graphs
 from siglip_perception.commands import bench, main
 from siglip_perception.commands.bench import child
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders import onednn
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError, PerceptionError
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame
 from siglip_perception.util import cpu
 
@@ -64,7 +71,7 @@ def engine_cache(folder: Path, own_cache: Path) -> Path:
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = ModelPlan.load(str(folder), "", "", "")
+    plan = ModelPlan.load(ModelSelection(str(folder)))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
@@ -156,7 +163,7 @@ def test_the_speed_of_bf16_is_known_where_no_cache_can_be_written(
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the limit is for x86-64")
 def test_products_that_are_held_below_the_units_are_measured_as_slow() -> None:
     """The CPU's own flags say AMX, or whatever it has, all the while."""
-    program = "from siglip_perception.backends import bf16; print(bf16.measure())"
+    program = "from siglip_perception.backends.base import bf16; print(bf16.measure())"
     process = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -174,7 +181,7 @@ def test_auto_takes_openvino_once_it_is_built_and_passes(
     speed_of(monkeypatch, 0.2)
 
     def says() -> str:
-        return Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
+        return Pipeline.load(ModelSelection(str(folder), device="cpu")).backend
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert says().startswith("torch ")
@@ -218,7 +225,7 @@ def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
 ) -> None:
     speed_of(monkeypatch, 3.0)
     monkeypatch.setattr(backends, "_SMALL_MODEL_WEIGHTS", 0)
-    says = Pipeline.load(PipelineOptions(str(folder), device="cpu")).backend
+    says = Pipeline.load(ModelSelection(str(folder), device="cpu")).backend
     assert says.startswith("torch ")
     assert "packed products" in says
 
@@ -228,10 +235,11 @@ def test_auto_keeps_to_pytorch_in_bf16_where_the_model_is_large(
 def test_signals_are_still_handled_after_openvino_has_served_twice(folder: Path) -> None:
     program = (
         "import gc, os, signal, sys;"
-        "from siglip_perception.pipeline import Pipeline, PipelineOptions;"
-        "options = PipelineOptions(sys.argv[1], backend='openvino', precision='fp32');"
-        "one = Pipeline.load(options);"
-        "two = Pipeline.load(options);"
+        "from siglip_perception.config import ModelSelection;"
+        "from siglip_perception.pipeline import Pipeline;"
+        "selection = ModelSelection(sys.argv[1], backend='openvino', precision='fp32');"
+        "one = Pipeline.load(selection);"
+        "two = Pipeline.load(selection);"
         "del one; gc.collect(); del two; gc.collect();"
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'));"
         "os.kill(os.getpid(), signal.SIGUSR1)"
@@ -366,9 +374,9 @@ def test_the_precision_is_in_the_graph(folder: Path, tmp_path: Path) -> None:
 def test_openvino_gives_pytorchs_tokens_and_objects(folder: Path) -> None:
     from siglip_perception.language.instruction import from_phrases
 
-    exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
+    exact = Pipeline.load(ModelSelection(str(folder), backend="torch", precision="fp32"))
     served_pipeline = Pipeline.load(
-        PipelineOptions(str(folder), backend="openvino", precision="fp32")
+        ModelSelection(str(folder), backend="openvino", precision="fp32")
     )
     assert served_pipeline.backend.startswith("openvino ")
     torch.testing.assert_close(tokens(served_pipeline), tokens(exact), rtol=1e-4, atol=1e-4)
@@ -438,18 +446,18 @@ def test_int8_is_calibrated_on_own_frames_and_served(
     pictures.mkdir()
     for number, picture in enumerate(selftest.frames(8)):
         Image.fromarray(picture).save(pictures / f"{number}.png")
-    options = PipelineOptions(str(folder), backend="openvino", precision="int8")
+    selection = ModelSelection(str(folder), backend="openvino", precision="int8")
     with pytest.raises(BackendError, match="has not been calibrated"):
-        Pipeline.load(options)
+        Pipeline.load(selection)
     command = ["export", "--model", str(folder), "--backend", "openvino", "--precision", "int8"]
     assert main.main([*command, "--calibrate", str(pictures), "--least-cosine", "0.999999"]) == 2
     assert "not accurate enough" in capsys.readouterr().err
     with pytest.raises(BackendError, match="has not been calibrated"):
-        Pipeline.load(options)
+        Pipeline.load(selection)
     assert main.main([*command, "--calibrate", str(pictures)]) == 0
     assert "calibrated on 6 frames; on 2 others" in capsys.readouterr().out
-    exact = Pipeline.load(PipelineOptions(str(folder), backend="torch", precision="fp32"))
-    served_pipeline = Pipeline.load(options)
+    exact = Pipeline.load(ModelSelection(str(folder), backend="torch", precision="fp32"))
+    served_pipeline = Pipeline.load(selection)
     assert 0.99 < cosine(tokens(served_pipeline), tokens(exact)) < 0.999999
     assert "int8 (calibrated on 6 frames; on 2 others" in served_pipeline.backend
     largest = 64 if graphs.int8_saturates() else 127

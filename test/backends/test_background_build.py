@@ -19,12 +19,13 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
-from siglip_perception.backends import BackendChoice, ModelSource, _proven_on_gpu, start
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import capture_lock
-from siglip_perception.backends.serving import Serving
+from siglip_perception.backends import BackendChoice, _proven_on_gpu, start
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.cuda_graph import capture_lock
+from siglip_perception.backends.base.serving import Serving
 from siglip_perception.backends.tensorrt import probe
 from siglip_perception.backends.tensorrt.background_build import BackgroundServing, builder_command
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
@@ -195,7 +196,7 @@ def fake(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = ModelPlan.load(str(folder), "", "", "")
+    plan = ModelPlan.load(ModelSelection(str(folder)))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 
@@ -216,7 +217,7 @@ def test_a_builder_that_crashes_costs_no_frame(
     folder: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TENSORRT", "crash")
-    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    serving = start(encoders_of(folder), choice(), ModelSelection(str(folder)))
     assert isinstance(serving, BackgroundServing)
     assert serving.wait(120)
     assert (
@@ -229,7 +230,7 @@ def test_a_builder_that_crashes_costs_no_frame(
 @pytest.mark.slow
 def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Path) -> None:
     with capture_lock:
-        serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+        serving = start(encoders_of(folder), choice(), ModelSelection(str(folder)))
         until(lambda: "TensorRT engines are being loaded" in serving.description)
         assert isinstance(serving, BackgroundServing)
         assert not serving.wait(0.5)
@@ -239,7 +240,7 @@ def test_engines_are_not_loaded_while_a_graph_is_captured(folder: Path, fake: Pa
 
 @pytest.mark.slow
 def test_a_builder_ends_with_the_node_that_started_it() -> None:
-    command = builder_command(ModelSource("/nowhere"), "tensorrt", CPU, "fp32")
+    command = builder_command(ModelSelection("/nowhere"), "tensorrt", CPU, "fp32")
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as child:
         assert child.stdin is not None
         child.stdin.close()
@@ -261,7 +262,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     assert len(lines) < 40
 
     # A node finds them built, and so does one that leaves the backend to the machine.
-    second_serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    second_serving = start(encoders_of(folder), choice(), ModelSelection(str(folder)))
     assert not isinstance(second_serving, BackgroundServing)
     actual, reason = _proven_on_gpu(encoders_of(folder), choice(), EngineCache())
     assert actual is not None
@@ -272,7 +273,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
     copied_folder = fake.with_name("kept")
     shutil.copytree(fake, copied_folder)
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
-    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    serving = start(encoders_of(folder), choice(), ModelSelection(str(folder)))
     assert serving.description.startswith("torch ")
     assert (
         "no TensorRT engine: tensorrt 10.3.0 gives other tokens than PyTorch"
@@ -281,7 +282,7 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
 
     # The next node does not build again what was refused: it says who does.
     monkeypatch.delenv("FAKE_TENSORRT")
-    serving = start(encoders_of(folder), choice(), ModelSource(str(folder)))
+    serving = start(encoders_of(folder), choice(), ModelSelection(str(folder)))
     assert not isinstance(serving, BackgroundServing)
     assert "gives other tokens" in serving.description
     assert (
@@ -289,9 +290,9 @@ def test_without_a_node_engines_are_waited_for_with_progress_and_refused_when_th
         in serving.description
     )
     assert start(encoders_of(folder), choice()).description == "tensorrt 10.3.0 on cpu, fp32"
-    assert start(encoders_of(folder), choice(), ModelSource(str(folder))).description.startswith(
-        "tensorrt "
-    )
+    assert start(
+        encoders_of(folder), choice(), ModelSelection(str(folder))
+    ).description.startswith("tensorrt ")
     monkeypatch.setenv("FAKE_TENSORRT", "wrong")
     shutil.rmtree(fake)
     copied_folder.rename(fake)
@@ -306,4 +307,4 @@ def test_a_tensorrt_that_crashes_when_it_loads_is_refused_in_a_sentence(
     monkeypatch.setenv("FAKE_TENSORRT", "crash on load")
     probe.probe.cache_clear()
     with pytest.raises(BackendError, match="was ended by SIGSEGV when it loaded tensorrt"):
-        start(encoders_of(folder), choice(), ModelSource(str(folder)))
+        start(encoders_of(folder), choice(), ModelSelection(str(folder)))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.errors import BackendError, CacheError
 
 FACTS = {"kind": "test", "weights": "f00d"}
@@ -23,7 +23,7 @@ FACTS = {"kind": "test", "weights": "f00d"}
 HALF_WAY = """
 import sys
 from pathlib import Path
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 
 def make(folder):
     (folder / "engine").write_bytes(bytes(1000))

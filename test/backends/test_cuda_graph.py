@@ -21,10 +21,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
-from siglip_perception.backends import cuda_graph
-from siglip_perception.backends.cuda_graph import GraphedEncoders, StreamPool
-from siglip_perception.backends.selftest import frames
-from siglip_perception.backends.serving import Serving
+from siglip_perception.backends.base import cuda_graph
+from siglip_perception.backends.base.cuda_graph import GraphedEncoders, StreamPool
+from siglip_perception.backends.base.selftest import frames
+from siglip_perception.backends.base.serving import Serving
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.grounding.region_head import RegionHead
@@ -147,7 +148,7 @@ class Cuda:
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
     folder = tmp_path_factory.mktemp("models") / "random"
     write_random_model(folder)
-    plan = ModelPlan.load(str(folder), "", "", "")
+    plan = ModelPlan.load(ModelSelection(str(folder)))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 

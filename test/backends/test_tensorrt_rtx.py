@@ -11,10 +11,11 @@ import pytest
 import torch
 from models import write_random_model
 
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.backends.tensorrt import engines
 from siglip_perception.backends.tensorrt.engines import EngineTarget
 from siglip_perception.backends.tensorrt.probe import probe
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def encoders_of(folder: Path) -> Encoders:
-    plan = ModelPlan.load(str(folder), "", "", "")
+    plan = ModelPlan.load(ModelSelection(str(folder)))
     return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
 

@@ -28,6 +28,7 @@ from siglip_perception.bags.files import reading
 from siglip_perception.bags.messages import COMPRESSED, RAW
 from siglip_perception.bags.topics import camera_names, choose_cameras
 from siglip_perception.client import tokens_to_numpy
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import BagError, InstructionError
 from siglip_perception.grounding.tracking import TrackingOptions
 from siglip_perception.language.instruction import parse
@@ -47,7 +48,9 @@ Row = tuple[str, int, bytes]
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("model")
     write_random_model(folder)
-    return Pipeline.load(PipelineOptions(model=str(folder), threshold=0.0, max_objects=3))
+    return Pipeline.load(
+        ModelSelection(str(folder)), PipelineOptions(threshold=0.0, max_objects=3)
+    )
 
 
 def photo(seed: int) -> np.ndarray:

@@ -13,8 +13,9 @@ from models import write_random_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import PerceptionError
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 
 
 def _empty_text_tower(tensors: dict[str, Tensor]) -> None:
@@ -64,7 +65,7 @@ def model(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refusal(model: Path) -> str:
     """The one sentence with which the model is refused."""
     with pytest.raises(PerceptionError) as error:
-        Pipeline.load(PipelineOptions(model=str(model), device="cpu", precision="fp32"))
+        Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     sentence = str(error.value)
     assert "\n" not in sentence
     return sentence

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from siglip_perception import checkpoints
+from siglip_perception.checkpoints.match import choose_contract
 from siglip_perception.commands import main
-from siglip_perception.encoders.plan import choose_contract
 from siglip_perception.errors import CheckpointError, ContractError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 812672520\n"

@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.folder import Folder
+from siglip_perception.checkpoints.match import choose_contract
 from siglip_perception.checkpoints.processor import pixel_facts, timm_facts
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import EncoderFacts, PixelFacts
 from siglip_perception.contrastive.training.model_io import load_initial_model
-from siglip_perception.encoders.plan import ModelPlan, choose_contract
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import CheckpointError, ContractError
 from siglip_perception.images.squares import SquareSpec
 
@@ -220,7 +222,7 @@ def test_the_contract_that_a_manifest_names_is_followed(
 
     write(pair / "siglip", SIGLIP, size=384)
     write_manifest(pair, contract="tabletop")
-    assert ModelPlan.load(str(pair), "", "", "").contract.name == "tabletop"
+    assert ModelPlan.load(ModelSelection(str(pair))).contract.name == "tabletop"
     assert "size 384" in caplog.text
 
 
@@ -292,6 +294,23 @@ def test_the_packaged_contracts_differ_from_stock_dinov2_only_in_the_cut() -> No
     assert "squash to 224 x 224" in difference.text
 
 
+def test_training_under_a_contract_refuses_other_values_or_follows_them(
+    pair: Path, tmp_path: Path
+) -> None:
+    """As a pipeline does, or the trained model would be served with other pixels."""
+    write(pair / "siglip", SIGLIP, image_mean=[0.1] * 3)
+    with pytest.raises(
+        ContractError, match=r"siglip.preprocessor_config\.json.* image_mean \[0.1"
+    ):
+        load_initial_model(str(pair), "tabletop")
+    file = tmp_path / "mine.yaml"
+    text = contracts.path("tabletop").read_text()
+    file.write_text(text.replace("    tap:", "    normalization: checkpoint\n    tap:"))
+    assert load_initial_model(str(pair), str(file)).inputs["siglip"].mean == (0.1,) * 3
+    with pytest.raises(ContractError, match=r"hidden_size in siglip.config\.json is 192"):
+        load_initial_model(str(pair), "pi0-224")
+
+
 def test_training_without_a_contract_follows_the_checkpoint(
     pair: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,7 +331,7 @@ def test_training_without_a_contract_follows_the_checkpoint(
 
 def test_the_served_pixels_are_the_contracts(pair: Path) -> None:
     write(pair / "siglip", SIGLIP, image_mean=[0.501] * 3)
-    tower = ModelPlan.load(str(pair), "tabletop", "", "").towers["siglip"]
+    tower = ModelPlan.load(ModelSelection(str(pair), "tabletop")).towers["siglip"]
     assert tower.input.mean == (0.5, 0.5, 0.5)
 
 

@@ -20,8 +20,9 @@ from PIL import Image
 from siglip_perception.bags import replay
 from siglip_perception.bags.messages import RAW
 from siglip_perception.commands import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.images.files import read_image
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame
 from siglip_perception.util import ros, ros_probe
 
@@ -82,7 +83,7 @@ def test_tokens_are_the_pipelines(
     argv = ["tokens", str(image), "--model", model, "--precision", "fp32", "-o", str(out)]
     assert main.main(argv) == 0
     assert "18 x 18 tokens of 384 channels" in capsys.readouterr().out
-    pipeline = Pipeline.load(PipelineOptions(model=model, precision="fp32"))
+    pipeline = Pipeline.load(ModelSelection(model, precision="fp32"))
     reference = pipeline.process(Frame(pixels), None).tokens
     assert reference is not None
     with np.load(out, allow_pickle=False) as stored:
@@ -304,13 +305,12 @@ def test_nan_is_withheld_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = PipelineOptions(model=model)
-    loaded = Pipeline.load(options)
+    loaded = Pipeline.load(ModelSelection(model))
 
     def withhold(*_: object, **__: object) -> list[FloatingPointError]:
         return [FloatingPointError("The encoders gave NaN or infinity; the tokens are withheld.")]
 
-    monkeypatch.setattr(Pipeline, "load", lambda _: loaded)
+    monkeypatch.setattr(Pipeline, "load", lambda *_: loaded)
     monkeypatch.setattr(loaded, "process_batch", withhold)
     sentence = refusal(capsys, "tokens", image, "-o", tmp_path / "t.npz")
     assert "NaN" in sentence

@@ -131,7 +131,7 @@ def test_a_bag_without_words_says_so(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", [])
     with pytest.raises(SourceError, match="--caption-topic"):
         open_pairs(tmp_path / "bag", cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache").exists()
     (tmp_path / "broken.mcap").write_bytes(b"nothing")
     with pytest.raises(BagError, match="cannot be read"):
         open_pairs(tmp_path / "broken.mcap", cache=tmp_path / "cache")

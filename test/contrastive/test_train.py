@@ -87,10 +87,14 @@ def test_more_steps_can_be_asked_for_until_the_rate_falls() -> None:
     assert not replace(longer, seed=1).continues(recipe, 20)
 
 
-def test_the_shipped_recipe_is_read() -> None:
-    recipes = read_recipes(Path(__file__).parents[2] / "config" / "train_tabletop.yaml")
+@pytest.mark.parametrize(
+    ("name", "rendered"), [("train_tabletop", 0.0), ("train_tabletop_rendered", 0.6)]
+)
+def test_a_shipped_recipe_is_read(name: str, rendered: float) -> None:
+    recipes = read_recipes(Path(__file__).parents[2] / "config" / f"{name}.yaml")
     assert set(recipes) == set(TOWERS)
     assert all(recipe.optimizer == "muon" for recipe in recipes.values())
+    assert all(recipe.rendered == rendered for recipe in recipes.values())
 
 
 @pytest.mark.parametrize(

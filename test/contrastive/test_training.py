@@ -28,8 +28,9 @@ from siglip_perception.commands.main import main
 from siglip_perception.contrastive.losses.grad_cache import grad_cache_backward
 from siglip_perception.contrastive.losses.losses import sigmoid_loss
 from siglip_perception.contrastive.training.run_state import RunState
+from siglip_perception.datasets.class_names import labels_of
 from siglip_perception.errors import PerceptionError
-from siglip_perception.evaluation.retrieval import labels_of, recall, retrieval_metrics
+from siglip_perception.evaluation.retrieval import recall, retrieval_metrics
 
 SIDE = 28
 _SHAPE = {

@@ -21,7 +21,7 @@ from siglip_perception.checkpoints import networks
 from siglip_perception.checkpoints.networks import Network, Siglip, VisionNetwork
 from siglip_perception.contracts import Contract
 from siglip_perception.contracts.steps import Pool, Shuffle
-from siglip_perception.contrastive.training.tabletop_model import (
+from siglip_perception.contrastive.tabletop_model import (
     new_dinov2,
     new_siglip,
     new_tokenizer,

@@ -13,6 +13,7 @@ import torch
 from models import write_random_model
 from torch import Tensor
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders import triton_kernels
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.encoders.transformer import PADDING, Norm
@@ -37,7 +38,7 @@ def test_a_fused_run_of_blocks_is_the_towers_own(
     monkeypatch.setattr(triton_kernels, "add_norm", add_norm)
     monkeypatch.setattr(triton_kernels, "activate", plain_activate)
     write_random_model(tmp_path / "model")
-    for tower in ModelPlan.load(str(tmp_path / "model"), "", "", "").towers.values():
+    for tower in ModelPlan.load(ModelSelection(str(tmp_path / "model"))).towers.values():
         side = tower.input.square.size
         values = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         for start, stop in tower.block_ranges(to_end=True):

@@ -14,8 +14,10 @@ from torch import nn
 
 from siglip_perception import checkpoints, contracts
 from siglip_perception.checkpoints import Checkpoint
+from siglip_perception.checkpoints.match import choose_contract
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders
-from siglip_perception.encoders.plan import ModelPlan, choose_contract
+from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline, PipelineOptions
@@ -61,11 +63,12 @@ def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     copy_folder = tmp_path / "twin.yaml"
-    copy_folder.write_text(contracts.path("tabletop").read_text().replace("squash", "letterbox"))
+    text = contracts.path("tabletop").read_text().replace("squash", "letterbox")
+    copy_folder.write_text(text.replace("name: tabletop", "name: twin"))
     known_names = {"tabletop": contracts.get("tabletop"), "twin": contracts.get(str(copy_folder))}
     monkeypatch.setattr(contracts, "names", lambda: tuple(known_names))
     monkeypatch.setattr(contracts, "get", known_names.__getitem__)
-    with pytest.raises(ContractError, match=r"keeps several contracts .*parameter contract"):
+    with pytest.raises(ContractError, match=r"several contracts \(tabletop, twin\): name the"):
         choose_contract("", Checkpoint(folder))
     shutil.rmtree(folder / "dinov2")
     (folder / "manifest.json").unlink()
@@ -74,7 +77,7 @@ def test_a_checkpoint_that_keeps_several_or_none_asks_for_a_name(
 
 
 def test_one_pass_serves_tokens_and_objects(stock: Path) -> None:
-    plan = ModelPlan.load(str(stock), "", "", "")
+    plan = ModelPlan.load(ModelSelection(str(stock)))
     assert set(plan.towers) == {"dinov2", "siglip"}
     assert plan.grounding_towers == {"siglip": "siglip", "dino": "dinov2"}
     assert "one pass" in plan.grounding_status
@@ -84,7 +87,7 @@ def test_one_pass_serves_tokens_and_objects(stock: Path) -> None:
 def test_a_contract_of_one_encoder_cannot_ground_and_says_what_to_do(
     stock: Path, tmp_path: Path, name: str
 ) -> None:
-    pipeline = Pipeline.load(PipelineOptions(model=str(stock), contract=only(name, tmp_path)))
+    pipeline = Pipeline.load(ModelSelection(str(stock), contract=only(name, tmp_path)))
     result = pipeline.process(Frame(IMAGE), None)
     assert result.tokens is not None
     assert result.tokens.data.shape == (TABLETOP.rows**2, TABLETOP.dim // 2)
@@ -101,18 +104,18 @@ def test_a_grounding_model_of_its_own_shares_what_is_the_same(stock: Path, folde
     tensors["vision_model.post_layernorm.bias"] += 1
     save_file(tensors, weights)
     (folder / "manifest.json").unlink()
-    plan = ModelPlan.load(str(folder), "", str(stock), "")
+    plan = ModelPlan.load(ModelSelection(str(folder), grounding_model=str(stock)))
     assert set(plan.towers) == {"dinov2", "siglip", "grounding_siglip"}
     assert plan.grounding_towers == {"siglip": "grounding_siglip", "dino": "dinov2"}
     assert "a model of its own (tabletop), with the tokens' dinov2" in plan.grounding_status
 
-    options = PipelineOptions(model=str(folder), grounding_model=str(stock), threshold=0.0)
-    pipeline = Pipeline.load(options)
+    selection = ModelSelection(str(folder), grounding_model=str(stock))
+    pipeline = Pipeline.load(selection, PipelineOptions(threshold=0.0))
     query = pipeline.query(from_phrases(["cup"]))
     own_model, tokens = _grounding(pipeline, query), _tokens(pipeline)
-    alone = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
+    alone = Pipeline.load(ModelSelection(str(stock)), PipelineOptions(threshold=0.0))
     assert own_model == _grounding(alone, alone.query(from_phrases(["cup"])))
-    fused_pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
+    fused_pipeline = Pipeline.load(ModelSelection(str(folder)))
     np.testing.assert_allclose(tokens, _tokens(fused_pipeline), atol=1e-5)
 
     encoders = pipeline._encoders.run
@@ -169,10 +172,16 @@ def test_a_grounding_siglip_without_dino_borrows_the_tokens_own(
     shutil.rmtree(folder / "dinov2")
     (folder / "manifest.json").unlink()
     siglip = only("siglip", tmp_path)
-    plan = ModelPlan.load(str(stock), "", str(folder), siglip)
+    plan = ModelPlan.load(
+        ModelSelection(str(stock), grounding_model=str(folder), grounding_contract=siglip)
+    )
     assert plan.grounding_towers["dino"] == "dinov2"
     with pytest.raises(ContractError, match="has no DINO encoder, and the tokens have none"):
-        ModelPlan.load(str(stock), siglip, str(folder), siglip)
+        ModelPlan.load(
+            ModelSelection(
+                str(stock), siglip, grounding_model=str(folder), grounding_contract=siglip
+            )
+        )
 
 
 def test_a_grounding_model_without_language_is_refused(
@@ -180,13 +189,15 @@ def test_a_grounding_model_without_language_is_refused(
 ) -> None:
     dinov2 = only("dinov2", tmp_path)
     with pytest.raises(ContractError, match="has no SigLIP with a text tower"):
-        ModelPlan.load(str(stock), "", str(stock), dinov2)
+        ModelPlan.load(
+            ModelSelection(str(stock), grounding_model=str(stock), grounding_contract=dinov2)
+        )
     with pytest.raises(CheckpointError, match="There is no model folder"):
-        ModelPlan.load(str(stock), "", str(folder / "nothing"), "")
+        ModelPlan.load(ModelSelection(str(stock), grounding_model=str(folder / "nothing")))
 
 
 def test_a_batch_gives_what_its_frames_give_alone(stock: Path) -> None:
-    pipeline = Pipeline.load(PipelineOptions(model=str(stock), threshold=0.0))
+    pipeline = Pipeline.load(ModelSelection(str(stock)), PipelineOptions(threshold=0.0))
     query = pipeline.query(from_phrases(["cup"]))
     frames = [Frame(IMAGE), Frame(IMAGE[:60, :150].copy()), Frame(IMAGE[::-1].copy())]
     tasks = [Task(frames[0], query), Task(frames[1]), Task(frames[2], query, with_mask=True)]

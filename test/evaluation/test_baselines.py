@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.plan import GroundingModel
 from siglip_perception.evaluation.baselines import (
     Crops,
@@ -19,7 +20,7 @@ from siglip_perception.evaluation.baselines import (
 from siglip_perception.grounding.head_choice import agreement, crop_region
 from siglip_perception.grounding.standing import PhraseSet
 from siglip_perception.language.instruction import from_phrases
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import UInt8Array
 
 pytestmark = pytest.mark.numeric
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.numeric
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    return Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
 
 
 @pytest.fixture

@@ -22,13 +22,14 @@ from siglip_perception.checkpoints.grounding_settings import (
     MeasuredOn,
 )
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import CheckpointError
 from siglip_perception.evaluation.calibration import fit, fit_with_share
 from siglip_perception.evaluation.platt import MeasuredQuestion, best_threshold
 from siglip_perception.evaluation.reliability import Panel, reliability_picture
 from siglip_perception.evaluation.samples import scene_samples
 from siglip_perception.language.instruction import from_phrases
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import FloatArray, Frame
 
 pytestmark = pytest.mark.numeric
@@ -84,7 +85,7 @@ def test_the_command_calibrates_a_model_in_the_users_folder(
     assert Image.open(picture).size[0] > 900  # before and after
     content = json.loads(written.read_text())
     assert content["pictures"] == 10
-    pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    pipeline = Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
     line = pipeline.grounder.settings.calibration["en"]
     assert pipeline.thresholds["en"] == line.threshold == content["calibration"]["en"]["threshold"]
     assert f"best threshold {line.threshold:.2f}" in out
@@ -154,7 +155,7 @@ def test_a_user_without_a_home_has_none(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_threshold_of_a_language_is_applied_and_one_that_is_set_goes_before_it() -> None:
-    options = PipelineOptions(device="cpu", precision="fp32")
+    options = ModelSelection(device="cpu", precision="fp32")
     pipeline = Pipeline.load(options)
     assert pipeline.grounding_model is not None
     digest, lines = (

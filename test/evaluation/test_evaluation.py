@@ -15,6 +15,8 @@ from models import write_random_model
 from PIL import Image
 
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
+from siglip_perception.datasets.class_names import read_classes
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.baselines import Regions, ablation, baselines
 from siglip_perception.evaluation.measure import PIPELINE_METHOD, measure
@@ -26,7 +28,6 @@ from siglip_perception.evaluation.metrics import (
     compute_metrics,
     judge,
 )
-from siglip_perception.evaluation.retrieval import read_classes
 from siglip_perception.evaluation.samples import Question, Truth, scene_samples
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 from siglip_perception.types import Box, GroundedObject
@@ -41,7 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    return Pipeline.load(PipelineOptions(model=str(folder), max_objects=4, precision="fp32"))
+    return Pipeline.load(
+        ModelSelection(str(folder), precision="fp32"), PipelineOptions(max_objects=4)
+    )
 
 
 def test_area_under_roc_by_hand() -> None:

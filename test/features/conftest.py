@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from models import write_random_model
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.pipeline import Pipeline, PipelineOptions
 
 
@@ -19,7 +20,5 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(model: Path) -> Pipeline:
-    options = PipelineOptions(
-        str(model), "tabletop", backend="torch", device="cpu", precision="fp32", threshold=0.0
-    )
-    return Pipeline.load(options)
+    selection = ModelSelection(str(model), "tabletop", "torch", "cpu", "fp32")
+    return Pipeline.load(selection, PipelineOptions(threshold=0.0))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.features.request import Request
 from siglip_perception.features.run import Run, look
 from siglip_perception.pipeline import Pipeline
@@ -31,18 +32,14 @@ def main(source: str, model: str, whole: str, killed: str, kills: str) -> None:
         return Request(
             (source,),
             Path(folder),
-            model,
-            "tabletop",
+            ModelSelection(model, "tabletop", "torch", "cpu", "fp32"),
             ("tokens", "pooled"),
             "bf16",
             batch=2,
             shard_frames=2,
-            backend="torch",
-            device="cpu",
-            precision="fp32",
         )
 
-    pipeline = Pipeline.load(wish(whole).pipeline_options())
+    pipeline = Pipeline.load(wish(whole).selection)
 
     def start(folder: str) -> int:
         child = os.fork()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.features.request import Request
 from siglip_perception.features.run import Run, look
 from siglip_perception.pipeline import Pipeline
@@ -56,15 +57,11 @@ def test_a_worker_and_a_node_that_are_killed_lose_nothing(
         return Request(
             (str(source),),
             folder,
-            str(model),
-            "tabletop",
+            ModelSelection(str(model), "tabletop", "torch", "cpu", "fp32"),
             ("tokens", "pooled"),
             "bf16",
             batch=2,
             shard_frames=2,
-            backend="torch",
-            device="cpu",
-            precision="fp32",
         )
 
     source = corpora.write_folder(tmp_path / "pictures", corpora.images(20))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from siglip_perception import features
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import DatasetError
 from siglip_perception.features.reader import FeatureFolder
 from siglip_perception.features.request import Request
@@ -37,8 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, model: Path, pipeline: Pip
     wish = Request(
         (str(source),),
         tmp / "out",
-        str(model),
-        "tabletop",
+        ModelSelection(str(model), "tabletop"),
         ("tokens", "pooled"),
         "bf16",
         batch=4,

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from siglip_perception import features
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import DatasetError
 from siglip_perception.features.plan import plan_shards
 from siglip_perception.features.request import Request
@@ -45,8 +46,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def request(source: Path, folder: Path, **options: Any) -> Request:
     settings: dict[str, Any] = {
-        "model": "random",
-        "contract": "tabletop",
+        "selection": ModelSelection("random", "tabletop"),
         "outputs": ("tokens", "pooled"),
         "dtype": "bf16",
         "batch": 2,

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from siglip_perception.commands.main import main
+from siglip_perception.config import ModelSelection
 from siglip_perception.features.request import Request
 from siglip_perception.features.run import Run, look
 from siglip_perception.pipeline import Pipeline
@@ -22,7 +23,7 @@ COUNT = 6
 def write_features(
     source: Path, folder: Path, pipeline: Pipeline, outputs: Any = ("pooled",)
 ) -> Path:
-    wish = Request((str(source),), folder, "random", "tabletop", outputs, "bf16")
+    wish = Request((str(source),), folder, ModelSelection("random", "tabletop"), outputs, "bf16")
     Run(wish, *look(wish), pipeline).encode(lambda *step: None)
     return folder
 

@@ -159,3 +159,18 @@ def test_without_camera_info_nothing_is_measured_and_it_is_said() -> None:
     view = feed.view()
     assert (view.counts, view.reason) == ({"info": 1}, "info")
     assert view.failed_at is not None
+
+
+def test_a_picture_is_called_upside_down_once_a_few_depth_images_agree() -> None:
+    rows = (np.arange(HEIGHT) - 24.0)[:, None] / FX
+    table = np.broadcast_to(0.8 / (0.7 * rows + 0.7), (HEIGHT, WIDTH)).astype(np.float32)
+    feed = DepthFeed()
+    feed.receive_info(info())
+    answers = []
+    for number in range(61):
+        is_turned = 0 < number < 60
+        feed.receive_image(image(table[::-1].copy() if is_turned else table, number))
+        assert feed.depth(number * 10**9, WIDTH, HEIGHT, 0.0) is not None
+        answers.append(feed.view().uprightness)
+    assert answers[29:31] == ["unknown", "upside down"]
+    assert answers[60] == "upside down"  # one image does not take it back

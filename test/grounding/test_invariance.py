@@ -11,11 +11,12 @@ import pytest
 from models import write_random_model
 from torch import Tensor
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.evaluation.samples import scene_samples
 from siglip_perception.grounding import grounder as grounder_module
 from siglip_perception.grounding.standing import PhraseSet, log_odds
 from siglip_perception.language.instruction import from_phrases
-from siglip_perception.pipeline import Pipeline, PipelineOptions, Query
+from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.types import FloatArray, Frame, GroundedObject, UInt8Array
 
 pytestmark = pytest.mark.numeric
@@ -69,7 +70,7 @@ def view(
             for name in ("manifest.json", "grounding.json"):
                 (folder / "stock" / name).unlink()
             model = str(folder / "stock")
-        pipeline = Pipeline.load(PipelineOptions(model=model, device="cpu", precision="fp32"))
+        pipeline = Pipeline.load(ModelSelection(model, device="cpu", precision="fp32"))
         # Of random weights hardly anything has a score of one half: everything is published.
         pipeline.threshold = None if pipeline.grounder.settings.is_calibrated else 0.0
         (sample,) = scene_samples(1, 4, 4, 6_300_000)

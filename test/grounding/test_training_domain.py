@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.errors import CheckpointError
 from siglip_perception.grounding.training_domain import (
     TRAINING,
@@ -19,7 +20,7 @@ from siglip_perception.grounding.training_domain import (
     write_domain,
 )
 from siglip_perception.language.instruction import from_phrases
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import Frame, UInt8Array
 
@@ -96,7 +97,7 @@ def plain_pictures() -> dict[str, UInt8Array]:
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    return Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
 
 
 def test_the_embedded_model_says_so_and_finds_nothing_in_plain_pictures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.grounding.windows import (
     Candidate,
     merge_candidates,
@@ -83,7 +84,9 @@ def test_two_things_of_a_phrase_stay_two() -> None:
 
 
 def test_a_scene_with_windows_has_each_object_once() -> None:
-    pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32", windows=2))
+    pipeline = Pipeline.load(
+        ModelSelection(device="cpu", precision="fp32"), PipelineOptions(windows=2)
+    )
     scene = sample_scene(np.random.default_rng(5), 4)
     names = sorted({f"{thing.color} {thing.kind}" for thing in scene.objects})
     query = pipeline.query(from_phrases(names))

@@ -18,7 +18,7 @@ from siglip_perception.images.pixel_reference import (
     StreamCheck,
 )
 from siglip_perception.scenes.drawing import render
-from siglip_perception.scenes.samples import through_jpeg
+from siglip_perception.scenes.samples.items import through_jpeg
 from siglip_perception.scenes.scenes import animate, sample_scene
 from siglip_perception.types import FloatArray, UInt8Array
 

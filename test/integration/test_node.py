@@ -17,8 +17,9 @@ from siglip_perception_msgs.msg import TokenSequence
 from std_msgs.msg import String
 
 from siglip_perception.client import tokens_to_numpy
+from siglip_perception.config import ModelSelection
 from siglip_perception.language.instruction import parse
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -53,7 +54,7 @@ def test_tokens_and_objects_bear_the_image_s_own_header_and_are_the_pipeline_s(
     assert (tokens.rows, tokens.cols, tokens.dim) == (18, 18, 384)
     assert tokens.contract == objects.contract == "tabletop"
     assert list(objects.phrases) == ["red cup"]
-    pipeline = Pipeline.load(PipelineOptions(model=str(model_folder)))
+    pipeline = Pipeline.load(ModelSelection(str(model_folder)))
     query = pipeline.query(parse("pick up the red cup"), 1)
     expected = pipeline.process(Frame(picture), query)
     assert expected.tokens is not None

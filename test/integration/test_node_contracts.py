@@ -72,6 +72,36 @@ def test_joined_cameras_give_one_sequence_and_objects_of_their_own(
         assert [item.header.stamp.sec for item in peer.heard[objects]] == [100, 102]
 
 
+def test_a_contract_with_history_gives_the_frame_before_with_each_frame(
+    start: Start, tmp_path: Path, picture: np.ndarray[Any, Any]
+) -> None:
+    """As RDT runs it: the mean color stands before the first frame of an instruction."""
+    text = contracts.path("tabletop").read_text()
+    (tmp_path / "pairs.yaml").write_text(f"{text}history: 2\nhistory_start: mean\n")
+    with start(contract=tmp_path / "pairs.yaml", image_reliability="reliable") as (_, peer):
+        peer.wait_status("node", OK, "active")
+        tokens = f"{NODE}/tokens"
+
+        def halves(image: np.ndarray[Any, Any], stamp: float) -> Any:
+            count = len(peer.heard[tokens])
+            peer.publish("image", raw_image(image, stamp), RELIABLE)
+            message = peer.wait(lambda: peer.heard[tokens][count:], f"tokens of {stamp}")[0]
+            assert (message.rows, message.header.stamp.sec) == (36, int(stamp))
+            return tokens_to_torch(message).chunk(2)
+
+        mean, first = halves(picture, 100.0)
+        before, second = halves(picture[::-1].copy(), 101.0)
+        assert float((before - first).abs().max()) < 1e-4
+        assert float((second - first).abs().max()) > 1e-2
+        peer.say("find the red cup.")
+        peer.wait_status("instruction", OK, "instruction")
+        after_new_goal, _ = halves(picture, 102.0)
+        assert float((after_new_goal - mean).abs().max()) < 1e-4
+        halves(picture, 103.0)
+        after_jump, _ = halves(picture, 50.0)
+        assert float((after_jump - mean).abs().max()) < 1e-4
+
+
 def test_a_contract_that_cannot_be_kept_is_refused_by_field(start: Start) -> None:
     with start(contract="openvla-224") as (_, peer):
         status = peer.wait_status("node", ERROR, "cannot keep the contract openvla-224")

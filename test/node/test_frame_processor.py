@@ -19,7 +19,7 @@ import simplejpeg
 from doubles import FakeOutputs, FakePipeline, ManualClock, image_message, pending_frame
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from siglip_perception.config import Settings
+from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.errors import (
     BackendError,
     CheckpointError,
@@ -167,11 +167,12 @@ def test_what_runs_the_encoders_is_told_as_it_is_now(bench: Bench) -> None:
 
 
 def test_a_node_serves_while_engines_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[PipelineOptions] = []
-    monkeypatch.setattr(Pipeline, "load", lambda options: requests.append(options))
-    load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt"}))
-    assert requests[0].background
-    assert (requests[0].model, requests[0].backend) == ("/my/model", "tensorrt")
+    requests: list[tuple[ModelSelection, PipelineOptions]] = []
+    monkeypatch.setattr(Pipeline, "load", lambda *request: requests.append(request))
+    load_pipeline(Settings.of({"model": "/my/model", "backend": "tensorrt", "threshold": 0.25}))
+    selection, options = requests[0]
+    assert selection == ModelSelection("/my/model", backend="tensorrt")
+    assert options == PipelineOptions(threshold=0.25, background=True)
     assert not PipelineOptions().background
 
 
@@ -644,6 +645,26 @@ def test_a_model_that_cannot_ground_says_so_and_tokens_go_on(bench: Bench) -> No
     bench.serve()
     assert bench.published() == 1
     assert bench.reports == []
+
+
+def test_a_contract_with_history_publishes_the_frame_before_first(bench: Bench) -> None:
+    bench.pipeline.contract.history = 2
+    bench.pipeline.contract.history_start = "repeat"
+    bench.processor.load()
+
+    def stamps() -> list[float]:
+        values: list[float] = bench.outputs.published[-1][1].tokens.data[::4, 0].tolist()
+        return values
+
+    for stamp, expected in ((5.0, [5, 5]), (6.0, [5, 6]), (7.0, [6, 7])):
+        bench.serve(stamp=stamp)
+        assert stamps() == expected
+    bench.processor.hear("red cup")
+    bench.serve(stamp=8.0)
+    assert stamps() == [8, 8]
+    bench.stream().flush("the clock jumped back")
+    bench.serve(stamp=1.0)
+    assert stamps() == [1, 1]
 
 
 def test_a_contract_that_joins_publishes_all_or_none(bench: Bench) -> None:

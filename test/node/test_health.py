@@ -238,3 +238,14 @@ def test_pixels_unlike_the_training_sets_are_a_warning_in_words() -> None:
     assert status.level == Level.WARN
     assert status.message == "pixels_darker: darker by 1.4 stops than the training set"
     assert status.reasons == ("WARN pixels_darker",)
+
+
+def test_a_picture_that_is_upside_down_is_told() -> None:
+    clock = ManualClock()
+    counts = receiving(clock).counts()
+    depth = DepthView({"used": 30}, "", "", None, "upside down")
+    view = CameraView("", "/image", counts, 100.0, None, 0.01, "", depth)
+    status = camera_status(view, clock.now, 10.0, None)
+    assert status.level == Level.WARN
+    assert status.message.startswith("upside_down: the surface in view recedes towards the bottom")
+    assert dict(status.values)["picture_is"] == "upside down"

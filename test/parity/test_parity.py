@@ -19,18 +19,19 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from siglip_perception import contracts
-from siglip_perception.backends import bf16
-from siglip_perception.backends.bf16 import Bf16Speed
+from siglip_perception.backends.base import bf16
+from siglip_perception.backends.base.bf16 import Bf16Speed
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.commands import main
 from siglip_perception.commands.parity import _precisions
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.contracts.steps import strategy
 from siglip_perception.errors import ContractError, PerceptionError
 from siglip_perception.parity.compare import LIMITS, compare, differences, sample_images
 from siglip_perception.parity.random_weights import write_random
 from siglip_perception.parity.reference import reference_tokens
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame
 
 pytestmark = pytest.mark.numeric
@@ -127,7 +128,7 @@ def test_the_other_gelu_is_found(openvla: tuple[Contract, Path], tmp_path: Path)
     """transformers' default tanh GELU, on weights trained with the exact one."""
     contract, model = openvla
     file = small("openvla-224-letterbox", tmp_path, hidden_act="gelu_pytorch_tanh")
-    grid = Pipeline.load(PipelineOptions(model=str(model), contract=str(file))).process(
+    grid = Pipeline.load(ModelSelection(str(model), contract=str(file))).process(
         Frame(IMAGES[0]), None
     )
     assert grid.tokens is not None
@@ -211,7 +212,7 @@ def test_a_policys_encoders_are_not_scored_with(policy: tuple[Path, Path]) -> No
     from siglip_perception.errors import BackendError
     from siglip_perception.language.instruction import from_phrases
 
-    pipeline = Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(policy[0])))
+    pipeline = Pipeline.load(ModelSelection(str(policy[1]), contract=str(policy[0])))
     assert not pipeline.can_ground
     with pytest.raises(BackendError, match=r"aligned with.*grounding\.model"):
         pipeline.query(from_phrases(["red cup"]))
@@ -225,7 +226,7 @@ def test_a_contract_that_a_policys_config_contradicts_is_refused(
         ContractError,
         match=r"strategy in config\.json is 'resize-naive' and must be 'letterbox'",
     ):
-        Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
+        Pipeline.load(ModelSelection(str(policy[1]), contract=str(file)))
 
 
 def test_a_policy_with_transformers_names_is_read_too(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_a_policy_with_transformers_names_is_read_too(tmp_path: Path) -> None:
     )
     (policy / "config.json").write_text(json.dumps({"type": "pi0"}))
     grids = [
-        Pipeline.load(PipelineOptions(model=str(model), contract=str(file)))
+        Pipeline.load(ModelSelection(str(model), contract=str(file)))
         .process(Frame(IMAGES[0]), None)
         .tokens
         for model in (tmp_path / "stock", policy)
@@ -262,7 +263,7 @@ def test_the_activation_of_a_policys_timm_models_counts(
 ) -> None:
     file = small("openvla-224", tmp_path, hidden_act="gelu_pytorch_tanh")
     with pytest.raises(ContractError, match=r"hidden_act in model-.* is 'gelu' and must be"):
-        Pipeline.load(PipelineOptions(model=str(policy[1]), contract=str(file)))
+        Pipeline.load(ModelSelection(str(policy[1]), contract=str(file)))
 
 
 def test_the_command_says_equal_and_different(

@@ -69,8 +69,9 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_pytorch_is_not_loaded_for_an_argument_that_is_wrong() -> None:
     loaded = after(
         "from siglip_perception import Perception, PerceptionError\n"
-        "for options in ({'threshold': 2}, {'contract': 'openvla'}, {'backend': 'tpu'}):\n"
-        "    try: Perception('tabletop', **options)\n"
+        "for options in ({'threshold': 2}, {'contract': 'openvla'}, {'backend': 'tpu'},\n"
+        "        {'model': 'nothing'}, {'backend': 'tensorrt', 'device': 'cpu'}):\n"
+        "    try: Perception(**options)\n"
         "    except PerceptionError: continue\n"
         "    raise SystemExit('not refused')"
     )

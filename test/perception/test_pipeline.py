@@ -10,6 +10,7 @@ import pytest
 import torch
 from models import write_random_model
 
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Encoders, Tower
 from siglip_perception.errors import BackendError, CheckpointError, ContractError
 from siglip_perception.language.instruction import from_phrases, parse
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    return Pipeline.load(PipelineOptions(model=str(folder), contract="tabletop"))
+    return Pipeline.load(ModelSelection(str(folder), contract="tabletop"))
 
 
 @pytest.fixture
@@ -103,8 +104,8 @@ def test_odd_images_are_handled(pipeline: Pipeline, shape: tuple[int, int]) -> N
     [("float32", np.float32), ("float16", np.float16), ("bfloat16", np.uint16)],
 )
 def test_token_dtypes(folder: Path, frame: Frame, dtype: str, element: type) -> None:
-    options = PipelineOptions(model=str(folder), tokens_dtype=dtype)  # type: ignore[arg-type]
-    tokens = Pipeline.load(options).process(frame, None).tokens
+    options = PipelineOptions(tokens_dtype=dtype)  # type: ignore[arg-type]
+    tokens = Pipeline.load(ModelSelection(str(folder)), options).process(frame, None).tokens
     assert tokens is not None
     assert tokens.data.dtype == element
     if dtype == "bfloat16":
@@ -120,7 +121,7 @@ def served_towers(pipeline: Pipeline) -> dict[str, Tower]:
 
 
 def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
-    pipeline = Pipeline.load(PipelineOptions(model=str(folder)))
+    pipeline = Pipeline.load(ModelSelection(str(folder)))
     with torch.no_grad():
         served_towers(pipeline)["siglip"].embed.pos_embed.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="withheld"):
@@ -128,7 +129,7 @@ def test_not_a_number_is_withheld(folder: Path, frame: Frame) -> None:
 
 
 def test_tokens_too_large_for_float16_are_withheld(folder: Path, frame: Frame) -> None:
-    pipeline = Pipeline.load(PipelineOptions(model=str(folder), tokens_dtype="float16"))
+    pipeline = Pipeline.load(ModelSelection(str(folder)), PipelineOptions(tokens_dtype="float16"))
     with torch.no_grad():
         served_towers(pipeline)["siglip"].embed.pos_embed.fill_(70000.0)
     with pytest.raises(FloatingPointError, match="withheld"):
@@ -150,7 +151,7 @@ def test_what_cannot_be_loaded_is_refused_in_one_sentence(
     folder: Path, options: dict[str, str], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as error_info:
-        Pipeline.load(PipelineOptions(**{"model": str(folder), **options}))  # type: ignore[arg-type]
+        Pipeline.load(ModelSelection(**{"model": str(folder), **options}))
     assert "\n" not in str(error_info.value)
 
 
@@ -162,7 +163,7 @@ def test_a_model_that_loads_but_does_not_run_is_told(
 
     monkeypatch.setattr("siglip_perception.pipeline.Encoders", broken)
     with pytest.raises(CheckpointError, match="does not run") as error_info:
-        Pipeline.load(PipelineOptions(model=str(folder)))
+        Pipeline.load(ModelSelection(str(folder)))
     assert "\n" not in str(error_info.value)
 
 
@@ -174,20 +175,20 @@ def test_a_device_whose_memory_is_too_small_is_told(
 
     monkeypatch.setattr("siglip_perception.pipeline.Encoders", full)
     with pytest.raises(BackendError, match="does not fit into the memory of cpu"):
-        Pipeline.load(PipelineOptions(model=str(folder), device="cpu"))
+        Pipeline.load(ModelSelection(str(folder), device="cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_told(folder: Path) -> None:
     with pytest.raises(BackendError, match="CUDA"):
-        Pipeline.load(PipelineOptions(model=str(folder), device="cuda"))
+        Pipeline.load(ModelSelection(str(folder), device="cuda"))
 
 
 @pytest.fixture(scope="module")
 def generous(folder: Path) -> Pipeline:
     """One that publishes every region."""
-    options = PipelineOptions(model=str(folder), contract="tabletop", threshold=0.0)
-    return Pipeline.load(replace(options, max_objects=255))
+    selection = ModelSelection(str(folder), contract="tabletop")
+    return Pipeline.load(selection, PipelineOptions(threshold=0.0, max_objects=255))
 
 
 def of_phrase(grounding: Grounding | None, phrase: str) -> list[GroundedObject]:

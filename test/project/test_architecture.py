@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "siglip_perception"
+IMPORT = re.compile(rf"^ *from ({PACKAGE.name}[\w.]*) import (\([^)]*\)|[\w, ]+)", re.MULTILINE)
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 # What people ask where to change; the table has an answer to each.
 QUESTIONS = (
@@ -43,6 +46,27 @@ def test_each_room_is_a_module_or_a_package() -> None:
         for room in layer.split(" | "):
             path = ROOT / "siglip_perception" / room
             assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), room
+
+
+def imported_folders(file: Path) -> Iterator[Path]:
+    """Folders of the package's modules that a file imports, inside of functions, too."""
+    for source, names in IMPORT.findall(file.read_text()):
+        for name in re.findall(r"\w+", names):
+            path = ROOT.joinpath(*f"{source}.{name}".split("."))
+            is_module = path.is_dir() or path.with_suffix(".py").is_file()
+            path = path if is_module else path.parent
+            yield path if path.is_dir() else path.parent
+
+
+def test_no_two_folders_import_each_other() -> None:
+    arrows = {
+        (file.parent, folder)
+        for file in PACKAGE.rglob("*.py")
+        for folder in imported_folders(file)
+        if PACKAGE not in (file.parent, folder) and folder != file.parent
+    }
+    assert (PACKAGE / "scenes/rendered", PACKAGE / "scenes") in arrows
+    assert not [arrow for arrow in arrows if arrow[::-1] in arrows]
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -109,5 +109,19 @@ def test_a_new_instruction_is_followed_at_once() -> None:
     assert any(c.pose.x == ball.x and c.opening == 0.0 for c in run.commands)
 
 
+def test_what_is_held_is_put_back_before_a_new_instruction_is_followed() -> None:
+    run = Run()
+    while run.step() is not Step.CARRY:
+        run.show(CUP, PLATE)
+    before = len(run.commands)
+    ball = replace(CUP, phrase="ball", x=-0.15)
+    run.show(ball, PLATE, instruction=2, times=80)
+    opens = next(c for c in run.commands[before:] if c.opening == OPEN_M)
+    assert (opens.pose.x, opens.pose.y) == (CUP.x, CUP.y)
+    assert opens.pose.z < CUP.height / 2
+    assert run.step() is Step.DONE
+    assert any(c.pose.x == ball.x and c.opening == 0.0 for c in run.commands)
+
+
 def test_orders_name_kinds_that_have_words() -> None:
     assert {*GRASPED_KINDS, *PLACES} <= set(KINDS)

@@ -50,7 +50,7 @@ def sightings(world: World, episode: Episode) -> tuple[Sighting, ...]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with simulated(sample_episode(0, "en", 1)) as made:
+    with simulated(sample_episode(0, 1)) as made:
         yield made
 
 
@@ -76,7 +76,7 @@ def test_nothing_moves_while_the_arm_rests(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2, 13])
 def test_a_thing_whose_place_is_known_is_put_where_it_was_told(number: int) -> None:
-    episode = sample_episode(number, "ko", 1)
+    episode = sample_episode(number, 1)
     assert episode.target is not None
     assert episode.place is not None
     with simulated(episode) as world:

@@ -21,11 +21,11 @@ from siglip_perception.scenes.rendered.shards import (
 )
 from siglip_perception.scenes.rendered.stage import Stage
 from siglip_perception.scenes.rendered.views import sample_view
-from siglip_perception.scenes.samples import (
+from siglip_perception.scenes.samples.batches import SceneDataset
+from siglip_perception.scenes.samples.items import (
     GRID,
     MAX_THINGS,
     RenderedShare,
-    SceneDataset,
     instance_coverage,
 )
 from siglip_perception.scenes.vocabulary import KINDS, PHRASE_CLASSES

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from siglip_perception.scenes.samples import GRID, SceneDataset, patch_coverage
+from siglip_perception.scenes.samples.batches import SceneDataset
+from siglip_perception.scenes.samples.items import GRID, patch_coverage
 from siglip_perception.scenes.scenes import (
     MAX_CLUTTER,
     MOST_HIDDEN,

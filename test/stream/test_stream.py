@@ -17,9 +17,9 @@ from siglip_perception.images.files import Picture
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.pixel_reference import PixelReference
 from siglip_perception.stream.camera_stream import CameraStream
-from siglip_perception.stream.content import CameraJoin
+from siglip_perception.stream.content import CameraJoin, HistoryJoin
 from siglip_perception.stream.instruction import CurrentInstruction
-from siglip_perception.types import TokenGrid
+from siglip_perception.types import TokenGrid, join
 
 S = 10**9
 NAN = FloatingPointError("The tokens hold NaN.")
@@ -135,6 +135,24 @@ def test_joined_tokens_have_the_oldest_stamp_and_the_first_cameras_frame() -> No
     assert (joined.stamp.sec, joined.frame_id) == (8, "front")
     assert joined.grid.data[:, 0].tolist() == [3.0] * 4 + [2.0] * 4
     assert join.add("front", header(10 * S, "front"), grid(4)) is None
+
+
+def test_a_history_joins_the_frames_before_and_begins_anew_with_an_episode() -> None:
+    """Beside RDT's window of two: the mean color before the first frame, then the last frame."""
+    history = HistoryJoin(2, before_first=grid(-1))
+    firsts = [history.add("front", grid(value), "run").data[::4, 0] for value in (1, 2, 3)]
+    assert [tokens.tolist() for tokens in firsts] == [[-1, 1], [1, 2], [2, 3]]
+    assert history.add("wrist", grid(9), "run").data[::4, 0].tolist() == [-1, 9]
+    assert history.add("front", grid(4), "next run").data[::4, 0].tolist() == [-1, 4]
+    # Two cameras' joined tokens: both of the frame before, then both of the newest.
+    pair = join([grid(5), grid(6)])
+    joined = history.add("", replace(pair, pixel_fingerprint=(7.0, 8.0)), "run")
+    assert joined.data[::4, 0].tolist() == [-1, -1, 5, 6]
+    assert (joined.rows, joined.cols, joined.pixel_fingerprint) == (8, 2, (7.0, 8.0))
+    repeating = HistoryJoin(3)
+    tokens = [repeating.add("", grid(value), 0).data[::4, 0].tolist() for value in (1, 2)]
+    assert tokens == [[1, 1, 1], [1, 1, 2]]
+    assert HistoryJoin(1).add("", pair, 0) is pair
 
 
 def test_numbers_grow_and_a_goal_given_again_is_a_new_one() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from siglip_perception.commands import main
-from siglip_perception.errors import BackendError
+from siglip_perception.errors import BackendError, PerceptionError
 from siglip_perception.util import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,3 +168,18 @@ def test_a_missing_extra_is_said_before_any_work(
     )
     assert "siglip_perception[" not in output.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_package_that_this_python_is_too_old_for_is_told_with_the_one_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    declare(monkeypatch, 'no_a>=3; python_version >= "3.11" and extra == "robot"')
+    monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "10", "4"))
+    with pytest.raises(
+        PerceptionError,
+        match=r"^This needs no_a, which needs Python 3\.11 or newer, and this is 3\.10: ",
+    ):
+        requirements.require("This", "no_a")
+    monkeypatch.setattr("platform.python_version_tuple", lambda: ("3", "11", "0"))
+    with pytest.raises(PerceptionError, match=r"not installed here: pip install 'no_a>=3'"):
+        requirements.require("This", "no_a")

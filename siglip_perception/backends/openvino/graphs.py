@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siglip_perception.backends import selftest
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.onnx_export import OPSET, RECIPE, Graph, export_blocks
-from siglip_perception.backends.select import without_bf16
+from siglip_perception.backends.base import selftest
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.onnx_export import OPSET, RECIPE, Graph, export_blocks
+from siglip_perception.backends.base.precision import without_bf16
 from siglip_perception.encoders.encoders import Encoders, Segment, Tower
 from siglip_perception.errors import BackendError
 from siglip_perception.types import Precision

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.backends.openvino import graphs
 from siglip_perception.encoders.encoders import Encoders, Features, Tower
 from siglip_perception.errors import BackendError

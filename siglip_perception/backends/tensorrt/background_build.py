@@ -14,28 +14,19 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from siglip_perception.backends.serving import Runner, Serving
+from siglip_perception.backends.base.serving import Runner, Serving
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.encoders import Features
 from siglip_perception.errors import BackendError
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.types import Precision
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """The parameters that name the same encoders to another process."""
-
-    model: str
-    contract: str = ""
-    grounding_model: str = ""
-    grounding_contract: str = ""
 
 
 class BackgroundServing(Serving):
@@ -138,11 +129,11 @@ class _BuildState:
 
 
 def builder_command(
-    model_source: ModelSource, library: str, device: torch.device, precision: Precision
+    selection: ModelSelection, library: str, device: torch.device, precision: Precision
 ) -> list[str]:
     """Return the command that builds the engines of these encoders, see build_process.py."""
     request = {
-        **asdict(model_source),
+        "selection": asdict(selection),
         "library": library,
         "device": str(device),
         "precision": precision,

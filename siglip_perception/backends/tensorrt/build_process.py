@@ -38,18 +38,14 @@ def _build(request: dict[str, Any]) -> None:
     # Imported here: PyTorch takes seconds, and the parent is watched meanwhile.
     import torch
 
-    from siglip_perception.backends.cache import EngineCache
+    from siglip_perception.backends.base.cache import EngineCache
     from siglip_perception.backends.tensorrt import engines
+    from siglip_perception.config import ModelSelection
     from siglip_perception.encoders.encoders import Encoders
     from siglip_perception.encoders.plan import ModelPlan
 
     _report(share=0.0, what="loading the model")
-    plan = ModelPlan.load(
-        request["model"],
-        request["contract"],
-        request["grounding_model"],
-        request["grounding_contract"],
-    )
+    plan = ModelPlan.load(ModelSelection(**request["selection"]))
     encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
     # The parent has probed TensorRT already; a crash ends this process only.
     target = engines.EngineTarget.of(

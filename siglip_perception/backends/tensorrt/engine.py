@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siglip_perception.backends.onnx_export import INPUT, OUTPUT
+from siglip_perception.backends.base.onnx_export import INPUT, OUTPUT
 from siglip_perception.errors import BackendError, first_line
 
 _LOGGER = logging.getLogger(__name__)

@@ -19,17 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from siglip_perception.backends import selftest
-from siglip_perception.backends.cache import EngineCache
-from siglip_perception.backends.cuda_graph import new_stream
-from siglip_perception.backends.onnx_export import (
+from siglip_perception.backends.base import selftest
+from siglip_perception.backends.base.cache import EngineCache
+from siglip_perception.backends.base.cuda_graph import new_stream
+from siglip_perception.backends.base.onnx_export import (
     OPSET,
     RECIPE,
     BlockRun,
     cast_products,
     export_blocks,
 )
-from siglip_perception.backends.select import BF16_CAPABILITY
+from siglip_perception.backends.base.precision import BF16_CAPABILITY
 from siglip_perception.backends.tensorrt import engine
 from siglip_perception.backends.tensorrt.probe import load_library, machine, probe
 from siglip_perception.encoders.encoders import Encoders, Features, Segment, Tower

@@ -164,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=number(float, 0),
         default=20.0,
         help="for everything; what takes longer is left out (default: 20)",
     )
@@ -246,7 +246,7 @@ def describe(device: str) -> dict[str, str]:
     import torch
     import transformers
 
-    from siglip_perception.backends import bf16
+    from siglip_perception.backends.base import bf16
     from siglip_perception.util import cpu
 
     facts = {

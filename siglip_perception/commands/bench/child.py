@@ -28,17 +28,18 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends, contracts
-from siglip_perception.backends.selftest import frames
-from siglip_perception.backends.serving import Runner
+from siglip_perception.backends.base.selftest import frames
+from siglip_perception.backends.base.serving import Runner
 from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import MAX_IMAGES
+from siglip_perception.config import ModelSelection
 from siglip_perception.contracts import Contract
 from siglip_perception.encoders.encoders import Encoders
 from siglip_perception.encoders.plan import ModelPlan
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
-from siglip_perception.pipeline import Pipeline, PipelineOptions
+from siglip_perception.pipeline import Pipeline
 from siglip_perception.types import Frame, Task
 from siglip_perception.util.flops import count
 
@@ -73,7 +74,7 @@ def _transformers(
     model: str, name: str, contract: Contract, device: torch.device, dtype: torch.dtype
 ) -> Candidate:
     """Load transformers' own models unchanged: eager attention, all blocks, all hidden states."""
-    plan = ModelPlan.load(model, name, "", "")
+    plan = ModelPlan.load(ModelSelection(model, name))
     encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(contract, device)
     inputs = {EncoderInput.of(contract, s): pixels[s.name][:1].cpu() for s in contract.encoders}
@@ -127,13 +128,13 @@ def _ours(
 ) -> Candidate:
     if device.type == "cuda":
         return _pipeline(model, contract, backend, precision)
-    plan = ModelPlan.load(model, contract, "", "")
+    plan = ModelPlan.load(ModelSelection(model, contract))
     encoders = Encoders(plan.contract, plan.towers, plan.token_towers, {})
     pixels = _pixels(plan.contract, device)
     choice = backends.choose(backend, device.type, precision)
     serving: Runner = encoders
     if precision == "int8":
-        from siglip_perception.backends.cache import EngineCache
+        from siglip_perception.backends.base.cache import EngineCache
         from siglip_perception.backends.openvino.int8 import calibrate
 
         calibrate(
@@ -159,7 +160,7 @@ def _ours(
 def _pipeline(model: str, contract: str, backend: str, precision: str) -> Candidate:
     """Load a pipeline for a GPU: host frames to host tokens, preprocessing and copies included."""
     pipeline = Pipeline.load(
-        PipelineOptions(model, contract, backend=backend, device="cuda", precision=precision)
+        ModelSelection(model, contract, backend=backend, device="cuda", precision=precision)
     )
     tasks = [Task(Frame(frame)) for frame in frames(MAX_IMAGES)]
 
@@ -177,7 +178,9 @@ def _pipeline(model: str, contract: str, backend: str, precision: str) -> Candid
 def make(name: str, model: str, contract: str, device: torch.device) -> Candidate:
     """Load the candidate of this name, a library and a precision, as in "openvino bf16"."""
     library, precision = name.split()
-    content = contracts.get(contract) if contract else ModelPlan.load(model, "", "", "").contract
+    content = (
+        contracts.get(contract) if contract else ModelPlan.load(ModelSelection(model)).contract
+    )
     if library == "transformers":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return _transformers(model, contract, content, device, dtype)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -58,9 +59,18 @@ class Processes:
                 self.wait(name)
 
     def start(
-        self, name: str, on_line: Callable[[str], None], module: str, *arguments: str
+        self,
+        name: str,
+        on_line: Callable[[str], None],
+        module: str,
+        *arguments: str,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
-        """Run a module of this package; call on_line, on a thread, with each line of output."""
+        """Run a module of this package; call on_line, on a thread, with each line of output.
+
+        on_end is called there after the last line, instead of first_to_end()'s return. A name is
+        free again once its process has ended.
+        """
         # A new session: Ctrl-C reaches only the demo, which ends the others in order.
         process = subprocess.Popen(
             [sys.executable, "-m", f"{_PACKAGE}.{module}", *arguments],
@@ -73,18 +83,23 @@ class Processes:
             start_new_session=True,
         )
         reader = threading.Thread(
-            target=self._read_lines, args=(name, process, on_line), daemon=True
+            target=self._read_lines,
+            args=(process, on_line, on_end or partial(self._exits.put, name)),
+            daemon=True,
         )
         self._children[name] = _Child(process, reader)
         reader.start()
 
     def _read_lines(
-        self, name: str, process: subprocess.Popen[str], on_line: Callable[[str], None]
+        self,
+        process: subprocess.Popen[str],
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
     ) -> None:
         if process.stdout is not None:
             for line in process.stdout:
                 on_line(line.rstrip())
-        self._exits.put(name)
+        on_end()
 
     def first_to_end(self, timeout_s: float) -> str:
         """Return the name of the next process that ends; raises DemoError after the timeout."""
@@ -95,7 +110,11 @@ class Processes:
 
     def interrupt(self, name: str) -> None:
         """Send SIGINT."""
-        self._children[name].process.send_signal(signal.SIGINT)
+        self.send(name, signal.SIGINT)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal; nothing to a process that has ended."""
+        self._children[name].process.send_signal(number)
 
     def wait(self, name: str) -> int:
         """Return the exit code; kill a process that does not end and raise DemoError."""

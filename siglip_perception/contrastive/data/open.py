@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from siglip_perception.contrastive.data.source_bag import NO_CAPTION, BagOptions, bag_to_shard
 from siglip_perception.contrastive.data.source_features import FeatureSource, is_features
 from siglip_perception.contrastive.data.source_files import open_folder
+from siglip_perception.contrastive.data.source_scenes import SceneSource
 from siglip_perception.contrastive.data.source_shards import ShardSource
 from siglip_perception.contrastive.data.source_tables import (
     NAMED_TABLE_SUFFIXES,
@@ -103,8 +107,6 @@ def _is_shard(name: str) -> bool:
 def _open(name: str, cache: Path, bag: BagOptions, captioned: bool, strict: bool) -> PairSource:
     scenes = _SCENES.fullmatch(name)
     if scenes:
-        from siglip_perception.contrastive.data.source_scenes import SceneSource  # PyTorch's
-
         return SceneSource(int(scenes[1] or _DEFAULT_SCENES), int(scenes[2] or 0))
     path = Path(name).expanduser()
     if is_features(path):
@@ -181,17 +183,18 @@ def _is_bag(path: Path) -> bool:
 def _open_bag(path: Path, cache: Path, options: BagOptions, strict: bool) -> PairSource:
     """Open the bag's cached shard, converting the bag first if needed.
 
-    The cache key covers the files' paths, sizes and modification times, and the options.
+    The cache key covers the files' paths, sizes and modification times, and the options. Of
+    several processes that share the cache, the first converts the bag and the others wait.
     """
     files = [path] if path.is_file() else sorted(path.iterdir())
     stats = [[str(p.resolve()), p.stat().st_mtime_ns, p.stat().st_size] for p in files]
     key = json.dumps([stats, asdict(options)])
     stem = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     shard, report = cache / f"{stem}.tar", cache / f"{stem}.json"
-    if not report.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        counts = bag_to_shard(path, shard, options)
-        write_atomically(report, json.dumps(counts).encode())
+    with _locked(cache):
+        if not report.is_file():
+            counts = bag_to_shard(path, shard, options)
+            write_atomically(report, json.dumps(counts).encode())
     source = ShardSource([shard], options.captioned, strict)
     counts = json.loads(report.read_text())
     broken = ", ".join(f"{reason} {n}" for reason, n in counts.items() if reason != NO_CAPTION)
@@ -200,6 +203,22 @@ def _open_bag(path: Path, cache: Path, options: BagOptions, strict: bool) -> Pai
     for reason, count in counts.items():
         source.report.count(reason, count)
     return source
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; one that is created for this goes again if it stays empty."""
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _skip_summary(source: PairSource) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from siglip_perception.contrastive.data.sources import Pair
 from siglip_perception.datasets.skips import SkipReport
-from siglip_perception.scenes.samples import SceneDataset
+from siglip_perception.scenes.samples.items import scene_item
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class SceneSource:
         return self.count
 
     def read(self, index: int, epoch: int = 0) -> Pair:
-        image, _, _, caption = SceneDataset(self.seed, index, index + 1)[0]
+        image, _, _, caption = scene_item(self.seed, index)
         return Pair(image, caption, f"scene {index}")

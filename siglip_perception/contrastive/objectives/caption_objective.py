@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contrastive.losses.losses import sigmoid_target_loss
 from siglip_perception.contrastive.objectives.tabletop_objectives import StepResult, normalize
-from siglip_perception.contrastive.training.tabletop_model import CONTEXT
-from siglip_perception.scenes.samples import TABLETOP, Batch
+from siglip_perception.contrastive.tabletop_model import CONTEXT
+from siglip_perception.scenes.samples.batches import Batch
+from siglip_perception.scenes.samples.items import TABLETOP
 from siglip_perception.scenes.vocabulary import (
     LANGUAGES,
     PHRASE_CLASSES,

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import Dinov2WithRegistersModel
 
 from siglip_perception.contrastive.data.samples import PairBatch
+from siglip_perception.contrastive.distributed import World
 from siglip_perception.contrastive.objectives.dino import DinoSettings, SelfDistillation, Views
-from siglip_perception.contrastive.training.distributed import World
 from siglip_perception.images.preprocess import EncoderInput
 
 DINO_STATE = ("distillation.teacher.", "distillation.cls_center.", "distillation.patch_center.")

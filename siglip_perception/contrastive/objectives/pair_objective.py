@@ -12,13 +12,13 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, SiglipModel
 
 from siglip_perception.contrastive.data.samples import PairBatch
+from siglip_perception.contrastive.distributed import World
 from siglip_perception.contrastive.losses.grad_cache import grad_cache_backward
 from siglip_perception.contrastive.losses.losses import (
     clip_loss,
     sigmoid_loss,
     sigmoid_target_loss,
 )
-from siglip_perception.contrastive.training.distributed import World
 from siglip_perception.images.preprocess import EncoderInput
 
 _HIGHEST_SCALE = 4.6052  # log 100, CLIP's own bound (Radford et al. 2021, section 2.5)

@@ -18,9 +18,10 @@ from siglip_perception.contrastive.losses.losses import (
     sigmoid_loss,
     sigmoid_target_loss,
 )
-from siglip_perception.contrastive.training.tabletop_model import CONTEXT
+from siglip_perception.contrastive.tabletop_model import CONTEXT
 from siglip_perception.grounding.region_head import head_keys, pool_regions, pool_single
-from siglip_perception.scenes.samples import GRID, TABLETOP, Batch
+from siglip_perception.scenes.samples.batches import Batch
+from siglip_perception.scenes.samples.items import GRID, TABLETOP
 from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES, sample_phrase
 
 _PATCHES_AN_IMAGE = 40

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from siglip_perception.contracts import EncoderName
-from siglip_perception.contrastive.data.open import feature_folders, open_data
+from siglip_perception.contrastive.data.open import feature_folders
 from siglip_perception.contrastive.data.samples import (
     Order,
     PairDataset,
@@ -21,14 +21,13 @@ from siglip_perception.contrastive.data.samples import (
     stack_inputs,
     tower_input,
 )
-from siglip_perception.contrastive.data.source_bag import BagOptions
-from siglip_perception.contrastive.data.sources import BrokenPairError, PairSource, Subset
+from siglip_perception.contrastive.data.sources import BrokenPairError
+from siglip_perception.contrastive.data.split import TrainingData
+from siglip_perception.contrastive.distributed import World, join_world
 from siglip_perception.contrastive.objectives.dino import DinoSettings
 from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
 from siglip_perception.contrastive.objectives.pair_objective import PairObjective
 from siglip_perception.contrastive.training.autocast import use_bf16
-from siglip_perception.contrastive.training.distributed import World, join_world
-from siglip_perception.contrastive.training.finetune_options import check_numbers
 from siglip_perception.contrastive.training.loop import LoopOptions, gather_report, train
 from siglip_perception.contrastive.training.lora import Tuning, merge, prepare
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
@@ -39,58 +38,52 @@ from siglip_perception.contrastive.training.model_io import (
     reinitialize,
 )
 from siglip_perception.contrastive.training.optimizers import new_optimizers
-from siglip_perception.contrastive.training.output_folder import check_replaceable
+from siglip_perception.contrastive.training.output_folder import runs_folder
 from siglip_perception.contrastive.training.run_state import RunState
+from siglip_perception.datasets.class_names import labels_of
 from siglip_perception.datasets.skips import SkipReport
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.linear_probe import scene_metrics
 from siglip_perception.evaluation.retrieval import (
     TEMPLATES,
     classification_metrics,
-    labels_of,
-    read_classes,
     retrieval_metrics,
 )
 from siglip_perception.features.job import read_job
-from siglip_perception.scenes.samples import GRID, TABLETOP
+from siglip_perception.scenes.samples.items import GRID, TABLETOP
 
 _RATES = {"all": 1e-5, "last": 1e-4, "lora": 2e-4}
 _SCRATCH_RATE = 1e-3
-_HOLDOUT_SHARE, _HOLDOUT_MOST = 0.05, 1000
-_SPLIT_SEED = 20_231
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train on the given pairs, or resume; write metrics and a model folder at the end."""
-    output: Path = args.output.absolute()
-    check_replaceable(output)
+def run(args: argparse.Namespace, data: TrainingData, classes: Sequence[str]) -> int:
+    """Train on the pairs, or resume; write metrics and a model folder at the end.
+
+    args: options that check_numbers() has completed. classes: for zero-shot classification of the
+        held-out captions; empty: none.
+    """
     with join_world(args.device) as world:
-        check_numbers(args, world.size)
         if args.threads:
             torch.set_num_threads(args.threads)
-        _FinetuneRun(args, output, world).go()
+        _FinetuneRun(args, data, classes, world).go()
     return 0
 
 
 class _FinetuneRun:
     """One process of a fine-tuning run."""
 
-    def __init__(self, args: argparse.Namespace, output: Path, world: World) -> None:
-        self._args, self._output, self._world = args, output, world
-        self._folder: Path = args.runs or output.with_name(output.name + ".runs")
+    def __init__(
+        self, args: argparse.Namespace, data: TrainingData, classes: Sequence[str], world: World
+    ) -> None:
+        self._args, self._world, self._classes = args, world, classes
+        self._source, self._holdout = data.train, data.holdout
+        self._output: Path = args.output.absolute()
+        self._folder = runs_folder(args)
         self._dino = args.objective == "dino"
-        self._classes = read_classes(args.classes) if args.classes else ()
-        # Opened before the model loads, so that errors in the data show early.
-        self._source, self._holdout = self._split_data()
         self._report = SkipReport(args.strict)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._initial: InitialModel = load_initial_model(args.model, args.contract)
         self._encoder: EncoderName = "dinov2" if self._dino else "siglip"
-        if (self._initial.dinov2 if self._dino else self._initial.siglip) is None:
-            raise PerceptionError(
-                f"{args.model} has no {self._encoder} that --objective {args.objective} could"
-                " train: choose another --model."
-            )
         self._input = self._initial.inputs[self._encoder]
         self._check_features()
         lr = args.lr or (_SCRATCH_RATE if args.from_scratch or self._dino else _RATES[args.tune])
@@ -125,29 +118,6 @@ class _FinetuneRun:
                     f"The vectors in {path} are of another SigLIP ({digest[:12]}) than"
                     f" {self._args.model}'s: name the model that they were made with."
                 )
-
-    def _split_data(self) -> tuple[PairSource, PairSource]:
-        """Open the data and split it into training and holdout pairs."""
-        args, world = self._args, self._world
-        bag = BagOptions(tuple(args.image_topic), args.caption_topic, args.frame_interval)
-        source: PairSource | None = None
-        # The main process converts a bag to a shard; the others then find it in the cache.
-        for is_main in (True, False):
-            if world.is_main is is_main:
-                source = open_data(
-                    args.data, self._folder, bag, captioned=not self._dino, strict=args.strict
-                )
-            world.wait()
-        assert source is not None
-        holdout = 0 if self._dino else min(int(len(source) * _HOLDOUT_SHARE), _HOLDOUT_MOST)
-        holdout = holdout if args.holdout is None else args.holdout
-        if not 0 <= holdout < len(source):
-            raise PerceptionError(
-                f"--holdout {holdout} leaves nothing of {len(source)} pairs to train on: hold out"
-                " fewer."
-            )
-        order = np.random.default_rng(_SPLIT_SEED).permutation(len(source))
-        return Subset(source, order[holdout:]), Subset(source, order[:holdout])
 
     def go(self) -> None:
         """Run all steps, then evaluate and write the model."""

@@ -6,7 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from siglip_perception.errors import PerceptionError
+from siglip_perception import contracts
+from siglip_perception.checkpoints import Checkpoint, resolve
+from siglip_perception.errors import CheckpointError, PerceptionError
 
 _STEPS, _BATCH = 1000, 32
 _POSITIVE = ("steps", "accumulate", "log_every", "save_every", "lora_rank", "lora_alpha")
@@ -131,6 +133,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         run.add_argument(
             option, type=int, default=value, metavar="N", help=f"{text} (default: %(default)s)"
+        )
+
+
+def check_encoder(model: str, contract: str, objective: str) -> None:
+    """Raise CheckpointError, without PyTorch, unless a model has the encoder to be trained.
+
+    model, contract, objective: the options of these names. A policy's own checkpoint, in which
+    several encoders share a file, cannot be written back and is refused.
+    """
+    checkpoint = Checkpoint(resolve(model))
+    encoders = set(checkpoint.facts)
+    name = contract or checkpoint.contract
+    if name:
+        encoders &= {spec.name for spec in contracts.get(name).encoders}
+    if len(encoders) > 1 and not all((checkpoint.path / part).is_dir() for part in encoders):
+        raise CheckpointError(
+            f"{checkpoint.path} is a policy's own checkpoint, which cannot be trained: choose a"
+            " model folder with one subfolder per encoder."
+        )
+    encoder = "dinov2" if objective == "dino" else "siglip"
+    if encoder not in encoders or (encoder == "siglip" and not checkpoint.has_text_tower):
+        raise CheckpointError(
+            f"{model} has no {encoder} that --objective {objective} could train: choose another"
+            " --model."
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from siglip_perception.contrastive.training.distributed import World
+from siglip_perception.contrastive.distributed import World
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
 from siglip_perception.contrastive.training.run_state import RunState
 from siglip_perception.datasets.skips import SkipReport

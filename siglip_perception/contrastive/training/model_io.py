@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from transformers import (
 )
 
 from siglip_perception import checkpoints, contracts
+from siglip_perception.checkpoints.match import follow_processor
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.checkpoints.offline import quiet
-from siglip_perception.contracts import EncoderName, Interpolation, Triple
+from siglip_perception.contracts import Contract, EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.images.squares import SquareSpec
@@ -70,20 +71,14 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
     contract: defines the preprocessing; "" takes the folder's own contract. Without one, images
     are squashed to the encoder's square, as for SigLIP and in most contracts, with the filter,
     mean and std of the folder's image processor.
-    Raises CheckpointError or ContractError.
+    Raises CheckpointError, or ContractError if the folder or its image processor contradicts the
+    contract.
     """
     folder = checkpoints.resolve(model)
     checkpoint = checkpoints.Checkpoint(folder)
     name = contract or checkpoint.contract
-    token_contract = contracts.get(name) if name else None
-    if token_contract is not None:
-        checkpoint.log_contradictions(token_contract)
+    token_contract = _preprocessing(name, checkpoint) if name else None
     weights = checkpoint.load(token_contract)
-    if len(weights.vision) > 1 and not all((folder / part).is_dir() for part in weights.vision):
-        raise CheckpointError(
-            f"{folder} is a policy's own checkpoint, which cannot be trained: choose a model"
-            " folder with one subfolder per encoder."
-        )
     siglip = None if weights.siglip is None else to_transformers(weights.siglip)
     vision: dict[EncoderName, PreTrainedModel] = {
         name: to_transformers(network)
@@ -111,6 +106,22 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
         " ".join(weights.digests.values()) + _text_digest(siglip),
         checkpoint.contract,
     )
+
+
+def _preprocessing(name: str, checkpoint: checkpoints.Checkpoint) -> Contract:
+    """Return the contract, of which the checkpoint keeps all the encoders that both have.
+
+    Training one encoder of a pair is possible. Its own image processor is followed or compared as
+    by a pipeline, so that the trained model is served with the pixels that it was trained on.
+    """
+    contract = contracts.get(name)
+    shared = tuple(spec for spec in contract.encoders if spec.name in checkpoint.facts)
+    contracts.check(
+        replace(contract, encoders=shared or contract.encoders),
+        checkpoint.facts,
+        checkpoint.policy,
+    )
+    return follow_processor(contract, checkpoint)
 
 
 def _default_input(

@@ -1,12 +1,19 @@
-"""Check the folder that training writes its model to."""
+"""Folders that a training writes: its model and its checkpoints."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 from siglip_perception import checkpoints
 from siglip_perception.errors import PerceptionError
+
+
+def runs_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of a training's checkpoints: --runs, or one beside --output."""
+    output: Path = args.output.absolute()
+    return args.runs or output.with_name(output.name + ".runs")
 
 
 def check_replaceable(output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +53,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 2:
             raise PerceptionError("Training needs 1 or more steps, and batches of 2 or more.")
+        if not 0 < self.lr < math.inf:
+            raise PerceptionError(f"lr is {self.lr} and has to be above 0.")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise PerceptionError(
+                f"weight_decay is {self.weight_decay} and warmup {self.warmup}: they have to be 0"
+                " or more."
+            )
         if not 0 < self.cooldown <= 1:
             raise PerceptionError(f"cooldown is {self.cooldown} and has to be a share in (0, 1].")
         if not 0 <= self.rendered <= 1:

@@ -20,6 +20,7 @@ from siglip_perception.checkpoints.folder import Folder
 from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contrastive.data.samples import PairBatch
+from siglip_perception.contrastive.distributed import World
 from siglip_perception.contrastive.objectives.caption_objective import CaptionObjective
 from siglip_perception.contrastive.objectives.dino import DinoSettings
 from siglip_perception.contrastive.objectives.dino_objective import DINO_STATE, DinoObjective
@@ -27,25 +28,25 @@ from siglip_perception.contrastive.objectives.tabletop_objectives import (
     AffinityObjective,
     SiglipObjective,
 )
-from siglip_perception.contrastive.training.distributed import World
+from siglip_perception.contrastive.tabletop_model import (
+    new_dinov2,
+    new_siglip,
+    new_tokenizer,
+    save_half,
+)
 from siglip_perception.contrastive.training.loop import train
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
 from siglip_perception.contrastive.training.model_io import replace_folder
 from siglip_perception.contrastive.training.optimizers import new_optimizers
 from siglip_perception.contrastive.training.recipe import TOWERS, Recipe
 from siglip_perception.contrastive.training.run_state import STATE, RunState
-from siglip_perception.contrastive.training.tabletop_model import (
-    new_dinov2,
-    new_siglip,
-    new_tokenizer,
-    save_half,
-)
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.calibration import calibrate
 from siglip_perception.evaluation.linear_probe import scene_metrics
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.scenes.rendered.shards import RenderedShards
-from siglip_perception.scenes.samples import TABLETOP, Batch, RenderedShare, batches
+from siglip_perception.scenes.samples.batches import Batch, batches
+from siglip_perception.scenes.samples.items import TABLETOP, RenderedShare
 from siglip_perception.scenes.vocabulary import (
     COLORS,
     KINDS,
@@ -178,14 +179,18 @@ def train_tower(
     validation_scenes: int = 128,
     save_every: int = 100,
     tensorboard: bool = False,
-    rendered: Path | None = None,
+    rendered: RenderedShards | None = None,
 ) -> None:
     """Train one tower in the folder `run`, or resume there.
 
     bf16: use bfloat16 products. validation_scenes: number of held-out scenes per evaluation.
-    rendered: folder of rendered scenes, for a recipe with a share of them.
+    rendered: scenes for a recipe that takes a share of them.
     """
-    mixture = _mixture(recipe, rendered)
+    share = None
+    if recipe.rendered:
+        if rendered is None:
+            raise ValueError("a recipe with a share of rendered scenes needs these")
+        share = RenderedShare(rendered, recipe.rendered)
     run.mkdir(parents=True, exist_ok=True)
     with quiet():
         objective, tokenizer = new_objective(recipe, bf16)
@@ -218,7 +223,7 @@ def train_tower(
         first_step * options.batch,
         options.steps * options.batch,
         options.batch,
-        rendered=mixture,
+        rendered=share,
         objects=recipe.objects,
         repeated=recipe.scenes,
     )
@@ -240,18 +245,6 @@ def train_tower(
         log.close()
     if tokenizer is not None:
         tokenizer.save_pretrained(run / "tokenizer")
-
-
-def _mixture(recipe: Recipe, folder: Path | None) -> RenderedShare | None:
-    if recipe.rendered == 0:
-        return None
-    if folder is None:
-        raise PerceptionError(
-            f"The recipe of {recipe.tower} takes {recipe.rendered:.0%} of its scenes from rendered"
-            " ones: name their folder with --rendered DIR, and make them with siglip-perception"
-            " scenes -o DIR."
-        )
-    return RenderedShare(RenderedShards(folder), recipe.rendered)
 
 
 def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:

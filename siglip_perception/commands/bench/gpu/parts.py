@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from siglip_perception import backends, contracts
-from siglip_perception.backends.cuda_graph import GraphedEncoders
-from siglip_perception.backends.selftest import LIMITS, frames, least_cosine
+from siglip_perception.backends.base.cuda_graph import GraphedEncoders
+from siglip_perception.backends.base.selftest import LIMITS, frames, least_cosine
 from siglip_perception.checkpoints import Checkpoint, resolve
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.commands.bench import SIZES
 from siglip_perception.commands.bench.child import make as make_candidate
 from siglip_perception.commands.bench.gpu.finding import Check, Findings, Timing
+from siglip_perception.config import ModelSelection
 from siglip_perception.encoders import triton_kernels
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.encoders.plan import ModelPlan
@@ -79,19 +80,13 @@ class Bench:
         return str(folder)
 
     def encoders(self, size: str) -> Encoders:
-        plan = ModelPlan.load(self.model(size), SIZES[size], "", "")
+        plan = ModelPlan.load(ModelSelection(self.model(size), SIZES[size]))
         return Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
 
     def pipeline(self, size: str, precision: str = "auto", **options: Any) -> Pipeline:
         return Pipeline.load(
-            PipelineOptions(
-                self.model(size),
-                SIZES[size],
-                backend="torch",
-                device=self.device.type,
-                precision=precision,
-                **options,
-            )
+            ModelSelection(self.model(size), SIZES[size], "torch", self.device.type, precision),
+            PipelineOptions(**options),
         )
 
     def synchronize(self) -> None:
@@ -246,7 +241,7 @@ def _rows(features: Features, group: Sequence[int]) -> Features:
 def objects(bench: Bench) -> Findings:
     """Check the embedded model's objects on generated scenes against float32 on the CPU."""
     scenes = list(scene_samples(2 if bench.rehearse else 20, 2, 6))
-    host_pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    host_pipeline = Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
     device_pipeline = bench.pipeline("tabletop")
     total = match_count = 0
     score_difference = 0.0
@@ -556,12 +551,12 @@ def tensorrt(bench: Bench) -> Findings:
         return Findings(facts={"tensorrt": "not installed"})
     try:
         pipeline = Pipeline.load(
-            PipelineOptions("tabletop", backend="tensorrt", device="cuda", precision="bf16")
+            ModelSelection("tabletop", backend="tensorrt", device="cuda", precision="bf16")
         )
     except BackendError as error:
         return Findings((Check("tensorrt", False, str(error)),))
     tokens = pipeline.process(Frame(frames(1)[0]), None).tokens
-    host_pipeline = Pipeline.load(PipelineOptions(device="cpu", precision="fp32"))
+    host_pipeline = Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
     reference = host_pipeline.process(Frame(frames(1)[0]), None).tokens
     assert tokens is not None
     assert reference is not None

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from siglip_perception.backends.cuda_graph import GraphedEncoders
+from siglip_perception.backends.base.cuda_graph import GraphedEncoders
 from siglip_perception.encoders.encoders import Encoders, Features
 from siglip_perception.images.preprocess import EncoderInput
 

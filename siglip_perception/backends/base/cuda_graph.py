@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from siglip_perception.backends.selftest import least_cosine
+from siglip_perception.backends.base.selftest import least_cosine
 from siglip_perception.encoders.encoders import Encoders, Features, Job
 from siglip_perception.images.preprocess import DeviceFrames, EncoderInput
 

@@ -27,7 +27,7 @@ from transformers import (
     SiglipModel,
 )
 
-from siglip_perception.scenes.samples import TABLETOP
+from siglip_perception.scenes.samples.items import TABLETOP
 
 _SIGLIP, _DINOV2 = TABLETOP.encoder("siglip"), TABLETOP.encoder("dinov2")
 CONTEXT = 32

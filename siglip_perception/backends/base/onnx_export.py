@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from siglip_perception.backends.select import DTYPES
+from siglip_perception.backends.base.precision import DTYPES
 from siglip_perception.encoders.encoders import Tower
 from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError

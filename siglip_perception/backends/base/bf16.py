@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from siglip_perception.backends.cache import EngineCache
+from siglip_perception.backends.base.cache import EngineCache
 from siglip_perception.encoders import onednn
 from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError

@@ -1,0 +1,1 @@
+"""What every backend stands on: cache, export, self-test, CUDA graphs, precisions."""

@@ -1,0 +1,1 @@
+"""Scenes, drawn or rendered, as training samples."""
