@@ -34,6 +34,7 @@ from siglip_perception.grounding.training_domain import read_domain
 from siglip_perception.grounding.windows import (
     WindowScores,
     merge_candidates,
+    penalized,
     place_candidates,
     presence_of,
     window_boxes,
@@ -616,7 +617,9 @@ class Pipeline:
             raise FloatingPointError("A window's features hold NaN or infinity.")
         frames = [(siglip[row], cosine[row], query.encoded) for row in range(len(boxes))]
         scores = self.grounder.score_all(frames)
-        return [WindowScores(*pair) for pair in zip(boxes, scores, strict=True)]
+        return [
+            WindowScores(box, penalized(entry)) for box, entry in zip(boxes, scores, strict=True)
+        ]
 
     def answer(
         self, task: Task, scores: Scores, windows: Sequence[WindowScores] = ()

@@ -47,8 +47,10 @@ class GroundingOptions:
     max_part_ratio: a mask is part of a better one that it touches if it has less than this share
         of its area.
 
-    Windows (windows.py; no measurement is recorded):
+    Windows (windows.py; no measurement is recorded of the overlap and the edge):
     window_overlap: share of a window's side that it has in common with the next one.
+    window_penalty: standing taken from what a window shows: four more views give a phrase more
+        chances to match by luck (docs/grounding.md).
     window_edge: distance from an inner edge of a window, as a share of its side, up to which a
         thing counts as cut.
 
@@ -107,6 +109,7 @@ class GroundingOptions:
 
     window_overlap: float = 0.25
     window_edge: float = 0.01
+    window_penalty: float = 0.5
 
     refinement_side: int = 320
     color_levels: int = 12

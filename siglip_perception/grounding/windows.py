@@ -40,6 +40,15 @@ class Candidate:
     is_cut: bool
 
 
+def penalized(scores: Scores, options: GroundingOptions = DEFAULT_OPTIONS) -> Scores:
+    """Take the penalty of windows from the log-odds of one."""
+    slopes = np.ones(len(scores.logits), np.float32) if scores.slopes is None else scores.slopes
+    loss = (options.window_penalty * slopes).astype(np.float32)
+    return replace(
+        scores, logits=scores.logits - loss[:, None], image_logits=scores.image_logits - loss
+    )
+
+
 def presence_of(scores: Scores, windows: Sequence[WindowScores]) -> FloatArray:
     """Probability [P] that each phrase is in view: the highest of the image and its windows."""
     parts = [scores.presence(), *(window.scores.presence() for window in windows)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import jaccard_score  # type: ignore[import-untyped]
 
 from siglip_perception.commands.main import main
 from siglip_perception.contracts.steps import SQUASH

@@ -219,7 +219,9 @@ def test_the_best_threshold_is_that_of_the_greatest_f1() -> None:
 def test_the_share_of_the_whole_image_is_the_one_that_predicts_best() -> None:
     rng = np.random.default_rng(0)
     truths = (np.arange(200) % 2).astype(np.float32)
-    told, untold = truths * 2 + rng.normal(0, 0.5, 200), rng.normal(0, 0.5, 200)
+    told, untold = (
+        (truths * height + rng.normal(0, 0.5, 200)).astype(np.float32) for height in (2, 0)
+    )
 
     def share(region: FloatArray, image: FloatArray) -> float:
         questions = [

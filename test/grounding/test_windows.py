@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from siglip_perception.config import ModelSelection
+from siglip_perception.grounding.scores import Scores
 from siglip_perception.grounding.windows import (
     Candidate,
     merge_candidates,
+    penalized,
     place_candidates,
     window_boxes,
 )
@@ -49,6 +51,17 @@ def test_windows_cover_the_image_and_share_a_quarter_of_a_side() -> None:
         for box in window_boxes(width, height, 2):
             seen[box.y : box.y + box.height, box.x : box.x + box.width] = True
         assert seen.all()
+
+
+def test_what_a_window_shows_loses_half_a_unit_of_standing() -> None:
+    scores = Scores(
+        np.ones((1, 2, 2), np.float32),
+        np.array([[3.0], [3.0]], np.float32),
+        np.array([2.0, 2.0], np.float32),
+        slopes=np.array([4.0, 6.0], np.float32),
+    )
+    assert penalized(scores).logits.tolist() == [[1.0], [0.0]]
+    assert penalized(scores).image_logits.tolist() == [0.0, -1.0]
 
 
 def test_a_thing_is_cut_at_a_windows_inner_edge_alone() -> None:
