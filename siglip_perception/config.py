@@ -22,6 +22,8 @@ from siglip_perception.types import BACKENDS, PRECISIONS, TokenDtype
 # Limits of the topic `instruction`, in language/instruction.py.
 MAX_INSTRUCTION_BYTES, MAX_PHRASES = 1024, 32
 MAX_CAMERAS = 16
+CALIBRATED = -1.0
+"""Value of `threshold` that stands for each language's own, measured by `calibrate`."""
 # Default topic of the instructions in a bag.
 INSTRUCTION_TOPIC = "/instruction"
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -114,10 +116,22 @@ class Settings:
         change=Change.UNCONFIGURED,
     )
     threshold: float = _parameter(
-        0.5, "Minimum score of an object, a probability of its own.", minimum=0.0, maximum=1.0
+        CALIBRATED,
+        "Minimum score of an object, a probability of its own; -1: for each language the one that"
+        " siglip-perception calibrate measured, 0.5 where it measured none.",
+        minimum=0.0,
+        maximum=1.0,
+        special=CALIBRATED,
     )
     max_objects: int = _parameter(
         20, "Maximum number of objects in a message.", minimum=1, maximum=255
+    )
+    windows: int = _parameter(
+        1,
+        "Overlapping windows along each side of the image in which objects are looked for, too: 2"
+        " finds smaller things, and costs four more passes of the encoders per frame.",
+        minimum=1,
+        maximum=2,
     )
     publish_mask: bool = _parameter(False, "Add a mask of the objects to ~/objects.")
     instruction: str = _parameter(
@@ -257,6 +271,11 @@ class Settings:
             by_field["cameras"] = _cameras(by_field["cameras"])
         selection = {name: by_field.pop(name) for name in SELECTION_FIELDS if name in by_field}
         return cls(ModelSelection(**selection), **by_field)
+
+    @property
+    def score_threshold(self) -> float | None:
+        """Minimum score of an object; None: each language's own."""
+        return None if self.threshold == CALIBRATED else self.threshold
 
     def values(self) -> dict[str, Value]:
         """Return every parameter's name and value, such that Settings.of() restores this."""

@@ -38,6 +38,7 @@ class Parameter:
     """A parameter. Its default gives its type; minimum and maximum are inclusive.
 
     max_bytes, max_items: limits of a text, or of all texts of a list together.
+    special: a value outside of the range that stands for something else, as the description says.
     change: ANY_TIME; only while the node is UNCONFIGURED, because `configure` uses it; or only at
     the START of the process (read-only in ROS).
     """
@@ -48,6 +49,7 @@ class Parameter:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    special: float | None = None
     choices: tuple[str, ...] = ()
     change: Change = Change.ANY_TIME
     max_bytes: int = 4096
@@ -68,14 +70,16 @@ class Parameter:
             return "one of " + ", ".join(self.choices)
         if self.minimum is None or self.maximum is None:
             return ""
-        return f"{self.minimum:.15g} to {self.maximum:.15g}"
+        special = "" if self.special is None else f", or {self.special:.15g}"
+        return f"{self.minimum:.15g} to {self.maximum:.15g}{special}"
 
     def check(self, value: Any) -> Value:
         """Convert a value to the parameter's type; raise ConfigError if it is invalid."""
         converted = self._convert(value)
         outside = bool(self.choices) and converted not in self.choices
         if isinstance(converted, (int, float)) and self.minimum is not None:
-            outside = not self.minimum <= converted <= (self.maximum or self.minimum)
+            is_inside = self.minimum <= converted <= (self.maximum or self.minimum)
+            outside = not is_inside and converted != self.special
         self._check_length(converted)
         if outside:
             raise ConfigError(

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from siglip_perception import checkpoints, contracts
-from siglip_perception.config import ModelSelection, Settings, check_field
+from siglip_perception.config import BY_NAME, ModelSelection, Settings, check_field
 from siglip_perception.errors import BackendError, InstructionError, PerceptionError
 from siglip_perception.images import overlay
 from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
@@ -160,8 +160,11 @@ class Perception:
     contract: name of a token contract, or its .yaml file; "": the one that the model keeps.
     taps: encoder -> block that its tokens are taken from (-1: the last), in place of the
         contract's; the contract's name then says so, as in "tabletop+siglip-1".
-    threshold: least score of an object, in [0, 1]. max_objects: most objects in one image, 1 to
-        255. Both can be changed later.
+    threshold: least score of an object, in [0, 1]; None: for each language the one that
+        `siglip-perception calibrate` measured, 0.5 where it measured none.
+    max_objects: most objects in one image, 1 to 255. Both can be changed later.
+    windows: 2 looks for objects in 2 x 2 overlapping windows of each image, too: smaller things,
+        four more passes of the encoders.
     tokens_dtype: "float32", "float16" or "bfloat16".
     backend: "auto", "torch", "openvino" or "tensorrt". device: "auto", "cpu" or "cuda".
     precision: "auto", "fp32", "bf16", "fp16" or "int8"; only fp32 gives nearly the same numbers
@@ -181,8 +184,9 @@ class Perception:
         *,
         contract: str | os.PathLike[str] = ModelSelection.contract,
         taps: Mapping[str, int] | None = None,
-        threshold: float = Settings.threshold,
+        threshold: float | None = None,
         max_objects: int = Settings.max_objects,
+        windows: int = Settings.windows,
         tokens_dtype: TokenDtype = Settings.tokens_dtype,
         backend: str = ModelSelection.backend,
         device: str = ModelSelection.device,
@@ -203,8 +207,9 @@ class Perception:
         )
         self.model = selection.model
         options = {
-            "threshold": _check("threshold", threshold),
+            "threshold": _threshold(threshold),
             "max_objects": _check("max_objects", max_objects),
+            "windows": _check("windows", windows),
             "tokens_dtype": _check("tokens_dtype", tokens_dtype),
         }
         self._max_pixels = int(_check("max_pixels", max_pixels))
@@ -241,13 +246,18 @@ class Perception:
         return self.pipeline.backend
 
     @property
-    def threshold(self) -> float:
-        """Least score of an object, in [0, 1]."""
+    def threshold(self) -> float | None:
+        """Least score of an object, in [0, 1]; None: each language's own, see thresholds."""
         return self.pipeline.threshold
 
     @threshold.setter
-    def threshold(self, value: float) -> None:
-        self.pipeline.threshold = float(_check("threshold", value))
+    def threshold(self, value: float | None) -> None:
+        self.pipeline.threshold = _threshold(value)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of an object by the language of its phrase, in [0, 1]."""
+        return self.pipeline.thresholds
 
     @property
     def max_objects(self) -> int:
@@ -578,6 +588,14 @@ def _notes(picture: Picture, request: Instruction | None, query: Query | None) -
 def _check(name: str, value: object) -> Any:
     """Check an option by the rules of the node's parameter of this field."""
     return check_field(name, _plain(value))
+
+
+def _threshold(value: object) -> float | None:
+    """Check a threshold; None stands for what the node's parameter has a special value for."""
+    if value is None:
+        return None
+    parameter = replace(BY_NAME["threshold"], special=None)
+    return float(parameter.check(_plain(value)))  # type: ignore[arg-type]
 
 
 def _positive(name: str, value: object) -> int:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from siglip_perception import backends
 from siglip_perception.backends import BackendChoice
+from siglip_perception.checkpoints.grounding_settings import DEFAULT_THRESHOLD, MeasuredOn
 from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.contracts import Contract
+from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
 from siglip_perception.encoders.null_bank import bank_key, load_bank
 from siglip_perception.encoders.plan import GroundingModel, ModelPlan
@@ -26,15 +29,29 @@ from siglip_perception.grounding.objects import label_mask, select_objects
 from siglip_perception.grounding.regions import cosines
 from siglip_perception.grounding.relations import assign, with_roles
 from siglip_perception.grounding.scores import Scores
-from siglip_perception.grounding.standing import PhraseSet
+from siglip_perception.grounding.standing import PhraseSet, language_line, lines_of
 from siglip_perception.grounding.training_domain import read_domain
+from siglip_perception.grounding.windows import (
+    WindowScores,
+    merge_candidates,
+    penalized,
+    place_candidates,
+    presence_of,
+    window_boxes,
+)
 from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.language.instruction import Instruction
-from siglip_perception.language.null_phrases import language_of, recolored
+from siglip_perception.language.null_phrases import (
+    BANK_LANGUAGES,
+    bank_places,
+    language_of,
+    recolored,
+)
 from siglip_perception.scenes.scenes import render, sample_scene
 from siglip_perception.types import (
+    Box,
     FloatArray,
     Frame,
     GroundedObject,
@@ -59,14 +76,17 @@ _MAX_MASK_OBJECTS = 255
 class PipelineOptions:
     """A pipeline's options besides its model; ranges are those of the node's parameters.
 
+    threshold: None: each language's own, see Pipeline.thresholds.
+    windows: overlapping windows along each side in which objects are looked for, too; 1: none.
     taps: encoder -> block that its tokens are taken from, in place of the contract's; -1: the
         last.
     background: PyTorch may serve while engines are built, as in a node; else loading waits for
         them, so that all results come from one backend.
     """
 
-    threshold: float = Settings.threshold
+    threshold: float | None = None
     max_objects: int = Settings.max_objects
+    windows: int = Settings.windows
     tokens_dtype: TokenDtype = Settings.tokens_dtype
     taps: Mapping[str, int] = field(default_factory=dict)
     background: bool = False
@@ -120,7 +140,9 @@ class Result:
 
 
 class Pipeline:
-    """One loaded model; used from one thread. `threshold` and `max_objects` may be changed.
+    """One loaded model; used from one thread. threshold, max_objects and windows may be changed.
+
+    threshold: least score of an object; None: each language's own, see `thresholds`.
 
     can_ground: True if objects can be found at all.
     grounding_status: how objects are found, or why they cannot be.
@@ -142,6 +164,7 @@ class Pipeline:
         self.can_ground = plan.grounding_model is not None
         self.threshold = options.threshold
         self.max_objects = options.max_objects
+        self.windows = options.windows
         self._tokens_dtype: TokenDtype = options.tokens_dtype
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
@@ -170,6 +193,7 @@ class Pipeline:
             )
             domain = read_domain(model.folder, self.grounder.head.width)
             self.grounder.domain = None if domain is None else domain.to(device)
+            self._add_calibrated_domain(model.settings.measured_on)
 
     @classmethod
     def load(
@@ -184,7 +208,6 @@ class Pipeline:
         try:
             pipeline = cls(plan, selection, options, choice)
             pipeline._warm_up()
-            pipeline._test_head()
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"{selection.model} does not fit into the memory of {choice.device}: use a smaller"
@@ -198,6 +221,38 @@ class Pipeline:
             ) from error
         return pipeline
 
+    def _add_calibrated_domain(self, measured_on: MeasuredOn | None) -> None:
+        """Let what the user calibrated on count as inside of the training."""
+        domain = self.grounder.domain
+        if domain is None or measured_on is None:
+            return
+        phrases = domain.phrases[:0]
+        if measured_on.phrases:
+            phrases = self._encode(measured_on.phrases)[0].embeddings
+        self.grounder.domain = domain.widened(measured_on.picture_range, phrases)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Least score of an object by the language of its phrase.
+
+        `threshold` for all where it is set; else those that the user's calibration measured, and
+        0.5 where it measured none. Of pictures and phrases outside of the training it is 0.5, too.
+        """
+        calibration = self.grounder.settings.calibration if self.can_ground else {}
+        return {
+            language: language_line(language, calibration).threshold
+            if self.threshold is None
+            else self.threshold
+            for language in BANK_LANGUAGES
+        }
+
+    @property
+    def common_threshold(self) -> float | Mapping[str, float]:
+        """The threshold of all languages, or `thresholds` where they differ."""
+        thresholds = self.thresholds
+        values = set(thresholds.values())
+        return values.pop() if len(values) == 1 else thresholds
+
     @property
     def backend(self) -> str:
         """Description of what runs the encoders now; it may change from one frame to the next."""
@@ -209,20 +264,41 @@ class Pipeline:
         return dict(self._encoders.warnings)
 
     def _warm_up(self) -> None:
-        query = None
-        if self.can_ground:
-            query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
         size = self.contract.encoders[0].image_size
-        self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), query)
-
-    def _test_head(self) -> None:
-        """Choose how regions are pooled, where neither the model nor a calibration says it."""
         model = self.grounding_model
         if model is None:
+            self.process(Frame(np.zeros((size, size, 3), dtype=np.uint8)), None)
             return
+        scene = sample_scene(np.random.default_rng(_HEAD_TEST_SEED), _HEAD_TEST_OBJECTS)
+        image = render(scene).image
+        query = self.query(Instruction("", ("warm up",), (Role.UNKNOWN,)))
+        features = self.process(Frame(image), query, with_features=True).features
+        assert features is not None
+        self._refuse_dead_weights(features, model.folder)
+        self._test_head(model, image)
+
+    @torch.inference_mode()
+    def _refuse_dead_weights(self, features: PatchFeatures, folder: Path) -> None:
+        """Raise CheckpointError if the vision weights tell nothing in a test picture apart."""
+        halves = torch.eye(2, device=features.siglip.device).repeat_interleave(
+            features.siglip.shape[0] // 2, dim=1
+        )
+        pooled = self.grounder.head(features.siglip[: halves.shape[1]], halves)
+        for part, vectors in (
+            ("SigLIP's vision tower", features.siglip),
+            ("SigLIP's pooling head", pooled),
+            ("the DINO encoder", features.dino),
+        ):
+            if are_alike(vectors):
+                raise CheckpointError(
+                    f"All of a test picture looks the same to {part} of the model in {folder}:"
+                    " its weights are empty or broken, get a fresh copy."
+                )
+
+    def _test_head(self, model: GroundingModel, image: UInt8Array) -> None:
+        """Choose how regions are pooled, where neither the model nor a calibration says it."""
         if model.settings.head_mlp is None:
-            scene = sample_scene(np.random.default_rng(_HEAD_TEST_SEED), _HEAD_TEST_OBJECTS)
-            with_mlp = choose_head(self.grounder, render(scene).image, self.features)
+            with_mlp = choose_head(self.grounder, image, self.features)
             self.grounder.head.with_mlp = with_mlp
             settings = replace(model.settings, head_mlp=with_mlp)
             self.grounder.settings = settings
@@ -230,6 +306,12 @@ class Pipeline:
             _LOGGER.info(
                 "Regions are pooled %s the MLP of SigLIP's head, as crops of a test picture say.",
                 "with" if with_mlp else "without",
+            )
+        if self.threshold is None and len({*self.thresholds.values(), DEFAULT_THRESHOLD}) > 1:
+            _LOGGER.info(
+                "Objects are published from the calibration's own threshold on: %s; a threshold"
+                " that you set goes before it.",
+                ", ".join(f"{x} {value:.2f}" for x, value in self.thresholds.items()),
             )
         if not model.settings.is_calibrated:
             _LOGGER.warning(
@@ -290,7 +372,12 @@ class Pipeline:
         domain = self.grounder.domain
         unfamiliar = () if domain is None else domain.unfamiliar(everything[:count])
         encoded = PhraseSet(
-            everything[:count], languages, everything[count:], tuple(owners), unfamiliar
+            everything[:count],
+            languages,
+            everything[count:],
+            tuple(owners),
+            unfamiliar,
+            tuple(bank_places(phrase) for phrase in phrases),
         )
         return encoded, tuple(truncated[place] for place in range(count))
 
@@ -382,7 +469,12 @@ class Pipeline:
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
         pooled: FloatArray | None = None
-        if features.siglip is not None:
+        if features.siglip is not None and features.dino is not None:
+            if self.windows > 1:  # their pass would overwrite these in a CUDA graph's memory
+                features = replace(
+                    features, siglip=features.siglip.clone(), dino=features.dino.clone()
+                )
+            assert features.siglip is not None
             row_groundings = self._ground(
                 [tasks[index] for index in grounding_tasks],
                 features.siglip,
@@ -495,22 +587,52 @@ class Pipeline:
         return [
             error
             if row not in finite_rows
-            else self.answer(task, scores[row])
+            else self._answer_with_windows(task, scores[row])
             if row in scores
             else None
             for row, task in enumerate(tasks)
         ]
 
-    def answer(self, task: Task, scores: Scores) -> Grounding:
-        """Ground one task from the scores of its frame's regions."""
+    def _answer_with_windows(self, task: Task, scores: Scores) -> Grounding | FloatingPointError:
+        assert isinstance(task.query, Query)
+        try:
+            windows = self.window_scores(task.frame.image, task.query)
+        except FloatingPointError as error:
+            return error
+        return self.answer(task, scores, windows)
+
+    def window_scores(self, image: UInt8Array, query: Query) -> list[WindowScores]:
+        """Score the regions of the image's windows, each through the encoders; none for one.
+
+        Raises FloatingPointError where the encoders give NaN or infinity.
+        """
+        boxes = window_boxes(image.shape[1], image.shape[0], self.windows)
+        if not boxes:
+            return []
+        siglip, dino = self.features([np.ascontiguousarray(_cut(image, box)) for box in boxes])
+        cosine, finite = to_host(
+            torch.stack([cosines(patches) for patches in dino]), _finite(siglip, dino)
+        )
+        if not bool(finite.all()):
+            raise FloatingPointError("A window's features hold NaN or infinity.")
+        frames = [(siglip[row], cosine[row], query.encoded) for row in range(len(boxes))]
+        scores = self.grounder.score_all(frames)
+        return [
+            WindowScores(box, penalized(entry)) for box, entry in zip(boxes, scores, strict=True)
+        ]
+
+    def answer(
+        self, task: Task, scores: Scores, windows: Sequence[WindowScores] = ()
+    ) -> Grounding:
+        """Ground one task from the scores of the regions of its frame, and of its windows."""
         query, frame = task.query, task.frame
         assert isinstance(query, Query)
-        objects, masks = self.choose_objects(frame, query, scores)
+        objects, masks = self.choose_objects(frame, query, scores, windows)
         return Grounding(
             query.instruction,
             query.instruction_id,
             query.phrases,
-            tuple(float(p) for p in scores.presence()),
+            tuple(float(p) for p in presence_of(scores, windows)),
             tuple(objects),
             self.contract.name,
             label_mask(masks, frame.width, frame.height) if task.with_mask else None,
@@ -521,23 +643,65 @@ class Pipeline:
             unfamiliar=scores.unfamiliar,
         )
 
-    def choose_objects(
-        self, frame: Frame, query: Query, scores: Scores
+    def _select(
+        self, image: UInt8Array, query: Query, scores: Scores, most: int
     ) -> tuple[list[GroundedObject], list[UInt8Array]]:
-        """Select the query's objects, each with its mask, uint8 [height, width] of 0 and 1."""
+        """Select at most so many objects of one image or window, with their masks."""
         model = self.grounding_model
-        has_relations = any(mention.relations for mention in query.mentions)
         assert model is not None
-        objects, masks = select_objects(
+        return select_objects(
             scores,
             query.phrases,
             query.roles,
-            model.resize.geometry(frame.width, frame.height),
+            model.resize.geometry(image.shape[1], image.shape[0]),
             model.patch,
-            self.threshold,
-            _MAX_MASK_OBJECTS if has_relations else self.max_objects,
-            frame.image,
+            self._thresholds_of(query, scores),
+            most,
+            image,
         )
+
+    def _merge(
+        self,
+        frame: Frame,
+        query: Query,
+        whole: tuple[list[GroundedObject], list[UInt8Array]],
+        windows: Sequence[WindowScores],
+    ) -> tuple[list[GroundedObject], list[UInt8Array]]:
+        """Join the objects of the whole image with those of its windows, phrase after phrase."""
+        size = frame.width, frame.height
+        candidates = place_candidates(*whole, Box(0, 0, *size), *size)
+        for window in windows:
+            image = np.ascontiguousarray(_cut(frame.image, window.box))
+            part = self._select(image, query, window.scores, _MAX_MASK_OBJECTS)
+            candidates += place_candidates(*part, window.box, *size)
+        merged = [
+            candidate
+            for phrase in query.phrases
+            for candidate in merge_candidates([c for c in candidates if c.item.phrase == phrase])
+        ][:_MAX_MASK_OBJECTS]
+        return [candidate.item for candidate in merged], [c.mask for c in merged]
+
+    def _thresholds_of(self, query: Query, scores: Scores) -> list[float]:
+        """Least score of an object of each phrase."""
+        if self.threshold is not None:
+            return [self.threshold] * len(query.phrases)
+        calibration = self.grounder.settings.calibration
+        lines = lines_of(query.encoded, calibration, is_outside=scores.outside_training)
+        return [line.threshold for line in lines]
+
+    def choose_objects(
+        self,
+        frame: Frame,
+        query: Query,
+        scores: Scores,
+        windows: Sequence[WindowScores] = (),
+    ) -> tuple[list[GroundedObject], list[UInt8Array]]:
+        """Select the query's objects, each with its mask, uint8 [height, width] of 0 and 1."""
+        has_relations = any(mention.relations for mention in query.mentions)
+        most = _MAX_MASK_OBJECTS if has_relations or windows else self.max_objects
+        objects, masks = self._select(frame.image, query, scores, most)
+        if windows:
+            objects, masks = self._merge(frame, query, (objects, masks), windows)
         depth = frame.depth() if frame.depth is not None and objects else None
         if depth is not None:
             objects = locate(objects, masks, depth)
@@ -545,6 +709,11 @@ class Pipeline:
         objects = with_roles(objects, roles)[: self.max_objects]
         masks = [masks[index] for index in sorted(roles)][: self.max_objects]
         return objects, masks
+
+
+def _cut(image: UInt8Array, box: Box) -> UInt8Array:
+    """Cut a box out of an image [height, width, 3]; a view."""
+    return image[box.y : box.y + box.height, box.x : box.x + box.width]
 
 
 def _row_features(features: Features, row: int | None) -> PatchFeatures | None:

@@ -61,7 +61,7 @@ class FakePipeline:
         self.fingerprint = "f00d"
         self.backend = "none"
         self.backend_warnings: dict[str, str] = {}
-        self.threshold = 0.0
+        self.threshold: float | None = 0.0
         self.max_objects = 0
         self.encoded: list[tuple[str, int]] = []
         self.truncate: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from siglip_perception.bags.depth_wait import DepthWait
 from siglip_perception.bags.messages import PACKAGE, RAW, BagTopic, decode_image, deserialize
 from siglip_perception.bags.pictures import BagPictures
 from siglip_perception.bags.topics import under
-from siglip_perception.config import INSTRUCTION_TOPIC, Settings
+from siglip_perception.config import CALIBRATED, INSTRUCTION_TOPIC, Settings
 from siglip_perception.errors import ImageError
 from siglip_perception.grounding.tracking import TrackingOptions
 from siglip_perception.images.files import MAX_FILE_PIXELS, Picture
@@ -337,8 +337,9 @@ def _decode(message: Any, settings: Settings) -> Picture:
 def _settings(options: ReplayOptions, pipeline: Pipeline) -> Settings:
     """Return the node's settings for a replay, in which no image is too old."""
     settings = Settings(
-        threshold=pipeline.threshold,
+        threshold=CALIBRATED if pipeline.threshold is None else pipeline.threshold,
         max_objects=pipeline.max_objects,
+        windows=pipeline.windows,
         grounding_rate=options.grounding_rate,
         max_age=0.0,
         max_pixels=options.max_pixels,

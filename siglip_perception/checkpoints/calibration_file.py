@@ -11,12 +11,18 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from siglip_perception.checkpoints.folder import parse_json
-from siglip_perception.checkpoints.grounding_settings import Calibration, read_calibration
+from siglip_perception.checkpoints.grounding_settings import (
+    Calibration,
+    MeasuredOn,
+    number_of,
+    read_calibration,
+    wrong_value,
+)
 from siglip_perception.checkpoints.store import MODELS
 from siglip_perception.errors import CheckpointError
 from siglip_perception.util.files import write_atomically
@@ -27,16 +33,23 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """Lines by language, and the head that they were measured with."""
+    """Lines by language, the head that they were measured with, and what on."""
 
     calibration: Mapping[str, Calibration]
     head_mlp: bool
+    measured_on: MeasuredOn = field(default_factory=MeasuredOn)
 
 
-def user_file(digest: str) -> Path:
-    """Path of the calibration in $XDG_DATA_HOME or ~/.local/share, whether it exists or not."""
+def user_file(digest: str) -> Path | None:
+    """Path of the calibration in $XDG_DATA_HOME or ~/.local/share, whether it exists or not.
+
+    None for a user without a home.
+    """
     home = os.environ.get("XDG_DATA_HOME", "")
-    root = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
+    try:
+        root = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
+    except RuntimeError:
+        return None
     return root / "siglip_perception" / "calibrations" / f"{digest[:32]}.json"
 
 
@@ -47,9 +60,11 @@ def find_calibration(folder: Path, digest: str) -> CalibrationFile | None:
     Raises CheckpointError for a file that cannot be read as one.
     """
     for path in (user_file(digest), folder / CALIBRATION):
+        if path is None:
+            continue
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise CheckpointError(
@@ -63,15 +78,28 @@ def find_calibration(folder: Path, digest: str) -> CalibrationFile | None:
                 path,
             )
             continue
-        head_mlp = content.get("head_mlp")
-        lines = read_calibration(content.get("calibration"))
-        if not isinstance(head_mlp, bool) or not lines:
-            raise CheckpointError(
-                f"{path} has no calibration and head_mlp in it: remove it, or run"
-                " siglip-perception calibrate again."
-            )
-        return CalibrationFile(lines, head_mlp)
+        return _read(content, path)
     return None
+
+
+def _read(content: Mapping[str, Any], path: Path) -> CalibrationFile:
+    where = f"{path}: remove it, or run siglip-perception calibrate again"
+    head_mlp = content.get("head_mlp")
+    if not isinstance(head_mlp, bool):
+        raise wrong_value("head_mlp", head_mlp, "true or false", where)
+    lines = read_calibration(content.get("calibration"), where)
+    if not lines:
+        raise wrong_value("calibration", content.get("calibration"), "of some language", where)
+    phrases = content.get("phrases", [])
+    if not isinstance(phrases, list) or not all(isinstance(text, str) for text in phrases):
+        raise wrong_value("phrases", phrases, "a list of texts", where)
+    limits = content.get("picture_range")
+    if limits is None:
+        return CalibrationFile(lines, head_mlp, MeasuredOn(tuple(phrases)))
+    if not isinstance(limits, list) or len(limits) != 3:
+        raise wrong_value("picture_range", limits, "a list of three numbers", where)
+    least, most, offset = (number_of(value, "picture_range", where) for value in limits)
+    return CalibrationFile(lines, head_mlp, MeasuredOn(tuple(phrases), (least, most, offset)))
 
 
 def write_calibration(
@@ -83,11 +111,13 @@ def write_calibration(
     """
     lines = {language: asdict(line) for language, line in calibration.calibration.items()}
     content = {"format": 1, "weights": digest, "head_mlp": calibration.head_mlp}
-    content |= {"calibration": lines, **provenance}
+    content |= {"calibration": lines, **asdict(calibration.measured_on), **provenance}
     data = (json.dumps(content, indent=2) + "\n").encode()
-    own = user_file(digest)
-    # The user's folder is read first: a new calibration beside the model must not lose to it.
-    paths = [own] if own.exists() or folder.parent == MODELS else [folder / CALIBRATION, own]
+    beside, own = folder / CALIBRATION, user_file(digest)
+    paths = [beside]
+    if own is not None:
+        # It is read first: a new calibration beside the model must not lose to it.
+        paths = [own] if own.exists() or folder.parent == MODELS else [beside, own]
     reasons = []
     for path in paths:
         try:

@@ -76,10 +76,33 @@ def kept_contract(name: str, checkpoint: Checkpoint, parameter: str = "contract"
             f"{checkpoint.path} is one encoder of the model {parent_model} and keeps no contract"
             " by itself: give that folder."
         )
+    nearest = _nearest(checkpoint)
+    if nearest is not None:
+        raise ContractError(
+            f"The checkpoint {checkpoint.path} keeps none of the known contracts; it is nearest to"
+            f" {nearest.name}, but"
+            f" {contracts.difference(nearest, checkpoint.facts, checkpoint.policy)}."
+        )
     raise ContractError(
         f"The checkpoint {checkpoint.path} keeps none of the known contracts"
         f" ({', '.join(contracts.names())}): name one with the parameter {parameter} to see"
         " which field differs."
+    )
+
+
+def _nearest(checkpoint: Checkpoint) -> Contract | None:
+    """The contract of the same encoders that the fewest fields contradict; None without one."""
+    alike = [
+        contract
+        for contract in map(contracts.get, contracts.names())
+        if {spec.name for spec in contract.encoders} == set(checkpoint.facts)
+    ]
+    return min(
+        alike,
+        key=lambda contract: len(
+            list(contracts.differences(contract, checkpoint.facts, checkpoint.policy))
+        ),
+        default=None,
     )
 
 

@@ -230,9 +230,9 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=number(float, 0, 1),
-        default=Settings.threshold,
         metavar="P",
-        help="least score of an object, in [0, 1] (default: %(default)s)",
+        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
+        " without)",
     )
     parser.add_argument(
         "--max-objects",
@@ -240,6 +240,18 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
         default=Settings.max_objects,
         metavar="N",
         help="most objects in one image, up to 255 (default: %(default)s)",
+    )
+    add_windows_argument(parser)
+
+
+def add_windows_argument(parser: argparse.ArgumentParser) -> None:
+    """Option that says in how many windows of an image objects are looked for."""
+    parser.add_argument(
+        "--windows",
+        type=int,
+        choices=(1, 2),
+        default=Settings.windows,
+        help="2: look in 2 x 2 overlapping windows, too; small things, at five times the cost",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from siglip_perception.commands.arguments import (
@@ -59,18 +60,19 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.checkpoints.calibration_file import CalibrationFile, write_calibration
     from siglip_perception.commands.run import write_picture
     from siglip_perception.errors import BackendError
-    from siglip_perception.evaluation.calibration import lines_of, measure_calibration
+    from siglip_perception.evaluation.calibration import measure_calibration
     from siglip_perception.evaluation.reliability import Panel, reliability_picture
     from siglip_perception.pipeline import Pipeline
+    from siglip_perception.util.progress import progress
 
     pipeline = Pipeline.load(selection_of(args))
     model = pipeline.grounding_model
     if model is None:
         raise BackendError(pipeline.grounding_status)
-    samples = list(folder)
-    measured, remarks = measure_calibration(pipeline, samples)
+    bar = progress(sys.stderr)
+    measured = measure_calibration(pipeline, folder, lambda count: bar(count, len(folder)))
     panels = []
-    for language, entry in measured.items():
+    for language, entry in measured.languages.items():
         truths = [bool(truth) for truth in entry.truths]
         panels.append(Panel(f"{language}, before", entry.before.tolist(), truths))
         panels.append(Panel(f"{language}, after", entry.after.tolist(), truths))
@@ -78,19 +80,20 @@ def run(args: argparse.Namespace) -> int:
     path = write_calibration(
         model.folder,
         model.grounding_digest,
-        CalibrationFile(lines_of(measured), pipeline.grounder.head.with_mlp),
-        pictures=len(samples),
+        CalibrationFile(measured.lines, pipeline.grounder.head.with_mlp, measured.measured_on),
+        pictures=measured.samples,
         model=str(args.model),
     )
-    for language, entry in measured.items():
+    for language, entry in measured.languages.items():
         before, after = entry.ece
         line = entry.line
         print(
             f"{language}: scale {line.scale:.3f}, bias {line.bias:.3f}, best threshold"
-            f" {line.threshold:.2f}; calibration error {before:.3f} -> {after:.3f}"
-            f" on {entry.present} present and {entry.absent} absent phrases"
+            f" {line.threshold:.2f}, presence by the whole image {line.image_share:.0%};"
+            f" calibration error {before:.3f} -> {after:.3f} on {entry.present} present and"
+            f" {entry.absent} absent phrases"
         )
-    for remark in remarks:
+    for remark in measured.remarks:
         print(f"left out, {remark}")
     for text in report.lines():
         print(text)

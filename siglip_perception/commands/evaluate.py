@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from siglip_perception.commands.arguments import (
     add_model_arguments,
+    add_windows_argument,
     check_model,
     input_file,
     input_folder,
@@ -22,7 +23,7 @@ from siglip_perception.commands.arguments import (
     output_picture,
     selection_of,
 )
-from siglip_perception.config import Settings
+from siglip_perception.commands.benchmarks import chosen_benchmark, run_benchmark
 from siglip_perception.errors import PerceptionError
 from siglip_perception.util import requirements
 
@@ -58,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="objects in a scene (default: 2 6)",
     )
     parser.add_argument("--seed", type=int, default=_SEED, help="default: %(default)s")
-    parser.add_argument("--threshold", type=number(float, 0, 1), default=Settings.threshold)
+    parser.add_argument(
+        "--threshold",
+        type=number(float, 0, 1),
+        help="least score of an object (default: each language's calibrated one, 0.5 without)",
+    )
+    add_windows_argument(parser)
     parser.add_argument(
         "--coco", type=input_path, metavar="JSON", help="your images' boxes, in COCO's format"
     )
@@ -68,6 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder of those images (default: that of the JSON file)",
     )
+    for name, layout in (
+        ("ade20k", "ADE20K's scene parsing benchmark, ADEChallengeData2016: mean IoU"),
+        ("lvis", "LVIS v1, lvis_v1_val.json with COCO's val2017/ and train2017/: AP"),
+        ("refcoco", "refcoco, refcoco+ or refcocog as the repository refer has them: accuracy"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=input_folder, metavar="DIR", help=f"the folder of {layout}"
+        )
     parser.add_argument(
         "--libero",
         type=input_folder,
@@ -124,6 +138,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write the requested files."""
     if args.probe is not None:
         return _probe(args)
+    benchmark = chosen_benchmark(args)
+    if benchmark:
+        return run_benchmark(args, benchmark)
     _check_options(args)
     data = _open_data(args)
     check_model(args)
@@ -204,6 +221,7 @@ class _Evaluation:
     """What was measured.
 
     title: the model, the data and the threshold in one line; subject: the data in it.
+    threshold: of all languages, or of each.
     groups: method -> group of questions -> row of the group; the pipeline's method comes first.
     switches: names of the methods with one switch turned off.
     average: COCO's metrics by name; empty for generated scenes. sentences: LIBERO's.
@@ -211,6 +229,7 @@ class _Evaluation:
 
     title: str
     subject: str
+    threshold: float | Mapping[str, float]
     groups: Mapping[str, dict[str, dict[str, Metrics]]]
     switches: Collection[str]
     average: Mapping[str, float]
@@ -234,7 +253,8 @@ def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
     from siglip_perception.pipeline import Pipeline, PipelineOptions
 
     pipeline = Pipeline.load(
-        selection_of(args), PipelineOptions(threshold=args.threshold, max_objects=255)
+        selection_of(args),
+        PipelineOptions(threshold=args.threshold, max_objects=255, windows=args.windows),
     )
     methods: Mapping[str, baselines.Method] = {}
     switches: Mapping[str, baselines.Method] = {}
@@ -252,9 +272,12 @@ def _evaluate(args: argparse.Namespace, data: _Data) -> _Evaluation:
     )
     subject = _subject(args, result.samples)
     sentences = measure_sentences(pipeline, data.libero) if data.libero else None
+    windows = f", {args.windows} x {args.windows} windows" if args.windows > 1 else ""
     return _Evaluation(
-        f"{args.model} on {pipeline.backend}: {subject}, threshold {args.threshold:g}",
+        f"{args.model} on {pipeline.backend}: {subject}, threshold"
+        f" {_describe(pipeline.common_threshold)}{windows}",
         subject,
+        pipeline.common_threshold,
         {name: metrics.breakdown(answers) for name, answers in result.answers.items()},
         switches.keys(),
         {} if data.detections is None else data.detections.metrics(),
@@ -315,7 +338,8 @@ def _as_json(args: argparse.Namespace, data: _Data, evaluation: _Evaluation) -> 
     content: dict[str, Any] = {
         "model": args.model,
         "measured_on": evaluation.subject,
-        "threshold": args.threshold,
+        "threshold": evaluation.threshold,
+        "windows": args.windows,
         "methods": {name: metrics.as_json(rows) for name, rows in evaluation.groups.items()},
     }
     if data.detections is not None:
@@ -347,6 +371,13 @@ def _probe(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_atomically(args.json, (json.dumps(asdict(result), indent=2) + "\n").encode())
     return 0
+
+
+def _describe(threshold: float | Mapping[str, float]) -> str:
+    """Say a threshold, or that of each language."""
+    if not isinstance(threshold, Mapping):
+        return f"{threshold:g}"
+    return ", ".join(f"{language} {value:.2f}" for language, value in threshold.items())
 
 
 _COLUMNS = (

@@ -170,8 +170,9 @@ def load_perception(args: argparse.Namespace) -> Perception:
     """Load the model that a command's options select, with their limits."""
     return Perception(
         **asdict(selection_of(args)),
-        threshold=getattr(args, "threshold", Settings.threshold),
+        threshold=getattr(args, "threshold", None),
         max_objects=min(255, getattr(args, "max_objects", Settings.max_objects)),
+        windows=getattr(args, "windows", Settings.windows),
         tokens_dtype=getattr(args, "tokens_dtype", Settings.tokens_dtype),
     )
 

@@ -15,6 +15,7 @@ from siglip_perception.contracts.check import (
     check,
     contradictions,
     difference,
+    differences,
     with_own_normalization,
     with_taps,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "check",
     "contradictions",
     "difference",
+    "differences",
     "get",
     "names",
     "path",

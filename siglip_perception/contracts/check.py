@@ -78,10 +78,20 @@ def difference(
     policy: InputFacts | None = None,
 ) -> str:
     """Describe the first field that differs, and what to do; empty if none does."""
+    return next(differences(contract, facts, policy), "")
+
+
+def differences(
+    contract: Contract,
+    facts: Mapping[EncoderName, EncoderFacts],
+    policy: InputFacts | None = None,
+) -> Iterator[str]:
+    """Yield a description of each field that differs; a missing encoder alone."""
     for spec in contract.encoders:
         if spec.name not in facts:
             encoders = ", ".join(sorted(facts)) or "none"
-            return f"it has no encoder {spec.name} (it has: {encoders}); choose another contract"
+            yield f"it has no encoder {spec.name} (it has: {encoders}); choose another contract"
+            return
     if policy is not None:
         policy_fields: list[tuple[str, object, object]] = [
             ("image_sizes", contract.encoders[0].image_size, policy.image_size)
@@ -91,15 +101,14 @@ def difference(
             policy_fields.append(("image_resize_strategy", resize, policy.strategy))
         for field, value, actual in policy_fields:
             if actual is not None and actual != value:
-                return _sentence(field, policy.where, actual, value)
+                yield _sentence(field, policy.where, actual, value)
     for spec in contract.encoders:
         for field, value, actual in _fields(spec, facts[spec.name]):
             any_value = field in _OPTIONAL and not value
             if not any_value and actual is not None and actual != value:
-                return _sentence(
+                yield _sentence(
                     f"{facts[spec.name].prefix}{field}", facts[spec.name].where, actual, value
                 )
-    return ""
 
 
 def with_taps(

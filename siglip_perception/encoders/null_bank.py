@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.errors import CheckpointError
 from siglip_perception.language.null_phrases import BANKS
 from siglip_perception.util.files import write_atomically
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 BANK = "bank.safetensors"
 _LOGGER = logging.getLogger(__name__)
 _KEY = "key"
-# Below this share of their length embeddings differ by rounding alone.
-_LEAST_SPREAD = 1e-3
 
 
 def bank_key(text_digest: str, templates: Mapping[str, tuple[str, ...]]) -> str:
@@ -68,8 +67,7 @@ def write_bank(path: Path, bank: Mapping[str, Tensor], key: str) -> None:
 
 def _check(bank: Mapping[str, Tensor], folder: Path) -> None:
     for language, values in bank.items():
-        spread = float((values.float() - values.float().mean(dim=0)).norm(dim=1).mean())
-        if not spread > _LEAST_SPREAD:  # NaN, too
+        if are_alike(values):
             raise CheckpointError(
                 f"SigLIP's text tower in {folder} gives all phrases of the null bank"
                 f" ({language}) the same vector, or none: its weights are empty or broken, get a"

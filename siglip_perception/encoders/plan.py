@@ -214,4 +214,13 @@ def _settings(models: Models, folder: Path) -> GroundingSettings:
     measured = find_calibration(folder, models.grounding_digest)
     if measured is None:
         return settings
-    return replace(settings, calibration=measured.calibration, head_mlp=measured.head_mlp)
+    lines = dict(measured.calibration)
+    if settings.head_mlp == measured.head_mlp:
+        # A language that the user did not measure keeps the model's own line.
+        lines = {**settings.calibration, **lines}
+    return replace(
+        settings,
+        calibration=lines,
+        head_mlp=measured.head_mlp,
+        measured_on=measured.measured_on,
+    )

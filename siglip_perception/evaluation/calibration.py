@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from siglip_perception.checkpoints import GROUNDING
-from siglip_perception.checkpoints.grounding_settings import Calibration
+from siglip_perception.checkpoints.grounding_settings import Calibration, MeasuredOn
 from siglip_perception.config import ModelSelection
 from siglip_perception.encoders.null_bank import BANK, write_bank
 from siglip_perception.errors import PerceptionError
 from siglip_perception.evaluation.metrics import calibration_error
-from siglip_perception.evaluation.platt import best_threshold, platt, standings
+from siglip_perception.evaluation.platt import (
+    MeasuredQuestion,
+    best_threshold,
+    by_language,
+    measure_questions,
+    platt,
+)
 from siglip_perception.evaluation.samples import Sample, rendered_samples, scene_samples
-from siglip_perception.grounding.training_domain import measure_domain, write_domain
+from siglip_perception.grounding.training_domain import measure_domain, range_of, write_domain
 from siglip_perception.pipeline import Pipeline
 from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES
 from siglip_perception.types import FloatArray
@@ -27,7 +35,12 @@ CALIBRATION_SEED = 6_000_000
 """Far from the seeds of training, its validation batch and the evaluation."""
 LEAST = 20
 """Fewest present, and fewest absent, phrases of a language that a line is fitted to."""
+IMAGE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the whole image in a phrase's presence that a calibration tries."""
 _FOLDS = 5
+_LEAST_PROBABILITY = 1e-6
+_GAIN = 0.02
+"""Share of the loss that a larger share of the image has to save: less is luck."""
 
 
 class CalibrationError(PerceptionError):
@@ -59,52 +72,93 @@ class LanguageCalibration:
         return before, after
 
 
-def measure_calibration(
-    pipeline: Pipeline, samples: Sequence[Sample]
-) -> tuple[dict[str, LanguageCalibration], list[str]]:
-    """Fit every language that has enough questions; also a sentence for each that has not.
+@dataclass(frozen=True)
+class MeasuredCalibration:
+    """languages: those that have enough questions. remarks: a sentence for each that has not.
 
-    Raises CalibrationError if none has, or if standing falls as the truth rises.
+    measured_on: what it holds for. samples: number of pictures.
     """
-    settings, options = pipeline.grounder.settings, pipeline.grounder.options
-    measured: dict[str, tuple[list[float], list[float], list[int]]] = {}
-    for number, sample in enumerate(samples):
-        for language, (values, truths) in standings(pipeline, [sample]).items():
-            entry = measured.setdefault(language, ([], [], []))
-            entry[0].extend(values)
-            entry[1].extend(truths)
-            entry[2].extend([number] * len(values))
-    pipeline.grounder.settings = settings
+
+    languages: Mapping[str, LanguageCalibration]
+    remarks: tuple[str, ...]
+    measured_on: MeasuredOn
+    samples: int
+
+    @property
+    def lines(self) -> dict[str, Calibration]:
+        """The line of each language."""
+        return {language: entry.line for language, entry in self.languages.items()}
+
+
+def measure_calibration(
+    pipeline: Pipeline, samples: Iterable[Sample], tell: Callable[[int], None] | None = None
+) -> MeasuredCalibration:
+    """Fit every language that has enough questions.
+
+    tell: called with the number of samples that are done. Raises CalibrationError if no language
+    has enough, or if standing falls as the truth rises.
+    """
+    questions: list[MeasuredQuestion] = []
+    distances: list[Tensor] = []
+    count = 0
+    for answers, picture in measure_questions(pipeline, samples):
+        questions += answers
+        distances += [] if picture is None else [picture]
+        count += 1
+        if tell is not None:
+            tell(count)
     result: dict[str, LanguageCalibration] = {}
     remarks: list[str] = []
-    for language, (values, truths, pictures) in measured.items():
-        x, y = np.array(values, np.float32), np.array(truths, np.float32)
-        present, absent = int(y.sum()), int((1 - y).sum())
+    for language, entries in by_language(questions).items():
+        truths = np.array([entry.truth for entry in entries], np.float32)
+        present, absent = int(truths.sum()), int((1 - truths).sum())
         if present < LEAST or absent < LEAST:
             remarks.append(
                 f"{language}: {present} present and {absent} absent phrases, and {LEAST} of each"
                 " are needed"
             )
             continue
-        line = fit(x, y)
+        pictures = [entry.sample for entry in entries]
+        line, held_out = fit_with_share(entries, truths, pictures)
         if line is None:
             raise CalibrationError(
                 f"Standing does not rise with the truth ({language}): this model tells nothing of"
                 " these pictures, so check that the annotations belong to them."
             )
-        old = settings.calibration.get(language)
-        scale = old.scale if old is not None else options.stock_slope
-        bias = old.bias if old is not None else -options.stock_slope * options.stock_level
-        result[language] = LanguageCalibration(
-            line, present, absent, _sigmoid(scale * x + bias), _held_out(x, y, pictures, line), y
-        )
+        before = np.array([entry.presence for entry in entries], np.float32)
+        result[language] = LanguageCalibration(line, present, absent, before, held_out, truths)
     if not result:
         reasons = "; ".join(remarks) or "no picture has a question"
         raise CalibrationError(
             f"There is too little to calibrate on ({reasons}): annotate more pictures, about 20"
-            " with some objects each."
+            " with some objects each, of several categories, so that each picture lacks some."
         )
-    return result, remarks
+    phrases = tuple(dict.fromkeys(q.phrase for q in questions if q.language in result))
+    limits = range_of(torch.stack(distances)) if distances else None
+    return MeasuredCalibration(result, tuple(remarks), MeasuredOn(phrases, limits), count)
+
+
+def fit_with_share(
+    questions: Sequence[MeasuredQuestion], truths: FloatArray, pictures: Sequence[int]
+) -> tuple[Calibration | None, FloatArray]:
+    """Fit the line of each share of the whole image, and take the share that predicts best.
+
+    Also its probabilities [N], each by a line that was fitted without the question's picture. None
+    where standing falls as the truth rises with any share.
+    """
+    best: tuple[Calibration | None, FloatArray] = None, np.zeros_like(truths)
+    least = np.inf
+    for share in IMAGE_SHARES:
+        values = np.array([question.standing(share) for question in questions], np.float32)
+        line = fit(values, truths)
+        if line is None:
+            continue
+        probability = _held_out(values, truths, pictures, line)
+        likely = np.where(truths > 0, probability, 1 - probability).astype(np.float64)
+        loss = float(-np.log(np.maximum(likely, _LEAST_PROBABILITY)).mean())
+        if loss < least * (1 - _GAIN):
+            least, best = loss, (replace(line, image_share=share), probability)
+    return best
 
 
 def fit(values: FloatArray, truths: FloatArray) -> Calibration | None:
@@ -130,11 +184,12 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
 
     pipeline = Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
-    measured = standings(pipeline, samples())
-    lines = {
-        language: fit(np.array(values, np.float32), np.array(truths, np.float32))
-        for language, (values, truths) in measured.items()
-    }
+    answers = measure_questions(pipeline, samples())
+    lines = {}
+    for language, questions in by_language(q for part, _ in answers for q in part).items():
+        truths = np.array([question.truth for question in questions], np.float32)
+        pictures = [question.sample for question in questions]
+        lines[language], _ = fit_with_share(questions, truths, pictures)
     calibration = {x: asdict(line) for x, line in lines.items() if line is not None}
     path = model / GROUNDING
     content = json.loads(path.read_text()) if path.exists() else {}
@@ -149,11 +204,6 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     write_domain(model, measure_domain(patches, known, others))
     bank, key = pipeline.grounder.bank, pipeline.bank_key
     write_bank(model / BANK, bank, key)
-
-
-def lines_of(measured: Mapping[str, LanguageCalibration]) -> dict[str, Calibration]:
-    """The line of each language."""
-    return {language: entry.line for language, entry in measured.items()}
 
 
 def _held_out(

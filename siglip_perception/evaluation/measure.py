@@ -12,6 +12,7 @@ from siglip_perception.evaluation.average_precision import Detections
 from siglip_perception.evaluation.baselines import Crops, Method
 from siglip_perception.evaluation.metrics import Answer, judge
 from siglip_perception.evaluation.samples import Question, Sample
+from siglip_perception.grounding.windows import presence_of
 from siglip_perception.language.instruction import MAX_PHRASES, from_phrases
 from siglip_perception.pipeline import Pipeline, Query
 from siglip_perception.types import Frame, GroundedObject, UInt8Array
@@ -86,14 +87,18 @@ def measure(
                     )
                 for name, score in methods_here.items():
                     scores = score(siglip[place], dino[place], query.encoded)
-                    objects, masks = pipeline.choose_objects(Frame(sample.image), query, scores)
-                    presence = scores.presence()
+                    is_ours = name == PIPELINE_METHOD
+                    windows = pipeline.window_scores(sample.image, query) if is_ours else []
+                    objects, masks = pipeline.choose_objects(
+                        Frame(sample.image), query, scores, windows
+                    )
+                    presence = presence_of(scores, windows)
                     answers = [
                         judge(question, float(probability), sample.objects, objects, masks)
                         for question, probability in zip(questions, presence, strict=True)
                     ]
                     measurement.answers[name] += answers
-                    if name == PIPELINE_METHOD:
+                    if is_ours:
                         question_count += 1
                         wrong_questions = [
                             q for q, a in zip(questions, answers, strict=True) if a.wrong
@@ -116,6 +121,7 @@ def measure(
                         Frame(sample.image),
                         query,
                         pipeline.grounder.score(siglip[place], dino[place], query.encoded),
+                        pipeline.window_scores(sample.image, query),
                     )
                     for query in _vocabulary(pipeline, queries, detections.phrases)
                 ]

@@ -32,6 +32,7 @@ class Job:
     arithmetic: what runs the encoders, such as "torch 2.13.0+cpu on cpu, bf16".
     grid: rows and columns of tokens; dim: channels of one. pooled_dim: of a pooled vector.
     phrases: looked for in every frame; empty: each frame's own text.
+    threshold: least score of an object, or that of each language.
     every: a frame in so many is taken. batch, shard_frames: they decide which frames run
         together, on which the last bits of a result depend.
     cameras, episodes: that were chosen; empty: all.
@@ -52,7 +53,7 @@ class Job:
     dim: int
     pooled_dim: int
     phrases: tuple[str, ...]
-    threshold: float
+    threshold: float | Mapping[str, float]
     every: int
     batch: int
     shard_frames: int

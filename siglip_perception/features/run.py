@@ -361,7 +361,7 @@ def _job(
         contract.dim,
         size.pooled,
         request.phrases,
-        pipeline.threshold,
+        pipeline.common_threshold,
         request.every,
         request.batch or BATCHES[device],
         shard_frames,

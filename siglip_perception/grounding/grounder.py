@@ -21,7 +21,7 @@ from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOption
 from siglip_perception.grounding.region_head import RegionHead
 from siglip_perception.grounding.regions import affinity_sigmoid, candidates, cosines
 from siglip_perception.grounding.scores import Scores
-from siglip_perception.grounding.standing import PhraseSet, log_odds, texts_of
+from siglip_perception.grounding.standing import PhraseSet, lines_of, log_odds, texts_of
 from siglip_perception.grounding.training_domain import TrainingDomain
 from siglip_perception.util.device import to_host, upload
 
@@ -106,9 +106,12 @@ class Grounder:
                 is_outside,
             )
             soft = maps.view(-1, *self.grid).numpy()
-            scores.append(
-                Scores(soft, logits[:, :-1], logits[:, -1], slopes, is_outside, phrases.unfamiliar)
+            regions_scores = Scores(
+                soft, logits[:, :-1], logits[:, -1], slopes, is_outside, phrases.unfamiliar
             )
+            lines = lines_of(phrases, self.settings.calibration, self.options, is_outside)
+            shares = np.array([line.image_share for line in lines], np.float32)
+            scores.append(regions_scores.with_presence_of(shares))
         return scores
 
     @torch.inference_mode()

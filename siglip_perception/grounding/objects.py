@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -82,12 +83,14 @@ def select_objects(
     roles: tuple[Role, ...],
     geometry: Geometry,
     patch: int,
-    threshold: float,
+    threshold: float | Sequence[float],
     max_objects: int,
     image: UInt8Array | None = None,
     options: GroundingOptions = DEFAULT_OPTIONS,
 ) -> tuple[list[GroundedObject], list[UInt8Array]]:
     """Select the regions that a phrase names with probability `threshold` or more, with masks.
+
+    threshold: of all phrases, or of each.
 
     Best first within a phrase. Of two regions that share half of the smaller one the better stays;
     parts of a better region go. image: uint8 [height, width, 3] RGB; its colors sharpen the masks.
@@ -99,13 +102,14 @@ def select_objects(
     probability = sigmoid(scores.logits)
     inside = (scores.maps > 0.5).reshape(len(scores.maps), math.prod(scores.maps.shape[1:]))
     patch_counts = inside.sum(axis=1)
+    thresholds = np.broadcast_to(np.asarray(threshold, np.float64), len(phrases))
     log_sizes = np.log2(np.maximum(patch_counts, 1))
     for phrase_index, (phrase, role) in enumerate(zip(phrases, roles, strict=True)):
         selected: list[tuple[int, ObjectMask]] = []
         slope = 1.0 if scores.slopes is None else float(scores.slopes[phrase_index])
         rank = scores.logits[phrase_index] + slope * options.size_bonus * log_sizes
         order = np.argsort(-rank, kind="stable")
-        for region in order[probability[phrase_index, order] >= threshold].tolist():
+        for region in order[probability[phrase_index, order] >= thresholds[phrase_index]].tolist():
             if len(objects) + len(selected) >= max_objects:
                 break
             # Drawing a mask is what costs here: regions of the same patches are skipped before it.

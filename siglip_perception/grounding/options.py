@@ -47,6 +47,13 @@ class GroundingOptions:
     max_part_ratio: a mask is part of a better one that it touches if it has less than this share
         of its area.
 
+    Windows (windows.py; no measurement is recorded of the overlap and the edge):
+    window_overlap: share of a window's side that it has in common with the next one.
+    window_penalty: standing taken from what a window shows: four more views give a phrase more
+        chances to match by luck (docs/grounding.md).
+    window_edge: distance from an inner edge of a window, as a share of its side, up to which a
+        thing counts as cut.
+
     Masks (mask_refinement.py):
     refinement_side: longer side of the image that masks are refined on, pixels. Masks gain nothing
         from more.
@@ -99,6 +106,10 @@ class GroundingOptions:
     same_patch_share: float = 0.8
     same_pixel_share: float = 0.5
     max_part_ratio: float = 0.5
+
+    window_overlap: float = 0.25
+    window_edge: float = 0.01
+    window_penalty: float = 0.5
 
     refinement_side: int = 320
     color_levels: int = 12

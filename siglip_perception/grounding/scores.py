@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,21 @@ class Scores:
     slopes: FloatArray | None = None
     outside_training: bool = False
     unfamiliar: tuple[int, ...] = ()
+
+    def with_presence_of(self, image_shares: FloatArray) -> Scores:
+        """Take the presence of phrases apart from where they are.
+
+        image_shares: of each phrase, float [P], see Calibration. The best region of a phrase gets
+        the presence, and the others what they lack to the best one less. A share of 0 changes
+        nothing.
+        """
+        apart = image_shares > 0
+        if not apart.any() or not self.logits.shape[1]:
+            return self
+        best = self.logits.max(axis=1)
+        shift = (image_shares * (self.image_logits - best)).astype(np.float32)
+        image_logits = np.where(apart, best + shift, self.image_logits)
+        return replace(self, logits=self.logits + shift[:, None], image_logits=image_logits)
 
     def presence(self) -> FloatArray:
         """Probability [P] that each phrase is in view: its best region's, or the whole image's."""

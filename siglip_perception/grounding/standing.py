@@ -1,11 +1,10 @@
 """Standing: what is left of a cosine once the weights' scale, bias and language are taken out.
 
 SigLIP's logit is scale * cosine + bias. On weights that were not trained for regions the bias is
-far
-from a region's level, and every language has a level of its own. The phrases of a null bank have
-the same scale, bias and level, so a phrase is compared with them, on the same regions of the same
-frame: its standing is the distance from their mean in units of their spread. Adding a number to
-every logit or multiplying all of them changes neither.
+far from a region's level, and every language has a level of its own. The phrases of a null bank
+have the same scale, bias and level, so a phrase is compared with them, on the same regions of the
+same frame: its standing is the distance from their mean in units of their spread. Adding a number
+to every logit or multiplying all of them changes neither.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ class PhraseSet:
     embeddings: float32 [P, D], unit length. languages: of each phrase, a key of the bank.
     negatives: float32 [M, D], each phrase in other colors. owners: phrase of each negative.
     unfamiliar: indices of phrases that the model does not know, see TrainingDomain.
+    bank_places: for each phrase the rows of its language's bank that mean the same, and that it is
+        not compared with; empty: none has any.
     """
 
     embeddings: Tensor
@@ -38,6 +39,7 @@ class PhraseSet:
     negatives: Tensor
     owners: tuple[int, ...] = ()
     unfamiliar: tuple[int, ...] = ()
+    bank_places: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def plain(cls, embeddings: Tensor, language: str = "en") -> PhraseSet:
@@ -71,27 +73,40 @@ def log_odds(
     values = standing(cosines, phrases, bank, options)
     if penalties is not None:
         values -= penalties
-    lines = [
-        (options.stock_slope, -options.stock_slope * options.outside_level)
-        if is_outside or number in phrases.unfamiliar
-        else _line(language, calibration, options)
-        for number, language in enumerate(phrases.languages)
-    ]
-    slopes, addends = np.array(lines, np.float32).reshape(-1, 2).T
+    lines = lines_of(phrases, calibration, options, is_outside)
+    slopes = np.array([line.scale for line in lines], np.float32)
+    addends = np.array([line.bias for line in lines], np.float32)
     return values * slopes[:, None] + addends[:, None], slopes
 
 
-def _line(
-    language: str, calibration: Mapping[str, Calibration], options: GroundingOptions
-) -> tuple[float, float]:
-    """Slope and addend of the log-odds of a language's standing.
+def lines_of(
+    phrases: PhraseSet,
+    calibration: Mapping[str, Calibration],
+    options: GroundingOptions = DEFAULT_OPTIONS,
+    is_outside: bool = False,
+) -> list[Calibration]:
+    """The line of each phrase's standing, and the threshold of its scores; see log_odds()."""
+    outside = Calibration(options.stock_slope, -options.stock_slope * options.outside_level)
+    return [
+        outside
+        if is_outside or number in phrases.unfamiliar
+        else language_line(language, calibration, options)
+        for number, language in enumerate(phrases.languages)
+    ]
+
+
+def language_line(
+    language: str,
+    calibration: Mapping[str, Calibration],
+    options: GroundingOptions = DEFAULT_OPTIONS,
+) -> Calibration:
+    """The line of a language inside of what the model was trained or calibrated on.
 
     A language that was not calibrated has another's line: their standings are comparable.
     """
     if not calibration:
-        return options.stock_slope, -options.stock_slope * options.stock_level
-    line = calibration.get(language) or next(iter(calibration.values()))
-    return line.scale, line.bias
+        return Calibration(options.stock_slope, -options.stock_slope * options.stock_level)
+    return calibration.get(language) or next(iter(calibration.values()))
 
 
 def standing(
@@ -108,20 +123,28 @@ def standing(
     """
     languages = list(dict.fromkeys(phrases.languages))
     sizes = [len(phrases.embeddings), len(phrases.negatives), *(len(bank[x]) for x in languages)]
-    of_phrases, of_negatives, *of_bank = np.split(cosines, np.cumsum(sizes)[:-1])
+    of_phrases, of_negatives, *of_banks = np.split(cosines, np.cumsum(sizes)[:-1])
+    of_bank = dict(zip(languages, of_banks, strict=True))
+    levels = {language: _level(values, options) for language, values in of_bank.items()}
     result = np.empty_like(of_phrases)
-    levels: dict[str, tuple[FloatArray, float]] = {}
-    for language, values in zip(languages, of_bank, strict=True):
-        column = values.mean(axis=0)
-        level = options.column_share * column + (1 - options.column_share) * column.mean()
-        levels[language] = level, max(float(values.std()), _LEAST_SPREAD)
+    spreads = np.empty((len(of_phrases), 1), np.float32)
     for number, language in enumerate(phrases.languages):
         level, spread = levels[language]
-        result[number] = (of_phrases[number] - level) / spread
+        own_places = phrases.bank_places[number] if phrases.bank_places else ()
+        if own_places:
+            others = np.delete(of_bank[language], own_places, axis=0)
+            level, spread = _level(others, options)
+        result[number], spreads[number] = (of_phrases[number] - level) / spread, spread
     if options.contrast and phrases.owners:
         lead = np.zeros_like(result)
         for place, owner in enumerate(phrases.owners):
             np.maximum(lead[owner], of_negatives[place] - of_phrases[owner], out=lead[owner])
-        spreads = np.array([levels[x][1] for x in phrases.languages], np.float32)
-        result -= options.contrast * lead / spreads[:, None]
+        result -= options.contrast * lead / spreads
     return result
+
+
+def _level(bank: FloatArray, options: GroundingOptions) -> tuple[FloatArray, float]:
+    """Level [C] that a phrase is compared with, and the bank's spread, of its cosines [K, C]."""
+    column = bank.mean(axis=0)
+    level: FloatArray = options.column_share * column + (1 - options.column_share) * column.mean()
+    return level, max(float(bank.std()), _LEAST_SPREAD)

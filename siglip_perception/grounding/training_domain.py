@@ -64,6 +64,26 @@ class TrainingDomain:
         nearest = (embeddings.cpu() @ self.phrases.T).amax(dim=1)
         return tuple(torch.nonzero(nearest < self.phrase_least).flatten().tolist())
 
+    def widened(
+        self, picture_range: tuple[float, float, float] | None, phrases: Tensor
+    ) -> TrainingDomain:
+        """The same with pictures of another range and other phrases, unit vectors [Q, D], in it.
+
+        picture_range: see range_of(); None: no other pictures.
+        """
+        least, most, offset = picture_range or (
+            self.least_spread,
+            self.most_spread,
+            self.most_offset,
+        )
+        return replace(
+            self,
+            least_spread=min(self.least_spread, least),
+            most_spread=max(self.most_spread, most),
+            most_offset=max(self.most_offset, offset),
+            phrases=torch.cat([self.phrases, phrases.cpu()]),
+        )
+
     def to(self, device: torch.device) -> TrainingDomain:
         """The same, with what pictures are compared with on a device."""
         return replace(self, mean=self.mean.to(device), whitening=self.whitening.to(device))
@@ -85,14 +105,15 @@ def measure_domain(patches: list[Tensor], phrases: Tensor, wordings: Tensor) -> 
         mean.float(), whitening.float(), 0.0, 0.0, 0.0, phrases, _least_cosine(near)
     )
     measured = torch.stack([domain.distances(picture) for picture in patches[half:]])
-    least, most = measured.amin(dim=0), measured.amax(dim=0)
+    least, most, offset = range_of(measured)
+    return replace(domain, least_spread=least, most_spread=most, most_offset=offset)
+
+
+def range_of(distances: Tensor) -> tuple[float, float, float]:
+    """least_spread, most_spread and most_offset of pictures' distances [B, 2], with a margin."""
+    least, most = distances.amin(dim=0), distances.amax(dim=0)
     margin = _MARGIN * (most - least)
-    return replace(
-        domain,
-        least_spread=float((least - margin)[0]),
-        most_spread=float((most + margin)[0]),
-        most_offset=float((most + margin)[1]),
-    )
+    return float((least - margin)[0]), float((most + margin)[0]), float((most + margin)[1])
 
 
 def _least_cosine(nearest: Tensor) -> float:

@@ -7,6 +7,7 @@ any weights. The words here are everyday ones of any robot's world, and belong t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -74,6 +75,8 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     ("water", "물"),
     ("window", "창문"),
 )
+_ARTICLES = frozenset(("a", "an", "the"))
+_PUNCTUATION = " .,!?"
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 
 
@@ -98,6 +101,52 @@ def _bank(language: BankLanguage) -> tuple[str, ...]:
 BANKS: Mapping[BankLanguage, tuple[str, ...]] = {
     language: _bank(language) for language in BANK_LANGUAGES
 }
+
+
+def bank_places(phrase: str) -> tuple[int, ...]:
+    """Places in the bank of the phrase's language that mean the same as the phrase.
+
+    "The grey mugs" has the place of "gray cup": a phrase that is compared with itself would have
+    less standing the better it fits.
+    """
+    language = language_of(phrase)
+    key = _canonical(phrase, language)
+    return tuple(place for place, other in enumerate(_canonical_bank(language)) if other == key)
+
+
+@functools.cache
+def _canonical_bank(language: BankLanguage) -> tuple[str, ...]:
+    return tuple(_canonical(phrase, language) for phrase in BANKS[language])
+
+
+def _canonical(phrase: str, language: BankLanguage) -> str:
+    """The phrase with its color and its noun in the first of their words, without an article."""
+    words = phrase.casefold().strip(_PUNCTUATION).split()
+    if language == "en" and len(words) > 1 and words[0] in _ARTICLES:
+        del words[0]
+    colors, nouns = _first_words(language)
+    # The last word is the noun: "orange" alone is a fruit.
+    color = colors.get(words[0], "") if len(words) > 1 else ""
+    noun = " ".join(words[1:] if color else words)
+    return f"{color} {nouns.get(noun, noun)}".strip()
+
+
+@functools.cache
+def _first_words(language: BankLanguage) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Word -> the first of those that mean the same: of colors, and of nouns with plurals."""
+    column = BANK_LANGUAGES.index(language)
+    colors = {word: forms[column][0] for forms in _COLORS for word in forms[column]}
+    nouns = {word: forms[column][0] for forms in _NOUNS for word in forms[column]}
+    nouns |= {forms[column]: forms[column] for forms in _OTHERS}
+    if language == "en":
+        nouns |= {plural: noun for word, noun in nouns.items() for plural in _plurals(word)}
+    return colors, nouns
+
+
+def _plurals(noun: str) -> tuple[str, ...]:
+    if noun.endswith("fe"):
+        return (f"{noun[:-2]}ves",)
+    return f"{noun}s", f"{noun}es"
 
 
 def recolored(phrase: str) -> tuple[str, ...]:

@@ -292,8 +292,9 @@ class FrameProcessor:
             return []
         self._instruction.fix(settings.phrases)
         self._instruction.retry()
-        pipeline.threshold = settings.threshold
+        pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
+        pipeline.windows = settings.windows
         try:
             outcomes = pipeline.process_batch([self._task(*pair, settings) for pair in frames])
         except Exception as error:  # noqa: BLE001 - no error of a model may stop the cameras
@@ -372,8 +373,9 @@ class FrameProcessor:
         instruction = from_phrases(phrases)
         if not instruction.phrases:
             raise InstructionError("there is no phrase to look for; name at least one.")
-        pipeline.threshold = settings.threshold
+        pipeline.threshold = settings.score_threshold
         pipeline.max_objects = settings.max_objects
+        pipeline.windows = settings.windows
         try:
             frame = decode(settings)
             query = pipeline.query(instruction, 0)

@@ -36,7 +36,7 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         type=_TYPES[parameter.type],
         description=parameter.description + (f" [{parameter.unit}]" if parameter.unit else ""),
         additional_constraints=f"{parameter.constraint}; can be set {parameter.change.value}"
-        if parameter.choices
+        if parameter.choices or parameter.special is not None
         else f"can be set {parameter.change.value}",
         read_only=parameter.read_only,
         # Without it rclpy would refuse `threshold:=1` (an integer) and `phrases:=[]` (a list of no
@@ -45,10 +45,13 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
     )
     if parameter.minimum is not None and parameter.maximum is not None:
         # step 0: any value in between. rclpy only checks the range of the value's own type.
+        lowest = parameter.minimum if parameter.special is None else parameter.special
         if parameter.type == "double":
             ros_descriptor.floating_point_range = [
                 FloatingPointRange(
-                    from_value=parameter.minimum, to_value=parameter.maximum, step=0.0
+                    from_value=min(lowest, parameter.minimum),
+                    to_value=parameter.maximum,
+                    step=0.0,
                 )
             ]
         else:

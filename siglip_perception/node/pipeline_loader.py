@@ -41,6 +41,10 @@ def load_pipeline(settings: Settings) -> Pipeline:
     return Pipeline.load(
         settings.selection,
         PipelineOptions(
-            settings.threshold, settings.max_objects, settings.tokens_dtype, background=True
+            threshold=settings.score_threshold,
+            max_objects=settings.max_objects,
+            windows=settings.windows,
+            tokens_dtype=settings.tokens_dtype,
+            background=True,
         ),
     )

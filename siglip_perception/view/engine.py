@@ -667,7 +667,7 @@ class Engine:
             following=self._following and source.kind == "bag",
             model=model,
             model_text=text,
-            threshold=0.0 if self._threshold is None else self._threshold,
+            threshold=self._threshold,
             instruction=instruction,
             detail=detail,
             detail_level=level,

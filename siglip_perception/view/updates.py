@@ -60,8 +60,9 @@ class State:
     model: "loading", "ready", "failed" or "none"; model_text: what runs it, or what is wrong.
     index: the frame on view of `count`, None in a live source. following: the recording's own
     instructions are taken. instruction: the text that holds. detail: what is wrong or doubtful
-    about it. trouble: what is wrong with the source or the newest frame. pin: the point that is
-    looked at, in shares of the picture. facts: of the model and its contract.
+    about it. threshold: None: each language's own. trouble: what is wrong with the source or the
+    newest frame. pin: the point that is looked at, in shares of the picture. facts: of the model
+    and its contract.
     """
 
     title: str
@@ -73,7 +74,7 @@ class State:
     following: bool
     model: str
     model_text: str
-    threshold: float
+    threshold: float | None
     instruction: str
     detail: str
     detail_level: int

@@ -35,10 +35,18 @@ def test_an_int_is_taken_for_a_double() -> None:
     assert isinstance(threshold, float)
 
 
+def test_the_default_threshold_is_each_languages_own_and_any_other_goes_before_it() -> None:
+    assert Settings().score_threshold is None
+    assert Settings.of({"threshold": -1}).score_threshold is None
+    assert Settings.of({"threshold": 0.5}).score_threshold == 0.5
+    assert Settings.of({"threshold": 0}).score_threshold == 0.0
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("threshold", 1.5, "0 to 1"),
+        ("threshold", 1.5, "0 to 1, or -1"),
+        ("threshold", -0.5, "0 to 1, or -1"),
         ("threshold", float("nan"), "0 to 1"),
         ("threshold", "high", "double"),
         ("threshold", True, "double"),

@@ -9,21 +9,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siglip_perception.checkpoints import resolve
 from siglip_perception.checkpoints.calibration_file import (
     CalibrationFile,
     find_calibration,
     user_file,
     write_calibration,
 )
-from siglip_perception.checkpoints.grounding_settings import Calibration, GroundingSettings
+from siglip_perception.checkpoints.grounding_settings import (
+    Calibration,
+    GroundingSettings,
+    MeasuredOn,
+)
 from siglip_perception.commands.main import main
 from siglip_perception.config import ModelSelection
 from siglip_perception.errors import CheckpointError
-from siglip_perception.evaluation.calibration import fit
-from siglip_perception.evaluation.platt import best_threshold
+from siglip_perception.evaluation.calibration import fit, fit_with_share
+from siglip_perception.evaluation.platt import MeasuredQuestion, best_threshold
 from siglip_perception.evaluation.reliability import Panel, reliability_picture
 from siglip_perception.evaluation.samples import scene_samples
+from siglip_perception.language.instruction import from_phrases
 from siglip_perception.pipeline import Pipeline
+from siglip_perception.types import FloatArray, Frame
 
 pytestmark = pytest.mark.numeric
 
@@ -80,6 +87,10 @@ def test_the_command_calibrates_a_model_in_the_users_folder(
     assert content["pictures"] == 10
     pipeline = Pipeline.load(ModelSelection(device="cpu", precision="fp32"))
     line = pipeline.grounder.settings.calibration["en"]
+    assert pipeline.thresholds["en"] == line.threshold == content["calibration"]["en"]["threshold"]
+    assert f"best threshold {line.threshold:.2f}" in out
+    assert len(content["phrases"]) > 10
+    assert len(content["picture_range"]) == 3
     assert line.scale == pytest.approx(content["calibration"]["en"]["scale"])
 
 
@@ -103,6 +114,73 @@ def test_a_calibration_lies_beside_the_model_and_belongs_to_its_weights(
     assert find_calibration(model, "a" * 64) == CalibrationFile(LINES, True)
     assert find_calibration(model, "b" * 64) is None
     assert "measured on other weights" in caplog.text
+
+
+def test_a_calibration_keeps_what_it_was_measured_on(tmp_path: Path) -> None:
+    measured = CalibrationFile(LINES, True, MeasuredOn(("red cup",), (0.25, 0.5, 0.125)))
+    write_calibration(tmp_path, "a" * 64, measured, pictures=20)
+    assert find_calibration(tmp_path, "a" * 64) == measured
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"head_mlp": 1}, "head_mlp in .*calibration.json is 1 and must be true or false"),
+        ({"calibration": {}}, "calibration in .*calibration.json is {} and must be of some"),
+        ({"calibration": {"en": {"scale": 0}}}, "calibration.en.scale in .*calibration.json"),
+        ({"phrases": "cup"}, "phrases in .* must be a list of texts"),
+        ({"picture_range": [1, 2]}, "picture_range in .* must be a list of three numbers"),
+        ({"picture_range": [1, 2, "x"]}, "picture_range in .* a number"),
+    ],
+)
+def test_a_calibration_that_is_none_is_named(
+    content: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    path = write_calibration(tmp_path, "a" * 64, CalibrationFile(LINES, True))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    with pytest.raises(CheckpointError, match=words) as error:
+        find_calibration(tmp_path, "a" * 64)
+    assert str(error.value).endswith("remove it, or run siglip-perception calibrate again.")
+
+
+def test_a_user_without_a_home_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert find_calibration(tmp_path, "a" * 64) is None
+    path = write_calibration(tmp_path, "a" * 64, CalibrationFile(LINES, True))
+    assert path == tmp_path / "calibration.json"
+
+
+def test_the_threshold_of_a_language_is_applied_and_one_that_is_set_goes_before_it() -> None:
+    options = ModelSelection(device="cpu", precision="fp32")
+    pipeline = Pipeline.load(options)
+    assert pipeline.grounding_model is not None
+    digest, lines = (
+        pipeline.grounding_model.grounding_digest,
+        pipeline.grounder.settings.calibration,
+    )
+    assert pipeline.thresholds == {"en": 0.5, "ko": 0.5}
+    strict = Calibration(lines["en"].scale, lines["en"].bias, 1 - 1e-9)
+    write_calibration(resolve("tabletop"), digest, CalibrationFile({"en": strict}, True))
+    calibrated = Pipeline.load(options)
+    assert calibrated.thresholds == {"en": 1 - 1e-9, "ko": 0.5}
+    assert calibrated.grounder.settings.calibration["ko"] == lines["ko"]  # not measured: kept
+    (sample,) = scene_samples(1, 3, 3, 6_200_000)
+    phrases = [question.phrase for question in sample.questions if question.truths]
+
+    def languages() -> set[str]:
+        query = calibrated.query(from_phrases(phrases))
+        grounding = calibrated.process(Frame(sample.image), query, with_tokens=False).grounding
+        assert grounding is not None
+        return {"en" if item.phrase.isascii() else "ko" for item in grounding.objects}
+
+    assert languages() == {"ko"}
+    calibrated.threshold = 0.5
+    assert languages() == {"en", "ko"}
+    assert calibrated.thresholds == {"en": 0.5, "ko": 0.5}
 
 
 def test_where_the_model_cannot_be_written_it_lies_in_the_users_folder(tmp_path: Path) -> None:
@@ -136,6 +214,27 @@ def test_the_best_threshold_is_that_of_the_greatest_f1() -> None:
     assert best_threshold(probability, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.7)
     # All but the last: 3 of 3 true ones.
     assert best_threshold(probability, np.array([1.0, 1.0, 1.0, 0.0])) == pytest.approx(0.45)
+
+
+def test_the_share_of_the_whole_image_is_the_one_that_predicts_best() -> None:
+    rng = np.random.default_rng(0)
+    truths = (np.arange(200) % 2).astype(np.float32)
+    told, untold = (
+        (truths * height + rng.normal(0, 0.5, 200)).astype(np.float32) for height in (2, 0)
+    )
+
+    def share(region: FloatArray, image: FloatArray) -> float:
+        questions = [
+            MeasuredQuestion("cup", "en", float(r), float(i), 0.5, float(t), n // 4)
+            for n, (r, i, t) in enumerate(zip(region, image, truths, strict=True))
+        ]
+        line, _ = fit_with_share(questions, truths, [q.sample for q in questions])
+        assert line is not None
+        return line.image_share
+
+    assert share(untold, told) == 1.0
+    assert share(told, untold - 5) == 0.0
+    assert share(told, told) == 0.0  # where both tell the same, the regions do
 
 
 def test_a_standing_that_tells_nothing_has_no_line() -> None:

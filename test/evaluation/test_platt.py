@@ -26,3 +26,11 @@ def test_what_is_calibrated_already_stays() -> None:
     factor, addend = platt(logits, truths)
     assert factor == pytest.approx(1.0, abs=0.01)
     assert addend == pytest.approx(0.0, abs=0.01)
+
+
+def test_truths_that_are_divided_without_an_error_stay_doubtful() -> None:
+    # Of two present and two absent the targets are 3/4 and 1/4: logits of +-log(3) at +-1.
+    logits = np.array([1.0, 1.0, -1.0, -1.0], np.float32)
+    factor, addend = platt(logits, np.array([1.0, 1.0, 0.0, 0.0], np.float32))
+    assert factor == pytest.approx(np.log(3), abs=1e-4)
+    assert addend == pytest.approx(0.0, abs=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,22 @@ def test_nothing_below_the_threshold_and_no_more_than_asked() -> None:
     scores = _scores([[-1.0, -2.0, -3.0], [4.0, 3.0, -9.0]])
     objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, EVEN, 20, 0.5, 1)
     assert [(o.phrase, o.logit) for o in objects] == [("b", 4.0)]
+
+
+def test_each_phrase_may_have_a_threshold_of_its_own() -> None:
+    scores = _scores([[1.0, -9.0, -9.0], [1.0, -9.0, -9.0]])  # a probability of 0.73
+    objects, _ = select_objects(scores, ("a", "b"), (Role.UNKNOWN,) * 2, EVEN, 20, (0.8, 0.7), 9)
+    assert [item.phrase for item in objects] == ["b"]
+
+
+def test_presence_is_taken_apart_from_where_a_phrase_is() -> None:
+    scores = _scores([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
+    scores = replace(scores, image_logits=np.array([-2.0, -2.0], np.float32))
+    apart = scores.with_presence_of(np.array([0.0, 0.75], np.float32))
+    # A quarter of the best region's 2 and three quarters of the image's -2: -1.
+    np.testing.assert_allclose(apart.logits, [[2.0, 1.0, 0.0], [-1.0, -2.0, -3.0]])
+    np.testing.assert_allclose(apart.presence(), [sigmoid(2.0), sigmoid(-1.0)])
+    assert scores.with_presence_of(np.zeros(2, np.float32)) is scores
 
 
 def test_label_mask_numbers_objects_from_one_and_the_first_wins() -> None:

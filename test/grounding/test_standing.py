@@ -61,6 +61,14 @@ def test_standing_is_the_distance_from_the_bank_in_its_spreads() -> None:
     np.testing.assert_allclose(halfway, [[2.5 / np.sqrt(2), 1.5 / np.sqrt(2)]], rtol=1e-6)
 
 
+def test_a_phrase_of_the_bank_is_not_compared_with_itself() -> None:
+    bank = {"en": torch.zeros(3, 8)}
+    # The second row of the bank is the phrase itself; the others have mean 0 and spread 1.
+    cosines = np.array([[5.0, 5.0], [-1.0, -1.0], [5.0, 5.0], [1.0, 1.0]], np.float32)
+    phrase = PhraseSet(torch.zeros(1, 8), ("en",), torch.zeros(0, 8), bank_places=((1,),))
+    np.testing.assert_allclose(standing(cosines, phrase, bank), [[5.0, 5.0]], rtol=1e-6)
+
+
 def test_a_color_that_fits_better_takes_its_lead_and_one_that_fits_worse_nothing() -> None:
     bank = {"en": torch.zeros(2, 8)}
     options = GroundingOptions(column_share=0.0, contrast=1.0)

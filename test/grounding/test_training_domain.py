@@ -55,6 +55,14 @@ def test_a_phrase_that_is_near_none_is_unfamiliar() -> None:
     assert domain().unfamiliar(phrases) == (1,)
 
 
+def test_what_the_user_calibrated_on_is_inside_too() -> None:
+    wider = domain().widened((0.05, 0.4, 0.3), torch.eye(4)[2:3])
+    assert not wider.is_outside(torch.tensor([0.06, 0.25]))
+    assert not wider.is_outside(torch.tensor([0.5, 0.1]))
+    assert wider.is_outside(torch.tensor([0.04, 0.1]))
+    assert wider.unfamiliar(torch.eye(4)) == (3,)
+
+
 def test_it_is_measured_written_and_read(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randn(50, 4, generator=generator) for _ in range(20)]

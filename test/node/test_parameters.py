@@ -54,7 +54,7 @@ def test_every_parameter_is_declared_and_described(make: Make) -> None:
         value = node.get_parameter(parameter.name).value
         assert (tuple(value) if isinstance(value, list) else value) == parameter.default
     bounds = node.describe_parameter("threshold").floating_point_range[0]
-    assert (bounds.from_value, bounds.to_value, bounds.step) == (0.0, 1.0, 0.0)
+    assert (bounds.from_value, bounds.to_value, bounds.step) == (-1.0, 1.0, 0.0)
 
 
 def test_values_given_at_the_start(make: Make) -> None:
@@ -68,6 +68,7 @@ def test_values_given_at_the_start(make: Make) -> None:
     ("name", "value", "words"),
     [
         ("threshold", 7.0, "threshold is 7.0; it must be 0 to 1"),
+        ("threshold", -0.5, "threshold is -0.5; it must be 0 to 1, or -1"),
         ("threshold", float("nan"), "threshold is nan; it must be 0 to 1"),
         ("threshold", "0.5", "threshold is '0.5'; it must be of type double: write a number"),
         ("model", 5, "model is 5; it must be of type string: write '5', in quotes"),

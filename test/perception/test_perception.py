@@ -359,7 +359,8 @@ def test_thresholds_can_be_changed(perception: Perception, image: UInt8Array) ->
         with pytest.raises(PerceptionError, match="max_objects is 256"):
             perception.max_objects = 256
     finally:
-        perception.threshold, perception.max_objects = 0.5, 20
+        perception.threshold, perception.max_objects = None, 20
+    assert perception.thresholds == {"en": 0.5, "ko": 0.5}  # it has no calibration of the user's
     assert perception.look(image, "red cup").objects == ()
 
 

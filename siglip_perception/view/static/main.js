@@ -40,8 +40,8 @@ const connection = new Connection({
     element("threshold-row").hidden = state.kind === "node";  // a parameter of the node's
     cameras();
     if (document.activeElement !== element("threshold")) {
-      element("threshold").value = state.threshold;
-      element("threshold-value").textContent = state.threshold.toFixed(2);
+      element("threshold").value = state.threshold ?? 0.5;
+      element("threshold-value").textContent = state.threshold?.toFixed(2) ?? "calibrated";
     }
     if (document.activeElement !== box) box.value = state.instruction;
     element("follow").hidden = state.kind !== "bag" || state.following;

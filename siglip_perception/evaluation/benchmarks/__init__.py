@@ -1,0 +1,1 @@
+"""Public benchmarks in their published layout, by the protocols of their papers."""
