@@ -3,22 +3,26 @@
     python bench/pixels.py [--size 640x480] [--repeats 30] [CONTRACT ...]
 
 Prints for each contract the least time of a frame by the clock and the processor's time, in
-milliseconds: on a busy machine the second is what the steps need.
+milliseconds, its crops included: on a busy machine the second is what the steps need. The goal is
+5 ms on two cores; a contract that takes longer by the clock is marked, and the load is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 import torch
 
 from siglip_perception import contracts
+from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
 from siglip_perception.images.squares import to_square
 from siglip_perception.parity.golden_pictures import pictures
 
 _WARM_UP = 3
+_GOAL_MS = 5.0
 
 
 def main() -> None:
@@ -35,17 +39,23 @@ def main() -> None:
     frame = source[:height, :width]
     if frame.shape[:2] != (height, width):
         parser.error(f"--size is at most {source.shape[1]}x{source.shape[0]}")
-    print(f"{width}x{height}, {args.threads} threads, least of {args.repeats}")
+    print(
+        f"{width}x{height}, {args.threads} threads, least of {args.repeats};"
+        f" {os.cpu_count()} cores, {os.getloadavg()[0]:.1f} processes want to run"
+    )
     for name in args.contracts or contracts.names():
         contract = contracts.get(name)
         inputs = tuple(EncoderInput.of(contract, spec) for spec in contract.encoders)
         preprocess = Preprocessor(inputs, torch.device("cpu"))
+        plan = CropPlan.of(contract)
         square, whole = [], []
         for repeat in range(_WARM_UP + args.repeats):
             start, busy = time.perf_counter(), time.process_time()
-            to_square(frame, inputs[0].square)
+            views = [frame] if plan is None else plan.views(frame)
+            for view in views:
+                to_square(view, inputs[0].square)
             middle, middle_busy = time.perf_counter(), time.process_time()
-            preprocess([frame])
+            preprocess([frame] if plan is None else plan.views(frame))
             if repeat >= _WARM_UP:
                 square.append((middle - start, middle_busy - busy))
                 whole.append((time.perf_counter() - middle, time.process_time() - middle_busy))
@@ -55,6 +65,7 @@ def main() -> None:
         print(
             f"{name:<24} steps {columns[0]:6.2f} ms ({columns[1]:6.2f} of processor),"
             f" with normalization {columns[2]:6.2f} ({columns[3]:6.2f})"
+            + (", over the goal" if columns[0] > _GOAL_MS else "")
         )
 
 

@@ -17,6 +17,7 @@ from siglip_perception.backends import BackendChoice
 from siglip_perception.checkpoints.grounding_settings import DEFAULT_THRESHOLD, MeasuredOn
 from siglip_perception.config import ModelSelection, Settings
 from siglip_perception.contracts import Contract
+from siglip_perception.contracts.steps import token_grid
 from siglip_perception.encoders.dead_weights import are_alike
 from siglip_perception.encoders.encoders import Encoders, Features, TextEncoder
 from siglip_perception.encoders.null_bank import bank_key, load_bank
@@ -42,6 +43,7 @@ from siglip_perception.grounding.windows import (
 from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.fingerprint import pixel_fingerprint
 from siglip_perception.images.preprocess import EncoderInput, Preprocessor
+from siglip_perception.images.squares import SquareSpec
 from siglip_perception.language.instruction import Instruction
 from siglip_perception.language.null_phrases import (
     BANK_LANGUAGES,
@@ -442,6 +444,16 @@ class Pipeline:
         A frame for which the encoders gave NaN or infinity gets an error in place of its result.
         Timings are those of the whole batch.
         """
+        if self.contract.has_free_grid and len(tasks) > 1:  # images of one batch have one size
+            return [
+                self.process_batch(
+                    [task],
+                    with_tokens=with_tokens,
+                    with_pooled=with_pooled,
+                    with_features=with_features,
+                )[0]
+                for task in tasks
+            ]
         start = time.perf_counter()
         if inputs is None:
             inputs = self.preprocess([task.frame.image for task in tasks])
@@ -463,7 +475,9 @@ class Pipeline:
         if features.tokens is not None:
             grids = dict(
                 enumerate(
-                    self._token_grids(next(host_tensors), next(host_tensors), starts, fingerprints)
+                    self._token_grids(
+                        next(host_tensors), next(host_tensors), tasks, starts, fingerprints
+                    )
                 )
             )
         encode_end = time.perf_counter()
@@ -535,6 +549,7 @@ class Pipeline:
         self,
         cast_tokens: Tensor,
         finite: Tensor,
+        tasks: Sequence[Task],
         starts: Sequence[int],
         fingerprints: Sequence[FloatArray],
     ) -> list[TokenGrid | FloatingPointError]:
@@ -545,20 +560,33 @@ class Pipeline:
         data, dim = cast_tokens.numpy(), cast_tokens.shape[-1]
         if self._tokens_dtype == "bfloat16":
             data = data.view(np.uint16)
+        grids = [self._grid(task.frame) for task in tasks]
         return [
             TokenGrid(
                 data[start:end].reshape(-1, dim),
                 self._tokens_dtype,
-                (end - start) * self.contract.rows,
-                self.contract.cols,
+                (end - start) * rows,
+                cols,
                 self.contract.name,
                 self.fingerprint,
                 tuple(fingerprint.tolist()),
             )
             if bool(finite[start:end].all())
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")
-            for start, end, fingerprint in zip(starts, starts[1:], fingerprints, strict=False)
+            for start, end, fingerprint, (rows, cols) in zip(
+                starts[:-1], starts[1:], fingerprints, grids, strict=True
+            )
         ]
+
+    def _grid(self, frame: Frame) -> tuple[int, int]:
+        """Return the rows and columns of an image's tokens."""
+        if not self.contract.has_free_grid:
+            return self.contract.rows, self.contract.cols
+        spec = self.contract.encoders[0]
+        square = SquareSpec.of(self.contract, spec)
+        width, height = square.result_size(frame.width, frame.height)
+        steps = self.contract.tokens
+        return token_grid(steps, height // spec.patch), token_grid(steps, width // spec.patch)
 
     def features(self, images: Sequence[UInt8Array]) -> tuple[Tensor, Tensor]:
         """Return SigLIP's and DINO's last patches, [B, N, D] each, as grounding reads them."""

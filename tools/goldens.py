@@ -78,6 +78,7 @@ class Recipe:
 
     make: from the source -> a function from a picture uint8 [H, W, 3] to the square [S, S, 3] in
         [0, 255], uint8 or float32.
+    side: of the square; 0: the image decides the size.
     crops: the same, to the crops [n, S, S, 3] that the policy encodes beside the square.
     """
 
@@ -330,6 +331,34 @@ def _molmoact_crops(source: Source) -> Callable[[Any], Any]:
     return run
 
 
+def _gr00t_naflex(_: Source, __: Path) -> Callable[[Any], Any]:
+    import albumentations
+    import cv2
+    from PIL import Image
+
+    shorter = albumentations.SmallestMaxSize(max_size=256, interpolation=cv2.INTER_AREA)
+
+    def crop(image: Any) -> Any:
+        """FractionalCenterCrop of 0.95."""
+        height, width = image.shape[:2]
+        down, across = max(1, int(height * 0.95)), max(1, int(width * 0.95))
+        top, left = (height - down) // 2, (width - across) // 2
+        return image[top : top + down, left : left + across]
+
+    def smart_resize(height: int, width: int) -> tuple[int, int]:
+        """processing_eagle3_vl.py's, of images between its limits."""
+        sides = [max(28, round(side / 28) * 28) for side in (height, width)]
+        assert 4 * 28 * 28 <= sides[0] * sides[1] <= 4096 * 28 * 28
+        return sides[0], sides[1]
+
+    def run(picture: Any) -> Any:
+        image = shorter(image=crop(shorter(image=picture)["image"]))["image"]
+        height, width = smart_resize(*image.shape[:2])
+        return np.asarray(Image.fromarray(image).resize((width, height)))
+
+    return run
+
+
 def _starvla(_: Source, __: Path) -> Callable[[Any], Any]:
     from PIL import Image
     from torchvision import transforms
@@ -483,6 +512,14 @@ RECIPES: dict[str, Recipe] = {
         378,
         _molmoact_crops,
     ),
+    "gr00t-n1.6": Recipe(
+        ("albumentations", "opencv-python-headless", "pillow"),
+        _GR00T,
+        "2ce75434d3b926d5d08af9b27f2df5cd060f4db5",
+        "gr00t/model/gr00t_n1d6/image_augmentations.py",
+        _gr00t_naflex,
+        0,
+    ),
     "starvla-224": Recipe(
         _TORCH,
         "starVLA/starVLA",
@@ -500,7 +537,7 @@ RECIPES: dict[str, Recipe] = {
 }
 # Policies whose function is a list of torchvision's transforms inside a method: the same calls are
 # written here, and no source is read.
-_RESTATED = ("gr00t-n1-224", "gr00t-n1.5-224", "spatialvla-224", "starvla-224")
+_RESTATED = ("gr00t-n1.6", "gr00t-n1-224", "gr00t-n1.5-224", "spatialvla-224", "starvla-224")
 
 
 class _NoSource:
@@ -519,7 +556,8 @@ def make(name: str, recipe: Recipe, sources: Path, module: Any) -> None:
         square = run(image)
         if square is None:
             continue
-        assert square.shape == (recipe.side, recipe.side, 3), (name, picture, square.shape)
+        expected = (recipe.side, recipe.side, 3) if recipe.side else (*square.shape[:2], 3)
+        assert square.shape == expected, (name, picture, square.shape)
         arrays[picture] = square if picture == module.WHOLE else module.lattice(square)
     if recipe.crops is not None:
         cut = recipe.crops(source)

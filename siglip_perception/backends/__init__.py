@@ -55,6 +55,14 @@ def _start(
     selection: ModelSelection | None,
     cache: EngineCache,
 ) -> Serving:
+    if encoders.free:
+        if choice.backend != "torch":
+            raise BackendError(
+                f"{choice.backend} runs one size of image, and the contract's grid changes with"
+                " the image: use the backend torch."
+            )
+        encoders.prepare(choice.device, choice.dtype)
+        return Serving(encoders, _title(f"torch {torch.__version__}", choice), [choice.reason])
     if choice.backend == "openvino":
         from siglip_perception.backends.openvino import graphs, int8
 

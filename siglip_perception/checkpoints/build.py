@@ -57,6 +57,9 @@ _VISION_ALONE = (
 _IGNORED_KEYS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
+_PATCHES = "embeddings.patch_embedding.weight"
+
+
 @dataclass(frozen=True)
 class LoadedEncoder:
     """A loaded encoder.
@@ -95,6 +98,10 @@ def build(folder: Folder, source: EncoderSource, spec: EncoderSpec | None) -> Lo
             name: tensor for name, tensor in tensors.items() if not name.endswith(_POSITION_IDS)
         }
     tensors.clear()
+    weight = state.get(_PATCHES)
+    if source.facts.has_free_grid and weight is not None:
+        patch = source.facts.patch_size
+        state[_PATCHES] = weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2)
     _fill(network, state, path)
     vision = network.vision_model if isinstance(network, Siglip) else network
     return LoadedEncoder(

@@ -364,17 +364,42 @@ def _siglip_source(
     shapes = _shapes(folder, encoder_files, prefix)
     where = f"{next(iter(encoder_files))} ({prefix}*)"
     try:
-        width, _, patch, _ = shapes[_PREFIXED_PATCHES]
+        weight = shapes[_PREFIXED_PATCHES]
+        is_naflex = len(weight) == 2
+        if is_naflex:  # a product over the levels of a patch, [D, patch * patch * 3]
+            width, patch = weight[0], round((weight[1] / 3) ** 0.5)
+        else:
+            width, _, patch, _ = weight
         side = round(shapes["embeddings.position_embedding.weight"][0] ** 0.5)
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"{where} is not a SigLIP encoder: it is not supported.") from error
     blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}
-    facts = EncoderFacts(where, width, patch, len(blocks), 0, side)
+    facts = EncoderFacts(where, width, patch, len(blocks), 0, side, has_free_grid=is_naflex)
     inner = config.get("vision_config")
-    if inner is not None:
+    if is_naflex:
+        facts = _naflex_facts(folder.path / "config.json", inner, facts)
+    elif inner is not None:
         path = folder.path / "config.json"
         facts = _vision_facts(path, inner, config, facts, plain_shapes("siglip", shapes))
     return EncoderSource("siglip", "", None, {}, prefix, False, encoder_files, shapes, facts)
+
+
+def _naflex_facts(path: Path, inner: Any, facts: EncoderFacts) -> EncoderFacts:
+    """Add what Eagle's vision_config tells, if there is one."""
+    if not isinstance(inner, dict):
+        return facts
+    for key in ("use_rope", "use_windows_attn"):
+        if inner.get(key) not in (None, False):
+            raise CheckpointError(
+                f"vision_config.{key} in {path} is {inner[key]!r}: only false is supported."
+            )
+    read_config({**inner, "image_size": 224}, SiglipVisionConfig, path)
+    return replace(
+        facts,
+        num_attention_heads=inner.get("num_attention_heads"),
+        hidden_act=inner.get("hidden_act"),
+        layer_norm_eps=inner.get("layer_norm_eps"),
+    )
 
 
 def _vision_facts(

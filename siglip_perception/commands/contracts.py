@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         width = max(map(len, contracts.names()))
         for name in contracts.names():
             contract = contracts.get(name)
-            shape = f"{contract.rows} x {contract.cols} x {contract.dim:<4}"
+            shape = f"{_grid(contract)} x {contract.dim:<4}"
             encoders = " + ".join(map(_short, contract.encoders))
             print(f"{name:<{width}}  {shape}  {encoders}, {_pixels(contract)}")
         return 0
@@ -83,7 +83,7 @@ def table_text() -> str:
         cameras = f", then up to {contract.crops.most} crops" if contract.crops else ""
         cameras += ", cameras joined" if contract.join_cameras else ""
         cameras += f", {contract.history} frames joined" if contract.history > 1 else ""
-        shape = f"{contract.rows} x {contract.cols} x {contract.dim}"
+        shape = f"{_grid(contract)} x {contract.dim}"
         rows.append(
             f"| `{contract.name}` | {shape} | {encoders}"
             f" | {taps} | {contract.image_size} px, {_pixels(contract)}{cameras} |"
@@ -105,10 +105,13 @@ def describe(step: Step) -> str:
         return f"JPEG of quality {step.quality}, {step.chroma}, and back{skip}"
     if isinstance(step, ResizeStep):
         size = f"{step.size} px" if step.size else "the encoder's size"
+        if step.to == "multiple":
+            size = f"the nearest multiple of {step.multiple} px"
         target = {
             "square": "both sides",
             "short side": "the shorter side",
             "fit": "the longer side",
+            "multiple": "each side",
         }
         antialias = "with antialias" if step.antialias else "without antialias"
         result = "float32" if step.rounding == "none" else f"rounded {step.rounding}"
@@ -136,6 +139,16 @@ def describe_tokens(step: TokenStep) -> str:
     return f"each {side} x {side} patches {kind}"
 
 
+def _grid(contract: Contract) -> str:
+    return "image's grid" if contract.has_free_grid else f"{contract.rows} x {contract.cols}"
+
+
+def _rows(contract: Contract) -> str:
+    if contract.has_free_grid:
+        return "as many rows and columns as the image's size asks for"
+    return f"{contract.rows} rows x {contract.cols}"
+
+
 def where(contract: Contract) -> str:
     """Say where the pixel steps run if the encoders are on a GPU."""
     libraries = host_steps(contract.pixels)
@@ -157,7 +170,9 @@ def _brief(step: Step) -> str:
     if isinstance(step, Jpeg):
         return f"JPEG {step.quality}"
     if isinstance(step, ResizeStep):
-        sides = {"square": "", "short side": "short side, ", "fit": "fit, "}[step.to]
+        sides = {"square": "", "short side": "short side, ", "fit": "fit, "}.get(
+            step.to, f"multiple of {step.multiple}, "
+        )
         antialias = "" if step.antialias else " without antialias"
         return f"{sides}{step.arithmetic} {step.filter}{antialias}"
     if isinstance(step, Pad):
@@ -173,8 +188,8 @@ def _short(spec: EncoderSpec) -> str:
 
 def _full_text(contract: Contract) -> list[str]:
     lines = [
-        f"{contract.name}: [{contract.rows * contract.cols}, {contract.dim}] tokens,"
-        f" {contract.rows} rows x {contract.cols}, row-major from the top left",
+        f"{contract.name}: [{contract.rows * contract.cols or 'N'}, {contract.dim}] tokens,"
+        f" {_rows(contract)}, row-major from the top left",
         *_wrap("", contract.description),
         *(
             f"  {'' if index else 'pixels':<14}{index + 1}. {describe(step)}"

@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(args.output, buffer.getvalue())
     height, width = image.shape[:2]
     for name, encoder_input in inputs.items():
-        side = encoder_input.square.size
+        across, down = encoder_input.square.result_size(width, height)
         left, top, right, bottom = encoder_input.square.geometry(width, height).visible_region()
         print(
-            f"{name}: 3 x {side} x {side}, of the camera's {width} x {height} the columns"
+            f"{name}: 3 x {down} x {across}, of the camera's {width} x {height} the columns"
             f" {left:.1f} to {right:.1f} and the rows {top:.1f} to {bottom:.1f}"
         )
     print(f"{args.output}: {', '.join(arrays)}, contract {contract.name}")

@@ -63,8 +63,6 @@ _DEFAULT = "tabletop"
 _REFUSED = {
     "film": "its FiLM layers scale and shift every block by the instruction, so its tokens are no"
     " function of the image",
-    "gr00t-n1.6": "its NaFlex encoder has as many rows and columns as the camera's image asks for,"
-    " and a contract has one grid",
     "gr00t-n1.7": "its encoder is Qwen-VL's, which is neither SigLIP nor DINO",
     "x-vla": "its encoder is Florence-2's, which is neither SigLIP nor DINO",
     "octo": "its encoder reads the instruction with the image",

@@ -29,6 +29,7 @@ class EncoderFacts:
     positions: patches per row that it has positions for; None for rotary positions, which fit
         any grid.
     pixels: settings of its own image processor; None without one.
+    has_free_grid: it is a NaFlex, whose positions are resampled to each image's grid.
     """
 
     where: str
@@ -42,6 +43,7 @@ class EncoderFacts:
     layer_norm_eps: float | None = None
     prefix: str = ""
     pixels: PixelFacts | None = None
+    has_free_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,15 @@ def differences(
         if spec.name not in facts:
             encoders = ", ".join(sorted(facts)) or "none"
             yield f"it has no encoder {spec.name} (it has: {encoders}); choose another contract"
+            return
+    for spec in contract.encoders:
+        if facts[spec.name].has_free_grid != contract.has_free_grid:
+            grids = ("one grid", "a grid that changes with the image (NaFlex)")
+            yield (
+                f"{spec.name} in {facts[spec.name].where} has"
+                f" {grids[facts[spec.name].has_free_grid]} and must have"
+                f" {grids[contract.has_free_grid]}; choose another contract or another model"
+            )
             return
     if policy is not None:
         policy_fields: list[tuple[str, object, object]] = [

@@ -13,6 +13,7 @@ from siglip_perception.contracts.steps import (
     Resize,
     Steps,
     TokenSteps,
+    is_free,
     named_fields,
     strategy_of,
     token_grid,
@@ -129,8 +130,15 @@ class Contract:
         return strategy_of(self.pixels)
 
     @property
+    def has_free_grid(self) -> bool:
+        """True if each image has the rows and columns that its size asks for (NaFlex)."""
+        return is_free(self.pixels)
+
+    @property
     def rows(self) -> int:
-        """Rows of tokens, of the whole image and of each crop."""
+        """Rows of tokens, of the whole image and of each crop; 0 with a free grid."""
+        if self.has_free_grid:
+            return 0
         return token_grid(self.tokens, self.encoders[0].grid)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,6 +38,7 @@ from siglip_perception.contracts.steps import (
     RESIZES,
     Crops,
     ResizeStep,
+    block_side,
     strategy,
 )
 from siglip_perception.errors import ContractError
@@ -156,7 +158,7 @@ def parse(text: str, file: str) -> Contract:
         fault = grid_fault(contract.tokens, contract.encoders[0].grid)
         if fault:
             raise FieldError(fault)
-        fault = _crops_fault(contract)
+        fault = _crops_fault(contract) or _free_grid_fault(contract)
         if fault:
             raise FieldError(fault)
         grid = [contract.rows, contract.cols]
@@ -190,6 +192,24 @@ def _crops_fault(contract: Contract) -> str:
             f"crops.margin to be less than half of the {spec.grid} patches in a row, and"
             f" {contract.crops.margin} is not"
         )
+    return ""
+
+
+def _free_grid_fault(contract: Contract) -> str:
+    """Say what a contract whose grid is the image's lacks; empty if nothing, or if it has one."""
+    step = contract.pixels[-1]
+    if not contract.has_free_grid or not isinstance(step, ResizeStep):
+        return ""
+    spec = contract.encoders[0]
+    unit = spec.patch * math.prod(map(block_side, contract.tokens))
+    if len(contract.encoders) > 1 or spec.name != "siglip":
+        return "one siglip where the grid is the image's, as no other has such positions"
+    if contract.history > 1:
+        return "history: 1 where the grid is the image's"
+    if step.multiple % unit:
+        return f"a multiple of {unit} pixels, a token's, and {step.multiple} is none"
+    if step.rounding == "none":
+        return "a resize to a multiple that rounds"
     return ""
 
 

@@ -33,6 +33,7 @@ from siglip_perception.contracts.steps import (
     Target,
     TokenSteps,
     block_side,
+    is_free,
     place,
 )
 from siglip_perception.util.suggest import did_you_mean
@@ -74,6 +75,8 @@ _READERS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
         "size": integer(1, 4096),
         "antialias": flag,
         "ratio": one_of(("divide", "multiply")),
+        "sides": one_of(("down", "nearest")),
+        "multiple": integer(2, 1024),
         "rounding": one_of(get_args(Rounding)),
     },
     Pad: {
@@ -81,7 +84,7 @@ _READERS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
         "place": one_of(get_args(Place)),
         "fill": _fill,
     },
-    Shuffle: {"factor": integer(2, 16)},
+    Shuffle: {"factor": integer(2, 16), "order": one_of(("patch", "channel"))},
     Pool: {"size": integer(2, 64)},
     Crop: {
         "to": one_of(("square", "size", "share")),
@@ -151,7 +154,11 @@ def _step(entry: Any, where: str, names: Mapping[str, type[Any]]) -> Any:
 
 def _fault(step: Step, before: Steps) -> str:
     """Describe what is wrong with a step at its place; empty if nothing is."""
+    if any(isinstance(earlier, ResizeStep) and earlier.to == "multiple" for earlier in before):
+        return "before the resize to a multiple, which is the last step"
     if isinstance(step, ResizeStep):
+        if bool(step.multiple) != (step.to == "multiple"):
+            return "to have a multiple with `to: multiple` and only there"
         kinds = _FILTERS[step.arithmetic]
         if step.filter not in kinds:
             return f"to have a filter of {step.arithmetic}'s ({', '.join(kinds)})"
@@ -199,7 +206,7 @@ def size_fault(steps: Steps, side: int) -> str:
                     " for it: put it after a resize"
                 )
             size = new_size
-        if size != (side, side):
+        if size != (side, side) and not is_free(steps):
             return (
                 f"{side} x {side}, and a {width} x {height} image ends at {size[0]} x {size[1]}:"
                 " add a resize, a pad or a crop"

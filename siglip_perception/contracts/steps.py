@@ -6,6 +6,7 @@ that does not round. `normalize` of (pixel / 255 - mean) / std follows the last 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 Filter = Literal["bilinear", "bicubic", "lanczos3", "area"]
 Arithmetic = Literal["pillow", "tensorflow", "jax", "torch", "opencv"]
 Rounding = Literal["half up", "half even", "down", "tensorflow", "none"]
-Target = Literal["square", "short side", "fit"]
+Target = Literal["square", "short side", "fit", "multiple"]
 Place = Literal["center", "symmetric", "top left", "bottom right"]
 Chroma = Literal["4:2:0", "4:4:4"]
 Fill = tuple[int, int, int]
@@ -44,13 +45,15 @@ class ResizeStep:
     """Scale the image.
 
     to: "square": both sides to `size`, whatever their ratio; "short side": the shorter one, the
-        other in proportion; "fit": the longer one, the other in proportion.
+        other in proportion; "fit": the longer one, the other in proportion; "multiple": each to
+        the nearest multiple of `multiple`, so that the encoder's grid is the image's.
     size: pixels; 0: the encoder's image_size.
     filter, antialias: antialiasing widens the filter with the scale when it shrinks an image.
     arithmetic: the library whose results are meant, bit for bit where it rounds.
     rounding: how sums become uint8: "half up", "half even", "down" (truncated), "none" (they stay
         float32, clipped to [0, 255]). Pillow and OpenCV round by themselves, half up. PyTorch sums
         pixels in [0, 1] if they are truncated or not rounded, as policies do.
+    sides: of "short side": how the other side becomes whole, "down" or "nearest".
     ratio: of "fit": sides are divided by the camera's over the encoder's, or multiplied by the
         inverse; rounded down, they may differ by a pixel.
     """
@@ -62,6 +65,8 @@ class ResizeStep:
     antialias: bool = True
     rounding: Rounding = "half up"
     ratio: Literal["divide", "multiply"] = "divide"
+    sides: Literal["down", "nearest"] = "down"
+    multiple: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,11 @@ class Crop:
 
 Step: TypeAlias = Jpeg | ResizeStep | Pad | Crop
 Steps: TypeAlias = tuple[Step, ...]
+
+
+def is_free(steps: Steps) -> bool:
+    """Return whether the steps end at a size that the image asks for, not at the square."""
+    return bool(steps) and isinstance(steps[-1], ResizeStep) and steps[-1].to == "multiple"
 
 
 def host_steps(steps: Steps) -> tuple[str, ...]:
@@ -174,12 +184,40 @@ def _scaled_size(step: ResizeStep, width: int, height: int, side: int) -> tuple[
     if step.to == "fit":
         ratio = max(width / side, height / side)
         return max(int(width / ratio), 1), max(int(height / ratio), 1)
-    # torchvision's Resize(int): the shorter side becomes the size.
+    if step.to == "multiple":
+        return _multiples(step.multiple, width, height)
     short = min(width, height)
+    if step.sides == "nearest":
+        # albumentations' SmallestMaxSize, which rounds halves to even.
+        scale = side / short
+        return max(round(width * scale), 1), max(round(height * scale), 1)
+    # torchvision's Resize(int): the shorter side becomes the size.
     return (
         side if width == short else int(side * width / short),
         side if height == short else int(side * height / short),
     )
+
+
+def _multiples(factor: int, width: int, height: int) -> tuple[int, int]:
+    """Round each side to a multiple, as Qwen2-VL's and Eagle's smart_resize.
+
+    The result has 4 to 4096 squares of `factor`.
+    """
+    area, least, most = float(factor**2), 4, 4096
+    across, down = (max(factor, round(side / factor) * factor) for side in (width, height))
+    if across * down > most * area:
+        beta = math.sqrt(across * down / (most * area))
+        return (
+            math.floor(across / beta / factor) * factor,
+            math.floor(down / beta / factor) * factor,
+        )
+    if across * down < least * area:
+        beta = math.sqrt(least * area / (width * height))
+        return (
+            math.ceil(width * beta / factor) * factor,
+            math.ceil(height * beta / factor) * factor,
+        )
+    return across, down
 
 
 def _cropped_size(step: Crop, width: int, height: int, side: int) -> tuple[int, int]:
@@ -200,11 +238,13 @@ def _sampled_share(share: float, width: int, height: int) -> Placement:
 class Shuffle:
     """Join each block of `factor` x `factor` patches into one token, without loss.
 
-    Channels in the order of the block's patches, row by row: the pixel shuffle of Idefics 3, which
-    is SmolVLA's and GR00T's.
+    order: of the channels: "patch", the block's patches one after the other, row by row: the pixel
+        shuffle of Idefics 3, which is SmolVLA's and GR00T N1's; "channel", each channel of all the
+        block's patches: PyTorch's pixel_unshuffle, GR00T N1.6's.
     """
 
     factor: int
+    order: Literal["patch", "channel"] = "patch"
 
 
 @dataclass(frozen=True)
@@ -281,10 +321,18 @@ TOKEN_NAMES: dict[str, type[Any]] = {"shuffle": Shuffle, "pool": Pool}
 """Names of the steps in a contract's file: of pixels, and from the patches to the tokens."""
 
 
+# Fields that came after fingerprints were known to policies: left out where they change nothing.
+_LATER = {"sides": "down", "multiple": 0, "order": "patch"}
+
+
 def named_fields(step: Step | TokenStep) -> dict[str, Any]:
     """Return a step as a mapping, with its name."""
     kinds = {kind: name for name, kind in (*NAMES.items(), *TOKEN_NAMES.items())}
-    return {"step": kinds[type(step)], **asdict(step)}
+    fields = asdict(step)
+    for name, default in _LATER.items():
+        if fields.get(name) == default:
+            del fields[name]
+    return {"step": kinds[type(step)], **fields}
 
 
 def strategy(resize: Resize, interpolation: Interpolation) -> Steps:

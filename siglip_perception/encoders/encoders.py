@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from siglip_perception.checkpoints.networks import Siglip, VisionNetwork
 from siglip_perception.contracts import Contract, EncoderSpec
-from siglip_perception.contracts.steps import Pool, TokenStep, block_side
+from siglip_perception.contracts.steps import Pool, Shuffle, TokenStep, block_side
 from siglip_perception.encoders import onednn, triton_kernels
 from siglip_perception.encoders.transformer import convert
 from siglip_perception.errors import CheckpointError
@@ -68,8 +69,10 @@ class Tower(nn.Module):
         self.digest = digest
         self.prefix = spec.prefix
         self.patches = spec.grid**2
+        self.patch = spec.patch
+        self.free = encoder_input.square.is_free
         self.dim = spec.dim
-        embed, blocks, norm = convert(network, spec)
+        embed, blocks, norm = convert(network, spec, self.free)
         self.embed, self.norm = embed, norm
         self.blocks = nn.ModuleList(blocks)
         self.depth = len(blocks)
@@ -81,6 +84,8 @@ class Tower(nn.Module):
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move to the device, lay weights out as is fastest there, products in `dtype`; once."""
         onednn.lay_out(self, device, dtype)
+        if self.free:
+            return
         if device.type == "cpu" and dtype == torch.bfloat16:
             self.pad(1, dtype)
         if (
@@ -136,7 +141,8 @@ class Tower(nn.Module):
         """
         tower = Tower.__new__(Tower)
         nn.Module.__init__(tower)
-        for name in ("input", "digest", "prefix", "patches", "dim", "depth", "splits", "_normed"):
+        names = ("input", "digest", "prefix", "patches", "patch", "free", "dim", "depth", "splits")
+        for name in (*names, "_normed"):
             setattr(tower, name, getattr(self, name))
         tower.norm = copy.deepcopy(self.norm).to(device)
         tower.register_buffer("mask", None, persistent=False)
@@ -191,6 +197,8 @@ class Tower(nn.Module):
         return tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=-1), last
 
     def _patches(self, hidden: Tensor) -> Tensor:
+        if self.free:
+            return hidden[:, self.prefix :]
         return hidden[:, self.prefix : self.prefix + self.patches]
 
 
@@ -256,6 +264,18 @@ class Encoders:
         """The towers' inputs without duplicates."""
         return tuple(dict.fromkeys(tower.input for tower in self.towers.values()))
 
+    @property
+    def free(self) -> bool:
+        """True if the grid changes with the image."""
+        return any(tower.free for tower in self.towers.values())
+
+    def _row_count(self, inputs: Mapping[EncoderInput, Tensor], tokens: Tensor) -> int:
+        """Return the rows of patches of [B, N, D]."""
+        tower = self.towers[self._token_keys[0]]
+        if not tower.free:
+            return math.isqrt(tokens.shape[1])
+        return int(inputs[tower.input].shape[2] // tower.patch)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -286,18 +306,25 @@ class Encoders:
         tokens = None
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._token_keys], dim=-1).float()
+            row_count = self._row_count(inputs, tokens) if self._token_steps else 0
             for step in self._token_steps:
-                tokens = _regroup(tokens, step)
+                tokens = _regroup(tokens, step, row_count)
+                row_count //= block_side(step)
         result = Features(tokens, features.get("siglip"), features.get("dino"))
         return replace(result, host_outputs=self.finish(result))
 
 
-def _regroup(tokens: Tensor, step: TokenStep) -> Tensor:
-    """Make one token of each square block of patches: [B, N, D] -> [B, N / side^2, D']."""
+def _regroup(tokens: Tensor, step: TokenStep, rows: int) -> Tensor:
+    """Make one token of each square block of patches: [B, N, D] -> [B, N / side^2, D'].
+
+    rows: of patches.
+    """
     side = block_side(step)
     batch, count, dim = tokens.shape
-    grid = round(count**0.5)
-    blocks = tokens.view(batch, grid // side, side, grid // side, side, dim)
+    blocks = tokens.view(batch, rows // side, side, count // rows // side, side, dim)
+    if isinstance(step, Shuffle) and step.order == "channel":
+        joined = blocks.permute(0, 1, 3, 5, 2, 4)
+        return joined.reshape(batch, count // side**2, dim * side**2)
     if isinstance(step, Pool):
         return blocks.mean(dim=(2, 4)).flatten(1, 2)
     return blocks.permute(0, 1, 3, 2, 4, 5).reshape(batch, count // side**2, dim * side**2)

@@ -32,6 +32,8 @@ from siglip_perception.contracts import EncoderSpec
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 # Rows of an AMX tile, and a multiple of what tensor cores and vector units prefer.
 PADDING = 16
+# Grids whose positions are kept: a camera has one.
+_MAX_GRIDS = 16
 
 
 class Linear(nn.Module):
@@ -80,12 +82,18 @@ class Embed(nn.Module):
     """
 
     def __init__(
-        self, weight: Tensor, pos_embed: Tensor, prefix_tokens: Tensor, patch: int
+        self,
+        weight: Tensor,
+        pos_embed: Tensor,
+        prefix_tokens: Tensor,
+        patch: int,
+        free: bool = False,
     ) -> None:
         """Take the weights of one encoder.
 
         weight: [D, 3 * patch * patch]. pos_embed: [N, D], added to the patches.
         prefix_tokens: [P, D], put before the patches (CLS and registers).
+        free: the pixels are of any size, and the positions resampled to their grid.
         """
         super().__init__()
         self.project = Linear(weight, None)
@@ -96,6 +104,8 @@ class Embed(nn.Module):
         )
         self._patch = patch
         self._grid = math.isqrt(len(pos_embed))
+        self._free = free
+        self._resampled: dict[tuple[int, int], Tensor] = {}
 
     def pad(self) -> int:
         """Pad the sequence to a multiple of PADDING; returns the number of tokens added."""
@@ -105,15 +115,36 @@ class Embed(nn.Module):
         )
         return pad_count
 
+    def at_grid(self, rows: int, cols: int) -> Tensor:
+        """Resample the positions to another grid, as SigLIP 2 NaFlex does: [rows * cols, D].
+
+        Bilinear and antialiased; the patches' bias, which is in them, is the same everywhere.
+        """
+        key = rows, cols
+        if key not in self._resampled:
+            square = self.pos_embed.view(1, self._grid, self._grid, -1).permute(0, 3, 1, 2)
+            fine = functional.interpolate(
+                square, size=key, mode="bilinear", align_corners=False, antialias=True
+            )
+            if len(self._resampled) >= _MAX_GRIDS:
+                self._resampled.clear()
+            self._resampled[key] = fine[0].flatten(1).T.contiguous()
+        return self._resampled[key]
+
     def release(self) -> None:
         """Free the weights."""
         self.project = Linear(self.pos_embed.new_zeros(0, 0), None)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        batch, patch, grid = pixels.shape[0], self._patch, self._grid
-        cropped = pixels[:, :, : grid * patch, : grid * patch]
-        tiles = cropped.reshape(batch, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5)
-        patches = self.project(tiles.reshape(batch, grid * grid, -1)).float() + self.pos_embed
+        batch, patch = pixels.shape[0], self._patch
+        rows, cols = self._grid, self._grid
+        positions: Tensor = self.pos_embed
+        if self._free:
+            rows, cols = pixels.shape[2] // patch, pixels.shape[3] // patch
+            positions = self.at_grid(rows, cols)
+        cropped = pixels[:, :, : rows * patch, : cols * patch]
+        tiles = cropped.reshape(batch, 3, rows, patch, cols, patch).permute(0, 2, 4, 1, 3, 5)
+        patches = self.project(tiles.reshape(batch, rows * cols, -1)).float() + positions
         parts = [patches]
         if len(self.prefix_tokens):
             parts.insert(0, self.prefix_tokens.expand(batch, -1, -1))
@@ -190,8 +221,13 @@ class Block(nn.Module):
         return hidden + delta.float()
 
 
-def convert(network: VisionNetwork, spec: EncoderSpec) -> tuple[Embed, list[Block], Norm]:
-    """Convert an encoder: its embedding, blocks and final norm, float32. Consumes the network."""
+def convert(
+    network: VisionNetwork, spec: EncoderSpec, free: bool = False
+) -> tuple[Embed, list[Block], Norm]:
+    """Convert an encoder: its embedding, blocks and final norm, float32. Consumes the network.
+
+    free: see Embed.
+    """
     if isinstance(network, SiglipVision):
         layers, norm = network.encoder.layers, network.post_layernorm
     elif isinstance(network, Dinov2):
@@ -200,7 +236,7 @@ def convert(network: VisionNetwork, spec: EncoderSpec) -> tuple[Embed, list[Bloc
         layers, norm = network.model.layer, network.norm
     rotary = rotary_positions(network.config, spec.grid) if isinstance(network, Dinov3) else None
     with torch.no_grad():
-        embed = _embed(network, spec)
+        embed = _embed(network, spec, free)
         network.embeddings = nn.Identity()  # type: ignore[assignment]
         blocks = []
         for index, layer in enumerate(layers):
@@ -221,7 +257,7 @@ def rotary_positions(config: Any, grid: int) -> tuple[Tensor, Tensor]:
     return torch.cos(angles), torch.sin(angles)
 
 
-def _embed(network: VisionNetwork, spec: EncoderSpec) -> Embed:
+def _embed(network: VisionNetwork, spec: EncoderSpec, free: bool) -> Embed:
     if isinstance(network, SiglipVision):
         conv = network.embeddings.patch_embedding
         pos_embed = network.embeddings.position_embedding.weight.detach()
@@ -246,6 +282,7 @@ def _embed(network: VisionNetwork, spec: EncoderSpec) -> Embed:
         (pos_embed + bias).clone(),
         prefix_tokens.clone(),
         spec.patch,
+        free,
     )
 
 

@@ -316,10 +316,11 @@ def _check_outputs(request: Request, pipeline: Pipeline) -> None:
         raise BackendError(
             f"{pipeline.grounding_status.rstrip('.')}; or take --outputs tokens alone."
         )
-    if pipeline.contract.crops is not None and "tokens" in request.outputs:
+    contract = pipeline.contract
+    if (contract.crops or contract.has_free_grid) and "tokens" in request.outputs:
         raise BackendError(
-            f"The contract {pipeline.contract.name} encodes as many crops as an image's size asks"
-            " for, and all rows of features have the same number of tokens: name another contract."
+            f"The contract {contract.name} gives as many tokens as an image's size asks for, and"
+            " all rows of features have the same number: name another contract."
         )
 
 

@@ -34,6 +34,7 @@ from siglip_perception.contracts.steps import (
     Step,
     Steps,
     host_steps,
+    is_free,
     strategy,
 )
 from siglip_perception.images.geometry import Geometry
@@ -96,6 +97,17 @@ class SquareSpec:
         return bool(host_steps(self.steps))
 
     @property
+    def is_free(self) -> bool:
+        """True if the result has the size that the image asks for, not [size, size, 3]."""
+        return is_free(self.steps)
+
+    def result_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height of the result for an image of that size."""
+        if not self.is_free:
+            return self.size, self.size
+        return self.geometry(*_shortened(width, height)).placements[-1].size
+
+    @property
     def fill(self) -> Fill:
         """Color of the first padding; black without one."""
         fills = [step.fill for step in self.steps if isinstance(step, Pad)]
@@ -111,6 +123,10 @@ def to_square(image: UInt8Array, square: SquareSpec) -> Pixels:
     Only an image more than 16 times as long as wide may differ from the reference, at its edges.
     """
     height, width = image.shape[:2]
+    if square.is_free and is_sliver(width, height):
+        width, height = _shortened(width, height)
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        image = image[top : top + height, left : left + width]
     geometry = square.geometry(width, height)
     if is_sliver(width, height):
         return _sliver_to_square(image, geometry, square)
@@ -118,6 +134,11 @@ def to_square(image: UInt8Array, square: SquareSpec) -> Pixels:
     for step, placement in zip(square.steps, geometry.placements, strict=True):
         pixels = _run(step, pixels, placement, square.size)
     return pixels.copy() if pixels is image else pixels
+
+
+def _shortened(width: int, height: int) -> tuple[int, int]:
+    """Return the size of a sliver's center, 16 times as long as wide; other sizes as they are."""
+    return min(width, _SLIVER * height), min(height, _SLIVER * width)
 
 
 def to_levels(image: UInt8Array, square: SquareSpec) -> UInt8Array:

@@ -32,10 +32,11 @@ def pictures() -> dict[str, Picture]:
 
 
 def lattice(square: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the kept values of a square [S, S, 3]."""
-    side = square.shape[0]
-    kept = np.arange(_LATTICE) * (side - 1) // (_LATTICE - 1)
-    values: npt.NDArray[Any] = square[kept][:, kept]
+    """Return the kept values of a square or another result, [H, W, 3]."""
+    rows, cols = (
+        np.arange(_LATTICE) * (length - 1) // (_LATTICE - 1) for length in square.shape[:2]
+    )
+    values: npt.NDArray[Any] = square[rows][:, cols]
     return values
 
 

@@ -131,9 +131,10 @@ def golden_pixels(contract: Contract) -> tuple[UInt8Array, dict[str, FloatArray]
     float32 [V, 3, S, S]: the whole image, then its crops if the contract has some.
     """
     squares = load(contract.name).squares
-    whole = squares[WHOLE].astype(np.float32)[None]
-    crops = squares.get(f"{WHOLE}{CROPS}", np.zeros((0, *whole.shape[1:]), np.uint8))
-    levels = np.concatenate([whole, crops.astype(np.float32)])
+    images = [squares[WHOLE][None]]
+    if f"{WHOLE}{CROPS}" in squares:
+        images.append(squares[f"{WHOLE}{CROPS}"])
+    levels: FloatArray = np.concatenate(images).astype(np.float32)
     planes = levels.transpose(0, 3, 1, 2) / np.float32(255)
     fed: dict[str, FloatArray] = {}
     for spec in contract.encoders:
@@ -167,6 +168,7 @@ def check_tokens(name: str, folder: Path) -> float:
         encode(contract, spec, folder, torch.from_numpy(fed[spec.name]))
         for spec in contract.encoders
     ]
-    expected = regroup(contract, torch.cat(parts, dim=-1)).flatten(0, 1).double()
+    rows = next(iter(fed.values())).shape[2] // contract.encoders[0].patch
+    expected = regroup(contract, torch.cat(parts, dim=-1), rows).flatten(0, 1).double()
     error = (actual - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     return float(error)

@@ -26,11 +26,9 @@ from transformers import (
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
 from siglip_perception.errors import PerceptionError
-from siglip_perception.parity.reference import reference_of
+from siglip_perception.parity.reference import INNER, NAFLEX_PREFIX, naflex_network, reference_of
 from siglip_perception.parity.timm_models import create_model
 
-# MLP width by model width, where it is not four times that: So400m.
-_INNER = {1152: 4304}
 # The image size at which DINOv2 was trained and published.
 _OWN_SIZE = 518
 
@@ -39,7 +37,9 @@ def write_random(contract: Contract, folder: Path, seed: int) -> None:
     """Write each encoder of the contract into a folder, in its reference's file format."""
     for number, spec in enumerate(contract.encoders):
         torch.manual_seed(seed + number)
-        if reference_of(contract) == "timm":
+        if contract.has_free_grid:
+            _write_naflex(spec, folder)
+        elif reference_of(contract) == "timm":
             _write_timm(spec, folder / spec.name)
         else:
             _write_transformers(spec, folder / spec.name)
@@ -71,6 +71,15 @@ def _write_timm(spec: EncoderSpec, folder: Path) -> None:
     save_file(dict(network.state_dict()), folder / "model.safetensors")
 
 
+def _write_naflex(spec: EncoderSpec, folder: Path) -> None:
+    """Write a SigLIP 2 NaFlex as GR00T N1.6's checkpoint holds it."""
+    network = randomize(naflex_network(spec))
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{NAFLEX_PREFIX}{name}": value for name, value in network.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "Gr00tN1d6"}\n')
+
+
 def _write_transformers(spec: EncoderSpec, folder: Path) -> None:
     if not (spec.layers and spec.heads and spec.hidden_act):
         raise PerceptionError(
@@ -85,7 +94,7 @@ def _write_transformers(spec: EncoderSpec, folder: Path) -> None:
         "layer_norm_eps": spec.layer_norm_eps,
         "patch_size": spec.patch,
     }
-    inner = _INNER.get(spec.dim, 4 * spec.dim)
+    inner = INNER.get(spec.dim, 4 * spec.dim)
     model: Any
     if spec.name == "siglip":
         model = SiglipVisionModel(

@@ -7,7 +7,6 @@ are none of the named strategies.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +16,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     Dinov2Model,
     Dinov2WithRegistersModel,
     DINOv3ViTModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipModel,
     SiglipVisionModel,
 )
 
 from siglip_perception.checkpoints.offline import quiet
 from siglip_perception.contracts import Contract, EncoderSpec
-from siglip_perception.contracts.steps import Pool, block_side
+from siglip_perception.contracts.steps import Pool, Shuffle, block_side
 from siglip_perception.errors import PerceptionError
 from siglip_perception.images.crops import CropPlan
 from siglip_perception.images.squares import Pixels, SquareSpec, to_square
@@ -35,6 +37,10 @@ from siglip_perception.parity.timm_models import create_model, import_timm
 from siglip_perception.types import UInt8Array
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# MLP width by model width, where it is not four times that: So400m.
+INNER = {1152: 4304}
+NAFLEX_PREFIX = "backbone.model.vision_model.vision_model."
+"""Of the tensors' names in GR00T N1.6's checkpoint."""
 _PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 
 
@@ -55,6 +61,8 @@ def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) 
 
     B: images, each followed by its crops if the contract has some.
     """
+    if contract.has_free_grid and len(images) > 1:
+        raise ValueError("images of a grid of their own are compared one by one")
     plan = CropPlan.of(contract)
     if plan is not None:
         images = [view for image in images for view in plan.views(image)]
@@ -62,21 +70,35 @@ def reference_tokens(contract: Contract, model: Path, images: list[UInt8Array]) 
     for spec in contract.encoders:
         pixels = torch.stack([_pixels(image, contract, spec) for image in images])
         parts.append(encode(contract, spec, model, pixels))
-    return regroup(contract, torch.cat(parts, dim=-1))
+    return regroup(contract, torch.cat(parts, dim=-1), _rows(contract, pixels))
 
 
 @torch.inference_mode()
 def encode(contract: Contract, spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
     """Run the reference's encoder over normalized pixels [B, 3, S, S]: patches [B, N, D]."""
+    if contract.has_free_grid:
+        return _naflex(spec, model, pixels)
     run = _timm if reference_of(contract) == "timm" else _transformers
     return run(spec, model, pixels)
 
 
-def regroup(contract: Contract, tokens: Tensor) -> Tensor:
-    """Run the steps from patches [B, N, D] to tokens, one place of all blocks at a time."""
+def _rows(contract: Contract, pixels: Tensor) -> int:
+    return pixels.shape[-2] // contract.encoders[0].patch
+
+
+def regroup(contract: Contract, tokens: Tensor, row_count: int) -> Tensor:
+    """Run the steps from patches [B, N, D] to tokens, one place of all blocks at a time.
+
+    row_count: rows of patches.
+    """
     for step in contract.tokens:
-        side, grid = block_side(step), math.isqrt(tokens.shape[1])
-        rows = tokens.view(len(tokens), grid, grid, -1)
+        side = block_side(step)
+        rows = tokens.view(len(tokens), row_count, tokens.shape[1] // row_count, -1)
+        row_count //= side
+        if isinstance(step, Shuffle) and step.order == "channel":
+            joined = functional.pixel_unshuffle(rows.permute(0, 3, 1, 2), side)
+            tokens = joined.flatten(2).transpose(1, 2)
+            continue
         places = [
             rows[:, down::side, across::side] for down in range(side) for across in range(side)
         ]
@@ -192,6 +214,42 @@ def _behind(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def naflex_network(spec: EncoderSpec) -> Any:
+    """Create transformers' SigLIP 2 NaFlex of the encoder, without a pooling head."""
+    config = Siglip2VisionConfig(
+        hidden_size=spec.dim,
+        intermediate_size=INNER.get(spec.dim, 4 * spec.dim),
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        patch_size=spec.patch,
+        num_patches=spec.grid**2,
+        hidden_act=spec.hidden_act,
+        layer_norm_eps=spec.layer_norm_eps,
+        vision_use_head=False,
+        attn_implementation="eager",
+    )
+    return Siglip2VisionModel(config).eval()
+
+
+def _naflex(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
+    """Run transformers' NaFlex over images [B, 3, H, W] of one size: its last block, normed."""
+    network = naflex_network(spec)
+    state: dict[str, Tensor] = {}
+    for shard in sorted(model.glob("*.safetensors")):
+        state |= _behind(load_file(shard), NAFLEX_PREFIX)
+    network.load_state_dict(state)
+    batch, patch = len(pixels), spec.patch
+    rows, cols = pixels.shape[2] // patch, pixels.shape[3] // patch
+    tiles = pixels.reshape(batch, 3, rows, patch, cols, patch).permute(0, 2, 4, 3, 5, 1)
+    output = network(
+        tiles.reshape(batch, rows * cols, -1),
+        torch.ones(batch, rows * cols, dtype=torch.long),
+        torch.tensor([[rows, cols]] * batch),
+    )
+    tokens: Tensor = output.last_hidden_state
+    return tokens
 
 
 def _transformers(spec: EncoderSpec, model: Path, pixels: Tensor) -> Tensor:
