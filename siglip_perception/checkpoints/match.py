@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint
 from siglip_perception.checkpoints.identify import model_above
@@ -23,6 +25,22 @@ def follow_processor(contract: Contract, checkpoint: Checkpoint) -> Contract:
     _require_equal_values(contract, checkpoint)
     contract = contracts.with_own_normalization(contract, checkpoint.facts)
     checkpoint.log_contradictions(contract)
+    return contract
+
+
+def training_contract(name: str, checkpoint: Checkpoint) -> Contract:
+    """Return the named contract, of which the checkpoint keeps all the encoders that both have.
+
+    Training one encoder of a pair is possible. Raises ContractError as kept_contract() does.
+    """
+    contract = contracts.get(name)
+    shared = tuple(spec for spec in contract.encoders if spec.name in checkpoint.facts)
+    contracts.check(
+        replace(contract, encoders=shared or contract.encoders),
+        checkpoint.facts,
+        checkpoint.policy,
+    )
+    _require_equal_values(contract, checkpoint)
     return contract
 
 

@@ -138,6 +138,7 @@ WRONG: list[tuple[list[str], str]] = [
         ["train", "--data", "pairs", "--objective", "dino", "--model", SIGLIP, "-o", "out"],
         "has no dinov2 that --objective dino",
     ),
+    (["train", "--data", "pairs", "-o", "out", "--contract", "openvla-384"], "hidden_size"),
     (["train", "-o", "out", "--lr", "-1"], "lr is -1.0 and has to be above 0"),
     (["train", "-o", "out", "--recipe", "shared.yaml"], "--rendered DIR"),
     (["train", "-o", "out", "--recipe", "initial.yaml"], "no model folder 'nothing'"),

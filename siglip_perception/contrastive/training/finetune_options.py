@@ -6,8 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from siglip_perception import contracts
 from siglip_perception.checkpoints import Checkpoint, resolve
+from siglip_perception.checkpoints.match import training_contract
 from siglip_perception.errors import CheckpointError, PerceptionError
 
 _STEPS, _BATCH = 1000, 32
@@ -146,7 +146,7 @@ def check_encoder(model: str, contract: str, objective: str) -> None:
     encoders = set(checkpoint.facts)
     name = contract or checkpoint.contract
     if name:
-        encoders &= {spec.name for spec in contracts.get(name).encoders}
+        encoders &= {spec.name for spec in training_contract(name, checkpoint).encoders}
     if len(encoders) > 1 and not all((checkpoint.path / part).is_dir() for part in encoders):
         raise CheckpointError(
             f"{checkpoint.path} is a policy's own checkpoint, which cannot be trained: choose a"

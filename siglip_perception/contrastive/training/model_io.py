@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from transformers import (
     SiglipModel,
 )
 
-from siglip_perception import checkpoints, contracts
-from siglip_perception.checkpoints.match import follow_processor
+from siglip_perception import checkpoints
+from siglip_perception.checkpoints.match import follow_processor, training_contract
 from siglip_perception.checkpoints.networks import to_transformers
 from siglip_perception.checkpoints.offline import quiet
-from siglip_perception.contracts import Contract, EncoderName, Interpolation, Triple
+from siglip_perception.contracts import EncoderName, Interpolation, Triple
 from siglip_perception.errors import CheckpointError
 from siglip_perception.images.preprocess import EncoderInput
 from siglip_perception.images.squares import SquareSpec
@@ -77,7 +77,9 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
     folder = checkpoints.resolve(model)
     checkpoint = checkpoints.Checkpoint(folder)
     name = contract or checkpoint.contract
-    token_contract = _preprocessing(name, checkpoint) if name else None
+    token_contract = None
+    if name:
+        token_contract = follow_processor(training_contract(name, checkpoint), checkpoint)
     weights = checkpoint.load(token_contract)
     siglip = None if weights.siglip is None else to_transformers(weights.siglip)
     vision: dict[EncoderName, PreTrainedModel] = {
@@ -106,22 +108,6 @@ def load_initial_model(model: str, contract: str = "") -> InitialModel:
         " ".join(weights.digests.values()) + _text_digest(siglip),
         checkpoint.contract,
     )
-
-
-def _preprocessing(name: str, checkpoint: checkpoints.Checkpoint) -> Contract:
-    """Return the contract, of which the checkpoint keeps all the encoders that both have.
-
-    Training one encoder of a pair is possible. Its own image processor is followed or compared as
-    by a pipeline, so that the trained model is served with the pixels that it was trained on.
-    """
-    contract = contracts.get(name)
-    shared = tuple(spec for spec in contract.encoders if spec.name in checkpoint.facts)
-    contracts.check(
-        replace(contract, encoders=shared or contract.encoders),
-        checkpoint.facts,
-        checkpoint.policy,
-    )
-    return follow_processor(contract, checkpoint)
 
 
 def _default_input(
