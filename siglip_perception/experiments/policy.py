@@ -265,7 +265,7 @@ class _Eyes:
 def run(options: Options) -> Outcome:
     """Show, imitate, and carry out on new tables."""
     requirements.require("The experiment policy", "mujoco")
-    shown_tables, steps, test_tables = (4, 5, 1) if options.quick else (600, 1500, 60)
+    shown_tables, steps, test_tables = (4, 5, 1) if options.quick else (600, 500, 60)
     eyes = _Eyes(options.model)
     every = slice(None)
     conditions = (
