@@ -46,7 +46,8 @@ def small(name: str, folder: Path, **changes: Any) -> Path:
     for encoder in content["encoders"]:
         deepest = max(-tap for tap in (encoder["tap"], *encoder.get("more_taps", ())))
         encoder.update(dim=64, layers=max(3, deepest), heads=4, **changes)
-    del content["grid"], content["dim"]
+    content.pop("grid", None)
+    del content["dim"]
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(content))
     return file
