@@ -175,7 +175,9 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
 
     For a model that was trained on generated scenes, and measured on such. Leaves a model
     uncalibrated that learned nothing, whose presence falls as the truth rises.
-    drawn, rendered: number of scenes of each kind.
+    drawn, rendered: number of scenes of each kind. Both are inside the training; the lines are the
+    drawn ones' alone: a model that knows rendered things less well would be sure too easily if its
+    lines were fitted to both, and would find things that are not there in either.
     """
 
     def samples() -> Iterator[Sample]:
@@ -184,7 +186,7 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
 
     pipeline = Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
-    answers = measure_questions(pipeline, samples())
+    answers = measure_questions(pipeline, scene_samples(drawn, 1, 8, CALIBRATION_SEED))
     lines = {}
     for language, questions in by_language(q for part, _ in answers for q in part).items():
         truths = np.array([question.truth for question in questions], np.float32)

@@ -114,7 +114,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["replay", "folder", "-o", "out", "--overlay", "a.png"], "a.png is a file"),
     (["scenes", "-o", "a.png"], "a.png is a file"),
     (["scenes", "-o", "out", "--count", "0"], "--count has to be a whole number"),
-    (["evaluate", "--rendered", "--coco", "text.json"], "--rendered has an effect only without"),
+    (
+        ["evaluate", "--rendered", "--coco", "text.json"],
+        "--coco and --rendered exclude each other",
+    ),
     (["train", "-o", "out", "--rendered", "none"], "no folder none"),
     (["train", "--data", "none", "-o", "out"], "no none to train on"),
     (["train", "--data", "folder", "-o", "out"], "nothing to train on in folder"),

@@ -117,12 +117,16 @@ def test_a_wrong_recipe_is_refused(text: str, reason: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_a_recipe_starts_from_the_weights_that_it_names(tower: str) -> None:
+def test_a_recipe_starts_from_the_weights_that_it_names(tower: str, tmp_path: Path) -> None:
     folder = MODELS / "tabletop"
-    objective, _ = new_objective(Recipe(tower, steps=1, initial="tabletop"), bf16=False)
+    objective, tokenizer = new_objective(Recipe(tower, steps=1, initial="tabletop"), bf16=False)
     stored = load_file(folder / tower / "model.safetensors")
     trained = sorted(value.sum().item() for value in objective.model.state_dict().values())
     np.testing.assert_allclose(trained, sorted(v.float().sum().item() for v in stored.values()))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(tmp_path)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            assert (tmp_path / name).read_text() == (folder / tower / name).read_text()
     if isinstance(objective, AffinityObjective):
         settings = json.loads((folder / "grounding.json").read_text())
         assert objective.logit_bias.item() == pytest.approx(settings["affinity_bias"])

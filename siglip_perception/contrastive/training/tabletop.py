@@ -33,6 +33,7 @@ from siglip_perception.contrastive.tabletop_model import (
     new_siglip,
     new_tokenizer,
     save_half,
+    wrap_tokenizer,
 )
 from siglip_perception.contrastive.training.loop import train
 from siglip_perception.contrastive.training.metrics_log import MetricsLog
@@ -85,7 +86,7 @@ def new_objective(
     seed, by_masks = recipe.seed, recipe.supervision == "masks"
     if recipe.tower == "siglip":
         tokenizer = (
-            _initial(recipe, PreTrainedTokenizerFast)
+            wrap_tokenizer(_initial(recipe, PreTrainedTokenizerFast).backend_tokenizer)
             if recipe.initial
             else new_tokenizer(_corpus(seed))
         )
@@ -250,9 +251,9 @@ def train_tower(
 def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:
     """Write both trained towers as a model folder, replace_folder an existing one at the end.
 
-    calibration: number of generated scenes to calibrate presence on, as many of them rendered as
-    the recipes ask for; 0 skips calibration. Weights trained on whole images are never calibrated:
-    they stand in for stock ones.
+    calibration: number of drawn scenes to calibrate presence on, and that share of it that the
+    recipes ask for of rendered ones, which are inside the training, too; 0 skips both. Weights
+    trained on whole images are never calibrated: they stand in for stock ones.
     """
     settings: dict[str, Any] = {}
     with replace_folder(output) as fresh:
@@ -282,6 +283,5 @@ def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration:
         write_manifest(fresh)
         if calibration and all(recipe.supervision == "masks" for recipe in recipes.values()):
             share = max(recipe.rendered for recipe in recipes.values())
-            rendered = round(share * calibration)
-            calibrate(fresh, calibration - rendered, rendered)
+            calibrate(fresh, calibration, round(share * calibration))
             write_manifest(fresh)
