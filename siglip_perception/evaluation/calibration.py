@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -180,10 +180,6 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     lines were fitted to both, and would find things that are not there in either.
     """
 
-    def samples() -> Iterator[Sample]:
-        yield from scene_samples(drawn, 1, 8, CALIBRATION_SEED)
-        yield from rendered_samples(rendered, 1, 8, CALIBRATION_SEED)
-
     pipeline = Pipeline.load(ModelSelection(str(model), device="cpu", precision="fp32"))
     pipeline.grounder.domain = None
     answers = measure_questions(pipeline, scene_samples(drawn, 1, 8, CALIBRATION_SEED))
@@ -197,13 +193,21 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     content = json.loads(path.read_text()) if path.exists() else {}
     content["calibration"] = calibration or None
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    patches = [pipeline.features([sample.image])[0][0].cpu() for sample in samples()]
+    by_kind = [
+        [pipeline.features([sample.image])[0][0].cpu() for sample in samples]
+        for samples in (
+            scene_samples(drawn, 1, 8, CALIBRATION_SEED),
+            rendered_samples(rendered, 1, 8, CALIBRATION_SEED),
+        )
+    ]
+    mixture = [picture for pictures in by_kind for picture in pictures[::2]]
+    others = (by_kind[1] or by_kind[0])[1::2]  # rendered scenes vary more
     plain, wordings = (
         tuple(text for c in PHRASE_CLASSES for x in LANGUAGES for text in c.forms(x)[part])
         for part in (slice(0, 1), slice(1, None))
     )
-    known, others = (pipeline.embed(texts)[0].cpu() for texts in (plain, wordings))
-    write_domain(model, measure_domain(patches, known, others))
+    known, rephrased = (pipeline.embed(texts)[0].cpu() for texts in (plain, wordings))
+    write_domain(model, measure_domain(mixture, others, known, rephrased))
     bank, key = pipeline.grounder.bank, pipeline.bank_key
     write_bank(model / BANK, bank, key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from siglip_perception.util.files import write_atomically
 
 TRAINING = "training.safetensors"
 _NUMBERS = ("least_spread", "most_spread", "most_offset", "phrase_least")
-# Margin of the range, in its own widths.
+# Margin of the range of a user's pictures, in its own widths.
 _MARGIN = 0.2
 # A phrase may be three times as far from the next known one, as an angle, as all but 2 % of the
 # other wordings are: sizes and articles move it, too.
 _TAIL = 0.02
 _REACH = 3.0
+_FAR = 0.05
 _RIDGE = 1e-4
 
 
@@ -89,14 +91,17 @@ class TrainingDomain:
         return replace(self, mean=self.mean.to(device), whitening=self.whitening.to(device))
 
 
-def measure_domain(patches: list[Tensor], phrases: Tensor, wordings: Tensor) -> TrainingDomain:
-    """Measure it on SigLIP's patches [N, D] of pictures of the kind, half of them for the range.
+def measure_domain(
+    patches: Sequence[Tensor], others: Sequence[Tensor], phrases: Tensor, wordings: Tensor
+) -> TrainingDomain:
+    """Measure it on SigLIP's patches [N, D] of pictures: mean and spread on some, range on others.
 
+    patches: of every kind of picture. others: of the kind that varies most; the twentieth of them
+        that is furthest away counts as outside, as photographs lie there, too.
     phrases: unit vectors [Q, D] of what the model knows. wordings: [W, D], the same in other
     words.
     """
-    half = len(patches) // 2
-    unit = functional.normalize(torch.cat(patches[:half]).double(), dim=-1)
+    unit = functional.normalize(torch.cat(list(patches)).double(), dim=-1)
     mean = unit.mean(dim=0)
     variances, axes = torch.linalg.eigh(torch.cov((unit - mean).T))
     whitening = axes / (variances + _RIDGE * variances.mean()).sqrt()
@@ -104,9 +109,10 @@ def measure_domain(patches: list[Tensor], phrases: Tensor, wordings: Tensor) -> 
     domain = TrainingDomain(
         mean.float(), whitening.float(), 0.0, 0.0, 0.0, phrases, _least_cosine(near)
     )
-    measured = torch.stack([domain.distances(picture) for picture in patches[half:]])
-    least, most, offset = range_of(measured)
-    return replace(domain, least_spread=least, most_spread=most, most_offset=offset)
+    measured = torch.stack([domain.distances(picture) for picture in others])
+    low, high = measured[:, 0].quantile(torch.tensor([_FAR / 2, 1 - _FAR / 2])).tolist()
+    offset = float(measured[:, 1].quantile(1 - _FAR))
+    return replace(domain, least_spread=low, most_spread=high, most_offset=offset)
 
 
 def range_of(distances: Tensor) -> tuple[float, float, float]:

@@ -66,7 +66,7 @@ def test_what_the_user_calibrated_on_is_inside_too() -> None:
 def test_it_is_measured_written_and_read(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.randn(50, 4, generator=generator) for _ in range(20)]
-    measured = measure_domain(pictures, KNOWN, KNOWN)
+    measured = measure_domain(pictures[:10], pictures[10:], KNOWN, KNOWN)
     assert measured.phrase_least == pytest.approx(1.0)
     write_domain(tmp_path, measured)
     read = read_domain(tmp_path, 4)
@@ -74,7 +74,8 @@ def test_it_is_measured_written_and_read(tmp_path: Path) -> None:
     assert replace(read, mean=KNOWN, whitening=KNOWN, phrases=KNOWN) == replace(
         measured, mean=KNOWN, whitening=KNOWN, phrases=KNOWN
     )
-    assert not any(measured.is_outside(measured.distances(p)) for p in pictures[10:])
+    # The least and the greatest spread, and the greatest offset, are the twentieth.
+    assert sum(measured.is_outside(measured.distances(p)) for p in pictures[10:]) in (2, 3)
     assert measured.is_outside(measured.distances(torch.ones(50, 4)))
     assert read_domain(tmp_path / "none", 4) is None
     with pytest.raises(CheckpointError, match="belongs to another model"):

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from siglip_perception.errors import PerceptionError
 
-GRACE_S = 5.0
+GRACE_S = 20.0
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _PACKAGE = "siglip_perception"
 
