@@ -1,4 +1,4 @@
-"""What a robot waits for: from a camera's message to the answer's, over real processes.
+"""Latency that a robot waits for: from a camera's message to the answer's, over real processes.
 
     python bench/message_to_message.py [--frames 2000] [--all] [--json FILE] [--markdown FILE]
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: seeds to change, the function that reads them, and the errors it may raise."""
+"""Targets of fuzzing: seeds to change, the function that reads them, the errors it may raise."""
 
 from __future__ import annotations
 

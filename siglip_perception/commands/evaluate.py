@@ -218,7 +218,7 @@ def _open_data(args: argparse.Namespace) -> _Data:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What was measured.
+    """Result of a measurement.
 
     title: the model, the data and the threshold in one line; subject: the data in it.
     threshold: of all languages, or of each.

@@ -52,7 +52,7 @@ _PHRASES = {
     "white_yellow_mug": "yellow and white mug",
     "wooden_two_layer_shelf": "shelf",
 }
-"""What LIBERO's sentences call a category whose name is a product's."""
+"""Names in LIBERO's sentences of categories that are called after a product."""
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";.*")
 Expression: TypeAlias = Union[str, "list[Expression]"]

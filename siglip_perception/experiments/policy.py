@@ -59,7 +59,7 @@ _CAUGHT_M = 0.015
 _COLOR_NUMBERS = {color: number for number, color in enumerate(COLOR_WORDS)}
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 Alteration = Callable[[UInt8Array, int], UInt8Array]
-"""What is done to a picture, before the contract's own steps for an encoder of that size."""
+"""Changes of a picture, before the contract's own steps for an encoder of that size."""
 
 
 @dataclass(frozen=True)

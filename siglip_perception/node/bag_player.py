@@ -18,17 +18,14 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
@@ -40,6 +37,7 @@ from siglip_perception.bags.files import reading
 from siglip_perception.bags.messages import COMPRESSED, STRING
 from siglip_perception.client import tokens_to_numpy
 from siglip_perception.errors import PerceptionError
+from siglip_perception.node.ros_process import ros_running
 from siglip_perception.stream.stamp_check import stamp_ns
 
 READY_S = 120.0
@@ -255,22 +253,18 @@ def main() -> int:
     arguments = parser.parse_args()
     (arguments.out / "frames").mkdir(exist_ok=True)
     try:
-        rclpy.init()
-        player = Player(arguments.out)
-        player.wait_until_ready(arguments.listeners)
-        print("the node is active; playing", flush=True)
-        player.play(arguments.bag)
-        player.wait_until_settled()
-        (arguments.out / "results.json").write_text(json.dumps(player.results()))
+        with ros_running():
+            player = Player(arguments.out)
+            player.wait_until_ready(arguments.listeners)
+            print("the node is active; playing", flush=True)
+            player.play(arguments.bag)
+            player.wait_until_settled()
+            (arguments.out / "results.json").write_text(json.dumps(player.results()))
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
-    finally:
-        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
-        with suppress(rclpy_implementation.RCLError):
-            rclpy.try_shutdown()
     return 0
 
 

@@ -13,15 +13,11 @@ import json
 import sys
 import time
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PoseStamped, TransformStamped
-from rclpy.executors import ExternalShutdownException
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo
@@ -33,6 +29,7 @@ from siglip_perception.node.robot_messages import (
     pose_from_message,
     pose_message,
 )
+from siglip_perception.node.ros_process import spin_until_interrupted
 from siglip_perception.robot.arm import REST, Pose
 from siglip_perception.robot.observe import CameraModel, sighting
 from siglip_perception.robot.policy import PickAndPlace, View
@@ -165,16 +162,7 @@ class RobotPolicy(Node):  # type: ignore[misc]
 
 def main() -> int:
     """Run until SIGINT."""
-    try:
-        rclpy.init()
-        rclpy.spin(RobotPolicy())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
-        with suppress(rclpy_implementation.RCLError):
-            rclpy.try_shutdown()
-    return 0
+    return spin_until_interrupted(RobotPolicy)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,13 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
@@ -46,6 +43,7 @@ from siglip_perception.node.robot_messages import (
     pose_message,
     quaternion_of,
 )
+from siglip_perception.node.ros_process import ros_running
 from siglip_perception.robot.arm import FINGERS, JOINTS, OPEN_M, REST, Pose
 from siglip_perception.robot.episodes import Episode, Order, sample_episode
 from siglip_perception.robot.film import FRAME_RATE_HZ, Clip, clip_path
@@ -269,8 +267,8 @@ def main() -> int:
     plan = Plan(arguments.seed, arguments.model, arguments.perception, texts)
     try:
         orders = [read_order(text) for text in texts]
-        rclpy.init()
-        Simulator(arguments.out, plan).run(arguments.episodes, orders)
+        with ros_running():
+            Simulator(arguments.out, plan).run(arguments.episodes, orders)
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 2
@@ -279,10 +277,6 @@ def main() -> int:
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
-    finally:
-        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
-        with suppress(rclpy_implementation.RCLError):
-            rclpy.try_shutdown()
     return 0
 
 

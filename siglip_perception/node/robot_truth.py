@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 
 import cv2
 import numpy as np
-import rclpy
 from geometry_msgs.msg import TransformStamped
-from rclpy.executors import ExternalShutdownException
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo
@@ -27,6 +23,7 @@ from std_msgs.msg import String
 
 from siglip_perception.language.instruction import Instruction, parse
 from siglip_perception.node.robot_messages import CAMERA_FRAME, matrix_of
+from siglip_perception.node.ros_process import spin_until_interrupted
 from siglip_perception.robot.orders import class_of
 
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
@@ -96,16 +93,7 @@ class TruePerception(Node):  # type: ignore[misc]
 
 def main() -> int:
     """Run until SIGINT."""
-    try:
-        rclpy.init()
-        rclpy.spin(TruePerception())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        # On SIGINT rclpy shuts down by itself, sometimes at this very moment.
-        with suppress(rclpy_implementation.RCLError):
-            rclpy.try_shutdown()
-    return 0
+    return spin_until_interrupted(TruePerception)
 
 
 if __name__ == "__main__":

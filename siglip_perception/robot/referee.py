@@ -39,7 +39,7 @@ _FALL_TICKS = 2
 
 
 class Table(Protocol):
-    """What a referee asks of a World."""
+    """Questions that a referee has to a World."""
 
     start: list[ThingState]
 

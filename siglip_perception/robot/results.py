@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run's episodes depend on; one that is gone on with has to have the same.
+    """Settings that a run's episodes depend on; a run is gone on with by the same ones only.
 
     orders: the user's own instructions; empty: sampled ones. perception: "node", or "truth".
     """

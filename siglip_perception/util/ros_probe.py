@@ -39,15 +39,13 @@ def probe(module: str) -> dict[str, str]:
     try:
         importlib.import_module(_EXTENSIONS.get(module, module))
         if module == "rclpy":
-            from rclpy.node import Node
-
-            if not hasattr(Node, "add_post_set_parameters_callback"):
+            node_class = importlib.import_module("rclpy.node").Node
+            if not hasattr(node_class, "add_post_set_parameters_callback"):
                 return {"folder": folder, "error": "too old"}
         elif module == "siglip_perception_msgs":
-            from rclpy.type_support import check_for_type_support
-            from siglip_perception_msgs.msg import TokenSequence
-
-            check_for_type_support(TokenSequence)
+            messages = importlib.import_module("siglip_perception_msgs.msg")
+            type_support = importlib.import_module("rclpy.type_support")
+            type_support.check_for_type_support(messages.TokenSequence)
     except Exception as error:  # noqa: BLE001 - a broken library raises anything
         lines = str(error).strip().splitlines() or [""]
         return {"folder": folder, "error": f"{type(error).__name__}: {lines[0].rstrip('.:;')}"}

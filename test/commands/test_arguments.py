@@ -264,7 +264,7 @@ def _write_inputs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str, set[str]]]:
-    """What run_all() says of each line of WRONG; nothing may be left behind."""
+    """Outcome of each line of WRONG, by run_all(); nothing may be left behind."""
     folder = tmp_path_factory.mktemp("wrong")
     _write_inputs(folder)
     before = sorted(folder.rglob("*"))

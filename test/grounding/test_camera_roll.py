@@ -1,4 +1,4 @@
-"""Which way up a picture is, by the depth of what fills it."""
+"""The way up of a picture, by the depth of the surface that fills it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model was trained on, and what is outside of it."""
+"""Pictures and phrases that a model was trained on, and those outside."""
 
 from __future__ import annotations
 

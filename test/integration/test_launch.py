@@ -69,7 +69,7 @@ def started_node(process: Process) -> int:
 
 
 def declared(name: str) -> dict[str, DeclareLaunchArgument]:
-    """What `ros2 launch siglip_perception NAME --show-args` lists."""
+    """Arguments that `ros2 launch siglip_perception NAME --show-args` lists."""
     source = PythonLaunchDescriptionSource(str(ROOT / "launch" / name))
     description = source.try_get_launch_description_without_context()
     return {argument.name: argument for argument in description.get_launch_arguments()}

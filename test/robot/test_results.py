@@ -1,4 +1,4 @@
-"""What a run writes, and how one that was broken off goes on."""
+"""Results of a run, and how one that was broken off goes on."""
 
 from __future__ import annotations
 

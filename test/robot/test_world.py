@@ -37,7 +37,7 @@ def simulated(episode: Episode) -> World:
 
 
 def sightings(world: World, episode: Episode) -> tuple[Sighting, ...]:
-    """What a perfect perception would publish."""
+    """Objects as a perfect perception would publish them."""
     result = []
     for index, is_place in ((episode.target, False), (episode.place, True)):
         assert index is not None

@@ -1,4 +1,4 @@
-"""What is quoted of another library's error."""
+"""Quotes of another library's error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page may ask for."""
+"""Requests that a page may send."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every backend stands on: cache, export, self-test, CUDA graphs, precisions."""
+"""Foundations of every backend: cache, export, self-test, CUDA graphs, precisions."""
