@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from models import write_random_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from siglip_perception import checkpoints
 from siglip_perception.checkpoints import MODELS
@@ -131,6 +132,16 @@ def test_a_recipe_starts_from_the_weights_that_it_names(tower: str, tmp_path: Pa
         settings = json.loads((folder / "grounding.json").read_text())
         assert objective.logit_bias.item() == pytest.approx(settings["affinity_bias"])
         assert objective.logit_scale.exp().item() == pytest.approx(settings["affinity_scale"])
+
+
+def test_a_recipe_does_not_start_from_half_of_the_weights(tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "tabletop", tmp_path / "half")
+    file = tmp_path / "half/dinov2/model.safetensors"
+    tensors = load_file(file)
+    del tensors["layernorm.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(PerceptionError, match=r"not whole \(layernorm\.weight\)"):
+        new_objective(Recipe("dinov2", steps=1, initial=str(tmp_path / "half")), bf16=False)
 
 
 def test_a_recipe_does_not_start_from_another_network(tmp_path: Path) -> None:

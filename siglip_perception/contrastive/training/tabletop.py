@@ -111,7 +111,13 @@ def load_initial(model: PreTrainedModel, recipe: Recipe) -> GroundingSettings:
     """
     if not recipe.initial:
         return GroundingSettings()
-    other = _initial(recipe, type(model), dtype=torch.float32, ignore_mismatched_sizes=True)
+    other, report = _initial(
+        recipe,
+        type(model),
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
     shapes, other_shapes = (
         {name: value.shape for name, value in m.state_dict().items()} for m in (model, other)
     )
@@ -119,6 +125,12 @@ def load_initial(model: PreTrainedModel, recipe: Recipe) -> GroundingSettings:
         raise PerceptionError(
             f"The recipe of {recipe.tower} starts from {recipe.initial}, which has other layers"
             " than the embedded model: name a model that this recipe trained."
+        )
+    # transformers would fill these with random weights, and only log it.
+    if lost := sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])}):
+        raise PerceptionError(
+            f"The recipe of {recipe.tower} starts from {recipe.initial}, whose weights are not"
+            f" whole ({lost[0]}): train that model again, or get a fresh copy."
         )
     model.load_state_dict(other.state_dict())
     folder = Folder(resolve(recipe.initial))
