@@ -223,11 +223,11 @@ def be_the_cameras(setting: Setting, frames: int, hz: float) -> None:
 def be_the_subscriber(setting: Setting, output: Path) -> None:
     """The subscriber's process: writes (camera, stamp, latency) of each answer at its end."""
     import rclpy
-    from rclpy.executors import ExternalShutdownException
+    from rclpy.node import Node
     from siglip_perception_msgs.msg import GroundedObjectArray, TokenSequence
 
-    rclpy.init()
-    node = rclpy.create_node("subscriber")
+    from siglip_perception.node.ros_process import spin_until_interrupted
+
     needed = 2 if setting.outputs == "both" else 1
     arrivals: dict[tuple[str, int], list[int]] = {}
 
@@ -239,16 +239,19 @@ def be_the_subscriber(setting: Setting, output: Path) -> None:
         if len(times) == needed:
             print("answer", flush=True)
 
-    for camera in cameras_of(setting.cameras):
-        prefix = f"siglip_perception/{camera}/" if camera else "siglip_perception/"
-        for kind, name in ((TokenSequence, "tokens"), (GroundedObjectArray, "objects")):
-            if setting.outputs in ("both", name):
-                node.create_subscription(
-                    kind, f"{prefix}{name}", lambda m, camera=camera: hear(camera, m), 10
-                )
-    print("listening", flush=True)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    def subscriber() -> Node:
+        node = rclpy.create_node("subscriber")
+        for camera in cameras_of(setting.cameras):
+            prefix = f"siglip_perception/{camera}/" if camera else "siglip_perception/"
+            for kind, name in ((TokenSequence, "tokens"), (GroundedObjectArray, "objects")):
+                if setting.outputs in ("both", name):
+                    node.create_subscription(
+                        kind, f"{prefix}{name}", lambda m, camera=camera: hear(camera, m), 10
+                    )
+        print("listening", flush=True)
+        return node
+
+    spin_until_interrupted(subscriber)
     answers = [
         (camera, stamp, (max(times) - stamp) / 1e6)
         for (camera, stamp), times in arrivals.items()
@@ -276,7 +279,7 @@ def pass_without_ros(setting: Setting, model: str, frames: int) -> dict[str, Any
     return summary(latencies, frames)
 
 
-class _Process:
+class Process:
     """A child process; its output goes to a file, which tells why it ended."""
 
     def __init__(self, command: Sequence[str], variables: dict[str, str], log: Path) -> None:
@@ -319,18 +322,18 @@ def measure(setting: Setting, model: str, frames: int, hz: float) -> dict[str, A
     me = [sys.executable, __file__, "--setting", json.dumps(dataclasses.asdict(setting))]
     with tempfile.TemporaryDirectory(prefix="message_to_message.") as name:
         folder = Path(name)
-        variables = _variables(setting, folder)
+        variables = variables_of(setting, folder)
         answers = folder / "answers.json"
         with contextlib.ExitStack() as stack:
 
-            def start(label: str, command: Sequence[str]) -> _Process:
-                process = _Process(command, variables, folder / f"{label}.log")
+            def start(label: str, command: Sequence[str]) -> Process:
+                process = Process(command, variables, folder / f"{label}.log")
                 stack.callback(process.end)
                 return process
 
             if setting.middleware == "zenoh":
                 start("router", ["ros2", "run", "rmw_zenoh_cpp", "rmw_zenohd"])
-            node = start("node", _node(setting, model))
+            node = start("node", node_command(setting, model))
             subscriber = start("subscriber", [*me, "--role", "subscriber", str(answers)])
             _wait(lambda: bool(subscriber.said("listening")), {"subscriber": subscriber}, 60.0)
             rest = ["--frames", str(frames), "--hz", str(hz)]
@@ -341,13 +344,15 @@ def measure(setting: Setting, model: str, frames: int, hz: float) -> dict[str, A
             _await_last_answers(subscriber, setting.cameras * (frames + _WARM_UP))
             subscriber.end()
             first_ns = int(cameras.said("first")[0].split()[1])
+        if not answers.is_file():
+            raise RowError(f"The subscriber wrote no answers: {subscriber.last_line()}")
         latencies = [
             latency for _, stamp, latency in json.loads(answers.read_bytes()) if stamp >= first_ns
         ]
     return summary(latencies, frames * setting.cameras)
 
 
-def _wait(is_done: Any, processes: dict[str, _Process], limit_s: float) -> None:
+def _wait(is_done: Any, processes: dict[str, Process], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while not is_done():
         for name, process in processes.items():
@@ -359,7 +364,7 @@ def _wait(is_done: Any, processes: dict[str, _Process], limit_s: float) -> None:
         time.sleep(0.05)
 
 
-def _await_last_answers(subscriber: _Process, expected: int) -> None:
+def _await_last_answers(subscriber: Process, expected: int) -> None:
     """Wait until all have come, or until no more come: pictures may have been lost."""
     count, since = 0, time.monotonic()
     while count < expected and time.monotonic() - since < (_NEXT_S if count else _FIRST_S):
@@ -369,7 +374,7 @@ def _await_last_answers(subscriber: _Process, expected: int) -> None:
             count, since = answers, time.monotonic()
 
 
-def _variables(setting: Setting, folder: Path) -> dict[str, str]:
+def variables_of(setting: Setting, folder: Path) -> dict[str, str]:
     implementation, dds_profile = MIDDLEWARES[setting.middleware]
     variables = environment(folder)
     for variable in PROFILE_VARIABLES:
@@ -380,7 +385,7 @@ def _variables(setting: Setting, folder: Path) -> dict[str, str]:
     return variables
 
 
-def _node(setting: Setting, model: str) -> list[str]:
+def node_command(setting: Setting, model: str) -> list[str]:
     """Return the command of the node that is measured."""
     from siglip_perception import checkpoints
 

@@ -437,8 +437,8 @@ class Pipeline:
     ) -> list[Result | FloatingPointError]:
         """Process all frames in one pass; the last blocks run only over frames with a query.
 
-        with_pooled: embed every image as a whole, too, which runs the last blocks over all frames;
-            only if `can_ground`.
+        with_pooled: embed every image as a whole, too, which runs SigLIP's last blocks over all
+            frames, and DINO's if any has a query; only if `can_ground`.
         with_features: keep the last patches of frames with a query.
         inputs: preprocess() of the frames' images, if that is done already.
         A frame for which the encoders gave NaN or infinity gets an error in place of its result.
@@ -464,7 +464,12 @@ class Pipeline:
         # Rows of the batch, in which each whole image is followed by its crops.
         starts = self._starts([task.frame.image for task in tasks])
         grounding_rows = [starts[index] for index in grounding_tasks]
-        features = self._encoders(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        features = self._encoders(
+            inputs,
+            with_tokens=with_tokens,
+            grounding_rows=grounding_rows,
+            with_dino=any(task.query is not None for task in tasks),
+        )
         # While a GPU works.
         fingerprints = (
             [pixel_fingerprint(task.frame.image) for task in tasks] if with_tokens else []
@@ -483,17 +488,19 @@ class Pipeline:
         encode_end = time.perf_counter()
         groundings: dict[int, Grounding | FloatingPointError | None] = {}
         pooled: FloatArray | None = None
-        if features.siglip is not None and features.dino is not None:
-            if self.windows > 1:  # their pass would overwrite these in a CUDA graph's memory
+        if features.siglip is not None:
+            if features.dino is not None and self.windows > 1:
+                # The windows' pass would overwrite these in a CUDA graph's memory.
                 features = replace(
                     features, siglip=features.siglip.clone(), dino=features.dino.clone()
                 )
             assert features.siglip is not None
+            finite = next(host_tensors)
             row_groundings = self._ground(
                 [tasks[index] for index in grounding_tasks],
                 features.siglip,
-                next(host_tensors),
-                next(host_tensors),
+                None if features.dino is None else next(host_tensors),
+                finite,
             )
             groundings = dict(zip(grounding_tasks, row_groundings, strict=True))
             if with_pooled:
@@ -529,8 +536,8 @@ class Pipeline:
     def _host_outputs(self, features: Features) -> tuple[Tensor, ...]:
         """Collect what the host needs of a pass, in this order, as far as it was computed.
 
-        Tokens as they are published, and flags [B] of frames whose tokens are finite; cosines of
-        DINOv2's patches [G, N, N], and flags [G] of frames whose features are finite.
+        Tokens as they are published, and flags [B] of frames whose tokens are finite; flags [G] of
+        frames whose features are finite, and cosines of DINOv2's patches [G, N, N].
         """
         tensors: list[Tensor] = []
         if features.tokens is not None:
@@ -540,9 +547,11 @@ class Pipeline:
             if self._tokens_dtype == "bfloat16":  # numpy has no such type
                 cast_tokens = cast_tokens.view(torch.int16)
             tensors += [cast_tokens, finite]
-        if features.siglip is not None and features.dino is not None:
-            cosine = torch.stack([cosines(patches) for patches in features.dino])
-            tensors += [cosine, _finite(features.siglip, features.dino)]
+        parts = [part for part in (features.siglip, features.dino) if part is not None]
+        if parts:
+            tensors.append(_finite(*parts))
+        if features.dino is not None:
+            tensors.append(torch.stack([cosines(patches) for patches in features.dino]))
         return tuple(tensors)
 
     def _token_grids(
@@ -599,16 +608,16 @@ class Pipeline:
         return features.siglip.clone(), features.dino.clone()  # a CUDA graph reuses its memory
 
     def _ground(
-        self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor, finite: Tensor
+        self, tasks: Sequence[Task], siglip: Tensor, cosine: Tensor | None, finite: Tensor
     ) -> list[Grounding | FloatingPointError | None]:
         """Ground each task with a query; None for one without, an error where it is not finite.
 
-        cosine [G, N, N] and finite [G] are on the host, see score_all().
+        cosine [G, N, N] and finite [G] are on the host, see score_all(); None without a query.
         """
         inputs = {}
         finite_rows = {row for row, is_finite in enumerate(finite.tolist()) if is_finite}
         for row, task in enumerate(tasks):
-            if row in finite_rows and isinstance(task.query, Query):
+            if row in finite_rows and isinstance(task.query, Query) and cosine is not None:
                 inputs[row] = (siglip[row], cosine[row], task.query.encoded)
         scores = dict(zip(inputs, self.grounder.score_all(list(inputs.values())), strict=True))
         error = FloatingPointError("The features hold NaN or infinity; objects are withheld.")

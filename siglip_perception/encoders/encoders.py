@@ -38,8 +38,8 @@ class Features:
     siglip: float32 [G, N, D_siglip] of the G images to ground: the last block after the post layer
         norm, which is what the pooling head reads; None if there are none.
     dino: float32 [G, N, D_dino] of the same images: the last block after the layer norm, without
-        CLS and registers. `siglip` and `dino` come from the grounding's own encoders if it has
-        some.
+        CLS and registers; None if not requested. `siglip` and `dino` come from the grounding's own
+        encoders if it has some.
     host_outputs: tensors for the host that Encoders.finish made of the others.
     """
 
@@ -283,12 +283,19 @@ class Encoders:
         *,
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool = True,
     ) -> Features:
         """Run the blocks that the requested outputs need on float32 inputs [B, 3, S, S].
 
         grounding_rows: indices of the images in the batch whose features the grounding reads.
+        with_dino: False: of those images SigLIP's features alone, which embed them as a whole.
         """
-        read_keys = self.grounding_keys if grounding_rows else frozenset()
+        parts = {
+            part: key
+            for part, key in self._grounding_towers.items()
+            if grounding_rows and (with_dino or part != "dino")
+        }
+        read_keys = frozenset(parts.values())
         jobs: dict[str, Job] = {}
         for key, tower in self.towers.items():
             is_tapped = with_tokens and key in self._token_keys
@@ -298,11 +305,7 @@ class Encoders:
         outputs = dict(zip(jobs, self.run_all(list(jobs.values())), strict=True))
         taps = {key: output[0] for key, output in outputs.items()}
         last_patches = {key: output[1] for key, output in outputs.items()}
-        features = {
-            part: last_patches[key].float()
-            for part, key in self._grounding_towers.items()
-            if read_keys
-        }
+        features = {part: last_patches[key].float() for part, key in parts.items()}
         tokens = None
         if with_tokens:
             tokens = torch.cat([taps[key] for key in self._token_keys], dim=-1).float()

@@ -238,8 +238,8 @@ def _sample_share(image: Tensor, share: float, rounding: Rounding) -> Tensor:
         far = values.index_select(axis, high.to(image.device))
         shape = [1, 1, 1]
         shape[axis] = length
-        values = near + (far - near) * rest.to(image.device).view(shape)
-    values = values.clamp(0, 1)
+        values = far.sub_(near).mul_(rest.to(image.device).view(shape)).add_(near)
+    values = values.clamp_(0, 1)
     if rounding == "tensorflow":  # tf.image.convert_image_dtype
         return (values * 255.5).to(torch.uint8)
     return _rounded(values * 255, rounding)
@@ -286,9 +286,11 @@ def _pad(image: Pixels, placement: Placement, fill: Fill) -> Pixels:
     height, width = image.shape[:2]
     if (across, down) == (width, height):
         return image
-    padded = np.empty((down, across, 3), dtype=image.dtype)
-    padded[:] = fill
-    padded[top : top + height, left : left + width] = image
+    below, right = down - top - height, across - left - width
+    border: Any = cv2.copyMakeBorder(
+        image, top, below, left, right, cv2.BORDER_CONSTANT, value=fill
+    )
+    padded: Pixels = border
     return padded
 
 

@@ -26,5 +26,10 @@ def ros_running() -> Iterator[None]:
 def spin_until_interrupted(new_node: Callable[[], Node]) -> int:
     """Spin the node that new_node makes until SIGINT; returns the process's exit code."""
     with suppress(KeyboardInterrupt, ExternalShutdownException), ros_running():
-        rclpy.spin(new_node())
+        node = new_node()
+        try:
+            rclpy.spin(node)
+        except rclpy_implementation.RCLError:
+            if rclpy.ok():  # else SIGINT has shut rclpy down while a wait began
+                raise
     return 0

@@ -236,10 +236,15 @@ def test_each_combination_of_outputs_is_captured_once(
         for with_tokens, grounding_rows in ((True, [0]), (True, []), (False, [0])):
             graph_encoders(frame_inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
     assert len(cuda.graphs) == 4  # with that of the frames' size, of which they all are fed
+    for _ in range(2):
+        whole = graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[0], with_dino=False)
+    assert whole.siglip is not None
+    assert whole.dino is None
+    assert len(cuda.graphs) == 5
     assert graph_encoders(frame_inputs, with_tokens=False, grounding_rows=[]) == Features(
         None, None, None
     )
-    assert len(cuda.graphs) == 4
+    assert len(cuda.graphs) == 5
 
 
 def test_frames_of_each_size_have_a_graph_up_to_a_number_of_sizes(

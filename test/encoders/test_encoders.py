@@ -179,11 +179,15 @@ def test_no_block_runs_that_nothing_reads(models: Pair, inputs: Inputs) -> None:
         alone = encoders(inputs, with_tokens=False, grounding_rows=[1])
     assert images == [1] * 7
     assert alone.tokens is None
+    with count_images(*blocks) as images:  # whole images alone, which SigLIP embeds
+        whole = encoders(inputs, with_tokens=True, grounding_rows=[0, 1], with_dino=False)
+    assert images == [2, 2, 2, 2, 2, 2, 0]
+    assert whole.dino is None
     all_values = encoders(inputs, with_tokens=True, grounding_rows=[0, 1])
-    for actual in (subset, alone):
+    for actual in (subset, alone, whole):
         assert actual.siglip is not None
         assert all_values.siglip is not None
-        torch.testing.assert_close(actual.siglip[0], all_values.siglip[1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual.siglip[-1], all_values.siglip[1], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -34,8 +34,8 @@ _MAX_BATCH = 4
 # Differences of normalized pixels between a graph and its kernels: less than a gray level, more
 # than a gray level, and the share of pixels that may round the other way.
 _PIXEL_TOLERANCE, _MAX_PIXEL_ERROR, _MAX_OUTLIER_SHARE = 0.006, 0.03, 0.001
-# Number of frames, tokens requested or not, frames grounded or not.
-Variant = tuple[int, bool, bool]
+# Number of frames, tokens requested or not, frames grounded or not, with DINO's features or not.
+Variant = tuple[int, bool, bool, bool]
 # Height and width of a frame, and its row in the batch.
 Slot = tuple[int, int, int]
 # Held while engines are loaded on another thread and while a graph is captured: a call that waits
@@ -133,10 +133,11 @@ class GraphedEncoders:
         *,
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool = True,
     ) -> Features:
         """Run as Encoders do; outputs are valid until the next call, on the current stream."""
         batch = _images(inputs)
-        variant = (batch, with_tokens, bool(grounding_rows))
+        variant = (batch, with_tokens, bool(grounding_rows), with_dino)
         grounds_all = not grounding_rows or list(grounding_rows) == list(range(batch))
         if (
             self.trouble
@@ -144,14 +145,14 @@ class GraphedEncoders:
             or batch > _MAX_BATCH
             or not grounds_all
         ):
-            return self._run_eagerly(inputs, with_tokens, grounding_rows)
+            return self._run_eagerly(inputs, with_tokens, grounding_rows, with_dino)
         if variant not in self._encoder_graphs:
             self._try_capture(
                 self._encoder_graphs, variant, lambda: self._capture_pass(inputs, variant)
             )
         encoder_graph = self._encoder_graphs.get(variant)
         if encoder_graph is None or not self._feed(inputs):
-            return self._run_eagerly(inputs, with_tokens, grounding_rows)
+            return self._run_eagerly(inputs, with_tokens, grounding_rows, with_dino)
         encoder_graph.graph.replay()
         return encoder_graph.outputs
 
@@ -198,10 +199,14 @@ class GraphedEncoders:
         inputs: Mapping[EncoderInput, Tensor],
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool,
     ) -> Features:
         with self._on_side_stream():
             features = self._encoders(
-                inputs, with_tokens=with_tokens, grounding_rows=grounding_rows
+                inputs,
+                with_tokens=with_tokens,
+                grounding_rows=grounding_rows,
+                with_dino=with_dino,
             )
         current = torch.cuda.current_stream(self._device)
         for values in (features.tokens, features.siglip, features.dino, *features.host_outputs):
@@ -261,7 +266,7 @@ class GraphedEncoders:
     def _capture_pass(
         self, inputs: Mapping[EncoderInput, Tensor], variant: Variant
     ) -> _EncoderGraph:
-        batch, with_tokens, grounds = variant
+        batch, with_tokens, grounds, with_dino = variant
         rows = list(range(batch)) if grounds else []
         if not self._buffers:
             self._buffers = {
@@ -279,7 +284,9 @@ class GraphedEncoders:
             values.copy_(steps.view_as(values))
 
         def run() -> Features:
-            return self._encoders(buffers, with_tokens=with_tokens, grounding_rows=rows)
+            return self._encoders(
+                buffers, with_tokens=with_tokens, grounding_rows=rows, with_dino=with_dino
+            )
 
         graph, plain, outputs = self._record(run)
         if least_cosine(outputs, plain) < _MIN_COSINE:

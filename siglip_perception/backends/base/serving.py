@@ -22,6 +22,7 @@ class Runner(Protocol):
         *,
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool = True,
     ) -> Features: ...
 
 
@@ -55,8 +56,14 @@ class Serving:
         *,
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool = True,
     ) -> Features:
-        return self.run(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        return self.run(
+            inputs,
+            with_tokens=with_tokens,
+            grounding_rows=grounding_rows,
+            with_dino=with_dino,
+        )
 
 
 def runner(encoders: Encoders, device: torch.device) -> Runner:

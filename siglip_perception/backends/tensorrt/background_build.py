@@ -71,6 +71,7 @@ class BackgroundServing(Serving):
         *,
         with_tokens: bool,
         grounding_rows: Sequence[int],
+        with_dino: bool = True,
     ) -> Features:
         engines = self._build.take()
         if engines is not None:
@@ -78,7 +79,12 @@ class BackgroundServing(Serving):
             _LOGGER.info("From this frame on %s serves.", self.title)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # frees PyTorch's weights
-        return super().__call__(inputs, with_tokens=with_tokens, grounding_rows=grounding_rows)
+        return super().__call__(
+            inputs,
+            with_tokens=with_tokens,
+            grounding_rows=grounding_rows,
+            with_dino=with_dino,
+        )
 
 
 class _BuildState:
