@@ -241,6 +241,7 @@ def test_each_combination_of_outputs_is_captured_once(
     assert whole.siglip is not None
     assert whole.dino is None
     assert len(cuda.graphs) == 5
+    graph_encoders(frame_inputs, with_tokens=True, grounding_rows=[], with_dino=False)
     assert graph_encoders(frame_inputs, with_tokens=False, grounding_rows=[]) == Features(
         None, None, None
     )

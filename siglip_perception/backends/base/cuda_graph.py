@@ -137,7 +137,8 @@ class GraphedEncoders:
     ) -> Features:
         """Run as Encoders do; outputs are valid until the next call, on the current stream."""
         batch = _images(inputs)
-        variant = (batch, with_tokens, bool(grounding_rows), with_dino)
+        grounds = bool(grounding_rows)
+        variant = (batch, with_tokens, grounds, grounds and with_dino)
         grounds_all = not grounding_rows or list(grounding_rows) == list(range(batch))
         if (
             self.trouble
