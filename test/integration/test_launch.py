@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,43 +12,22 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2, not fro
 
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launching import launch, started_node
 from models import write_random_model
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
-from watching import Process, isolated, running, watching
+from watching import isolated, watching
 
 from siglip_perception.config import launch_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
-LAUNCH_FILE = ROOT / "launch" / "perception.launch.py"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 REMAPPED = ["image:=/camera/color/image_raw", "instruction:=spoken"]
-RUNNER = """
-import sys
-from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-path, *arguments = sys.argv[1:]
-included = IncludeLaunchDescription(
-    PythonLaunchDescriptionSource(path),
-    launch_arguments=[tuple(argument.split(":=", 1)) for argument in arguments],
-)
-service = LaunchService()
-service.include_launch_description(LaunchDescription([included]))
-sys.exit(service.run())
-"""
 
 
 def environment_of(pid: int) -> dict[str, str]:
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
-
-
-def launch(environment: dict[str, str], folder: Path, *arguments: str) -> Any:
-    environment.setdefault("AMENT_PREFIX_PATH", sys.prefix)
-    command = [sys.executable, "-c", RUNNER, str(LAUNCH_FILE), *arguments]
-    return running(command, environment, folder)
 
 
 def model(folder: Path) -> Path:
@@ -59,13 +36,6 @@ def model(folder: Path) -> Path:
     model.mkdir()
     write_random_model(model)
     return model
-
-
-def started_node(process: Process) -> int:
-    """Process id of the node that launch starts next."""
-    return int(
-        process.wait_for_line(r"perception_node-1\]: process started with pid \[(\d+)\]")[1]
-    )
 
 
 def declared(name: str) -> dict[str, DeclareLaunchArgument]:
