@@ -22,6 +22,7 @@ from siglip_perception.language.instruction import Instruction
 from siglip_perception.stream.accounting import Counts, Ledger, Level
 from siglip_perception.stream.instruction import CurrentInstruction
 from siglip_perception.types import Frame, Grounding, Role, UInt8Array
+from siglip_perception.view.playing import frame_to_show
 from siglip_perception.view.requests import (
     Choose,
     Follow,
@@ -299,7 +300,7 @@ class Engine:
             self._wait(STATE_PERIOD_S)
 
     def _play_on(self, source: RecordedSource) -> None:
-        """Go to the newest frame whose time has come; wait where none has."""
+        """Go to the next frame once its time has come, or past those that are late."""
         now = self._clock()
         upcoming = self._index + 1
         try:
@@ -313,8 +314,7 @@ class Engine:
             if ahead > 0:
                 self._wait(min(ahead, IDLE_S))
                 return
-            while upcoming + 1 < source.count and source.time_s(upcoming + 1) <= due:
-                upcoming += 1
+            upcoming = frame_to_show(source, upcoming, due)
         except SourceError as error:
             self._trouble = "" if upcoming >= source.count else str(error)
             self._end()

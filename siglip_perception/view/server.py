@@ -9,6 +9,7 @@ import json
 import secrets
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
@@ -33,6 +34,8 @@ DEFAULT_PORT = 8710
 MAX_PAGES = 32
 # An instruction has at most 1 KiB; what is longer is answered in words, up to this.
 MAX_MESSAGE_BYTES = 2**18
+# Frames that a page may have to draw at a time: the next is on its way while it draws one.
+FRAMES_AHEAD = 2
 # A page that has not drawn a frame for so long has lost it: it gets the next, in seconds.
 LOST_FRAME_S = 3.0
 TOO_MANY = 1013  # "try again later", of the IANA registry of close codes
@@ -87,7 +90,7 @@ def new_token() -> str:
     return secrets.token_urlsafe(16)
 
 
-class _Page:
+class OpenPage:
     """One open page: the newest update of each kind that it has not been sent yet."""
 
     def __init__(self) -> None:
@@ -95,16 +98,28 @@ class _Page:
         self.answers: list[str] = []
         self.news = asyncio.Event()
         self.panels: frozenset[str] = frozenset()
-        self.drawing = 0
+        self.drawing: deque[int] = deque()
         self.sent_at = 0.0
 
     def due(self, now: float) -> Update | None:
-        """The next update to send: the state at once, a frame once the last one is drawn."""
+        """The next update to send: the state at once, a frame once earlier ones are drawn."""
         if "state" in self.waiting:
             return self.waiting.pop("state")
-        if self.drawing and now - self.sent_at < LOST_FRAME_S:
-            return None
+        if len(self.drawing) >= FRAMES_AHEAD:
+            if now - self.sent_at < LOST_FRAME_S:
+                return None
+            self.drawing.clear()
         return self.waiting.pop("frame", None)
+
+    def sent(self, update: Update, now: float) -> None:
+        """Take note that the page is being sent a frame."""
+        self.drawing.append(update.frame)
+        self.sent_at = now
+
+    def drew(self, frame: int) -> None:
+        """Take note that the page has drawn this frame, and so what was sent before it."""
+        while self.drawing and self.drawing[0] <= frame:
+            self.drawing.popleft()
 
 
 class ViewServer:
@@ -116,7 +131,7 @@ class ViewServer:
     def __init__(
         self, make_engine: Callable[[Callable[[Update], None]], Engine], token: str = ""
     ) -> None:
-        self._pages: set[_Page] = set()
+        self._pages: set[OpenPage] = set()
         self._newest: dict[str, Update] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -184,7 +199,7 @@ class ViewServer:
             await websocket.send_text(error_text(sentence))
             await websocket.close(TOO_MANY)
             return
-        page = _Page()
+        page = OpenPage()
         with self._lock:
             page.waiting.update(self._newest)
         page.news.set()
@@ -201,7 +216,7 @@ class ViewServer:
             self._pages.discard(page)
             self._tell_audience()
 
-    async def _write(self, websocket: WebSocket, page: _Page) -> None:
+    async def _write(self, websocket: WebSocket, page: OpenPage) -> None:
         """Send what waits, the newest of each kind: a slow page misses frames, and delays none."""
         loop = asyncio.get_running_loop()
         try:
@@ -214,14 +229,14 @@ class ViewServer:
                     await websocket.send_text(page.answers.pop(0))
                 while (update := page.due(loop.time())) is not None:
                     if isinstance(update.data, bytes):
-                        page.drawing, page.sent_at = update.frame, loop.time()
+                        page.sent(update, loop.time())
                         await websocket.send_bytes(update.data)
                     else:
                         await websocket.send_text(update.data)
         except (WebSocketDisconnect, RuntimeError):
             return  # closed in mid-frame; the reader ends the page
 
-    def _take(self, page: _Page, text: str) -> None:
+    def _take(self, page: OpenPage, text: str) -> None:
         try:
             request: Request = parse_request(text)
             if isinstance(request, Instruct):
@@ -231,9 +246,8 @@ class ViewServer:
             page.news.set()
             return
         if isinstance(request, Shown):
-            if request.frame >= page.drawing:
-                page.drawing = 0
-                page.news.set()
+            page.drew(request.frame)
+            page.news.set()
         elif isinstance(request, Show):
             page.panels = request.panels
             self._tell_audience()

@@ -29,6 +29,7 @@ from siglip_perception.view.engine import EngineOptions
 from siglip_perception.view.open_source import open_source
 from siglip_perception.view.server import ViewServerError, listen, page_address
 from siglip_perception.view.source import LiveSource, RecordedSource
+from siglip_perception.view.updates import Update
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "tabletop.jpg"
@@ -306,3 +307,19 @@ def test_a_port_that_is_taken_and_an_address_that_is_none_are_said() -> None:
         assert page_address(bound, "abc") == f"http://127.0.0.1:{port}/?token=abc"
     with pytest.raises(ViewServerError, match="There is no address"):
         listen("nowhere.invalid", 0)
+
+
+def test_a_page_gets_a_second_frame_while_it_draws_and_a_third_once_it_has_drawn() -> None:
+    page = view_server.OpenPage()
+    due = []
+    for number in (1, 2, 3):
+        page.waiting["frame"] = Update("frame", b"", number)
+        update = page.due(now=0.0)
+        due.append(None if update is None else update.frame)
+        if update is not None:
+            page.sent(update, now=0.0)
+    assert due == [1, 2, None]
+    page.drew(1)
+    update = page.due(now=0.0)
+    assert update is not None
+    assert update.frame == 3

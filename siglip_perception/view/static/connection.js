@@ -8,6 +8,7 @@ export class Connection {
   constructor(handlers) {
     this.handlers = handlers;
     this.panels = [];
+    this.drawn = Promise.resolve();
     this.open();
   }
 
@@ -43,7 +44,11 @@ export class Connection {
       blobs.set(facts.name, { ...facts, data: new Uint8Array(data, position, facts.size) });
       position += facts.size;
     }
-    this.handlers.frame(head, blobs).finally(() => this.send({ type: "shown", frame: head.frame }));
+    // One after the other: pictures are decoded in the background, and a small one would overtake.
+    this.drawn = this.drawn
+      .then(() => this.handlers.frame(head, blobs))
+      .catch((error) => console.error(error))
+      .finally(() => this.send({ type: "shown", frame: head.frame }));
   }
 
   send(message) {
