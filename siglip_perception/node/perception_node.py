@@ -36,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     from siglip_perception.node.executor import NodeExecutor
     from siglip_perception.node.node import PerceptionNode
     from siglip_perception.node.parameter_files import parameter_files, read_sections
+    from siglip_perception.node.shm_ports import DeadPorts
     from siglip_perception.node.shm_segments import SegmentRecord, remove_leftovers
     from siglip_perception.parameter import ConfigError
 
@@ -47,6 +48,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     arguments = list(sys.argv if args is None else args)
     leftovers = remove_leftovers()
+    dead_ports = DeadPorts()
     record: SegmentRecord | None = None
     try:
         try:
@@ -87,6 +89,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         rclpy.try_shutdown()
         if record is not None:
             record.close()
+        dead_ports.close()
     _leave(1 if failures else 0)
 
 
