@@ -25,13 +25,20 @@ from siglip_perception.evaluation.platt import (
     platt,
 )
 from siglip_perception.evaluation.samples import Sample, rendered_samples, scene_samples
-from siglip_perception.grounding.training_domain import measure_domain, range_of, write_domain
+from siglip_perception.grounding.training_domain import (
+    TrainingDomain,
+    measure_domain,
+    range_of,
+    write_domain,
+)
 from siglip_perception.pipeline import Pipeline
 from siglip_perception.scenes.vocabulary import LANGUAGES, PHRASE_CLASSES
 from siglip_perception.types import FloatArray
 from siglip_perception.util.files import write_atomically
 
 CALIBRATION_SEED = 6_000_000
+# Scenes of one stock of shapes and textures: pictures of one stock lie near each other.
+_STAGE_SCENES = 10
 """Far from the seeds of training, its validation batch and the evaluation."""
 LEAST = 20
 """Fewest present, and fewest absent, phrases of a language that a line is fitted to."""
@@ -193,11 +200,21 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
     content = json.loads(path.read_text()) if path.exists() else {}
     content["calibration"] = calibration or None
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_domain(model, generated_domain(pipeline, drawn, rendered))
+    bank, key = pipeline.grounder.bank, pipeline.bank_key
+    write_bank(model / BANK, bank, key)
+
+
+def generated_domain(pipeline: Pipeline, drawn: int, rendered: int) -> TrainingDomain:
+    """Measure what is inside the training of a model that learned from generated scenes.
+
+    drawn, rendered: number of scenes of each kind.
+    """
     by_kind = [
         [pipeline.features([sample.image])[0][0].cpu() for sample in samples]
         for samples in (
             scene_samples(drawn, 1, 8, CALIBRATION_SEED),
-            rendered_samples(rendered, 1, 8, CALIBRATION_SEED),
+            rendered_samples(rendered, 1, 8, CALIBRATION_SEED, _STAGE_SCENES),
         )
     ]
     mixture = [picture for pictures in by_kind for picture in pictures[::2]]
@@ -207,9 +224,7 @@ def calibrate(model: Path, drawn: int, rendered: int = 0) -> None:
         for part in (slice(0, 1), slice(1, None))
     )
     known, rephrased = (pipeline.embed(texts)[0].cpu() for texts in (plain, wordings))
-    write_domain(model, measure_domain(mixture, others, known, rephrased))
-    bank, key = pipeline.grounder.bank, pipeline.bank_key
-    write_bank(model / BANK, bank, key)
+    return measure_domain(mixture, others, known, rephrased)
 
 
 def _held_out(

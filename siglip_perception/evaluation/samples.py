@@ -91,18 +91,21 @@ def scene_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Itera
         )
 
 
-def rendered_samples(scenes: int, least: int, most: int, seed: int = SEED) -> Iterator[Sample]:
+def rendered_samples(
+    scenes: int, least: int, most: int, seed: int = SEED, stage_scenes: int = _STAGE_SCENES
+) -> Iterator[Sample]:
     """Generate 640x480 scenes as scene_samples does, but rendered by MuJoCo.
 
     Fewer objects than asked for are in a scene where they would not be in view. Shapes, textures,
-    lights and cameras of a seed are its own.
+    lights and cameras of a seed are its own. stage_scenes: scenes of one stock of shapes and
+    textures.
     """
     from siglip_perception.scenes.rendered.layout import sample_layout
     from siglip_perception.scenes.rendered.shards import new_stage
 
-    for first in range(0, scenes, _STAGE_SCENES):
-        with new_stage(seed, first // _STAGE_SCENES, 640, 480) as stage:
-            for number in range(first, min(first + _STAGE_SCENES, scenes)):
+    for first in range(0, scenes, stage_scenes):
+        with new_stage(seed, first // stage_scenes, 640, 480) as stage:
+            for number in range(first, min(first + stage_scenes, scenes)):
                 rng = np.random.default_rng((seed, number))
                 count = least + number % (most - least + 1)
                 picture = None

@@ -96,8 +96,9 @@ def measure_domain(
 ) -> TrainingDomain:
     """Measure it on SigLIP's patches [N, D] of pictures: mean and spread on some, range on others.
 
-    patches: of every kind of picture. others: of the kind that varies most; the twentieth of them
-        that is furthest away counts as outside, as photographs lie there, too.
+    patches: of every kind of picture. others: of the kind that varies most. Outside are the
+        twentieth of them whose mean is furthest away, as photographs lie there, too, and the
+        fortieth whose spreads are most extreme.
     phrases: unit vectors [Q, D] of what the model knows. wordings: [W, D], the same in other
     words.
     """
@@ -110,7 +111,7 @@ def measure_domain(
         mean.float(), whitening.float(), 0.0, 0.0, 0.0, phrases, _least_cosine(near)
     )
     measured = torch.stack([domain.distances(picture) for picture in others])
-    low, high = measured[:, 0].quantile(torch.tensor([_FAR / 2, 1 - _FAR / 2])).tolist()
+    low, high = measured[:, 0].quantile(torch.tensor([_FAR / 4, 1 - _FAR / 4])).tolist()
     offset = float(measured[:, 1].quantile(1 - _FAR))
     return replace(domain, least_spread=low, most_spread=high, most_offset=offset)
 

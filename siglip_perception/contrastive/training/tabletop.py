@@ -263,9 +263,9 @@ def train_tower(
 def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration: int) -> None:
     """Write both trained towers as a model folder, replace_folder an existing one at the end.
 
-    calibration: number of drawn scenes to calibrate presence on, and that share of it that the
-    recipes ask for of rendered ones, which are inside the training, too; 0 skips both. Weights
-    trained on whole images are never calibrated: they stand in for stock ones.
+    calibration: number of drawn scenes to calibrate presence on, and twice as many rendered ones
+    where the recipes ask for such: they are inside the training, too, and vary more. 0 skips
+    both. Weights trained on whole images are never calibrated: they stand in for stock ones.
     """
     settings: dict[str, Any] = {}
     with replace_folder(output) as fresh:
@@ -294,6 +294,6 @@ def export(runs: Path, output: Path, recipes: Mapping[str, Recipe], calibration:
             (fresh / GROUNDING).write_text(json.dumps(settings, indent=2) + "\n")
         write_manifest(fresh)
         if calibration and all(recipe.supervision == "masks" for recipe in recipes.values()):
-            share = max(recipe.rendered for recipe in recipes.values())
-            calibrate(fresh, calibration, round(share * calibration))
+            with_rendered = any(recipe.rendered for recipe in recipes.values())
+            calibrate(fresh, calibration, 2 * calibration if with_rendered else 0)
             write_manifest(fresh)
