@@ -7,6 +7,7 @@ asked to, the overlay as the node does, without ROS. For each number of PyTorch'
 for each part, without the parts inside it, the medians over the frames, in milliseconds:
 
     cpu       the process's processor time, all threads
+    least     the least of it: other processes on the same cores lengthen it, too, through caches
     clock     time by the clock, which other processes lengthen
     share     of the frame's processor time
 
@@ -208,16 +209,15 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
             rows.append((dict(watch.cpu), dict(watch.clock)))
     watch.stop()
     names = list(dict.fromkeys(name for cpu_times, _ in rows for name in cpu_times))
+    columns = {name: [[row[i].get(name, 0.0) for row in rows] for i in (0, 1)] for name in names}
+    columns["all of it"] = [[sum(row[i].values()) for row in rows] for i in (0, 1)]
     table = {
         name: {
-            kind: 1000 * statistics.median(row[place].get(name, 0.0) for row in rows)
-            for place, kind in enumerate(("cpu", "clock"))
+            "cpu": 1000 * statistics.median(cpu_times),
+            "clock": 1000 * statistics.median(clock_times),
+            "least": 1000 * min(cpu_times),
         }
-        for name in names
-    }
-    table["all of it"] = {
-        kind: 1000 * statistics.median(sum(row[place].values()) for row in rows)
-        for place, kind in enumerate(("cpu", "clock"))
+        for name, (cpu_times, clock_times) in columns.items()
     }
     return {
         "threads": threads,
@@ -234,11 +234,10 @@ def print_table(result: dict[str, Any]) -> None:
         f"\n{result['threads']} threads, {result['backend']}; one thread's float32 product:"
         f" {result['gflops_a_second']:.0f} GFLOP/s; load {os.getloadavg()[0]:.1f}\n"
     )
-    print("| part | cpu ms | clock ms | share |\n|---|---:|---:|---:|")
+    print("| part | cpu ms | least cpu ms | clock ms | share |\n|---|---:|---:|---:|---:|")
     for name, times in sorted(table.items(), key=lambda entry: -entry[1]["cpu"]):
-        print(
-            f"| {name} | {times['cpu']:.2f} | {times['clock']:.2f} | {times['cpu'] / whole:.0%} |"
-        )
+        cells = " | ".join(f"{times[kind]:.2f}" for kind in ("cpu", "least", "clock"))
+        print(f"| {name} | {cells} | {times['cpu'] / whole:.0%} |")
     towers = sum(result["gflop"].values())
     spent = sum(
         table.get(name, {"cpu": 0.0})["cpu"]
