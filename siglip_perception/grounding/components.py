@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from siglip_perception.grounding.options import DEFAULT_OPTIONS, GroundingOptions
-from siglip_perception.types import UInt8Array
+from siglip_perception.types import BoolArray, UInt8Array
 
 
 def split_components(
@@ -21,27 +23,50 @@ def split_components(
     """
     if not len(maps):
         return maps
-    soft = maps.detach().view(-1, *grid).cpu().numpy()
-    bridge = np.ones((options.component_bridge, options.component_bridge), np.uint8)
-    components: list[Tensor] = []
-    for index, region in enumerate(soft):
-        inside = region > 0.5
-        # Labels are taken after dilation and sizes before it: the bridge's patches do not count.
-        count, labels = cv2.connectedComponents(
-            cv2.dilate(inside.astype(np.uint8), bridge), connectivity=8
-        )
-        sizes = np.bincount(labels[inside], minlength=count)
-        valid_labels = [
-            label for label in range(1, count) if sizes[label] >= options.min_component_patches
-        ]
-        is_single = len(valid_labels) == 1 and sizes[valid_labels[0]] == inside.sum()
-        if is_single or not valid_labels:
-            components.append(maps[index])
+    soft = maps.detach().cpu().numpy().reshape(-1, *grid)
+    inside = soft > 0.5
+    labels, owners, sizes = _label(inside, options.component_bridge)
+    is_valid = sizes >= options.min_component_patches
+    is_split = np.bincount(owners[is_valid], minlength=len(soft)) > 0
+    # A region of one component, all of it, or of noise alone stays whole.
+    is_split[owners[is_valid & (sizes == inside.sum(axis=(1, 2))[owners])]] = False
+    rows: list[int] = []
+    outside: list[tuple[int, BoolArray]] = []
+    for region, split in enumerate(is_split.tolist()):
+        if not split:
+            rows.append(region)
             continue
-        for label in valid_labels:
-            outside = torch.from_numpy((inside & (labels != label)).ravel()).to(maps.device)
-            components.append(maps[index].masked_fill(outside, 0.0))
-    return torch.stack(components)
+        for label in np.flatnonzero(is_valid & (owners == region)).tolist():
+            outside.append((len(rows), inside[region] & (labels[region] != label)))
+            rows.append(region)
+    components = maps[rows]
+    for row, others in outside:
+        components[row, torch.from_numpy(others.ravel()).to(maps.device)] = 0.0
+    return components
+
+
+def _label(inside: BoolArray, bridge: int) -> tuple[Any, Any, Any]:
+    """Label the components of regions, bool [R, rows, cols], after a dilation by a square.
+
+    Returns labels [R, rows, cols], the region of each label, and its patches before the dilation:
+    the bridges do not count. Labels ascend within a region from the top; 0 is what is outside.
+    """
+    # All regions stand below each other in one picture, with empty rows between, at a pitch of an
+    # even number of rows: labels are given by pairs of rows, and are to ascend as they do alone.
+    count, rows, cols = inside.shape
+    pitch = rows + 2 * bridge
+    pitch += pitch % 2
+    picture = np.zeros((count, pitch, cols), np.uint8)
+    picture[:, :rows] = inside
+    dilated = cv2.dilate(picture.reshape(-1, cols), np.ones((bridge, bridge), np.uint8))
+    dilated.reshape(count, pitch, cols)[:, rows:] = 0
+    label_count, flat = cv2.connectedComponents(dilated, connectivity=8)
+    labels = flat.reshape(count, pitch, cols)[:, :rows]
+    region, *place = np.nonzero(inside)
+    own_labels = labels[(region, *place)]
+    owners = np.zeros(label_count, np.intp)
+    owners[own_labels] = region
+    return labels, owners, np.bincount(own_labels, minlength=label_count)
 
 
 def largest_component(mask: UInt8Array) -> UInt8Array:

@@ -109,8 +109,7 @@ class PerceptionNode(ManagedNode):
             Ground, "~/ground", ground, callback_group=MutuallyExclusiveCallbackGroup()
         )
         # On steady time: simulated time may stop, and a silent camera would go unnoticed.
-        self.create_timer(WATCH_PERIOD, self._diagnostics.watch, clock=self._steady)
-        self.create_timer(WATCH_PERIOD, self._instructions.watch, clock=self._steady)
+        self.create_timer(WATCH_PERIOD, self._look_around, clock=self._steady)
         self.create_timer(NAMES_PERIOD, self._count_namesakes, clock=self._steady)
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -312,6 +311,15 @@ class PerceptionNode(ManagedNode):
                 f"cannot subscribe to {topic} ({reason}): correct the parameters"
                 f" qos_overrides.{self.resolve_topic_name(topic)}.subscription."
             ) from error
+
+    def _look_around(self) -> None:
+        """Look at the statuses and for latched instructions.
+
+        On one timer: each time that rclpy waits, it visits all that the node waits for, which
+        takes longer than this does.
+        """
+        self._diagnostics.watch()
+        self._instructions.watch()
 
     def _count_namesakes(self) -> None:
         """Count the other nodes of this name, which ROS allows; log when there are more."""

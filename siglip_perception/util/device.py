@@ -6,6 +6,8 @@ reuses none before the copies on it have ended.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,17 @@ def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
         copies.append(pinned.copy_(values, non_blocking=True))
     torch.cuda.current_stream(tensors[0].device).synchronize()
     return tuple(copies)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run PyTorch's work on a CPU on the calling thread alone.
+
+    For steps of a few microseconds, after each of which threads would wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

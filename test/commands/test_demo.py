@@ -96,6 +96,7 @@ def results(**changes: Any) -> Results:
         "groundings": [grounding(0, 10), grounding(1, 100)],
         "pictures": [0, 1],
         "unmatched": 0,
+        "processor_s": {"node": 0.2, "policy": 0.004, "player": 0.02},
         "camera": {
             "received": "3",
             "published": "2",
@@ -127,6 +128,7 @@ def test_the_table_shows_every_figure() -> None:
         "2 published, 1 dropped (superseded 1)",
         "10.0 Hz",
         "p50 20.00 ms, p99 30.00 ms",
+        "node 50.0, policy 1.0, player 5.0: ms a frame",
         "100, 10, 20, 20",
     ):
         assert figure in text

@@ -55,6 +55,17 @@ def test_what_something_narrow_stands_before_is_one_and_specks_are_none() -> Non
     ]
 
 
+def test_regions_do_not_meet_each_other_nor_change_their_order() -> None:
+    bottom = draw(*["............"] * 5, "##.......###")
+    top = draw("##.......###", *["............"] * 5)
+    assert show(split_components(torch.cat([bottom, top]), GRID)) == [
+        "............/............/............/............/............/##..........",
+        "............/............/............/............/............/.........###",
+        "##........../............/............/............/............/............",
+        ".........###/............/............/............/............/............",
+    ]
+
+
 def test_a_whole_region_and_none_at_all_stay_as_they_are() -> None:
     full = draw("............", "....###.....", *["............"] * 4)
     assert torch.equal(split_components(full, GRID), full)

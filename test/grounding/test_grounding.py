@@ -12,7 +12,12 @@ from siglip_perception.checkpoints.grounding_settings import GroundingSettings
 from siglip_perception.contracts.steps import SQUASH
 from siglip_perception.evaluation.baselines import led_regions
 from siglip_perception.grounding.objects import ObjectMask, label_mask, select_objects
-from siglip_perception.grounding.regions import find_regions, otsu_threshold
+from siglip_perception.grounding.regions import (
+    cosines,
+    find_regions,
+    otsu_threshold,
+    regions_at_cuts,
+)
 from siglip_perception.grounding.scores import Scores, sigmoid
 from siglip_perception.images.geometry import Geometry
 from siglip_perception.types import Box, Role
@@ -70,6 +75,43 @@ def test_a_phrase_leads_the_region_around_the_patch_that_it_fits_best() -> None:
     first, second = led_regions(two_things(), dense, SHARP) > 0.5
     assert torch.nonzero(first).flatten().tolist() == [0, 1, 4, 5]
     assert torch.nonzero(second).flatten().tolist() == [14, 15]
+
+
+def greedy(cosine: np.ndarray, scale: float, bias: float) -> list[np.ndarray]:
+    """The search as its description reads, over all patches, in float64."""
+    affinity = 1 / (1 + np.exp(-scale * cosine - bias))
+    unclaimed = np.ones(len(cosine))
+    regions: list[np.ndarray] = []
+    while len(regions) < 32 and unclaimed.any():
+        leader = int((affinity @ unclaimed * unclaimed).argmax())
+        weights = affinity[leader] * unclaimed
+        for _ in range(2):
+            if weights.any():
+                length = max(weights @ cosine @ weights, 1e-12) ** 0.5
+                region = 1 / (1 + np.exp(-scale * (cosine @ weights) / length - bias))
+            weights = region * (region > 0.5) * unclaimed
+        unclaimed[region > 0.4] = 0.0
+        unclaimed[leader] = 0.0
+        regions.append(region)
+    return [region for region in regions if region.max() > 0.5]
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_the_search_is_the_greedy_one_at_every_cut(spread: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    centers = torch.randn(6, 12, generator=generator)
+    noise = torch.randn(144, 12, generator=generator)
+    features = centers[torch.randint(6, (144,), generator=generator)] + spread * noise
+    cosine = cosines(features)
+    settings = GroundingSettings(affinity_scale=9.0, affinity_bias=-4.0)
+    step = 9.0 * float(cosine.std()) / 6
+    map_sets = regions_at_cuts(cosine, settings, (0.0, 1 / 6, -1 / 6))
+    for maps, offset in zip(map_sets, (0.0, step, -step), strict=True):
+        expected = greedy(cosine.double().numpy(), 9.0, -4.0 + offset)
+        assert len(maps) == len(expected)
+        # In any order: patches that are alone have the same number of companions, one.
+        differences = np.abs(maps.numpy()[:, None] - np.stack(expected)).max(axis=2)
+        assert differences.min(axis=0).max() < 1e-4
 
 
 def test_a_uniform_image_is_one_region() -> None:

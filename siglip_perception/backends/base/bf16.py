@@ -23,6 +23,7 @@ from siglip_perception.encoders import onednn
 from siglip_perception.encoders.transformer import Linear
 from siglip_perception.errors import BackendError
 from siglip_perception.util import cpu
+from siglip_perception.util.device import one_thread
 
 _LOGGER = logging.getLogger(__name__)
 _FILE = "bf16.json"
@@ -91,17 +92,12 @@ def measure() -> float:
         for dtype in (torch.float32, torch.bfloat16)
     }
     best = dict.fromkeys(jobs, math.inf)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for product, inputs in jobs.values():
-                product(inputs)  # the first call creates the kernel
-            for _ in range(_ROUNDS):
-                for dtype, (product, inputs) in jobs.items():
-                    start = time.thread_time()
-                    product(inputs)
-                    best[dtype] = min(best[dtype], time.thread_time() - start)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        for product, inputs in jobs.values():
+            product(inputs)  # the first call creates the kernel
+        for _ in range(_ROUNDS):
+            for dtype, (product, inputs) in jobs.items():
+                start = time.thread_time()
+                product(inputs)
+                best[dtype] = min(best[dtype], time.thread_time() - start)
     return best[torch.float32] / best[torch.bfloat16]

@@ -117,8 +117,16 @@ def _play(out: Path, model: str) -> tuple[dict[str, Any], list[str]]:
         processes.start("node", node, "node.perception_node", "--ros-args", *ros)
         processes.start("policy", partial(_say, "policy"), "node.example_policy")
         player = (str(out / "bag"), str(out))
-        processes.start("player", partial(_say, "player"), "node.bag_player", *player)
+        before: dict[str, float] = {}
+
+        def say(line: str) -> None:
+            # The first line says that the node is active: until here all have loaded.
+            before.update({} if before else processes.processor_s())
+            _say("player", line)
+
+        processes.start("player", say, "node.bag_player", *player)
         name = processes.first_to_end(TIMEOUT_S)
+        after = processes.processor_s()
         code = processes.wait(name)
         if name != "player" or code:
             print("\n".join(Path(log.name).read_text().splitlines()[-LOG_TAIL:]))
@@ -127,7 +135,9 @@ def _play(out: Path, model: str) -> tuple[dict[str, Any], list[str]]:
             processes.interrupt(name)
             if code := processes.wait(name):
                 problems.append(f"The {name} ended with exit code {code} on SIGINT.")
-        return json.loads((out / "results.json").read_text()), problems
+        results = json.loads((out / "results.json").read_text())
+        spent = {name: after[name] - before[name] for name in after}
+        return results | {"processor_s": spent}, problems
 
 
 def _say(name: str, line: str) -> None:

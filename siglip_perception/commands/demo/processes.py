@@ -108,6 +108,10 @@ class Processes:
         except queue.Empty:
             raise DemoError(f"The demo did not end within {timeout_s:.0f} s.") from None
 
+    def processor_s(self) -> dict[str, float]:
+        """Return the processor time of each process so far, in seconds; until it is waited for."""
+        return {name: _processor_s(child.process.pid) for name, child in self._children.items()}
+
     def interrupt(self, name: str) -> None:
         """Send SIGINT."""
         self.send(name, signal.SIGINT)
@@ -127,6 +131,16 @@ class Processes:
             raise DemoError(f"The {name} did not end within {GRACE_S:.0f} s of SIGINT.") from None
         child.reader.join(timeout=GRACE_S)
         return code
+
+
+def _processor_s(pid: int) -> float:
+    """Read user and system time, all threads, from /proc; 0 for a process that is gone."""
+    try:
+        # The name before may hold spaces and parentheses; then utime and stime are 12th and 13th.
+        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def environment(log_folder: Path) -> dict[str, str]:

@@ -189,6 +189,15 @@ def table(results: Results) -> list[str]:
             f"          p50 {middle:.1f} ms, p99 {late:.1f} ms, from sending to having the tokens,"
             f" after the first {START_S:g} s"
         )
+    if results.frame_count:
+        spent = {
+            name: 1000 * seconds / results.frame_count
+            for name, seconds in results.raw["processor_s"].items()
+        }
+        lines.append(
+            f"processor {', '.join(f'{name} {ms:.1f}' for name, ms in spent.items())}: ms a frame,"
+            " all cores (the player is the camera and records)"
+        )
     if tokens:
         first = tokens[0]
         lines.append(
