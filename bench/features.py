@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--model", default="tabletop")
     parser.add_argument("--contract", default="", help="random weights of a policy's size instead")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
-    parser.add_argument("--outputs", default="tokens", help="tokens, or tokens,pooled")
+    parser.add_argument("--outputs", default="tokens", help="with tokens: read them, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,7 +83,7 @@ def main() -> None:
         prepare_folder(wish.folder)
         run.job.write(wish.folder)
         encoder = Encoder(pipeline, run.corpus, run.job, wish.folder)
-        ratios, processor, rates, memory = [], [], [], []
+        ratios, processor, rates, memory, costs = [], [], [], [], []
         with deterministic(), torch.inference_mode():
             for shard in run.shards:
                 marks = [(time.perf_counter(), time.process_time())]
@@ -98,15 +98,19 @@ def main() -> None:
                 ratios.append(wall / wall_run)
                 processor.append(busy / busy_run)
                 rates.append(args.shard / wall_run)
+                costs.append(1000 * busy_run / args.shard)
                 memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         print(
             f"{args.contract or args.model}, {args.precision}, {args.outputs}, batch {BATCH}, JPEG"
             f" {args.size[0]}x{args.size[1]}: {statistics.median(ratios):.1%} of the bare"
             f" encoders' rate, {statistics.median(processor):.1%} of the processor time is theirs"
             f" (quartiles {np.percentile(processor, 25):.1%}, {np.percentile(processor, 75):.1%}),"
+            f" {statistics.median(costs):.1f} ms of a core a frame,"
             f" {statistics.median(rates):.1f} frames/s; peak memory {memory[1]:.0f} MiB after two"
             f" shards, {memory[-1]:.0f} MiB after {len(memory)}"
         )
+        if "tokens" not in wish.outputs:
+            return
         stored = features.open(wish.folder)
         order = np.random.default_rng(0).permutation(len(stored))[:256].tolist()
         for row in order[:8]:

@@ -1,5 +1,7 @@
 """A large corpus through the real command: `pytest -m soak -s test/features/test_soak.py`.
 
+With -o faulthandler_timeout=0 pytest prints no stacks meanwhile.
+
 SOAK_FRAMES: frames drawn over the four kinds of sources, all distinct (20000). SOAK_KILLS: how
 often each run is killed (20), SOAK_SEED: when. SOAK_DIR: where the corpus and the features stay to
 be looked at and searched (out/soak); the corpus is drawn once. The bf16 tokens of 20,000 frames
