@@ -219,18 +219,23 @@ def anonymous_memory(pid: int) -> float:
 
 
 def run_killed(corpus: Corpus, options: Sequence[str], place: Path, use: Use) -> list[int]:
-    """Kill the run KILLS times, each time at a moment by chance, then let it end.
+    """Kill the run KILLS times, then let it end; return the shards that were there at each kill.
 
-    Moments reach from the start of the process to where the kills together fill about one run.
-    Returns the shards that were there at each kill.
+    Each kill waits for a number of shards by chance, so that it meets the run anywhere on any
+    machine, then strikes within a shard's time; where they are there from before, from the start
+    of the process on.
     """
     moments = random.Random(SEED)
-    most = use.first + 2 * (use.seconds - use.first) / KILLS
+    total = max(1, use.memory[-1][0])
+    targets = sorted(moments.randrange(max(1, total * 4 // 5)) for _ in range(KILLS))
     counts = []
-    for number in range(KILLS):
+    for number, target in enumerate(targets):
         process = start(corpus, options, place)
+        delay = use.first if shards(place) >= target else (use.seconds - use.first) / total
+        while shards(place) < target and process.poll() is None:
+            time.sleep(0.02)
         try:
-            process.wait(timeout=moments.uniform(0, most))
+            process.wait(timeout=moments.uniform(0, delay))
             pytest.fail(f"the run ended after {number} of {KILLS} kills: draw more frames")
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
