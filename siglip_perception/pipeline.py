@@ -433,6 +433,7 @@ class Pipeline:
         with_tokens: bool = True,
         with_pooled: bool = False,
         with_features: bool = False,
+        with_fingerprints: bool = True,
         inputs: Mapping[EncoderInput, Tensor] | None = None,
     ) -> list[Result | FloatingPointError]:
         """Process all frames in one pass; the last blocks run only over frames with a query.
@@ -440,6 +441,7 @@ class Pipeline:
         with_pooled: embed every image as a whole, too, which runs SigLIP's last blocks over all
             frames, and DINO's if any has a query; only if `can_ground`.
         with_features: keep the last patches of frames with a query.
+        with_fingerprints: give the tokens their frame's pixel fingerprint.
         inputs: preprocess() of the frames' images, if that is done already.
         A frame for which the encoders gave NaN or infinity gets an error in place of its result.
         Timings are those of the whole batch.
@@ -451,6 +453,7 @@ class Pipeline:
                     with_tokens=with_tokens,
                     with_pooled=with_pooled,
                     with_features=with_features,
+                    with_fingerprints=with_fingerprints,
                 )[0]
                 for task in tasks
             ]
@@ -471,9 +474,9 @@ class Pipeline:
             with_dino=any(task.query is not None for task in tasks),
         )
         # While a GPU works.
-        fingerprints = (
-            [pixel_fingerprint(task.frame.image) for task in tasks] if with_tokens else []
-        )
+        fingerprints: list[tuple[float, ...]] = [()] * len(tasks)
+        if with_tokens and with_fingerprints:
+            fingerprints = [tuple(pixel_fingerprint(task.frame.image).tolist()) for task in tasks]
         # One transfer for everything that the host needs: a GPU idles each time it is waited for.
         host_tensors = iter(to_host(*features.host_outputs))
         grids: dict[int, TokenGrid | FloatingPointError] = {}
@@ -560,7 +563,7 @@ class Pipeline:
         finite: Tensor,
         tasks: Sequence[Task],
         starts: Sequence[int],
-        fingerprints: Sequence[FloatArray],
+        fingerprints: Sequence[tuple[float, ...]],
     ) -> list[TokenGrid | FloatingPointError]:
         """Return each frame's tokens, its crops' behind those of the whole image.
 
@@ -578,7 +581,7 @@ class Pipeline:
                 cols,
                 self.contract.name,
                 self.fingerprint,
-                tuple(fingerprint.tolist()),
+                fingerprint,
             )
             if bool(finite[start:end].all())
             else FloatingPointError("The tokens hold NaN or infinity and are withheld.")

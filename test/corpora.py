@@ -202,11 +202,10 @@ def write_lerobot(
         (meta / "episodes.jsonl").write_text("\n".join(lines) + "\n")
         return folder
     pq.write_table(pa.concat_tables(tables), folder / "data/chunk-000/file-000.parquet")
-    every_frame = [pixels for frames in episodes for pixels in frames]
     for key in keys if as_video else ():
         write_video(
             folder / f"videos/{key}/chunk-000/file-000.mp4",
-            every_frame,
+            (pixels for frames in episodes for pixels in frames),
             lambda n: Fraction(n, fps),
         )
     _write_v3_metadata(folder, episodes, keys if as_video else [], tasks, fps)

@@ -141,6 +141,7 @@ def _row(folder: FeatureFolder, hit: Hit) -> dict[str, Any]:
     return {
         "cosine": round(hit.cosine, 4),
         "episode": row.episode,
+        "episode_name": row.episode_name,
         "frame": row.frame,
         "camera": row.camera,
         "timestamp": row.timestamp,
@@ -157,7 +158,7 @@ def _print_hits(args: argparse.Namespace, folder: FeatureFolder, hits: list[Hit]
         print(json.dumps({"text": args.text, "frames": rows}, ensure_ascii=False, indent=2))
         return
     for row in rows:
-        print(f"{row['cosine']:.3f}  {_where(row)}{_more(row)}  {row['text']}".rstrip())
+        print(f"{_where(row)}{' alike' * bool(row['alike'])}  {_what(row)}".rstrip())
 
 
 def _print_unique(args: argparse.Namespace, folder: FeatureFolder, hits: list[Hit]) -> None:
@@ -173,12 +174,15 @@ def _print_unique(args: argparse.Namespace, folder: FeatureFolder, hits: list[Hi
 
 
 def _where(row: dict[str, Any]) -> str:
+    """Spell a hit: 0.312  episode 3 frame 120 wrist +45, the last the number of rows alike."""
     camera = f" {row['camera']}" if row["camera"] else ""
-    return f"episode {row['episode']} frame {row['frame']}{camera}"
+    alike = f" +{row['alike']}" if row["alike"] else ""
+    return f"{row['cosine']:.3f}  episode {row['episode']} frame {row['frame']}{camera}{alike}"
 
 
-def _more(row: dict[str, Any]) -> str:
-    return f" (and {row['alike']} alike)" if row["alike"] else ""
+def _what(row: dict[str, Any]) -> str:
+    """Return what was said of a frame, or else where it lies in its source."""
+    return row["text"] or f"{row['episode_name']} {row['key']}".strip()
 
 
 def _write_list(path: Path, folder: FeatureFolder, hits: list[Hit]) -> None:
@@ -200,10 +204,7 @@ def _write_sheet(
     from siglip_perception.features.pictures import contact_sheet
 
     rows = [_row(folder, hit) for hit in hits]
-    captions = [
-        (f"{row['cosine']:.3f}  {_where(row)}{_more(row)}", row["text"] or row["key"])
-        for row in rows
-    ]
+    captions = [(_where(row), _what(row)) for row in rows]
     images = list(finder.images([hit.place for hit in hits]))
     _write_picture(args.sheet, contact_sheet(args.text, images, captions))
 

@@ -154,6 +154,7 @@ class Encoder:
             tasks,
             with_tokens="tokens" in outputs,
             with_pooled="pooled" in outputs,
+            with_fingerprints=False,
             inputs=batch.inputs,
         )
         rows: list[Row] = []

@@ -61,15 +61,20 @@ def corpus_map(
     for (x, y), group in zip(places.tolist(), groups, strict=True):
         pen.ellipse((x - 2, y - 2, x + 2, y + 2), colors[group])
     # One thumbnail at most in each cell of a grid, so that none covers another: of the frame
-    # that is nearest to its middle.
+    # that is nearest to its middle. None in a cell beside such a one: dots stay in view there.
     cell = np.array([_THUMBNAIL[0] + 10, _THUMBNAIL[1] + 10])
     cells, off_middle = np.divmod(places - (0, _HEAD), cell)
     distance = np.abs(off_middle - cell / 2).sum(axis=1)
     nearest: dict[tuple[int, int], int] = {}
     for row in np.argsort(distance, kind="stable").tolist():
         nearest.setdefault((int(cells[row, 0]), int(cells[row, 1])), row)
-    chosen = list(nearest.values())
-    for (column, line), row, image in zip(nearest, chosen, images(chosen), strict=True):
+    pictured: dict[tuple[int, int], int] = {}
+    for column, line in sorted(nearest, key=lambda place: (sum(place) % 2, place)):
+        beside = ((column - 1, line), (column + 1, line), (column, line - 1), (column, line + 1))
+        if not any(place in pictured for place in beside):
+            pictured[column, line] = nearest[column, line]
+    chosen = list(pictured.values())
+    for (column, line), row, image in zip(pictured, chosen, images(chosen), strict=True):
         if image is None:
             continue
         x, y = column * int(cell[0]) + 5, line * int(cell[1]) + 5 + _HEAD

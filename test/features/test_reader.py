@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import corpora
@@ -19,11 +19,13 @@ from siglip_perception import features
 from siglip_perception.commands.main import main
 from siglip_perception.config import ModelSelection
 from siglip_perception.errors import DatasetError
+from siglip_perception.features.pictures import corpus_map
 from siglip_perception.features.reader import FeatureFolder
 from siglip_perception.features.request import Request
 from siglip_perception.features.run import Run, look
 from siglip_perception.features.search import FrameFinder, project, search, unique_rows
 from siglip_perception.pipeline import Pipeline
+from siglip_perception.types import UInt8Array
 
 EPISODES = [corpora.images(4), corpora.images(3)]
 
@@ -184,6 +186,21 @@ def test_a_map_spreads_what_differs_and_is_the_same_each_time() -> None:
     assert project(vectors[:1]).shape == (1, 2)
 
 
+def test_a_map_leaves_cells_beside_a_thumbnail_to_its_dots() -> None:
+    """Cells are 98 x 76 pixels, below a head of 44: points in columns 1, 2 and 4 of row 2."""
+    places = np.array([[147, 234], [245, 234], [441, 234]])
+    points = ((places - (60, 104)) / (1280, 836)).astype(np.float32)
+    chosen: list[int] = []
+
+    def images(rows: Sequence[int]) -> Iterator[UInt8Array | None]:
+        chosen.extend(rows)
+        return iter([np.zeros((4, 4, 3), np.uint8)] * len(rows))
+
+    picture = corpus_map("three", points, ["a"] * 3, images)
+    assert chosen == [1, 2]
+    assert picture[234, 147].tolist() != [250, 250, 248], "a dot without a thumbnail over it"
+
+
 def test_pictures_come_back_from_their_sources(folder: FeatureFolder) -> None:
     finder = FrameFinder(folder)
     places = [folder.keys().index((1, 2, "wrist")), 0]
@@ -202,7 +219,7 @@ def test_the_command_lists_draws_and_writes(
     rows = json.loads(out[: out.index("\n}") + 2])["frames"]
     assert 1 <= len(rows) <= 3
     assert rows == sorted(rows, key=lambda row: -row["cosine"])
-    assert {"episode", "frame", "camera", "text", "source"} <= set(rows[0])
+    assert {"episode", "episode_name", "frame", "camera", "text", "source"} <= set(rows[0])
     assert Image.open(sheet).width >= 480
     assert Image.open(overview).size == (1400, 1000)
     assert len(table.read_text().splitlines()) == 1 + len(rows)

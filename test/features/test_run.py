@@ -275,6 +275,28 @@ def test_features_that_are_not_finite_are_left_out(
     assert report(tmp_path / "out")["left_out"]["features not finite"]["count"] == 1
 
 
+def test_a_run_does_nothing_that_no_row_holds(
+    tmp_path: Path, pictures: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fingerprints of pixels, and values in memory that is written anyway."""
+    memory: Any = torch.utils.deterministic
+    seen: list[tuple[bool, bool]] = []
+    process = pipeline.process_batch
+
+    def watched(tasks: list[Task], **options: Any) -> list[Any]:
+        filled = memory.fill_uninitialized_memory
+        seen.append((torch.are_deterministic_algorithms_enabled(), filled))
+        results: list[Any] = process(tasks, **options)
+        assert all(result.tokens.pixel_fingerprint == () for result in results)
+        return results
+
+    monkeypatch.setattr(pipeline, "process_batch", watched)
+    before = memory.fill_uninitialized_memory
+    encode(request(pictures, tmp_path / "out"), pipeline)
+    assert set(seen) == {(True, False)}
+    assert memory.fill_uninitialized_memory == before
+
+
 def test_two_cameras_of_different_sizes_share_their_batches(
     tmp_path: Path, pipeline: Pipeline
 ) -> None:

@@ -210,6 +210,23 @@ def test_a_folder_may_hold_sources_of_every_kind(tmp_path: Path) -> None:
     assert len(set(opened.episodes)) == 6
 
 
+def test_episodes_of_a_folder_are_named_by_their_place_in_it(tmp_path: Path) -> None:
+    """A report names them, and a search reads their pictures again."""
+    for robot in ("a", "b"):
+        corpora.write_lerobot(tmp_path / "all" / robot / "data", [PICTURES[:1], PICTURES[:1]])
+        corpora.write_bag(tmp_path / "all" / robot / "run", PICTURES[:1])
+        corpora.write_video(tmp_path / "all" / robot / "v.mp4", PICTURES[:1])
+        corpora.write_folder(tmp_path / "all" / robot / "v", PICTURES[:1])
+    corpora.write_tar(tmp_path / "all" / "v.tar", PICTURES[:1])
+    names = [
+        stream.episode for stream in open_corpus([str(tmp_path / "all")], SkipReport()).streams
+    ]
+    assert sorted(names) == [
+        *("a/data, episode 0", "a/data, episode 1", "a/run", "a/v", "a/v.mp4"),
+        *("b/data, episode 0", "b/data, episode 1", "b/run", "b/v", "b/v.mp4", "v.tar"),
+    ]
+
+
 def test_a_list_and_several_sources_number_their_episodes_on(tmp_path: Path) -> None:
     corpora.write_folder(tmp_path / "one", PICTURES[:2])
     corpora.write_lerobot(tmp_path / "two", [PICTURES[:1], PICTURES[:2]])

@@ -13,11 +13,11 @@ from siglip_perception.datasets.source_names import exists, expand_name
 from siglip_perception.datasets.texts import decode_text
 from siglip_perception.errors import BagError, DatasetError
 from siglip_perception.features.sources import video
-from siglip_perception.features.sources.bag import open_bag
+from siglip_perception.features.sources.bag import BagStream, open_bag
 from siglip_perception.features.sources.frames import Stream, file_state
-from siglip_perception.features.sources.lerobot import is_lerobot, open_lerobot
+from siglip_perception.features.sources.lerobot import LeRobotStream, is_lerobot, open_lerobot
 from siglip_perception.features.sources.pictures import PictureStream, natural_order
-from siglip_perception.features.sources.webdataset import open_shard
+from siglip_perception.features.sources.webdataset import TarStream, open_shard
 from siglip_perception.images.formats import SUFFIXES
 
 _BAG_SUFFIXES = (".mcap", ".db3")
@@ -26,6 +26,9 @@ KINDS = (
     "a bag, a LeRobot dataset, .tar shards, a folder of pictures or videos, or a .txt file that"
     " lists such"
 )
+
+
+_Opened = BagStream | LeRobotStream | PictureStream | TarStream | video.VideoStream
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,11 @@ def _open(path: Path, report: SkipReport) -> list[Stream]:
     if path.suffix in _BAG_SUFFIXES or (path / "metadata.yaml").is_file():
         return list(open_bag(path, source, 0, report))
     if path.is_file():
-        return _open_file(path, source, 0, report)
+        return list(_open_file(path, source, 0, report))
     return _open_folder(path, source, report)
 
 
-def _open_file(path: Path, source: str, number: int, report: SkipReport) -> list[Stream]:
+def _open_file(path: Path, source: str, number: int, report: SkipReport) -> list[_Opened]:
     ending = path.suffix.lower()
     if ending == ".tar":
         return list(open_shard(path, source, number, report))
@@ -161,17 +164,24 @@ def _open_file(path: Path, source: str, number: int, report: SkipReport) -> list
 
 
 def _open_folder(folder: Path, source: str, report: SkipReport) -> list[Stream]:
-    """Open all that lies below a folder, folder after folder in the order of names."""
+    """Open all that lies below a folder, folder after folder in the order of names.
+
+    An episode's name is its place below the folder, so that no two have the same.
+    """
     streams: list[Stream] = []
     number = 0
 
-    def add(opened: Sequence[Stream]) -> None:
+    def add(opened: Sequence[_Opened], place: Path) -> None:
         nonlocal number
-        streams.extend(opened)
+        name = "" if place == Path() else place.as_posix()
+        for stream in opened:
+            inner = f", {stream.episode}" if stream.kind == "lerobot" else ""
+            streams.append(replace(stream, episode=f"{name}{inner}"))
         number = max([number, *(stream.number + 1 for stream in opened)])
 
     for place, folders, names in os.walk(folder, followlinks=True):
         path = Path(place)
+        relative = path.relative_to(folder)
         folders[:] = sorted((n for n in folders if not n.startswith(".")), key=natural_order)
         files = sorted((n for n in names if not n.startswith(".")), key=natural_order)
         if path != folder and (is_lerobot(path) or is_bag_folder(path)):
@@ -180,24 +190,23 @@ def _open_folder(folder: Path, source: str, report: SkipReport) -> list[Stream]:
                 if is_lerobot(path):
                     first = number
                     inner = open_lerobot(path, source, report)
-                    add([replace(stream, number=stream.number + first) for stream in inner])
+                    add([replace(item, number=item.number + first) for item in inner], relative)
                 else:
-                    add(open_bag(path, source, number, report))
+                    add(open_bag(path, source, number, report), relative)
             except (BagError, DatasetError) as error:
                 report.skip("source unreadable", str(path), str(error))
             continue
         pictures = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
         if pictures:
-            relative = path.relative_to(folder).as_posix()
-            add([_pictures(path, pictures, source, "" if relative == "." else relative, number)])
+            add([_pictures(path, pictures, source, "", number)], relative)
         for name in files:
             file = path / name
             ending = file.suffix.lower()
             try:
                 if ending in _BAG_SUFFIXES:
-                    add(open_bag(file, source, number, report))
+                    add(open_bag(file, source, number, report), relative / name)
                 elif ending == ".tar" or ending in video.SUFFIXES:
-                    add(_open_file(file, source, number, report))
+                    add(_open_file(file, source, number, report), relative / name)
             except (BagError, DatasetError) as error:
                 report.skip("source unreadable", str(file), str(error))
     return streams
