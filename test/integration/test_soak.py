@@ -76,7 +76,8 @@ def test_lifecycle_cycles(start: Start, picture: Picture) -> None:
                 assert peer.change(transition), f"cycle {cycle}"
             if cycle == CYCLES // 4:
                 before = use_of(process)
-        expect_flat(before, use_of(process), 32)
+        # Some 50 KB a cycle are not given back (docs/robustness.md).
+        expect_flat(before, use_of(process), max(32, CYCLES // 16))
         print(f"{CYCLES} cycles")
 
 
