@@ -500,7 +500,8 @@ class Reader:
             self._tell(telling)
 
     def pass_by(self) -> None:
-        self.waiting[-1].particle = "지나"
+        if self.waiting:  # a side of nothing is none: "?? 위를 지나"
+            self.waiting[-1].particle = "지나"
 
     def side_of_last(self, link: Link | None, particle: str, *, describes_next: bool) -> None:
         """Add a place in the target of the step before: 그 안에."""

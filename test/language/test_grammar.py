@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -128,6 +129,21 @@ def test_no_text_breaks_the_reading(text: str) -> None:
         assert 1 <= mention.step <= 60
         assert 0 <= mention.confidence <= 1
     assert bool(read.explanation) == (not read.phrases or read.confidence < 0.5)
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_no_sentence_without_its_first_or_last_word_breaks_the_reading(language: str) -> None:
+    lines = (Path(__file__).parent / f"sentences_{language}.txt").read_text().splitlines()
+    for line in lines:
+        words = line.split(" | ")[0].split()
+        if line.startswith("#") or len(words) < 2:
+            continue
+        for part in (words[1:], words[:-1], ["?", *words[1:]]):
+            parse(" ".join(part))
+
+
+def test_a_way_past_nothing_is_none() -> None:
+    assert parse("위를 지나 컵을 옮겨").phrases == ("컵",)
 
 
 @pytest.mark.parametrize(
