@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,10 @@ _HEAD_TEST_SEED, _HEAD_TEST_OBJECTS = 20_260_101, 5
 # Most objects that a mask image has values for. Relations choose among all of these before
 # `max_objects` limits what is left.
 _MAX_MASK_OBJECTS = 255
+
+
+# Instructions whose phrases stay encoded; one takes some ten kilobytes for each phrase.
+_KEPT_PHRASE_SETS = 16
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,9 @@ class Pipeline:
         encoders = Encoders(plan.contract, plan.towers, plan.token_towers, plan.grounding_towers)
         device = choice.device
         self._preprocess = Preprocessor(encoders.inputs, device)
+        self._encoded: OrderedDict[
+            tuple[tuple[str, ...], int], tuple[PhraseSet, tuple[bool, ...]]
+        ] = OrderedDict()
         self._crops = CropPlan.of(plan.contract)
         encoders.finish = self._host_outputs
         # Not kept as an attribute: engines release the encoders' own weights.
@@ -339,7 +347,7 @@ class Pipeline:
         """
         if not self.can_ground:
             raise BackendError(self.grounding_status)
-        encoded, truncated = self._encode(instruction.phrases)
+        encoded, truncated = self._encode_once(instruction.phrases)
         return Query(
             instruction.text,
             instruction_id,
@@ -350,6 +358,19 @@ class Pipeline:
             instruction.mentions,
             instruction.confidence,
         )
+
+    def _encode_once(self, phrases: tuple[str, ...]) -> tuple[PhraseSet, tuple[bool, ...]]:
+        """Embed phrases as _encode does, and keep the newest: instructions come back.
+
+        All phrases of one instruction are one entry, as a phrase's last bits depend on those that
+        the text tower runs over with it.
+        """
+        key = phrases, id(self.grounder.domain)
+        result = self._encoded.pop(key, None) or self._encode(phrases)
+        self._encoded[key] = result
+        while len(self._encoded) > _KEPT_PHRASE_SETS:
+            self._encoded.popitem(last=False)
+        return result
 
     def _encode(self, phrases: tuple[str, ...]) -> tuple[PhraseSet, tuple[bool, ...]]:
         """Embed phrases in their language's templates, with their negatives."""

@@ -60,6 +60,19 @@ def test_the_same_frame_gives_the_same_bytes(pipeline: Pipeline, frame: Frame) -
     assert first.grounding.presence == second.grounding.presence
 
 
+def test_an_instruction_that_comes_back_is_not_encoded_again(pipeline: Pipeline) -> None:
+    first = pipeline.query(from_phrases(["red cup", "plate"]))
+    pipeline.query(from_phrases(["plate"]))
+    again = pipeline.query(from_phrases(["red cup", "plate"]), 7)
+    assert again.encoded is first.encoded
+    assert again.instruction_id == 7
+    for number in range(20):
+        pipeline.query(from_phrases([f"cup {number}"]))
+    anew = pipeline.query(from_phrases(["red cup", "plate"]))
+    assert anew.encoded is not first.encoded
+    assert anew.encoded.embeddings.equal(first.encoded.embeddings)
+
+
 def test_tokens_do_not_depend_on_the_query(pipeline: Pipeline, frame: Frame) -> None:
     alone = pipeline.process(frame, None).tokens
     neighbor = pipeline.process(frame, pipeline.query(from_phrases(["cup", "공"]))).tokens
