@@ -9,12 +9,12 @@ DDS takes another number for it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
+
+from siglip_perception.util.own_files import lock_own
 
 FOLDER = Path("/dev/shm")
 _PORT = re.compile(r"/((?:fastrtps|fastdds)_port\d+)( \(deleted\))?$", re.M)
@@ -36,7 +36,7 @@ class DeadPorts:
             if len(self._handles) == _MAX_PORTS:
                 break
             # A port without the file of its lock is nobody's alone, or was removed after its end.
-            handle = _lock(folder / f"{name}_el", may_create=is_deleted)
+            handle = lock_own(folder / f"{name}_el", may_create=is_deleted)
             if handle is not None:
                 self.held.append(name)
                 self._handles.append(handle)
@@ -56,21 +56,3 @@ def _mapped_ports(processes: Path) -> set[tuple[str, bool]]:
             text = maps.read_text(errors="replace")
             ports |= {(match[1], bool(match[2])) for match in _PORT.finditer(text)}
     return ports
-
-
-def _lock(path: Path, *, may_create: bool) -> int | None:
-    """Lock a file of this user; None if there is none, or somebody holds it."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags | (os.O_CREAT if may_create else 0), 0o666)
-    except OSError:
-        return None
-    try:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid():
-            raise PermissionError
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle

@@ -12,9 +12,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
+
+from siglip_perception.util.own_files import is_own, lock_own
 
 FOLDER = Path("/dev/shm")
 _SEGMENT = re.compile(r"(?:fastrtps|fastdds)_[0-9a-f]{16}")
@@ -49,7 +50,7 @@ def remove_leftovers(folder: Path = FOLDER) -> list[str]:
 
 
 def _remove_recorded(record: Path, folder: Path) -> list[str]:
-    handle = _lock_if_dead(record)
+    handle = lock_own(record)
     if handle is None:
         return []
     try:
@@ -68,11 +69,11 @@ def _remove_recorded(record: Path, folder: Path) -> list[str]:
 def _remove_segment(path: Path) -> bool:
     """Remove a segment and its lock unless somebody holds the lock; return True if removed."""
     lock = path.with_name(f"{path.name}_el")
-    handle = _lock_if_dead(lock)
+    handle = lock_own(lock)
     if handle is None:
         return False
     try:
-        if not _is_own(path.lstat()):
+        if not is_own(path.lstat()):
             return False
         path.unlink()
         lock.unlink()
@@ -81,23 +82,3 @@ def _remove_segment(path: Path) -> bool:
         return False
     finally:
         os.close(handle)
-
-
-def _lock_if_dead(path: Path) -> int | None:
-    """Open and lock a file of this user that nobody else has locked; None if there is none."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if not _is_own(os.fstat(handle)):
-            raise PermissionError
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _is_own(state: os.stat_result) -> bool:
-    return stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
