@@ -237,13 +237,14 @@ def carry_out(
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), in [0, 1]."""
+    """95 % interval of a share (Wilson 1927), in [0, 1] and around the share."""
     if not count:
         return 0.0, 1.0
     z, share = 1.96, hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return max(0.0, middle - float(half)), min(1.0, middle + float(half))
+    # Rounding would leave a share of all, or of none, a little outside of its own interval.
+    return min(max(0.0, middle - float(half)), share), max(min(1.0, middle + float(half)), share)
 
 
 class _Eyes:

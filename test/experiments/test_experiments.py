@@ -238,6 +238,14 @@ def test_the_interval_of_a_share() -> None:
     assert policy.wilson(20, 20)[1] == pytest.approx(1)
 
 
+def test_the_interval_of_a_share_holds_the_share() -> None:
+    # The upper end of 60 of 60 was 1 - 1e-16, and the plot refused an error bar below 0.
+    for count in range(1, 100):
+        for hits in range(count + 1):
+            low, high = policy.wilson(hits, count)
+            assert 0 <= low <= hits / count <= high <= 1
+
+
 def test_what_is_done_to_a_picture() -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     image[..., 0] = 200
