@@ -66,6 +66,16 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def leave(venv: Path) -> None:
+    """Go on in the Python below the environment if this is the environment's own.
+
+    A shell in which it is active runs that one as python3, and it would delete itself.
+    """
+    if Path(sys.prefix).resolve() == venv.resolve():
+        base = str(Path(sys.executable).resolve())
+        os.execv(base, [base, *sys.argv])
+
+
 def find_ros() -> tuple[str, ...]:
     """List the prefixes of the ROS 2 sourced in this shell; empty if there is none."""
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
@@ -283,7 +293,9 @@ def digest(texts: Iterable[str], files: Iterable[Path] = ()) -> str:
 
 def step_digests(place: Place, pip_arguments: Sequence[str]) -> dict[str, str]:
     """Compute a digest of each step's inputs; a step whose digest is on disk is done."""
-    python = digest([str(ROOT), sys.version, sys.executable, str(bool(place.sourced))])
+    # By whatever name or environment the interpreter was called.
+    executable = Path(sys.executable).resolve()
+    python = digest([str(ROOT), sys.version, str(executable), str(bool(place.sourced))])
     packages = digest(
         [python, *pip_arguments],
         [Path(__file__).resolve()]
@@ -335,6 +347,7 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--pip-args", default="", help="further arguments for pip install")
     arguments = parser.parse_args()
+    leave(arguments.venv)
     try:
         prepare(arguments.venv.absolute(), shlex.split(arguments.pip_args))
     except SetupError as error:

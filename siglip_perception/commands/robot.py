@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from siglip_perception.commands.arguments import input_file, number, output_folder
 from siglip_perception.commands.demo.processes import DemoError, Processes, environment
+from siglip_perception.config import CALIBRATED
 from siglip_perception.util import requirements, ros
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="truth: the simulator's own positions in the node's place: what the arm can do",
     )
     parser.add_argument(
+        "--threshold",
+        type=number(float, 0, 1),
+        metavar="P",
+        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
+        " without)",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in FOLDER that was broken off, instead of beginning anew",
@@ -90,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from siglip_perception.robot.results import Plan, read_results
 
     count = args.episodes or len(orders) or DEFAULT_EPISODES
-    plan = Plan(args.seed, args.model, args.perception, tuple(item.instruction for item in orders))
+    texts = tuple(item.instruction for item in orders)
+    plan = Plan(args.seed, args.model, args.perception, texts, args.threshold)
     out: Path = args.out
     _prepare(out, args.resume)
     outcomes, _ = read_results(out, plan)
@@ -220,6 +229,7 @@ class _Supervisor:
                     str(self._out),
                     *("--episodes", str(self._count), "--seed", str(plan.seed)),
                     *("--model", plan.model, "--perception", plan.perception),
+                    *(() if plan.threshold is None else ("--threshold", str(plan.threshold))),
                     *(word for text in plan.orders for word in ("--instruction", text)),
                 ),
             ),
@@ -234,13 +244,15 @@ class _Supervisor:
         )
 
     def _perception(self) -> tuple[str, tuple[str, ...]]:
-        if self._plan.perception == "truth":
+        plan = self._plan
+        if plan.perception == "truth":
             return "node.robot_truth", _CLOCK
         parameters = (
-            f"model:={self._plan.model}",
+            f"model:={plan.model}",
             "depth.enabled:=true",
             "publish_mask:=true",
             "use_sim_time:=true",
+            f"threshold:={CALIBRATED if plan.threshold is None else plan.threshold}",
         )
         options = (word for parameter in parameters for word in ("-p", parameter))
         return "node.perception_node", ("--ros-args", *options)

@@ -261,10 +261,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="tabletop", help="noted in the results")
     parser.add_argument("--perception", default="node", help="noted in the results")
+    parser.add_argument("--threshold", type=float, help="noted in the results")
     parser.add_argument("--instruction", action="append", default=[], metavar="TEXT")
     arguments = parser.parse_args()
     texts = tuple(arguments.instruction)
-    plan = Plan(arguments.seed, arguments.model, arguments.perception, texts)
+    plan = Plan(arguments.seed, arguments.model, arguments.perception, texts, arguments.threshold)
     try:
         orders = [read_order(text) for text in texts]
         with ros_running():

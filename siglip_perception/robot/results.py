@@ -27,12 +27,14 @@ class Plan:
     """Settings that a run's episodes depend on; a run is gone on with by the same ones only.
 
     orders: the user's own instructions; empty: sampled ones. perception: "node", or "truth".
+    threshold: least score of an object, in [0, 1]; None: each language's own.
     """
 
     seed: int
     model: str
     perception: str
     orders: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,13 @@ def read_results(folder: Path, plan: Plan) -> tuple[list[Outcome], list[float]]:
             Outcome(**{name: item[name] for name in names}) for item in content["episodes"]
         ]
         run = content["run"]
-        before = Plan(run["seed"], run["model"], run["perception"], tuple(run["orders"]))
+        before = Plan(
+            run["seed"],
+            run["model"],
+            run["perception"],
+            tuple(run["orders"]),
+            run["threshold"],
+        )
     except FileNotFoundError:
         return [], []
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -196,7 +204,9 @@ def read_results(folder: Path, plan: Plan) -> tuple[list[Outcome], list[float]]:
 
 
 def _text(value: Any) -> str:
-    return "; ".join(value) or "of its own" if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return "; ".join(value) or "of its own"
+    return "of its own" if value is None else str(value)
 
 
 _COLUMNS = ("found", "lifted", "placed", "lifted_other", "still", "waited", "thrown", "right")

@@ -190,6 +190,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["experiment", "matrix", "--seed", "-1"], "--seed"),
     (["fetch", "openvla-22"], "did you mean openvla-224?"),
     (["robot", "--episodes", "0"], "--episodes has to be a whole number"),
+    (["robot", "--threshold", "2"], "--threshold has to be a number from 0 to 1"),
     (["robot", "--out", "a.png"], "a.png is a file"),
     (["robot", "--instructions", "none.txt"], "There is no file none.txt"),
     (["robot", "--instructions", "a.png"], "a.png is not UTF-8 text"),

@@ -45,6 +45,25 @@ def test_without_a_sourced_ros_the_wheels_are_used(
     assert environment.find_ros() == ()
 
 
+@pytest.mark.parametrize("is_active", [True, False])
+def test_an_environment_that_is_active_is_not_made_by_its_own_python(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_active: bool
+) -> None:
+    """`make` runs the first python3 on the PATH, which `venv --clear` then deleted."""
+    base, own = tmp_path / "usr" / "python3.11", tmp_path / ".venv" / "bin" / "python3"
+    for path in (base, own):
+        path.parent.mkdir(parents=True)
+    base.touch()
+    own.symlink_to(base)
+    calls: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(environment.os, "execv", lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, "executable", str(own if is_active else base))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / (".venv" if is_active else "usr")))
+    monkeypatch.setattr(sys, "argv", ["environment.py", "--pip-args="])
+    environment.leave(tmp_path / ".venv")
+    assert calls == [(str(base), [str(base), *sys.argv])] * is_active
+
+
 def test_an_environment_of_our_own_is_no_sourced_ros(
     environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

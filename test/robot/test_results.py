@@ -66,6 +66,7 @@ def test_what_was_written_is_gone_on_with(tmp_path: Path) -> None:
         (replace(PLAN, seed=2), "seed 1, not 2"),
         (replace(PLAN, perception="truth"), "perception node, not truth"),
         (replace(PLAN, orders=("x",)), "orders of its own, not x"),
+        (replace(PLAN, threshold=0.2), "threshold of its own, not 0.2"),
     ],
 )
 def test_a_run_of_something_else_is_not_gone_on_with(
