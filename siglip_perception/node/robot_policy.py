@@ -20,7 +20,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, JointState
 from siglip_perception_msgs.msg import GroundedObject, GroundedObjectArray
 from std_msgs.msg import Float64, String
 
@@ -30,7 +30,7 @@ from siglip_perception.node.robot_messages import (
     pose_message,
 )
 from siglip_perception.node.ros_process import spin_until_interrupted
-from siglip_perception.robot.arm import REST, Pose
+from siglip_perception.robot.arm import FINGERS, REST, Pose
 from siglip_perception.robot.observe import CameraModel, sighting
 from siglip_perception.robot.policy import PickAndPlace, View
 from siglip_perception.robot.referee import Status
@@ -52,12 +52,14 @@ class RobotPolicy(Node):  # type: ignore[misc]
         self._info: CameraInfo | None = None
         self._camera_pose: TransformStamped | None = None
         self._gripper: Pose = REST
+        self._gap: float | None = None
         self._has_both = False
         self._latency_ms: float | None = None
         self._captures: OrderedDict[int, float] = OrderedDict()
         self._since_ns = 0
         self.create_subscription(String, "robot/episode", self._on_episode, LATCHED)
         self.create_subscription(PoseStamped, "robot/gripper", self._on_gripper, 1)
+        self.create_subscription(JointState, "joint_states", self._on_joints, 1)
         self.create_subscription(TransformStamped, "robot/camera_pose", self._on_camera, LATCHED)
         self.create_subscription(CameraInfo, "camera_info", self._on_info, 1)
         self.create_subscription(
@@ -85,6 +87,10 @@ class RobotPolicy(Node):  # type: ignore[misc]
 
     def _on_gripper(self, message: PoseStamped) -> None:
         self._gripper = pose_from_message(message.pose)
+
+    def _on_joints(self, message: JointState) -> None:
+        places = dict(zip(message.name, message.position, strict=True))
+        self._gap = sum(places[name] for name in FINGERS)
 
     def _on_camera(self, message: TransformStamped) -> None:
         self._camera_pose = message
@@ -145,7 +151,7 @@ class RobotPolicy(Node):  # type: ignore[misc]
         if self._episode is None:
             return
         now = self.get_clock().now()
-        command = self._policy.act(now.nanoseconds / 1e9, self._view, self._gripper)
+        command = self._policy.act(now.nanoseconds / 1e9, self._view, self._gripper, self._gap)
         self._goal.publish(pose_message(command.pose, now.to_msg()))
         self._opening.publish(Float64(data=command.opening))
         status = Status(

@@ -28,6 +28,10 @@ _PAD_M = 0.06
 """Length of the fingers that lies beside the thing."""
 _DROP_M = 0.012
 """Height from which the thing is let go."""
+MAX_TRIES = 3
+"""Grasps of one order: what has slipped away so often is not where it seems to be."""
+_EMPTY_M = 0.006
+"""Distance between closed fingers below which nothing is between them."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,14 @@ class PickAndPlace:
         self._target: Sighting | None = None
         self._place: Sighting | None = None
         self._way_back: list[Command] = []
+        self._tries = 0
         self._command = Command(REST, OPEN_M)
 
-    def act(self, now: float, view: View | None, pose: Pose) -> Command:
+    def act(self, now: float, view: View | None, pose: Pose, gap: float | None = None) -> Command:
         """Return the next command; the same as before where there is nothing new to trust.
 
-        now: seconds, of the same clock as the view's stamp. pose: the gripper's own.
+        now: seconds, of the same clock as the view's stamp. pose: the gripper's own. gap: between
+        the fingers, meters; None where nobody measures it: then a grasp is taken to have worked.
         """
         if view is None:
             return self._command
@@ -110,12 +116,13 @@ class PickAndPlace:
             self._command = replace(self._command, pose=pose)
             self._since = now
             return self._command
-        self._advance(now, view, pose)
+        self._advance(now, view, pose, gap)
         return self._command
 
     def _restart(self, instruction_id: int, now: float) -> None:
         """Begin anew; what is held is first put back where it was taken, where there is room."""
         self._instruction, self._started, self._since = instruction_id, now, now
+        self._tries = 0
         self._seen.clear()
         self._way_back = self._retrace()
         self.step = Step.BACK if self._way_back else Step.LOOK
@@ -136,7 +143,17 @@ class PickAndPlace:
             return [rise]
         return [goals[Step.RETREAT]] if self.step in (Step.OPEN, Step.RETREAT) else []
 
-    def _advance(self, now: float, view: View, pose: Pose) -> None:
+    def _try_again(self, rise: Command) -> None:
+        """Rise with an open hand and get out of the camera's sight, to look where the thing is."""
+        self._tries += 1
+        self._seen.clear()
+        if self._tries == MAX_TRIES:
+            self.step, self._command = Step.DONE, Command(REST, OPEN_M)
+            return
+        self.step, self._way_back = Step.BACK, [rise, Command(REST, OPEN_M)]
+        self._command = rise
+
+    def _advance(self, now: float, view: View, pose: Pose, gap: float | None) -> None:
         if self.step is Step.LOOK:
             self._look(now, view)
             return
@@ -149,6 +166,10 @@ class PickAndPlace:
         if not self._has_arrived(now, pose):
             return
         self._since = now
+        holds = self.step in (Step.CLOSE, Step.LIFT, Step.CARRY)
+        if holds and gap is not None and gap < _EMPTY_M:
+            self._try_again(replace(self._command, pose=replace(pose, z=HOVER_M), opening=OPEN_M))
+            return
         if self.step is Step.BACK:
             self._way_back = self._way_back[1:]
             if self._way_back:

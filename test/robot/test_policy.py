@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from siglip_perception.robot.arm import OPEN_M, REST
 from siglip_perception.robot.episodes import GRASPED_KINDS, PLACES
-from siglip_perception.robot.policy import STALE_S, Command, PickAndPlace, Sighting, Step, View
+from siglip_perception.robot.policy import (
+    MAX_TRIES,
+    STALE_S,
+    Command,
+    PickAndPlace,
+    Sighting,
+    Step,
+    View,
+)
 from siglip_perception.scenes.vocabulary import KINDS
 
 CUP = Sighting("red cup", False, 0.9, 0.1, 0.1, 0.08, 0.06, 0.3)
@@ -20,6 +29,7 @@ class Run:
         self.policy = PickAndPlace()
         self.now = 0.0
         self.pose = REST
+        self.gap: float | None = None
         self.commands: list[Command] = []
 
     def step(self) -> Step:
@@ -35,7 +45,7 @@ class Run:
             self.send(view)
 
     def send(self, view: View | None) -> None:
-        command = self.policy.act(self.now, view, self.pose)
+        command = self.policy.act(self.now, view, self.pose, self.gap)
         self.commands.append(command)
         self.pose = command.pose
 
@@ -94,6 +104,37 @@ def test_it_waits_where_it_is_while_what_it_sees_is_old_and_goes_on_after() -> N
     run.show(CUP, PLATE, times=60)
     assert not run.is_waiting()
     assert run.step() is Step.DONE
+
+
+def test_what_slipped_away_is_looked_for_and_taken_where_it_is_now() -> None:
+    run = Run()
+    while run.step() is not Step.CLOSE:
+        run.show(CUP, PLATE)
+    run.gap = 0.0
+    before = len(run.commands)
+    pushed = replace(CUP, x=CUP.x - 0.05)
+    while run.step() is not Step.ABOVE:
+        run.show(pushed, PLATE)
+    opened = [c for c in run.commands[before:] if c.opening == OPEN_M]
+    assert opened[0].pose.z > CUP.height  # up, before it goes anywhere
+    assert any(command.pose == REST for command in opened)
+    run.gap = 0.05
+    run.show(pushed, PLATE, times=60)
+    assert run.step() is Step.DONE
+    assert any(c.pose.x == pushed.x and c.opening == 0.0 for c in run.commands)
+    assert (run.commands[-3].pose.x, run.commands[-3].pose.y) != (CUP.x, CUP.y)
+
+
+def test_it_rests_after_three_grasps_of_nothing() -> None:
+    run = Run()
+    run.gap = 0.0
+    run.show(CUP, PLATE, times=200)
+    assert run.step() is Step.DONE
+    assert run.commands[-1] == Command(REST, OPEN_M)
+    closed = [c.opening == 0.0 for c in run.commands]
+    assert sum(now and not then for then, now in itertools.pairwise(closed)) == MAX_TRIES
+    # Nothing is carried to the plate.
+    assert all((c.pose.x, c.pose.y) != (PLATE.x, PLATE.y) for c in run.commands)
 
 
 def test_a_new_instruction_is_followed_at_once() -> None:
