@@ -227,13 +227,7 @@ def add_grounding_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that say what finds objects, and which are kept."""
     add_grounding_model_arguments(parser)
-    parser.add_argument(
-        "--threshold",
-        type=number(float, 0, 1),
-        metavar="P",
-        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
-        " without)",
-    )
+    add_threshold_argument(parser)
     parser.add_argument(
         "--max-objects",
         type=number(int, 1),
@@ -242,6 +236,17 @@ def add_grounding_arguments(parser: argparse.ArgumentParser) -> None:
         help="most objects in one image, up to 255 (default: %(default)s)",
     )
     add_windows_argument(parser)
+
+
+def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
+    """Option that says how sure an object has to be."""
+    parser.add_argument(
+        "--threshold",
+        type=number(float, 0, 1),
+        metavar="P",
+        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
+        " without)",
+    )
 
 
 def add_windows_argument(parser: argparse.ArgumentParser) -> None:

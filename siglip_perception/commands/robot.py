@@ -19,7 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING
 
-from siglip_perception.commands.arguments import input_file, number, output_folder
+from siglip_perception.commands.arguments import (
+    add_threshold_argument,
+    input_file,
+    number,
+    output_folder,
+)
 from siglip_perception.commands.demo.processes import DemoError, Processes, environment
 from siglip_perception.config import CALIBRATED
 from siglip_perception.util import requirements, ros
@@ -72,13 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="node",
         help="truth: the simulator's own positions in the node's place: what the arm can do",
     )
-    parser.add_argument(
-        "--threshold",
-        type=number(float, 0, 1),
-        metavar="P",
-        help="least score of an object, in [0, 1] (default: each language's calibrated one, 0.5"
-        " without)",
-    )
+    add_threshold_argument(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
